@@ -1,0 +1,1 @@
+"""What every other part stands on: keyed randomness, errors, registries, settings, progress, digests."""

@@ -1,0 +1,1 @@
+"""Manifests, splits, temporal sampling, sidecars, datasets and loaders; the built-in world."""

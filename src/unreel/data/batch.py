@@ -1,0 +1,186 @@
+"""What a loader yields and a method sees: typed containers, from one sample's views to a collated batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+AlignedKind: TypeAlias = Literal["mask", "soft_mask", "boxes", "points", "depth", "flow"]
+ALIGNED_KINDS: tuple[str, ...] = get_args(AlignedKind)
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Data that follows a clip's geometry and nothing else.
+
+    Shapes per clip (a leading B once collated), T being the clip's frames or 1 for an image:
+    mask (T, H, W) int64 classes · soft_mask (T, H, W) float · depth (T, H, W) float ·
+    boxes (T, N, 4) float x1 y1 x2 y2 in pixels, NaN rows are absent · points (T, N, 2) float x y in pixels ·
+    flow (T, H, W, 2) float, pixels per frame (x, y).
+    """
+
+    kind: AlignedKind
+    data: Tensor
+
+    def __post_init__(self) -> None:
+        if self.kind not in ALIGNED_KINDS:
+            raise ValueError(f"unknown aligned kind {self.kind!r}; known: {', '.join(ALIGNED_KINDS)}")
+
+
+@dataclass(frozen=True)
+class ViewParams:
+    """Every random choice behind one view, by "operation.parameter".
+
+    Per clip each value is (T', ...) where T' is 1 (one draw for all frames) or T (one draw per frame); in a batch
+    (B, T', ...). ``shared`` names the operations whose draw both views of a pair have in common.
+    """
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
+
+    def operation(self, name: str) -> dict[str, Tensor]:
+        """The parameters of one operation, without its prefix."""
+        prefix = name + "."
+        return {k[len(prefix) :]: v for k, v in self.values.items() if k.startswith(prefix)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[name]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ViewParams:
+        """The same parameters on another device."""
+        return replace(self, values={k: v.to(device, non_blocking=non_blocking) for k, v in self.values.items()})
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmented clip (or B of them once collated).
+
+    ``clips``: (T, H, W, C) uint8 as the worker hands it over, (B, T, H, W, C) collated, (B, C, T, H, W) float in
+    [0, 1] after ``ViewPlan.apply``. ``times_s``: (T,) or (B, T) float64 presentation times.
+    """
+
+    clips: Tensor
+    times_s: Tensor
+    params: ViewParams = field(default_factory=ViewParams)
+    aligned: dict[str, Aligned] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
+        """The same view on another device."""
+        return View(
+            self.clips.to(device, non_blocking=non_blocking),
+            self.times_s.to(device, non_blocking=non_blocking),
+            self.params.to(device, non_blocking=non_blocking),
+            {k: Aligned(a.kind, a.data.to(device, non_blocking=non_blocking)) for k, a in self.aligned.items()},
+        )
+
+    def pin_memory(self) -> View:
+        """The same view in page-locked memory."""
+        return View(
+            self.clips.pin_memory(),
+            self.times_s.pin_memory(),
+            replace(self.params, values={k: v.pin_memory() for k, v in self.params.values.items()}),
+            {k: Aligned(a.kind, a.data.pin_memory()) for k, a in self.aligned.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A source that could not be read in training, and what took its slot."""
+
+    path: str
+    cause: str
+    message: str
+    substitute: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row's views before collation. ``targets`` are what the sampler knows (order, pace, pair …)."""
+
+    views: tuple[View, ...]
+    targets: Mapping[str, Tensor]
+    sample_id: int
+    group: int
+    row: int
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples with V views each; views may differ in size and length.
+
+    ``targets[name]`` is (B, ...); ``sample_id``, ``group`` and ``row`` are (B,) int64. Row i of every view comes from
+    the same source. Batches compare groups, never file names.
+    """
+
+    views: tuple[View, ...]
+    targets: dict[str, Tensor]
+    sample_id: Tensor
+    group: Tensor
+    row: Tensor
+    faults: tuple[Fault, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.sample_id.shape[0])
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        return replace(
+            self,
+            views=tuple(v.to(device, non_blocking=non_blocking) for v in self.views),
+            targets={k: v.to(device, non_blocking=non_blocking) for k, v in self.targets.items()},
+            sample_id=self.sample_id.to(device, non_blocking=non_blocking),
+            group=self.group.to(device, non_blocking=non_blocking),
+            row=self.row.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (called by torch's loader)."""
+        return replace(
+            self,
+            views=tuple(v.pin_memory() for v in self.views),
+            targets={k: v.pin_memory() for k, v in self.targets.items()},
+        )
+
+
+def _stack_aligned(items: Sequence[Aligned]) -> Aligned:
+    tensors = [a.data for a in items]
+    kinds = {a.kind for a in items}
+    if len(kinds) != 1:
+        raise ValueError(f"one aligned name has several kinds in a batch: {sorted(kinds)}")
+    kind = items[0].kind
+    if kind in ("boxes", "points"):  # the number of instances differs between samples: absent ones are NaN
+        most = max(t.shape[1] for t in tensors)
+        tensors = [
+            torch.cat([t, t.new_full((t.shape[0], most - t.shape[1], t.shape[2]), float("nan"))], dim=1)
+            for t in tensors
+        ]
+    return Aligned(kind, torch.stack(tensors))
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples into a batch. Raises ValueError when they disagree in views, sizes or targets."""
+    if not samples:
+        raise ValueError("cannot collate an empty list of samples")
+    views: list[View] = []
+    for parts in zip(*(s.views for s in samples), strict=True):
+        names = parts[0].params.values.keys()
+        params = ViewParams(
+            {n: torch.stack([p.params.values[n] for p in parts]) for n in names}, parts[0].params.shared
+        )
+        aligned = {n: _stack_aligned([p.aligned[n] for p in parts]) for n in parts[0].aligned}
+        clips = torch.stack([p.clips for p in parts])
+        views.append(View(clips, torch.stack([p.times_s for p in parts]), params, aligned))
+    return Batch(
+        tuple(views),
+        {n: torch.stack([s.targets[n] for s in samples]) for n in samples[0].targets},
+        torch.tensor([s.sample_id for s in samples], dtype=torch.int64),
+        torch.tensor([s.group for s in samples], dtype=torch.int64),
+        torch.tensor([s.row for s in samples], dtype=torch.int64),
+        tuple(f for s in samples for f in s.faults),
+    )

@@ -1,0 +1,100 @@
+"""What a dataset asks of samplers and view plans; methods supply both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unreel.core.keys import Key
+from unreel.data.batch import Aligned, Batch, ViewParams
+from unreel.media import VideoInfo
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What a sampler knows of one manifest row before anything is decoded.
+
+    ``num_frames``, ``duration_s`` and ``fps`` describe the row's span, not the whole file. ``sidecars`` holds the
+    computed facts that the method named, one value per name.
+    """
+
+    video: VideoInfo
+    num_frames: int
+    duration_s: float
+    sidecars: Mapping[str, object] = field(default_factory=dict)
+
+
+class ClipRequest(NamedTuple):
+    """The frames of one clip, relative to the row's span: indices (T,) int64, or times (T,) float64 in seconds."""
+
+    indices: NDArray[np.int64] | None = None
+    times_s: NDArray[np.float64] | None = None
+
+
+class SamplerDraw(NamedTuple):
+    """One clip per view, and the targets that follow from the choice (order, pace …)."""
+
+    clips: tuple[ClipRequest, ...]
+    targets: Mapping[str, Tensor] = {}
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Chooses which times each view reads. Pure: the draw depends on the key and the source only. Picklable."""
+
+    @property
+    def num_views(self) -> int:
+        """Number of clips per draw."""
+
+    def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
+        """One clip request per view. Raises TooShortError's cause as ValueError when the source cannot serve it."""
+
+
+class FrameSize(NamedTuple):
+    """What a view plan needs to know of the frames before they are decoded, in pixels and frames."""
+
+    height: int
+    width: int
+    num_frames: int
+
+
+@runtime_checkable
+class SupportsViews(Protocol):
+    """Draw, then apply. ``draw`` and ``crop`` run in the worker, ``apply`` on the training device. Picklable.
+
+    ``draw`` keys every operation by its own name, so adding or removing one never changes another's draw.
+    """
+
+    @property
+    def num_views(self) -> int:
+        """Number of views per sample."""
+
+    def draw(self, key: Key, view: int, size: FrameSize, sidecars: Mapping[str, object]) -> ViewParams:
+        """All random choices of one view, before decoding. ``key`` ends at the sample; the plan appends the rest."""
+
+    def crop(self, view: int, frames: Tensor, params: ViewParams) -> Tensor:
+        """Crop and resize decoded frames (T, H, W, C) uint8 to the view's fixed size (T, S, S, C) uint8."""
+
+    def align(self, view: int, data: Aligned, params: ViewParams) -> Aligned:
+        """Aligned data in source coordinates, carried through the view's whole geometry (crop and flip)."""
+
+    def apply(self, batch: Batch) -> Batch:
+        """The rest of every view, batched: uint8 (B, T, S, S, C) to float (B, C, T, S, S) in [0, 1]."""
+
+
+class Ticket(NamedTuple):
+    """The index handed to a worker: no mutable epoch anywhere.
+
+    ``reserves`` are the rows that take this slot, in order, when ``row`` cannot be read. They are disjoint from the
+    global batch and from every other slot's reserves, so a substitute never duplicates a neighbour.
+    """
+
+    epoch: int
+    step: int
+    row: int
+    reserves: tuple[int, ...] = ()

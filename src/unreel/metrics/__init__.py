@@ -1,0 +1,1 @@
+"""Pure functions on arrays: classification, retrieval, and the metrics of every later task."""

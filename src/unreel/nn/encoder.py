@@ -1,0 +1,156 @@
+"""The encoder contract: what pre-training leaves and everything downstream reads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unreel.core.errors import UsageError
+
+
+class StageInfo(NamedTuple):
+    """One named feature map: its channels and its strides against the input, in frames and pixels."""
+
+    channels: int
+    stride_t: int
+    stride_hw: int
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What an encoder expects, stored on its card, so that every later use feeds it the same.
+
+    ``num_frames`` at ``stride_frames`` and ``size_px`` are what it was trained on (others work unless they are below
+    ``min_frames``); ``mean`` and ``std`` are per channel on values in [0, 1]; ``channels=1`` converts RGB to grey.
+    """
+
+    num_frames: int = 16
+    stride_frames: int = 1
+    size_px: int = 224
+    channels: int = 3
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    min_frames: int = 1
+    remove_dc: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise UsageError(
+                f"input spec: mean and std need one value per channel ({self.channels}), "
+                f"got {len(self.mean)} and {len(self.std)}"
+            )
+        if any(s <= 0 for s in self.std):
+            raise UsageError(f"input spec: std must be positive, got {self.std}")
+
+    def to_card(self) -> dict[str, object]:
+        """Plain values for the JSON card."""
+        return asdict(self)
+
+
+# ITU-R BT.601 luma, the weights of CVRL's and torchvision's grey (cvrl.md §4).
+_LUMA = (0.2989, 0.587, 0.114)
+
+
+class Encoder(nn.Module):
+    """Base of every encoder. Subclasses set the four attributes and write ``forward_features``.
+
+    Attributes:
+        num_features: D, the width of an embedding.
+        input_spec: what to feed it.
+        stage_info: name → channels and strides, in forward order; the last is the one ``forward`` pools.
+        architecture, arguments: the registered name and the keyword arguments that build it again.
+    """
+
+    num_features: int
+    input_spec: InputSpec
+    stage_info: dict[str, StageInfo]
+    architecture: str = ""
+    arguments: dict[str, object]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arguments = {}
+
+    def prepare(self, clips: Tensor) -> Tensor:
+        """Pixels to network input: the only place for value range, mean/std, grey, DC removal and repetition.
+
+        Args:
+            clips: uint8 (B, T, H, W, C) as decoded, or float (B, C, T, H, W) in [0, 1] as augmented.
+        Returns: float (B, C', T, H, W) with C' = ``input_spec.channels``.
+        Raises: UsageError for another dtype, rank or channel count.
+        """
+        spec = self.input_spec
+        if clips.ndim != 5:
+            raise UsageError(f"prepare expects 5-D clips, got shape {tuple(clips.shape)}")
+        if clips.dtype == torch.uint8:
+            x = clips.permute(0, 4, 1, 2, 3).to(torch.get_default_dtype()) / 255
+        elif clips.is_floating_point():
+            x = clips
+        else:
+            raise UsageError(f"prepare expects uint8 or float clips, got {clips.dtype}")
+        if x.shape[1] != spec.channels:
+            if spec.channels == 1 and x.shape[1] == 3:
+                luma = torch.tensor(_LUMA, dtype=x.dtype, device=x.device)
+                x = (x * luma.view(1, 3, 1, 1, 1)).sum(1, keepdim=True)
+            elif spec.channels == 3 and x.shape[1] == 1:
+                x = x.expand(-1, 3, -1, -1, -1)
+            else:
+                raise UsageError(f"the encoder takes {spec.channels} channels, the clips have {x.shape[1]}")
+        if any(spec.mean) or any(s != 1 for s in spec.std):
+            mean = torch.tensor(spec.mean, dtype=x.dtype, device=x.device).view(1, -1, 1, 1, 1)
+            std = torch.tensor(spec.std, dtype=x.dtype, device=x.device).view(1, -1, 1, 1, 1)
+            x = (x - mean) / std
+        if spec.remove_dc:
+            x = x - x.mean(2, keepdim=True)
+        if x.shape[2] < spec.min_frames:
+            repeats = -(-spec.min_frames // x.shape[2])
+            x = x.repeat(1, 1, repeats, 1, 1)
+        return x
+
+    def forward_features(self, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Feature maps (B, C, T', h, w) by stage name, in one pass; ``None`` gives the last stage only."""
+        raise NotImplementedError(f"{type(self).__name__} must write forward_features")
+
+    def pool(self, feature_map: Tensor) -> Tensor:
+        """(B, C, T', h, w) to (B, C): the mean over time and space."""
+        return feature_map.mean((2, 3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Prepared clips (B, C, T, H, W) to embeddings (B, D)."""
+        return self.pool(self.forward_features(x)[self.last_stage])
+
+    @property
+    def last_stage(self) -> str:
+        """Name of the stage that ``forward`` pools."""
+        return next(reversed(self.stage_info))
+
+    def check_names(self, names: Sequence[str] | None) -> list[str]:
+        """Stage names asked for, validated; the last stage when ``None``."""
+        if names is None:
+            return [self.last_stage]
+        unknown = [n for n in names if n not in self.stage_info]
+        if unknown:
+            raise UsageError(f"unknown stage {unknown[0]!r}; this encoder has {', '.join(self.stage_info)}")
+        return list(names)
+
+    def stage(self, name: str) -> nn.Module:
+        """The module that makes stage ``name`` from the stage before it."""
+        raise NotImplementedError(f"{type(self).__name__} must write stage")
+
+    def copy_stage(self, name: str) -> nn.Module:
+        """A deep copy of one stage: same weights, its own parameters."""
+        self.check_names([name])
+        return copy.deepcopy(self.stage(name))
+
+    def at_resolution(self, factor: int) -> Encoder:
+        """A deep copy whose last map is ``factor`` (1, 2 or 4) times finer in space; weights unchanged, no dilation.
+
+        The spatial strides of the last one (2) or two (4) strided stages become 1; temporal strides stay
+        (object_aware.md §2.3, §8). Raises UsageError where the architecture cannot.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must write at_resolution")

@@ -1,0 +1,1 @@
+"""Complete settings, each with its source."""

@@ -1,0 +1,1 @@
+"""Augmented clips: every random choice is drawn first, in the worker; pixels are touched later, batched."""
