@@ -1,1 +1,16 @@
 """Encoders, heads, norms, inflation, weights."""
+
+# Importing an architecture's module registers it.
+from unreel.nn import r3d_small as r3d_small
+from unreel.nn.encoder import Encoder, InputSpec, StageInfo
+from unreel.nn.registry import create_encoder, encoder_arguments, list_encoders, register_encoder
+
+__all__ = [
+    "Encoder",
+    "InputSpec",
+    "StageInfo",
+    "create_encoder",
+    "encoder_arguments",
+    "list_encoders",
+    "register_encoder",
+]

@@ -1,0 +1,136 @@
+"""What convolutional encoders share: a chain of named stages, and the settings of their input."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+from torch import Tensor, nn
+
+from unreel.core.errors import UsageError
+from unreel.nn.encoder import Encoder, InputSpec, StageInfo
+
+Normalization: TypeAlias = Literal["none", "imagenet"]
+
+# Channel statistics of ImageNet's training set on [0, 1], as every public 2-D checkpoint uses them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def input_spec(
+    *,
+    num_frames: int,
+    size_px: int,
+    stride_frames: int = 1,
+    in_channels: int = 3,
+    normalization: Normalization = "none",
+    min_frames: int = 1,
+) -> InputSpec:
+    """An input spec with ImageNet's channel statistics, or with none.
+
+    One channel takes the mean of ImageNet's three. Raises UsageError for ImageNet statistics with other channel counts.
+    """
+    if normalization not in get_args(Normalization):
+        raise UsageError(f"normalization is one of {', '.join(get_args(Normalization))}, got {normalization!r}")
+    mean, std = (0.0,) * in_channels, (1.0,) * in_channels
+    if normalization == "imagenet":
+        if in_channels == 3:
+            mean, std = IMAGENET_MEAN, IMAGENET_STD
+        elif in_channels == 1:
+            mean, std = (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
+        else:
+            raise UsageError(f"ImageNet statistics exist for 1 or 3 channels, not {in_channels}; use 'none'")
+    return InputSpec(
+        num_frames=num_frames,
+        stride_frames=stride_frames,
+        size_px=size_px,
+        channels=in_channels,
+        mean=mean,
+        std=std,
+        min_frames=min_frames,
+    )
+
+
+class StageStep(NamedTuple):
+    """One stage by itself: the channels it gives and its strides against the stage before."""
+
+    channels: int
+    stride_t: int
+    stride_hw: int
+
+
+class StagedEncoder(Encoder):
+    """An encoder that is a chain of stages, each a module of its own.
+
+    Subclasses write ``stage`` (module of a name) and call ``set_steps`` once. Sizes follow one rule in every dimension:
+    out = ceil(in / stride), odd sizes included.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: dict[str, StageStep] = {}
+        self.resolution = 1
+
+    def set_steps(self, steps: Mapping[str, StageStep]) -> None:
+        """Declare the stages in forward order; fills ``stage_info`` and ``num_features``."""
+        self.steps = dict(steps)
+        self.stage_info = {}
+        stride_t = stride_hw = 1
+        for name, step in self.steps.items():
+            stride_t, stride_hw = stride_t * step.stride_t, stride_hw * step.stride_hw
+            self.stage_info[name] = StageInfo(step.channels, stride_t, stride_hw)
+        self.num_features = self.stage_info[self.last_stage].channels
+
+    def forward_features(self, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Feature maps by stage name in the order asked; the pass stops at the last stage that is needed."""
+        wanted = self.check_names(names)
+        missing = set(wanted)
+        maps: dict[str, Tensor] = {}
+        for name in self.steps:
+            if not missing:
+                break
+            x = self.stage(name)(x)
+            if name in missing:
+                maps[name] = x
+                missing.discard(name)
+        return {name: maps[name] for name in wanted}
+
+    def at_resolution(self, factor: int) -> StagedEncoder:
+        """A deep copy whose last map is ``factor`` (1, 2 or 4) times finer in space; weights unchanged, no dilation.
+
+        The spatial strides of the last one (2) or two (4) strided stages become 1; temporal strides stay
+        (object_aware.md §2.3). Raises UsageError for another factor, for a net that was refined already, and where the
+        strided stages to undo have a stride other than 2.
+        """
+        if factor not in (1, 2, 4):
+            raise UsageError(f"at_resolution takes 1, 2 or 4, got {factor!r}")
+        if factor != 1 and self.resolution != 1:
+            raise UsageError(f"this encoder is already {self.resolution} times finer; start from the original")
+        finer = copy.deepcopy(self)
+        if factor == 1:
+            return finer
+        count = 1 if factor == 2 else 2
+        strided = [name for name, step in self.steps.items() if step.stride_hw > 1][-count:]
+        if len(strided) < count or any(self.steps[name].stride_hw != 2 for name in strided):
+            raise UsageError(f"{self.architecture or type(self).__name__} has no {count} stages of stride 2 to refine")
+        steps = dict(finer.steps)
+        for name in strided:
+            finer.refine_stage(name)
+            steps[name] = steps[name]._replace(stride_hw=1)
+        finer.set_steps(steps)
+        finer.resolution = factor
+        finer.arguments = {**self.arguments, "resolution": factor}
+        return finer
+
+    def refine_stage(self, name: str) -> None:
+        """Set every spatial stride inside a stage to 1, in place; temporal strides stay.
+
+        Right for odd kernels padded by (k − 1)/2 and for ``padding="tf_same"``, which then keep the size.
+        """
+        for module in self.stage(name).modules():
+            if isinstance(module, nn.Conv3d | nn.MaxPool3d):
+                stride = module.stride
+                module.stride = (stride[0] if isinstance(stride, tuple) else stride, 1, 1)
+            elif isinstance(module, nn.Conv2d | nn.MaxPool2d):
+                module.stride = (1, 1)
