@@ -1,0 +1,516 @@
+"""Settings are constructor arguments: read from signatures, checked before anything starts, written with their origin.
+
+There is no second copy of a default. A setting's type, range and unit stand in the signature that uses it, as
+``Annotated[float, Range(gt=0, unit="s")]`` or any pydantic or annotated_types metadata. A recipe is a flat YAML
+mapping, two levels deep: a section per constructor, a value per keyword argument; ``name`` chooses the constructor.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import annotated_types as at
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+
+from unreel.core.errors import UsageError, nearest, unknown_name
+
+Builder = Callable[..., object]
+Values = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Range(at.GroupedMetadata):
+    """The numbers a setting may take, and its unit: ``Annotated[float, Range(gt=0, unit="s")]``."""
+
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+    unit: str = ""
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.gt is not None:
+            yield at.Gt(self.gt)
+        if self.ge is not None:
+            yield at.Ge(self.ge)
+        if self.lt is not None:
+            yield at.Lt(self.lt)
+        if self.le is not None:
+            yield at.Le(self.le)
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """One setting as people read it. ``default`` is None with ``required`` True when there is none."""
+
+    name: str
+    type: str
+    default: object
+    required: bool
+    limits: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    name: str
+    hint: Any
+    adapter: TypeAdapter[Any]
+    default: object  # inspect.Parameter.empty when there is none
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+
+# --- signatures -------------------------------------------------------------------------------------------------
+
+
+def _callable_of(builder: Builder) -> Callable[..., object]:
+    return builder.__init__ if inspect.isclass(builder) else builder
+
+
+def _type_hints(function: Callable[..., object]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError:  # a name imported for type checkers only: that parameter is an object, the others still count
+        hints: dict[str, Any] = {}
+        for name, annotation in getattr(function, "__annotations__", {}).items():
+            try:
+                hints[name] = get_type_hints(
+                    type("_One", (), {"__annotations__": {name: annotation}}),
+                    globalns=getattr(function, "__globals__", {}),
+                    include_extras=True,
+                )[name]
+            except NameError:
+                hints[name] = object
+        return hints
+
+
+def _own_parameters(builder: Builder) -> tuple[dict[str, _Parameter], bool]:
+    function = _callable_of(builder)
+    hints = _type_hints(function)
+    found: dict[str, _Parameter] = {}
+    open_ended = False
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            open_ended = True
+        if name == "self" or parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+            continue
+        if hints.get(name) is object:
+            continue
+        try:
+            adapter = TypeAdapter(hints.get(name, Any))
+        except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
+            continue  # an object (an encoder, a tensor): wired in Python, never a setting
+        if parameter.default is inspect.Parameter.empty and hints.get(name, Any) is Any:
+            continue
+        found[name] = _Parameter(name, hints.get(name, Any), adapter, parameter.default)
+    return found, open_ended
+
+
+@lru_cache(maxsize=256)
+def _parameters(builder: Builder) -> Mapping[str, _Parameter]:
+    """The settable parameters of a constructor; ``**kwargs`` are followed into the class the function returns."""
+    found, open_ended = _own_parameters(builder)
+    if open_ended and not inspect.isclass(builder):
+        target = _type_hints(builder).get("return")
+        if inspect.isclass(target):
+            found = {**_own_parameters(target)[0], **found}
+    return found
+
+
+def _plain(hint: Any, value: object) -> object:
+    """A default or a validated value as YAML can hold it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return TypeAdapter(hint).dump_python(value, mode="json")
+
+
+def _type_name(hint: Any) -> str:
+    if hint is None or hint is type(None):
+        return "none"
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return _type_name(get_args(hint)[0])
+    if origin is Literal:
+        return " | ".join(str(a) for a in get_args(hint))
+    if origin is Union or str(origin) == "<class 'types.UnionType'>":
+        return " or ".join(_type_name(a) for a in get_args(hint))
+    if origin in (tuple, list) or (inspect.isclass(origin) and issubclass(origin, Sequence)):
+        arguments = [a for a in get_args(hint) if a is not Ellipsis]
+        if origin is tuple and Ellipsis not in get_args(hint):
+            return "(" + ", ".join(_type_name(a) for a in arguments) + ")"
+        return f"list of {_type_name(arguments[0])}" if arguments else "list"
+    if origin is not None:
+        return str(getattr(origin, "__name__", origin)).lower()
+    plain = {int: "integer", float: "number", bool: "true or false", str: "text", Any: "any value"}
+    return plain.get(hint, str(getattr(hint, "__name__", hint)))
+
+
+_SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+
+
+def _limits(hint: Any) -> tuple[str, str]:
+    """("> 0, ≤ 1", unit) from whatever metadata the annotation carries, nested unions included."""
+    limits: list[str] = []
+    unit = ""
+
+    def visit(item: Any) -> None:
+        nonlocal unit
+        if get_origin(item) is Annotated:
+            inner, *metadata = get_args(item)
+            for entry in metadata:
+                unit = unit or str(getattr(entry, "unit", "") or "")
+                for part in [entry, *getattr(entry, "metadata", ())]:
+                    for name, sign in _SIGNS.items():
+                        bound = getattr(part, name, None)
+                        if isinstance(bound, int | float):
+                            limits.append(f"{sign} {bound:g}")
+            visit(inner)
+        elif get_origin(item) is not None and get_origin(item) is not Literal:
+            for argument in get_args(item):
+                visit(argument)
+
+    visit(hint)
+    return ", ".join(dict.fromkeys(limits)), unit
+
+
+def describe(builder: Builder) -> list[SettingInfo]:
+    """The settings a constructor takes, in the order of its signature."""
+    infos = []
+    for p in _parameters(builder).values():
+        limits, unit = _limits(p.hint)
+        default = None if p.required else _plain(p.hint, p.default)
+        infos.append(SettingInfo(p.name, _type_name(p.hint), default, p.required, limits, unit))
+    return infos
+
+
+def defaults(builder: Builder) -> dict[str, object]:
+    """The default of every setting that has one, as plain values."""
+    return {p.name: _plain(p.hint, p.default) for p in _parameters(builder).values() if not p.required}
+
+
+# --- checking ---------------------------------------------------------------------------------------------------
+
+
+def _refusal(name: str, parameter: _Parameter, value: object, error: ValidationError) -> UsageError:
+    details = error.errors()
+    limits, unit = _limits(parameter.hint)
+    unit = f" {unit}" if unit else ""
+    shown = repr(value) if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    first = details[0]
+    kind, context = first["type"], first.get("ctx", {})
+    kinds = {d["type"] for d in details}
+    if kind == "literal_error" and len(kinds) == 1:
+        hint = parameter.hint
+        options = [a for part in (hint, *get_args(hint)) if get_origin(part) is Literal for a in get_args(part)]
+        close = nearest(str(value), [str(o) for o in options]) if isinstance(value, str) else []
+        tail = f"; did you mean {close[0]!r}?" if close else ""
+        return UsageError(f"{name} must be one of {', '.join(map(str, options))}, got {shown}{tail}")
+    if len(details) == 1:
+        bounds = {
+            "greater_than": ("gt", ">"),
+            "greater_than_equal": ("ge", "≥"),
+            "less_than": ("lt", "<"),
+            "less_than_equal": ("le", "≤"),
+        }
+        if kind in bounds:
+            key, sign = bounds[kind]
+            where = "".join(f"[{i}]" for i in first["loc"] if isinstance(i, int))
+            found = shown if not where else json.dumps(first["input"], default=str)
+            return UsageError(f"{name}{where} must be {sign} {context[key]:g}{unit}, got {found}")
+        if kind in ("value_error", "assertion_error"):
+            return UsageError(f"{name}: {context.get('error', first['msg'])}, got {shown}")
+    expected = _type_name(parameter.hint) + (f" {limits}" if limits else "") + unit
+    return UsageError(f"{name} must be {expected}, got {shown}")
+
+
+def validate(builder: Builder, values: Values, where: str = "") -> dict[str, Any]:
+    """Check settings against a constructor's signature and convert them to its types.
+
+    Only the given keys come back; call the constructor with them and its own defaults fill the rest.
+
+    Args:
+        builder: a class or a function with annotated parameters.
+        values: setting → value, as read from YAML or a command line (numbers may still be text).
+        where: the section's name, put before each key in errors.
+
+    Raises: UsageError for an unknown key (with the nearest one) or a refused value (with what was expected).
+    """
+    known = _parameters(builder)
+    prefix = f"{where}." if where else ""
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            close = nearest(name, known)
+            if close:
+                hint = f"did you mean {' or '.join(prefix + c for c in close)}?"
+            else:
+                hint = f"known: {', '.join(prefix + k for k in sorted(known)) or 'none'}."
+            raise UsageError(f"unknown setting {prefix}{name}; {hint}")
+        parameter = known[name]
+        try:
+            checked[name] = parameter.adapter.validate_python(value)
+        except ValidationError as error:
+            raise _refusal(prefix + name, parameter, value, error) from None
+    return checked
+
+
+# --- YAML -------------------------------------------------------------------------------------------------------
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML without duplicate keys, and with 1e-6 read as the number it is."""
+
+
+def _strict_mapping(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+    seen: dict[object, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if key in seen:
+            raise UsageError(
+                f"{key_node.start_mark.name}:{line}: {key!r} is set twice (first on line {seen[key]}); keep one of them"
+            )
+        seen[key] = line
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _strict_mapping)
+# YAML 1.1, hence PyYAML, reads 1e-6 as text: it wants 1.0e-6.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_yaml(text: str, *, source: str = "settings") -> object:
+    """Plain values from YAML text. Raises UsageError, with file and line, for malformed text and duplicate keys."""
+    loader = _StrictLoader(text)
+    loader.name = source
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "malformed YAML"
+        raise UsageError(f"{source}{line}: {problem}") from None
+    finally:
+        loader.dispose()
+
+
+def parse_value(text: str) -> object:
+    """One value from a command line: ``0.2``, ``true``, ``none``, ``[1, 1, 1, 1]``, or text."""
+    if text.strip().lower() == "none":
+        return None
+    try:
+        return parse_yaml(text)
+    except UsageError:
+        return text
+
+
+Sections = dict[str, dict[str, object]]
+
+
+def check_shape(data: object, *, source: str) -> Sections:
+    """Two levels of plain settings, as recipes and overrides hold them. Raises UsageError otherwise."""
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UsageError(f"{source}: expected sections (method: …), found {type(data).__name__}")
+    sections: Sections = {}
+    for section, values in data.items():
+        if not isinstance(values, dict | type(None)):
+            raise UsageError(f"{source}: section {section!r} must hold settings (key: value), found {values!r}")
+        for key, value in (values or {}).items():
+            if isinstance(value, dict):
+                raise UsageError(f"{source}: {section}.{key} holds a mapping; settings are two levels deep at most")
+        sections[str(section)] = {str(k): v for k, v in (values or {}).items()}
+    return sections
+
+
+def load_sections(path: str | PathLike[str]) -> Sections:
+    """Read a recipe or a run's config.yaml. Raises UsageError naming the file."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror or error})") from None
+    return check_shape(parse_yaml(text, source=str(file)), source=str(file))
+
+
+# --- complete settings ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the settings: a fixed constructor, or one that ``name`` chooses among ``choices()``.
+
+    ``choose(name)`` returns the constructor and raises UsageError, with the nearest names, for an unknown one.
+    ``omit`` lists parameters that the caller wires in (the encoder of a method) although their type is plain.
+    """
+
+    builder: Builder | None = None
+    choose: Callable[[str], Builder] | None = None
+    default_name: str | None = None
+    omit: frozenset[str] = frozenset()
+
+    def resolve(self, name: str | None) -> Builder:
+        """The constructor behind this section."""
+        if self.builder is not None:
+            return self.builder
+        if self.choose is None or name is None:
+            raise UsageError("this section needs a name")
+        return self.choose(name)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings from one place; a later layer wins. ``origin`` is "recipe NAME", "command line" or "call"."""
+
+    origin: str
+    sections: Mapping[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class Settings(Mapping[str, Mapping[str, Any]]):
+    """Complete settings, two levels deep, with the origin of every value.
+
+    ``settings["method"]`` maps each argument to a value of the type its constructor asks for. A section whose
+    ``name`` a later layer changes starts again from that constructor's own defaults.
+    """
+
+    typed: dict[str, dict[str, Any]]
+    origins: dict[str, dict[str, str]]
+    plain: dict[str, dict[str, object]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def resolve(cls, schema: Mapping[str, Section], layers: Sequence[Layer]) -> Settings:
+        """Merge layers over the constructors' defaults and check every value.
+
+        Raises: UsageError for an unknown section or key (with the nearest one), a refused or a missing value.
+        """
+        given: dict[str, dict[str, tuple[object, str]]] = {section: {} for section in schema}
+        for layer in layers:
+            for section, keys in layer.sections.items():
+                if section not in schema:
+                    raise unknown_name("section", section, schema)
+                target = given[section]
+                new_name = keys.get("name")
+                if schema[section].builder is None and new_name is not None:
+                    old = target.get("name", (schema[section].default_name, ""))[0]
+                    if old != new_name:
+                        target.clear()
+                target.update({key: (value, layer.origin) for key, value in keys.items()})
+        values: dict[str, dict[str, Any]] = {}
+        origins: dict[str, dict[str, str]] = {}
+        plain: dict[str, dict[str, object]] = {}
+        for section, part in schema.items():
+            entries = dict(given[section])
+            values[section], origins[section], plain[section] = {}, {}, {}
+            name: str | None = None
+            if part.builder is None:
+                chosen, origin = entries.pop("name", (part.default_name, "default"))
+                if chosen is None:
+                    raise UsageError(f"{section}.name is missing; say which {section} to use")
+                name = str(chosen)
+                values[section]["name"] = plain[section]["name"] = name
+                origins[section]["name"] = origin
+            try:
+                builder = part.resolve(name)
+            except UsageError as error:
+                raise UsageError(f"{section}.name: {error}") from None
+            wired = sorted(part.omit & entries.keys())
+            if wired:
+                raise UsageError(f"{section}.{wired[0]} cannot be set: it is put in place by unreel")
+            checked = validate(builder, {k: v for k, (v, _) in entries.items()}, where=section)
+            for parameter in _parameters(builder).values():
+                key = parameter.name
+                if key in part.omit:
+                    continue
+                if key in checked:
+                    values[section][key], origins[section][key] = checked[key], entries[key][1]
+                elif parameter.required:
+                    expected = _type_name(parameter.hint)
+                    raise UsageError(f"{section}.{key} is missing; expected {expected}")
+                else:
+                    values[section][key], origins[section][key] = parameter.default, "default"
+                plain[section][key] = _plain(parameter.hint, values[section][key])
+        return cls(values, origins, plain)
+
+    def __getitem__(self, section: str) -> Mapping[str, Any]:
+        return self.typed[section]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.typed)
+
+    def __len__(self) -> int:
+        return len(self.typed)
+
+    def arguments(self, section: str) -> dict[str, Any]:
+        """A section's keyword arguments, without ``name``."""
+        return {k: v for k, v in self.typed[section].items() if k != "name"}
+
+    def to_plain(self) -> dict[str, dict[str, object]]:
+        """The same as plain values (JSON and YAML can hold them)."""
+        return {section: dict(keys) for section, keys in self.plain.items()}
+
+    def to_yaml(self, *, header: str = "") -> str:
+        """YAML text, one value a line, each with its origin as a comment; ``load_sections`` reads it back."""
+        lines = [f"# {line}".rstrip() for line in header.splitlines()]
+        for section, keys in self.plain.items():
+            lines.append(f"{section}:" if keys else f"{section}: {{}}")
+            entries = [f"  {key}: {_flow(value)}" for key, value in keys.items()]
+            width = min(48, max((len(e) for e in entries), default=0))
+            for entry, origin in zip(entries, self.origins[section].values(), strict=True):
+                lines.append(f"{entry:<{width}}  # {origin}")
+        return "\n".join(lines) + "\n"
+
+    def dump(self, path: str | PathLike[str], *, header: str = "") -> None:
+        """Write config.yaml."""
+        Path(path).write_text(self.to_yaml(header=header), encoding="utf-8")
+
+
+def _flow(value: object) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=1_000_000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("...").strip()
+
+
+_ORIGIN = re.compile(r"^  ([A-Za-z_]\w*): .*  # (default|recipe [^#]+|command line|call)$")
+
+
+def load_layers(path: str | PathLike[str], *, origin: str | None = None) -> list[Layer]:
+    """A recipe as one layer; a run's config.yaml as one layer per origin that its comments name.
+
+    Values a config.yaml marks as defaults keep that origin: the run is the same even if a default changes later.
+    """
+    file = Path(path)
+    sections = load_sections(file)
+    origin = origin if origin is not None else f"recipe {file.stem}"
+    marks: dict[tuple[str, str], str] = {}
+    section = ""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if re.match(r"^[A-Za-z_]\w*:", line):
+            section = line.split(":", 1)[0]
+        elif match := _ORIGIN.match(line):
+            marks[section, match[1]] = match[2]
+    split: dict[str, Sections] = {}
+    for section, keys in sections.items():
+        for key, value in keys.items():
+            place = marks.get((section, key), origin)
+            split.setdefault(place, {}).setdefault(section, {})[key] = value
+    # The layer with the names goes first, because a changed name empties its section.
+    layers = [Layer(place, parts) for place, parts in split.items()]
+    named = {s: k["name"] for s, k in sections.items() if "name" in k}
+    first = Layer(origin, {s: {"name": n} for s, n in named.items()})
+    return [first, *layers] if named else layers
