@@ -1,0 +1,108 @@
+"""Collectives that are no-ops in one process, so that the same line serves one process and many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+T = TypeVar("T")
+
+
+def is_distributed() -> bool:
+    """True when a process group of more than one process has been started."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """This process's number, 0 when alone."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 when alone."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+class _AllGather(torch.autograd.Function):
+    """Forward: the rows of all ranks in rank order. Backward: a row's gradient, summed over the ranks that used it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = x.shape[0]
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # A reduce-scatter would move half as much, but gloo has none for every dtype and these are projections: small.
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        first = rank() * ctx.rows
+        return total[first : first + ctx.rows]
+
+
+def all_gather_with_grad(x: Tensor) -> Tensor:
+    """Rows of every process in rank order, (W·B, ...), through which gradient flows back to every process.
+
+    A detached gather would leave each process with the gradient of its own rows as anchors only, and lose their part
+    as other processes' negatives.
+
+    Args:
+        x: (B, ...), the same shape on every rank.
+    Returns: (W·B, ...); ``x`` itself in one process.
+    """
+    if not is_distributed():
+        return x
+    gathered: Tensor = _AllGather.apply(x)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum over processes, detached; a new tensor. ``x`` itself in one process."""
+    if not is_distributed():
+        return x
+    total = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """Mean over processes, detached; ``x`` itself in one process."""
+    return all_reduce_sum(x) / world_size() if is_distributed() else x
+
+
+def gather_objects(value: T) -> list[T]:
+    """One picklable value per process, in rank order, on every process. For small things: it pickles."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_object(value: T) -> T:
+    """Rank 0's value on every process."""
+    if not is_distributed():
+        return value
+    box: list[Any] = [value]
+    dist.broadcast_object_list(box, src=0)
+    result: T = box[0]
+    return result
+
+
+def barrier() -> None:
+    """Wait for every process."""
+    if is_distributed():
+        dist.barrier()
+
+
+def same_everywhere(values: Sequence[int]) -> bool:
+    """Whether every process holds the same integers."""
+    return len({tuple(v) for v in gather_objects(list(values))}) == 1
