@@ -1,7 +1,9 @@
 """Encoders, heads, norms, inflation, weights."""
 
 # Importing an architecture's module registers it.
+from unreel.nn import r3d as r3d
 from unreel.nn import r3d_small as r3d_small
+from unreel.nn.count import StageRow, count_macs, count_parameters, stage_shapes, stage_table
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
 from unreel.nn.registry import create_encoder, encoder_arguments, list_encoders, register_encoder
 
@@ -9,8 +11,13 @@ __all__ = [
     "Encoder",
     "InputSpec",
     "StageInfo",
+    "StageRow",
+    "count_macs",
+    "count_parameters",
     "create_encoder",
     "encoder_arguments",
     "list_encoders",
     "register_encoder",
+    "stage_shapes",
+    "stage_table",
 ]

@@ -162,3 +162,39 @@ def r3d_tiny(
         num_frames=8, stride_frames=2, size_px=48, in_channels=in_channels, normalization=normalization
     )
     return encoder
+
+
+@register_encoder("r3d_small")
+def r3d_small(
+    *,
+    channels: Sequence[int] = (48, 96, 192, 384),
+    layers: Sequence[int] = (1, 1, 2, 1),
+    temporal_strides: Sequence[int] = (1, 2, 2, 1),
+    spatial_strides: Sequence[int] = (2, 2, 2, 1),
+    factorised: Sequence[bool] = (True, True, True, True),
+    stem_channels: int = 32,
+    stem_kernel: Sequence[int] = (3, 5, 5),
+    stem_stride: Sequence[int] = (1, 2, 2),
+    in_channels: int = 3,
+    normalization: Normalization = "none",
+    bn_eps: float = 1e-5,
+    bn_momentum: float = 0.1,
+) -> SmallR3D:
+    """2.0 M parameters, 384 features, strides 4 in time and 16 in space; meant for 16 frames at 64 pixels."""
+    encoder = SmallR3D(
+        channels=channels,
+        layers=layers,
+        temporal_strides=temporal_strides,
+        spatial_strides=spatial_strides,
+        factorised=factorised,
+        stem_channels=stem_channels,
+        stem_kernel=stem_kernel,
+        stem_stride=stem_stride,
+        in_channels=in_channels,
+        bn_eps=bn_eps,
+        bn_momentum=bn_momentum,
+    )
+    encoder.input_spec = input_spec(
+        num_frames=16, stride_frames=2, size_px=64, in_channels=in_channels, normalization=normalization
+    )
+    return encoder

@@ -90,11 +90,15 @@ class StagedEncoder(Encoder):
         for name in self.steps:
             if not missing:
                 break
-            x = self.stage(name)(x)
+            x = self.run_stage(name, x)
             if name in missing:
                 maps[name] = x
                 missing.discard(name)
         return {name: maps[name] for name in wanted}
+
+    def run_stage(self, name: str, x: Tensor) -> Tensor:
+        """One stage applied to the map of the stage before it, (B, C, T, h, w) to (B, C', T', h', w')."""
+        return self.stage(name)(x)  # type: ignore[no-any-return]
 
     def at_resolution(self, factor: int) -> StagedEncoder:
         """A deep copy whose last map is ``factor`` (1, 2 or 4) times finer in space; weights unchanged, no dilation.
@@ -134,3 +138,28 @@ class StagedEncoder(Encoder):
                 module.stride = (stride[0] if isinstance(stride, tuple) else stride, 1, 1)
             elif isinstance(module, nn.Conv2d | nn.MaxPool2d):
                 module.stride = (1, 1)
+
+
+class ResNetLayout(StagedEncoder):
+    """Parameters under torchvision's names, stages under the paper's: stem, pool, res2 … res5 (pool may be absent)."""
+
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module | None
+
+    def stage(self, name: str) -> nn.Module:
+        """The module that makes stage ``name`` from the stage before it; it shares this encoder's weights."""
+        self.check_names([name])
+        if name == "stem":
+            return nn.Sequential(self.conv1, self.bn1, self.relu)
+        if name == "pool":
+            assert self.maxpool is not None
+            return self.maxpool
+        return self.get_submodule(f"layer{int(name.removeprefix('res')) - 1}")
+
+    def run_stage(self, name: str, x: Tensor) -> Tensor:
+        """One stage applied to the map of the stage before it."""
+        if name == "stem":  # without the wrapper that ``stage`` makes, which torch.compile would stumble over
+            return self.relu(self.bn1(self.conv1(x)))  # type: ignore[no-any-return]
+        return self.stage(name)(x)  # type: ignore[no-any-return]

@@ -1,0 +1,75 @@
+"""Heads on top of an embedding: CVRL's projection MLP, and a linear classifier."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from unreel.core.errors import UsageError
+
+
+def _glorot_(linear: nn.Linear) -> None:
+    """Glorot-uniform weights and a zero bias, in place (cvrl.md §1, initialisation of dense layers)."""
+    nn.init.xavier_uniform_(linear.weight)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def projection_mlp(
+    in_dim: int,
+    *,
+    hidden_layers: int = 3,
+    hidden_dim: int = 2048,
+    out_dim: int = 128,
+    batch_norm: bool = True,
+    bn_momentum: float = 0.003,
+    bn_eps: float = 1e-5,
+    bias: bool = True,
+) -> nn.Sequential:
+    """``hidden_layers`` × (Linear, BatchNorm, ReLU), then Linear: embeddings (B, in_dim) to projections (B, out_dim).
+
+    The defaults are CVRL's head (cvrl.md §2): four linear layers with bias, batch norm of decay 0.997 and epsilon
+    1e-5, no dropout. ``hidden_layers=0`` is one linear layer. Raises UsageError for sizes below 1.
+    """
+    if hidden_layers < 0 or min(in_dim, hidden_dim, out_dim) < 1:
+        raise UsageError(
+            f"projection_mlp needs sizes of at least 1 and hidden_layers of at least 0, got in_dim={in_dim}, "
+            f"hidden_dim={hidden_dim}, out_dim={out_dim}, hidden_layers={hidden_layers}"
+        )
+    layers: list[nn.Module] = []
+    width = in_dim
+    for _ in range(hidden_layers):
+        layers.append(nn.Linear(width, hidden_dim, bias=bias))
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(hidden_dim, eps=bn_eps, momentum=bn_momentum))
+        layers.append(nn.ReLU(inplace=True))
+        width = hidden_dim
+    layers.append(nn.Linear(width, out_dim, bias=bias))
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            _glorot_(layer)
+    return nn.Sequential(*layers)
+
+
+class LinearHead(nn.Module):
+    """Optional dropout, then one linear layer: embeddings (B, in_dim) to scores (B, num_outputs).
+
+    ``init_std``: a normal of that standard deviation, or Glorot-uniform when ``None``; the bias starts at zero.
+    """
+
+    def __init__(self, in_dim: int, num_outputs: int, *, dropout: float = 0.0, init_std: float | None = None) -> None:
+        super().__init__()
+        if in_dim < 1 or num_outputs < 1 or not 0 <= dropout < 1:
+            raise UsageError(
+                f"LinearHead: sizes of at least 1 and dropout in [0, 1), got {in_dim}, {num_outputs}, {dropout}"
+            )
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(in_dim, num_outputs)
+        if init_std is None:
+            _glorot_(self.linear)
+        else:
+            nn.init.normal_(self.linear.weight, std=init_std)
+            nn.init.zeros_(self.linear.bias)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(B, in_dim) to (B, num_outputs)."""
+        return self.linear(self.dropout(embeddings))  # type: ignore[no-any-return]

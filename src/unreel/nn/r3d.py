@@ -1,0 +1,270 @@
+"""R3D-50, -101 and -152: the backbones of CVRL, a slow-pathway bottleneck ResNet with a strided five-frame stem.
+
+Source of every number: cvrl.md §1 (table of stages, "Details", counts in check 1, values in check 4). Parameters carry
+torchvision's names (``conv1``, ``bn1``, ``layer1.0.conv1`` …), so that a 2-D ResNet inflates name by name; stages are
+``stem``, ``pool``, ``res2`` … ``res5`` as in the paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias, get_args
+
+from torch import Tensor, nn
+
+from unreel.core.errors import UsageError
+from unreel.nn.padding import Padding, conv3d, max_pool3d
+from unreel.nn.registry import register_encoder
+from unreel.nn.staged import Normalization, ResNetLayout, StageStep, input_spec
+
+Init: TypeAlias = Literal["fan_in", "he"]
+
+# Standard deviation of a standard normal truncated to [−2, 2]; dividing by it keeps the variance that was asked.
+_TRUNCATED_STD = 0.87962566103423978
+_EXPANSION = 4
+
+
+def fan_in_truncated_normal_(weight: Tensor) -> None:
+    """Fill in place: normal truncated at two standard deviations, variance 1 / fan_in after the truncation."""
+    std = math.sqrt(1 / (weight.numel() / weight.shape[0])) / _TRUNCATED_STD
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+class Bottleneck3d(nn.Module):
+    """k×1×1, 1×3×3 (with the spatial stride), 1×1×1 times four, each with batch norm; projection shortcut."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        temporal_kernel: int,
+        stride_hw: int,
+        project: bool,
+        padding: Padding,
+        norm: Callable[[int], nn.Module],
+    ) -> None:
+        super().__init__()
+        out_channels = channels * _EXPANSION
+        self.conv1 = conv3d(in_channels, channels, (temporal_kernel, 1, 1), padding=padding)
+        self.bn1 = norm(channels)
+        self.conv2 = conv3d(channels, channels, (1, 3, 3), (1, stride_hw, stride_hw), padding=padding)
+        self.bn2 = norm(channels)
+        self.conv3 = conv3d(channels, out_channels, (1, 1, 1), padding=padding)
+        self.bn3 = norm(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if project:
+            self.downsample = nn.Sequential(
+                conv3d(in_channels, out_channels, (1, 1, 1), (1, stride_hw, stride_hw), padding=padding),
+                norm(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) to (B, 4·channels, T, ceil(H/s), ceil(W/s))."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))  # type: ignore[no-any-return]
+
+
+class R3D(ResNetLayout):
+    """CVRL's R3D family. See ``r3d_50`` for the arguments.
+
+    Raises: UsageError for a width below 1, lists of another length than four, even kernels, an unknown padding or init.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[int],
+        width: int = 1,
+        stem_width: int | None = None,
+        temporal_kernels: Sequence[int] = (1, 1, 3, 3),
+        stem_kernel_t: int = 5,
+        stem_stride_t: int = 2,
+        pool_stride_t: int = 1,
+        padding: Padding = "symmetric",
+        in_channels: int = 3,
+        normalization: Normalization = "none",
+        bn_eps: float = 1e-5,
+        bn_momentum: float = 0.1,
+        init: Init = "fan_in",
+        zero_init_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(layers) != 4 or len(temporal_kernels) != 4 or min(layers) < 1:
+            raise UsageError(
+                f"layers and temporal_kernels need one entry for each of res2 … res5, got {list(layers)} and "
+                f"{list(temporal_kernels)}"
+            )
+        if width < 1 or (stem_width is not None and stem_width < 1):
+            raise UsageError(f"width and stem_width must be at least 1, got {width} and {stem_width}")
+        if init not in get_args(Init):
+            raise UsageError(f"init is one of {', '.join(get_args(Init))}, got {init!r}")
+
+        def norm(channels: int) -> nn.Module:
+            return nn.BatchNorm3d(channels, eps=bn_eps, momentum=bn_momentum)
+
+        channels = 64 * width if stem_width is None else stem_width
+        self.conv1 = conv3d(in_channels, channels, (stem_kernel_t, 7, 7), (stem_stride_t, 2, 2), padding=padding)
+        self.bn1 = norm(channels)
+        self.relu = nn.ReLU(inplace=True)
+        # The pool looks along time only when it also strides there (cvrl.md §1).
+        self.maxpool = max_pool3d((1 if pool_stride_t == 1 else 3, 3, 3), (pool_stride_t, 2, 2), padding=padding)
+        steps = {"stem": StageStep(channels, stem_stride_t, 2), "pool": StageStep(channels, pool_stride_t, 2)}
+        for i, (depth, temporal_kernel) in enumerate(zip(layers, temporal_kernels, strict=True)):
+            stride_hw = 1 if i == 0 else 2
+            mid = 64 * width * 2**i
+            blocks = []
+            for block in range(depth):
+                blocks.append(
+                    Bottleneck3d(
+                        channels,
+                        mid,
+                        temporal_kernel=temporal_kernel,
+                        stride_hw=stride_hw if block == 0 else 1,
+                        project=block == 0,
+                        padding=padding,
+                        norm=norm,
+                    )
+                )
+                channels = mid * _EXPANSION
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+            steps[f"res{i + 2}"] = StageStep(channels, 1, stride_hw)
+        self.set_steps(steps)
+        self.input_spec = input_spec(
+            num_frames=16, stride_frames=2, size_px=224, in_channels=in_channels, normalization=normalization
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                if init == "fan_in":
+                    fan_in_truncated_normal_(module.weight)
+                else:
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, Bottleneck3d) and isinstance(module.bn3, nn.BatchNorm3d):
+                    nn.init.zeros_(module.bn3.weight)
+
+
+@register_encoder("r3d_50")
+def r3d_50(
+    *,
+    width: int = 1,
+    stem_width: int | None = None,
+    temporal_kernels: Sequence[int] = (1, 1, 3, 3),
+    stem_kernel_t: int = 5,
+    stem_stride_t: int = 2,
+    pool_stride_t: int = 1,
+    padding: Padding = "symmetric",
+    in_channels: int = 3,
+    normalization: Normalization = "none",
+    bn_eps: float = 1e-5,
+    bn_momentum: float = 0.1,
+    init: Init = "fan_in",
+    zero_init_residual: bool = False,
+) -> R3D:
+    """R3D-50: 31,672,128 parameters, 2048 features, blocks (3, 4, 6, 3) (cvrl.md §1).
+
+    Args:
+        width: multiplies every filter count ("2×", "4×").
+        stem_width: channels of the stem, 64·width by default; whether the paper widened it is unknown.
+        temporal_kernels: kernel of each block's first convolution, for res2 … res5.
+        stem_kernel_t, stem_stride_t, pool_stride_t: the temporal side of the stem and of the pool.
+        padding: "symmetric", or "tf_same" for exact parity with weights of the official release.
+        in_channels: 3, or 1 for grey clips.
+        normalization: "none" as in the release, or "imagenet" for inflated 2-D checkpoints.
+        bn_eps, bn_momentum: of every batch norm; the release's decay 0.9 is momentum 0.1.
+        init: "fan_in" is the release's truncated normal of variance 1/fan_in, "he" the fan-out normal of 2-D ResNets.
+        zero_init_residual: start each block as the identity; the release does not.
+    """
+    return R3D(
+        layers=(3, 4, 6, 3),
+        width=width,
+        stem_width=stem_width,
+        temporal_kernels=temporal_kernels,
+        stem_kernel_t=stem_kernel_t,
+        stem_stride_t=stem_stride_t,
+        pool_stride_t=pool_stride_t,
+        padding=padding,
+        in_channels=in_channels,
+        normalization=normalization,
+        bn_eps=bn_eps,
+        bn_momentum=bn_momentum,
+        init=init,
+        zero_init_residual=zero_init_residual,
+    )
+
+
+@register_encoder("r3d_101")
+def r3d_101(
+    *,
+    width: int = 1,
+    stem_width: int | None = None,
+    temporal_kernels: Sequence[int] = (1, 1, 3, 3),
+    stem_kernel_t: int = 5,
+    stem_stride_t: int = 2,
+    pool_stride_t: int = 1,
+    padding: Padding = "symmetric",
+    in_channels: int = 3,
+    normalization: Normalization = "none",
+    bn_eps: float = 1e-5,
+    bn_momentum: float = 0.1,
+    init: Init = "fan_in",
+    zero_init_residual: bool = False,
+) -> R3D:
+    """R3D-101: 59,577,152 parameters, 2048 features, blocks (3, 4, 23, 3) (cvrl.md §1); arguments as ``r3d_50``."""
+    return R3D(
+        layers=(3, 4, 23, 3),
+        width=width,
+        stem_width=stem_width,
+        temporal_kernels=temporal_kernels,
+        stem_kernel_t=stem_kernel_t,
+        stem_stride_t=stem_stride_t,
+        pool_stride_t=pool_stride_t,
+        padding=padding,
+        in_channels=in_channels,
+        normalization=normalization,
+        bn_eps=bn_eps,
+        bn_momentum=bn_momentum,
+        init=init,
+        zero_init_residual=zero_init_residual,
+    )
+
+
+@register_encoder("r3d_152")
+def r3d_152(
+    *,
+    width: int = 1,
+    stem_width: int | None = None,
+    temporal_kernels: Sequence[int] = (1, 1, 3, 3),
+    stem_kernel_t: int = 5,
+    stem_stride_t: int = 2,
+    pool_stride_t: int = 1,
+    padding: Padding = "symmetric",
+    in_channels: int = 3,
+    normalization: Normalization = "none",
+    bn_eps: float = 1e-5,
+    bn_momentum: float = 0.1,
+    init: Init = "fan_in",
+    zero_init_residual: bool = False,
+) -> R3D:
+    """R3D-152: 82,036,544 parameters, 2048 features, blocks (3, 8, 36, 3) (cvrl.md §1); arguments as ``r3d_50``."""
+    return R3D(
+        layers=(3, 8, 36, 3),
+        width=width,
+        stem_width=stem_width,
+        temporal_kernels=temporal_kernels,
+        stem_kernel_t=stem_kernel_t,
+        stem_stride_t=stem_stride_t,
+        pool_stride_t=pool_stride_t,
+        padding=padding,
+        in_channels=in_channels,
+        normalization=normalization,
+        bn_eps=bn_eps,
+        bn_momentum=bn_momentum,
+        init=init,
+        zero_init_residual=zero_init_residual,
+    )
