@@ -1,0 +1,633 @@
+"""The built-in action world: small procedural videos in which everything is known.
+
+A textured object moves in front of a textured background. Two independent sets of classes:
+
+* **motion** (8): no single frame reveals it and a horizontal flip keeps it;
+* **appearance** (8, shape × texture): no motion reveals it.
+
+Every state an object can be in (two offsets, size, angle, brightness) has the same distribution at any one time in
+every motion class: the coordinates that a class leaves still are frozen at a random phase of the same oscillation. So
+the average frame of every class is the same. Backgrounds are few and shared by all classes, so they mislead whoever
+trusts them. A draw's address is (world seed, split, number within the split, attribute): adding a video, or a
+property, never changes another.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from multiprocessing import get_context
+from os import PathLike
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unreel.core.errors import UsageError, unknown_name
+from unreel.core.keys import Key
+from unreel.data.synthetic.drawing import SHAPE_REACH, SHAPES, TEXTURES, Array, as_f32, background_texture, hsv_to_rgb
+from unreel.media.write import write_video
+
+MOTIONS: tuple[str, ...] = (
+    "horizontal",  # to and fro along x
+    "vertical",  # to and fro along y
+    "diagonal",  # to and fro along either diagonal: a flip swaps the two
+    "circle",  # round a centre, either way: a flip swaps the two
+    "pulse",  # grows and shrinks in place
+    "spin",  # turns in place, either way
+    "flicker",  # stays, its brightness comes and goes
+    "settle",  # glides to another place, slows down and stays there: cannot be reversed
+)
+APPEARANCES: tuple[str, ...] = tuple(f"{shape}-{texture}" for shape in SHAPES for texture in ("stripes", "checker"))
+
+# What one phase does to the drawing, at size_px = 64 (lengths scale with the frame).
+_SIZE_SWING = 0.35  # of the log radius
+_LIGHT_SWING = 0.4  # of the brightness
+_SETTLE_SCALE = 0.78  # makes the mean square offset of "settle" that of an oscillation, r²/2 (measured)
+# Periods in frames: [low, high) is cut into bins, training takes the even ones and test the odd ones.
+_PERIOD_BINS = 8
+# Depths in arbitrary units, far to near.
+DEPTHS: dict[str, float] = {"background": 10.0, "distractor": 6.0, "object": 4.0, "occluder": 2.0}
+# Class numbers of ``Truth.masks``.
+MASK_CLASSES: tuple[str, ...] = ("background", "object", "distractor", "occluder")
+# A pentatonic scale from A3: one pitch per appearance (Hz).
+_PITCHES_HZ = tuple(220.0 * 2 ** (semitone / 12) for semitone in (0, 2, 4, 7, 9, 12, 14, 16))
+
+
+class Recipe(NamedTuple):
+    """One video's own draws, in pixels, frames and radians; what is not listed follows from the key."""
+
+    motion: int
+    appearance: int
+    background: int
+    period_frames: float
+    amplitude_px: float
+    radius_px: float
+    centre_px: tuple[float, float]
+    camera_moves: bool
+    has_distractor: bool
+    has_occluder: bool
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Ground truth of one scene: T frames of H × W, N objects (the target first, then the distractor if there is one).
+
+    ``boxes`` (T, N, 4) float32 x1 y1 x2 y2 in pixels, of the whole object, hidden or not, clipped to the frame;
+    ``masks`` (T, H, W) uint8, numbers into ``MASK_CLASSES``, what is in front wins; ``depth`` (T, H, W) float32;
+    ``flow`` (T, H, W, 2) float32, the way (x, y) in pixels of what is seen at t until t + 1 (the last frame's leads
+    out of the video); ``counts`` (T,) int64 objects with a visible pixel; ``ego_motion`` (T, 2) float32, the camera's
+    way (x, y) in pixels until t + 1; ``background``: the texture's number.
+    """
+
+    boxes: NDArray[np.float32]
+    masks: NDArray[np.uint8]
+    flow: NDArray[np.float32]
+    depth: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    ego_motion: NDArray[np.float32]
+    background: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One rendered video: ``frames`` (T, H, W, 3) uint8, ``audio`` (samples,) float32 mono in [−1, 1], its labels.
+
+    ``truth`` is ``None`` unless it was asked for.
+    """
+
+    name: str
+    split: str
+    frames: NDArray[np.uint8]
+    audio: NDArray[np.float32]
+    audio_rate_hz: int
+    motion: str
+    appearance: str
+    background: str
+    recipe: Recipe
+    truth: Truth | None = None
+
+
+@dataclass(frozen=True)
+class _Track:
+    """The state of one object at T + 1 times: what is drawn, and what the flow follows."""
+
+    x: Array
+    y: Array
+    radius: Array
+    angle: Array
+    light: Array
+    shape: str
+    texture: str
+    colours: tuple[Array, Array]
+
+    def shifted(self, dx: Array, dy: Array) -> _Track:
+        return replace(self, x=self.x + dx, y=self.y + dy)
+
+
+@lru_cache(maxsize=64)
+def _background(seed: int, number: int, size: int, contrast: float) -> Array:
+    return background_texture(Key("action-world", seed, "background", number), size, contrast=contrast) * 255
+
+
+class ActionWorld:
+    """A world of ``num_train + num_test`` videos; ``render(index)`` draws one, ``write(folder)`` makes files of all.
+
+    Args:
+        seed: the world. Two worlds share nothing.
+        num_train, num_test: videos per split; index 0 … num_train − 1 are the training videos.
+        size_px, num_frames, fps: of every video.
+        period_frames: range of the oscillations' periods; the two splits take disjoint bins of it.
+        num_backgrounds: textures shared by all classes and both splits.
+        num_colors: hues per split, disjoint between the splits.
+        camera, distractor, occlusion: share of videos with a drifting camera, with a second, still object, and with
+            a bar in front.
+        background_link: ``"none"``: independent of the classes. ``"motion"`` or ``"appearance"``: the background
+            gives the class away with probability ``background_strength`` in training. In test the link is
+            ``test_background``: the ``"same"``, ``"swapped"`` (it points at another class) or ``"random"``.
+        contrast: of the background, 0 is flat.
+        audio_rate_hz: sampling rate of the sound; 0 for silent files.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        num_train: int = 512,
+        num_test: int = 480,
+        *,
+        size_px: int = 64,
+        num_frames: int = 32,
+        fps: int = 12,
+        period_frames: tuple[float, float] = (8.0, 16.0),
+        num_backgrounds: int = 8,
+        num_colors: int = 6,
+        camera: float = 0.25,
+        distractor: float = 0.0,
+        occlusion: float = 0.0,
+        background_link: Literal["none", "motion", "appearance"] = "none",
+        background_strength: float = 0.9,
+        test_background: Literal["same", "swapped", "random"] = "random",
+        contrast: float = 0.5,
+        audio_rate_hz: int = 16_000,
+    ) -> None:
+        if num_train < 0 or num_test < 0 or num_train + num_test == 0:
+            raise UsageError(f"an action world needs at least one video, got {num_train} + {num_test}")
+        if size_px < 32 or size_px % 2:
+            raise UsageError(f"size_px must be even and at least 32 (the codec's 4:2:0), got {size_px}")
+        if num_frames < 2 or fps < 1:
+            raise UsageError(f"a video needs at least 2 frames and 1 frame per second, got {num_frames} at {fps}")
+        if not 2 <= period_frames[0] < period_frames[1]:
+            raise UsageError(f"period_frames must be 2 ≤ low < high, got {period_frames}")
+        if num_backgrounds < 1 or num_colors < 1:
+            raise UsageError(f"need at least one background and one colour, got {num_backgrounds} and {num_colors}")
+        for name, share in (
+            ("camera", camera),
+            ("distractor", distractor),
+            ("occlusion", occlusion),
+            ("background_strength", background_strength),
+        ):
+            if not 0 <= share <= 1:
+                raise UsageError(f"{name} is a share in [0, 1], got {share}")
+        if background_link not in ("none", "motion", "appearance"):
+            raise unknown_name("background link", background_link, ("none", "motion", "appearance"))
+        if test_background not in ("same", "swapped", "random"):
+            raise unknown_name("test background", test_background, ("same", "swapped", "random"))
+        self.seed = seed
+        self.num_train = num_train
+        self.num_test = num_test
+        self.size_px = size_px
+        self.num_frames = num_frames
+        self.fps = fps
+        self.period_frames = period_frames
+        self.num_backgrounds = num_backgrounds
+        self.num_colors = num_colors
+        self.camera = camera
+        self.distractor = distractor
+        self.occlusion = occlusion
+        self.background_link = background_link
+        self.background_strength = background_strength
+        self.test_background = test_background
+        self.contrast = contrast
+        self.audio_rate_hz = audio_rate_hz
+
+    def __len__(self) -> int:
+        return self.num_train + self.num_test
+
+    # ------------------------------------------------------------------------------------------------------- draws
+
+    def locate(self, index: int) -> tuple[str, int]:
+        """Split and number within it. Raises IndexError outside the world."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"video {index} of a world with {len(self)}")
+        return ("train", index) if index < self.num_train else ("test", index - self.num_train)
+
+    def key(self, index: int) -> Key:
+        """The address under which all draws of one video live."""
+        split, number = self.locate(index)
+        return Key("action-world", self.seed, split, number)
+
+    def labels(self, index: int) -> tuple[int, int]:
+        """Motion and appearance class. Each run of 64 videos of a split holds every pair once, in keyed order."""
+        split, number = self.locate(index)
+        pairs = len(MOTIONS) * len(APPEARANCES)
+        order = Key("action-world", self.seed, split, "block", number // pairs).permutation(pairs)
+        motion, appearance = divmod(int(order[number % pairs]), len(APPEARANCES))
+        return motion, appearance
+
+    def recipe(self, index: int) -> Recipe:
+        """The draws that describe one video, without drawing it."""
+        key = self.key(index)
+        split, _ = self.locate(index)
+        motion, appearance = self.labels(index)
+        scale = self.size_px / 64
+        low, high = self.period_frames
+        bin_number = 2 * key.child("period", "bin").integer(0, _PERIOD_BINS // 2) + (split == "test")
+        position = (bin_number + key.child("period", "within").uniform()) / _PERIOD_BINS
+        centre = key.child("centre")
+        return Recipe(
+            motion=motion,
+            appearance=appearance,
+            background=self._background_number(key, split, motion, appearance),
+            period_frames=low * (high / low) ** position,
+            amplitude_px=scale * key.child("amplitude").uniform(9.0, 12.0),
+            radius_px=scale * key.child("radius").uniform(8.0, 10.0),
+            centre_px=(
+                self.size_px * centre.child("x").uniform(0.36, 0.64),
+                self.size_px * centre.child("y").uniform(0.36, 0.64),
+            ),
+            camera_moves=key.child("camera").bernoulli(self.camera),
+            has_distractor=key.child("distractor").bernoulli(self.distractor),
+            has_occluder=key.child("occluder").bernoulli(self.occlusion),
+        )
+
+    def _background_number(self, key: Key, split: str, motion: int, appearance: int) -> int:
+        free = key.child("background").integer(0, self.num_backgrounds)
+        if self.background_link == "none" or (split == "test" and self.test_background == "random"):
+            return free
+        linked = motion if self.background_link == "motion" else appearance
+        if split == "test" and self.test_background == "swapped":
+            linked += 1
+        return linked % self.num_backgrounds if key.child("link").bernoulli(self.background_strength) else free
+
+    def _colours(self, key: Key, split: str) -> tuple[Array, Array]:
+        """A light and a dark tone; training hues lie on the palette, test hues half way between."""
+        slot = key.child("hue").integer(0, self.num_colors) + (0.5 if split == "test" else 0.0)
+        hue = (slot + key.child("hue", "within").uniform(-0.15, 0.15)) / self.num_colors % 1.0
+        return hsv_to_rgb(hue, 0.75, 1.0) * 255, hsv_to_rgb((hue + 0.08) % 1.0, 0.9, 0.35) * 255
+
+    def _track(self, key: Key, recipe: Recipe, split: str) -> _Track:
+        """The object's states at T + 1 times, in world pixels."""
+        t = np.arange(self.num_frames + 1, dtype=np.float64)
+        motion = MOTIONS[recipe.motion]
+        turn = 2 * np.pi * t / recipe.period_frames + key.child("phase").uniform(0, 2 * np.pi)
+        way = 1.0 if key.child("way").bernoulli(0.5) else -1.0
+        still = {n: key.child("still", n).uniform(0, 2 * np.pi) for n in ("x", "y", "size", "angle", "light")}
+
+        def swing(name: str, moving: bool) -> NDArray[np.float64]:
+            """cos of a running phase where the class moves this coordinate, of a frozen one elsewhere."""
+            return np.cos(turn) if moving else np.full_like(t, np.cos(still[name]))
+
+        x, y = swing("x", motion == "horizontal"), swing("y", motion == "vertical")
+        if motion == "circle":
+            x, y = np.cos(way * turn), np.sin(way * turn)
+        elif motion == "diagonal":  # runs along one diagonal, frozen across it
+            along, across = np.cos(turn), np.cos(still["y"])
+            x, y = (along - way * across) / np.sqrt(2), (way * along + across) / np.sqrt(2)
+        elif motion == "settle":
+            travel = recipe.period_frames
+            onset = key.child("onset").uniform(0.05, 0.65) * max(self.num_frames - travel, 1.0)
+            left = 1 - np.clip((t - onset) / travel, 0, 1)
+            along, across = _SETTLE_SCALE * (1 - 2 * left**2), np.cos(still["y"])
+            heading = key.child("heading").uniform(0, 2 * np.pi)
+            x = along * np.cos(heading) - across * np.sin(heading)
+            y = along * np.sin(heading) + across * np.cos(heading)
+        angle = np.full_like(t, still["angle"])
+        if motion == "spin":
+            angle = way * turn
+        shape, texture = APPEARANCES[recipe.appearance].split("-")
+        return _Track(
+            x=as_f32(recipe.centre_px[0] + recipe.amplitude_px * x),
+            y=as_f32(recipe.centre_px[1] + recipe.amplitude_px * y),
+            radius=as_f32(recipe.radius_px * np.exp(_SIZE_SWING * swing("size", motion == "pulse"))),
+            angle=as_f32(angle),
+            light=as_f32(1 + _LIGHT_SWING * swing("light", motion == "flicker")),
+            shape=shape,
+            texture=texture,
+            colours=self._colours(key.child("object"), split),
+        )
+
+    def _camera(self, key: Key, recipe: Recipe) -> tuple[Array, Array]:
+        """The camera's place at T + 1 times, in pixels: a straight pan that is centred in mid-video."""
+        t = np.arange(self.num_frames + 1, dtype=np.float64) - (self.num_frames - 1) / 2
+        if not recipe.camera_moves:
+            return as_f32(0 * t), as_f32(0 * t)
+        heading = key.child("camera", "heading").uniform(0, 2 * np.pi)
+        # Up to 8 px (at 64) over the video: the object stays in the frame.
+        speed = key.child("camera", "speed").uniform(4.0, 8.0) * self.size_px / 64 / self.num_frames
+        return as_f32(speed * np.cos(heading) * t), as_f32(speed * np.sin(heading) * t)
+
+    def _distractor(self, key: Key, recipe: Recipe, split: str) -> _Track:
+        """A second, still object in a corner, of an appearance drawn anew."""
+        key = key.child("distractor")
+        n = self.num_frames + 1
+        corner = [self.size_px * (0.12 if key.child(axis).bernoulli(0.5) else 0.88) for axis in ("x", "y")]
+        shape, texture = APPEARANCES[key.child("appearance").integer(0, len(APPEARANCES))].split("-")
+        one = np.ones(n, dtype=np.float32)
+        return _Track(
+            x=as_f32(corner[0] * one),
+            y=as_f32(corner[1] * one),
+            radius=as_f32(0.6 * recipe.radius_px * one),
+            angle=as_f32(key.child("angle").uniform(0, 2 * np.pi) * one),
+            light=one,
+            shape=shape,
+            texture=texture,
+            colours=self._colours(key, split),
+        )
+
+    # ---------------------------------------------------------------------------------------------------- rendering
+
+    def render(self, index: int, *, truth: bool = False) -> Scene:
+        """Draw one video.
+
+        Args:
+            index: 0 … len(self) − 1.
+            truth: also compute boxes, masks, flow and depth (twice the time).
+        Raises: IndexError outside the world.
+        """
+        key, (split, number) = self.key(index), self.locate(index)
+        recipe = self.recipe(index)
+        camera_x, camera_y = self._camera(key, recipe)
+        tracks = [self._track(key, recipe, split)]
+        if recipe.has_distractor:
+            tracks.append(self._distractor(key, recipe, split))
+        tracks = [track.shifted(-camera_x, -camera_y) for track in tracks]
+        canvas, margin = self._canvas(key, recipe, camera_x[:-1], camera_y[:-1])
+        for track in reversed(tracks):
+            _paint(canvas, margin, track, self.num_frames)
+        bar = self._occluder(key, recipe) if recipe.has_occluder else None
+        inner = canvas[:, margin : margin + self.size_px, margin : margin + self.size_px]
+        if bar is not None:
+            inner[:, :, bar[0] : bar[1]] = bar[2]
+        return Scene(
+            name=f"{split}/{number:05d}",
+            split=split,
+            frames=np.ascontiguousarray(inner),
+            audio=self._sound(key, recipe),
+            audio_rate_hz=self.audio_rate_hz,
+            motion=MOTIONS[recipe.motion],
+            appearance=APPEARANCES[recipe.appearance],
+            background=f"background-{recipe.background}",
+            recipe=recipe,
+            truth=self._truth(recipe, tracks, camera_x, camera_y, bar) if truth else None,
+        )
+
+    def _canvas(self, key: Key, recipe: Recipe, camera_x: Array, camera_y: Array) -> tuple[NDArray[np.uint8], int]:
+        """The background under every frame with a margin, so that objects may stick out: (T, S+2m, S+2m, 3)."""
+        size = self.size_px
+        reach = recipe.radius_px * float(np.exp(_SIZE_SWING)) * SHAPE_REACH
+        margin = int(np.ceil(reach)) * 2 + 2 + size // 8
+        texture = _background(self.seed, recipe.background, 2 * size, self.contrast)
+        place = key.child("background", "place")
+        x0, y0 = place.child("x").integer(0, 2 * size), place.child("y").integer(0, 2 * size)
+        canvas = np.empty((self.num_frames, size + 2 * margin, size + 2 * margin, 3), dtype=np.uint8)
+        inner = canvas[:, margin : margin + size, margin : margin + size]
+        rows, columns = np.arange(y0, y0 + size), np.arange(x0, x0 + size)
+        if not recipe.camera_moves:
+            inner[:] = np.rint(texture[np.ix_(rows % (2 * size), columns % (2 * size))]).astype(np.uint8)
+            return canvas, margin
+        for t in range(self.num_frames):
+            dx, dy = float(camera_x[t]), float(camera_y[t])
+            ix, iy = int(np.floor(dx)), int(np.floor(dy))
+            fx, fy = dx - ix, dy - iy
+            r = np.arange(y0 + iy, y0 + iy + size + 1) % (2 * size)
+            c = np.arange(x0 + ix, x0 + ix + size + 1) % (2 * size)
+            wide = texture[np.ix_(r, c)]
+            wide = (1 - fy) * wide[:-1] + fy * wide[1:]
+            inner[t] = np.rint((1 - fx) * wide[:, :-1] + fx * wide[:, 1:])
+        return canvas, margin
+
+    def _occluder(self, key: Key, recipe: Recipe) -> tuple[int, int, NDArray[np.uint8]]:
+        """A still upright bar in front: first and last column, and its colour."""
+        key = key.child("occluder")
+        width = self.size_px * key.child("width").uniform(0.08, 0.16)
+        left = self.size_px * key.child("left").uniform(0.25, 0.65)
+        grey = key.child("grey").uniform(40, 210)
+        return int(left), int(left + width) + 1, np.full(3, grey, dtype=np.uint8)
+
+    def _sound(self, key: Key, recipe: Recipe) -> NDArray[np.float32]:
+        """Syllables: the pitch names the appearance, their rhythm the motion, their rate its period."""
+        if not self.audio_rate_hz:
+            return np.zeros(0, dtype=np.float32)
+        duration_s = self.num_frames / self.fps
+        num_samples = round(duration_s * self.audio_rate_hz)
+        t = np.arange(num_samples, dtype=np.float32) / np.float32(self.audio_rate_hz)
+        pitch = _PITCHES_HZ[recipe.appearance] * key.child("voice").uniform(0.98, 1.02)
+        beats = t * np.float32(self.fps / recipe.period_frames) + np.float32(key.child("beat").uniform())
+        # Eight steps per beat; the bits of a class's pattern say which are voiced (all different under rotation).
+        pattern = np.array([0xFF, 0xAA, 0x88, 0xF0, 0xCC, 0xE4, 0x80, 0xE8][recipe.motion], dtype=np.uint8)
+        voiced = np.unpackbits(pattern)[(8 * beats).astype(np.int64) % 8].astype(np.float32)
+        ramp = max(self.audio_rate_hz // 200, 1)  # 5 ms edges, no clicks
+        total = np.cumsum(np.concatenate([np.zeros(ramp, np.float32), voiced]), dtype=np.float64)
+        envelope = ((total[ramp:] - total[:-ramp]) / ramp).astype(np.float32)
+        wave = np.sin(np.float32(2 * np.pi * pitch) * t)
+        wave += np.float32(0.4) * np.sin(np.float32(4 * np.pi * pitch) * t)
+        hiss = key.child("hiss").numpy().standard_normal(num_samples, dtype=np.float32)
+        return np.asarray(np.clip(0.45 * envelope * wave + 0.01 * hiss, -1, 1), dtype=np.float32)
+
+    def _truth(
+        self,
+        recipe: Recipe,
+        tracks: list[_Track],
+        camera_x: Array,
+        camera_y: Array,
+        bar: tuple[int, int, NDArray[np.uint8]] | None,
+    ) -> Truth:
+        size, frames = self.size_px, self.num_frames
+        grid = np.arange(size, dtype=np.float32)
+        masks = np.zeros((frames, size, size), dtype=np.uint8)
+        ego = np.stack([np.diff(camera_x), np.diff(camera_y)], axis=-1)
+        flow = np.broadcast_to(-ego[:, None, None], (frames, size, size, 2)).copy()
+        boxes = np.empty((frames, len(tracks), 4), dtype=np.float32)
+        for number in reversed(range(len(tracks))):
+            track = tracks[number]
+            dx = grid[None, None, :] - track.x[:-1, None, None]
+            dy = grid[None, :, None] - track.y[:-1, None, None]
+            covered = _coverage(track, dx, dy) > 0.5
+            masks[covered] = number + 1
+            # A pixel of the object keeps its local coordinates: it moves by the change of a similarity transform.
+            ratio = track.radius[1:] / track.radius[:-1]
+            turn = track.angle[1:] - track.angle[:-1]
+            a, b = (ratio * np.cos(turn))[:, None, None], (ratio * np.sin(turn))[:, None, None]
+            move_x = (a - 1) * dx - b * dy + np.diff(track.x)[:, None, None]
+            move_y = b * dx + (a - 1) * dy + np.diff(track.y)[:, None, None]
+            flow[covered] = np.stack([move_x, move_y], axis=-1)[covered]
+            boxes[:, number] = _boxes(track, covered, size)
+        if bar is not None:
+            masks[:, :, bar[0] : bar[1]] = 3
+            flow[:, :, bar[0] : bar[1]] = 0  # fixed to the camera
+        depth = np.array([DEPTHS[name] for name in MASK_CLASSES], dtype=np.float32)[masks]
+        seen = [np.any(masks == number + 1, axis=(1, 2)) for number in range(len(tracks))]
+        return Truth(
+            boxes=boxes,
+            masks=masks,
+            flow=flow.astype(np.float32),
+            depth=depth,
+            counts=np.sum(seen, axis=0).astype(np.int64),
+            ego_motion=ego.astype(np.float32),
+            background=recipe.background,
+        )
+
+    # ------------------------------------------------------------------------------------------------------ writing
+
+    def write(
+        self,
+        folder: str | PathLike[str],
+        *,
+        workers: int = 0,
+        truth: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Path:
+        """Write every video as mp4 with sound, and ``manifest.csv`` beside; returns the manifest's path.
+
+        Args:
+            folder: made if missing; files of the same names are replaced.
+            workers: processes that render and encode; 0 does it here.
+            truth: also write ``truth/<split>/<number>.npz`` with the arrays of ``Truth``, named in the manifest.
+            progress: called with (videos done, videos in all).
+        """
+        root = Path(folder)
+        for split in ("train", "test"):
+            (root / split).mkdir(parents=True, exist_ok=True)
+            if truth:
+                (root / "truth" / split).mkdir(parents=True, exist_ok=True)
+        total = len(self)
+        if workers <= 0:
+            for index in range(total):
+                self._write_one(root, index, truth)
+                if progress is not None:
+                    progress(index + 1, total)
+        else:
+            # Fresh processes: a fork would inherit torch's and the codec's threads in an unknown state.
+            chunk = max(1, min(32, total // (4 * workers)))
+            spans = [range(i, min(i + chunk, total)) for i in range(0, total, chunk)]
+            done = 0
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                jobs = [pool.submit(self._write_span, root, span, truth) for span in spans]
+                for job in as_completed(jobs):
+                    done += job.result()
+                    if progress is not None:
+                        progress(done, total)
+        return self._write_manifest(root, truth)
+
+    def _write_span(self, root: Path, span: range, truth: bool) -> int:
+        for index in span:
+            self._write_one(root, index, truth)
+        return len(span)
+
+    def _write_one(self, root: Path, index: int, truth: bool) -> None:
+        scene = self.render(index, truth=truth)
+        write_video(
+            root / f"{scene.name}.mp4",
+            scene.frames,
+            self.fps,
+            audio=scene.audio if len(scene.audio) else None,
+            audio_rate_hz=scene.audio_rate_hz,
+        )
+        if scene.truth is not None:
+            facts = scene.truth
+            np.savez(
+                root / "truth" / f"{scene.name}.npz",
+                boxes=facts.boxes,
+                masks=facts.masks,
+                flow=facts.flow.astype(np.float16),  # a hundredth of a pixel is enough, at half the bytes
+                depth=facts.depth.astype(np.float16),
+                counts=facts.counts,
+                ego_motion=facts.ego_motion,
+                background=facts.background,
+            )
+
+    def _write_manifest(self, root: Path, truth: bool) -> Path:
+        columns = ["path", "split", "label.motion", "label.appearance", "label.background", "group"]
+        rows = []
+        for index in range(len(self)):
+            (split, number), recipe = self.locate(index), self.recipe(index)
+            name = f"{split}/{number:05d}"
+            row = [
+                f"{name}.mp4",
+                split,
+                MOTIONS[recipe.motion],
+                APPEARANCES[recipe.appearance],
+                f"background-{recipe.background}",
+                f"{split}-{number:05d}",
+            ]
+            rows.append([*row, f"truth/{name}.npz"] if truth else row)
+        if truth:
+            columns.append("file.truth")
+        path = root / "manifest.csv"
+        partial = path.with_suffix(".csv.partial")
+        with partial.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(columns)
+            writer.writerows(rows)
+        os.replace(partial, path)  # the manifest appears last and whole
+        (root / "world.json").write_text(json.dumps(self.settings(), indent=2) + "\n", encoding="utf-8")
+        return path
+
+    def settings(self) -> dict[str, object]:
+        """The constructor's arguments: ``ActionWorld(**settings)`` is the same world."""
+        return dict(vars(self))
+
+
+def _local(track: _Track, dx: Array, dy: Array) -> tuple[Array, Array]:
+    """Pixels from the object's centre (T, h, w) to its own turned coordinates, in radii."""
+    radius = track.radius[: len(dx), None, None]
+    c = np.cos(track.angle[: len(dx)])[:, None, None] / radius
+    s = np.sin(track.angle[: len(dx)])[:, None, None] / radius
+    return as_f32(c * dx + s * dy), as_f32(c * dy - s * dx)
+
+
+def _coverage(track: _Track, dx: Array, dy: Array) -> Array:
+    """Share of each pixel that the object covers; ``dx, dy`` (T, h, w) from its centre, in pixels."""
+    u, v = _local(track, dx, dy)
+    return as_f32(np.clip(np.float32(0.5) - SHAPES[track.shape](u, v) * track.radius[: len(dx), None, None], 0, 1))
+
+
+def _paint(canvas: NDArray[np.uint8], margin: int, track: _Track, num_frames: int) -> None:
+    """Draw the object into every frame, on the patch around it only; ``canvas`` is changed."""
+    half = int(np.ceil(float(track.radius[:num_frames].max()) * SHAPE_REACH)) + 1
+    limit = canvas.shape[1] - 2 * half - 1
+    left = np.clip(np.floor(track.x[:num_frames]).astype(np.int64) - half + margin, 0, limit)
+    top = np.clip(np.floor(track.y[:num_frames]).astype(np.int64) - half + margin, 0, limit)
+    span = np.arange(2 * half + 1)
+    columns, rows = left[:, None] + span, top[:, None] + span
+    dx = (columns - margin).astype(np.float32)[:, None, :] - track.x[:num_frames, None, None]
+    dy = (rows - margin).astype(np.float32)[:, :, None] - track.y[:num_frames, None, None]
+    u, v = _local(track, dx, dy)
+    cover = np.clip(np.float32(0.5) - SHAPES[track.shape](u, v) * track.radius[:num_frames, None, None], 0, 1)[
+        ..., None
+    ]
+    tone = np.clip(np.float32(0.5) + np.float32(1.5) * TEXTURES[track.texture](u, v), 0, 1)[..., None]
+    bright, dark = track.colours
+    paint = (dark + tone * (bright - dark)) * track.light[:num_frames, None, None, None]
+    np.minimum(paint, 255, out=paint)
+    index = (np.arange(num_frames)[:, None, None], rows[:, :, None], columns[:, None, :])
+    under = canvas[index].astype(np.float32)
+    canvas[index] = (under + cover * (paint - under) + np.float32(0.5)).astype(np.uint8)
+
+
+def _boxes(track: _Track, covered: NDArray[np.bool_], size: int) -> NDArray[np.float32]:
+    """The tight box of the covered pixels per frame, NaN where the object is outside: (T, 4)."""
+    boxes = np.full((len(covered), 4), np.nan, dtype=np.float32)
+    columns, rows = np.any(covered, axis=1), np.any(covered, axis=2)
+    present = np.any(columns, axis=1)
+    boxes[:, 0], boxes[:, 1] = columns.argmax(1), rows.argmax(1)
+    boxes[:, 2] = size - columns[:, ::-1].argmax(1)
+    boxes[:, 3] = size - rows[:, ::-1].argmax(1)
+    boxes[~present] = np.nan
+    return boxes
