@@ -1,5 +1,6 @@
 """Bytes to tensors with times: video, images, audio."""
 
+from unreel.media.access import VIDEO_SUFFIXES, decoder_for, probe, read_clip
 from unreel.media.decoder import (
     Decoder,
     Frames,
@@ -12,16 +13,33 @@ from unreel.media.decoder import (
     UnreadableError,
     VideoInfo,
 )
+from unreel.media.frames import FrameFolderDecoder, list_frames, probe_frames, read_frames
+from unreel.media.image import IMAGE_SUFFIXES, ImageDecoder
+from unreel.media.video import PyAVDecoder
+from unreel.media.write import has_encoder, write_video
 
 __all__ = [
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
     "Decoder",
+    "FrameFolderDecoder",
     "Frames",
+    "ImageDecoder",
     "MediaError",
     "MissingFileError",
     "NoStreamError",
+    "PyAVDecoder",
     "ReadTimeoutError",
     "TooShortError",
     "TruncatedError",
     "UnreadableError",
     "VideoInfo",
+    "decoder_for",
+    "has_encoder",
+    "list_frames",
+    "probe",
+    "probe_frames",
+    "read_clip",
+    "read_frames",
+    "write_video",
 ]

@@ -1,0 +1,119 @@
+"""Still images as videos of one frame."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from unreel.media.decoder import (
+    Frames,
+    MissingFileError,
+    NoStreamError,
+    Path,
+    TooShortError,
+    TruncatedError,
+    UnreadableError,
+    VideoInfo,
+)
+from unreel.media.video import _Converter, _Turn, check_request
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2"})
+
+
+@dataclass(frozen=True)
+class ImageDecoder:
+    """PNG, JPEG, BMP, TIFF, WebP and PNM through PyAV: one frame at time 0, on screen for ever.
+
+    Args:
+        max_bytes: larger files are refused unread; 512 MiB holds any photograph.
+    """
+
+    max_bytes: int = 512 * 1024 * 1024
+
+    @property
+    def name(self) -> str:
+        """``image``."""
+        return "image"
+
+    def probe(self, path: Path) -> VideoInfo:
+        """Size and codec; ``num_frames`` is 1 and ``fps`` 0. Raises as ``read``."""
+        frame, codec = self._frame(path)
+        turn = _Turn(frame)
+        width, height = (frame.height, frame.width) if turn.transpose else (frame.width, frame.height)
+        return VideoInfo(
+            width=width, height=height, num_frames=1, duration_s=0.0, fps=0.0, codec=codec, rotation=turn.degrees
+        )
+
+    def frame_times(self, path: Path) -> NDArray[np.float64]:
+        """``[0.0]``, for a file that exists."""
+        self._bytes(path)
+        return np.zeros(1)
+
+    def read(
+        self,
+        path: Path,
+        *,
+        indices: NDArray[np.int64] | None = None,
+        times_s: NDArray[np.float64] | None = None,
+    ) -> Frames:
+        """The image once for every index (0) or time (≥ 0) asked for.
+
+        Raises: MissingFileError, UnreadableError, TruncatedError, NoStreamError; TooShortError for another index or
+            a time before 0.
+        """
+        check_request(indices, times_s)
+        asked = np.asarray(indices if indices is not None else times_s)
+        outside = (asked != 0) if indices is not None else ~(asked >= 0)
+        if outside.any():
+            what = "frame {}" if indices is not None else "{} s"
+            raise TooShortError(path, f"{what.format(asked[outside][0])} asked for; an image has frame 0 only")
+        frame, _ = self._frame(path)
+        turn = _Turn(frame)
+        width, height = (frame.height, frame.width) if turn.transpose else (frame.width, frame.height)
+        converter = _Converter(VideoInfo(width, height, 1, 0.0, 0.0, "image"), 1)
+        try:
+            converter.convert(frame, 0)
+        except (av.FFmpegError, ValueError) as error:
+            raise UnreadableError(path, f"its pixels cannot be converted to RGB ({error})") from error
+        return Frames(np.repeat(converter.pixels, len(asked), axis=0), np.zeros(len(asked)))
+
+    def _bytes(self, path: Path) -> bytes:
+        name = os.fspath(path)
+        try:
+            size = os.stat(name).st_size
+            if size > self.max_bytes:
+                raise UnreadableError(name, f"{size} bytes are more than an image may have ({self.max_bytes})")
+            with open(name, "rb") as stream:
+                data = stream.read()
+        except FileNotFoundError:
+            raise MissingFileError(name, "there is no such file") from None
+        except OSError as error:
+            raise UnreadableError(name, f"cannot be opened: {error.strerror}") from None
+        if not data:
+            raise TruncatedError(name, "the file is empty (0 bytes)")
+        return data
+
+    def _frame(self, path: Path) -> tuple[av.VideoFrame, str]:
+        data = self._bytes(path)  # from memory: FFmpeg would read "%" in a file name as a pattern of numbered files
+        try:
+            with av.open(io.BytesIO(data), mode="r", metadata_errors="replace") as container:
+                if not container.streams.video:
+                    raise NoStreamError(path, "it holds no picture")
+                stream = container.streams.video[0]
+                context = stream.codec_context
+                if context is None:
+                    raise UnreadableError(path, "the installed FFmpeg has no decoder for it")
+                context.thread_type, context.thread_count = "NONE", 1
+                for packet in container.demux(stream):
+                    for frame in context.decode(packet if packet.size else None):
+                        return frame, context.name
+        except (av.FFmpegError, ValueError, IndexError, RuntimeError, MemoryError) as error:
+            raise UnreadableError(
+                path, f"not a readable image ({getattr(error, 'strerror', None) or error})"
+            ) from error
+        raise TruncatedError(path, "the image data ends before the picture")
