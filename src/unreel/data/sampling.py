@@ -1,0 +1,381 @@
+"""Which frames a clip reads: CVRL's interval distributions, random clips for training, fixed clips for testing.
+
+All starts and intervals are whole frames. A clip of n frames at stride s covers (n − 1)·s + 1 frames.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Annotated, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from unreel.core.digests import mapping_digest
+from unreel.core.errors import UsageError, unknown_name
+from unreel.core.keys import Key
+from unreel.core.settings import Range
+from unreel.data.contracts import ClipRequest, SamplerDraw, SourceInfo
+
+IntervalKind: TypeAlias = Literal["decreasing", "uniform", "increasing", "none", "independent", "fixed", "exponential"]
+StartRule: TypeAlias = Literal["cvrl", "tcgl"]
+
+_KINDS: tuple[str, ...] = get_args(IntervalKind)
+_RULES: tuple[str, ...] = get_args(StartRule)
+
+
+def clip_indices(start: int, num_frames: int, clip_frames: int, stride: int = 1) -> NDArray[np.int64]:
+    """(start + i·stride) mod num_frames for i < clip_frames: short videos are looped, never padded (cvrl.md §3.5).
+
+    Returns: (clip_frames,) int64.
+    """
+    return (start + stride * np.arange(clip_frames, dtype=np.int64)) % num_frames
+
+
+def num_starts(num_frames: int, clip_frames: int, stride: int = 1) -> int:
+    """M, the number of first frames a clip may have: num_frames − (clip_frames − 1)·stride, or, where the video is
+    too short for one unlooped clip, every frame (cvrl.md §3.1).
+    """
+    if num_frames < 1:
+        raise UsageError(f"a clip needs a source with at least one frame, got {num_frames}")
+    reach = (clip_frames - 1) * stride
+    return num_frames - reach if num_frames > reach else num_frames
+
+
+class IntervalDistribution:
+    """How far apart, in frames, the two clips of a pair start (CVRL, Qian et al. 2021, figure 4; cvrl.md §3).
+
+    With x = interval / M on [0, 1) and M possible starts:
+
+    ============ ======================================================= ===============================
+    kind         density                                                 paper's figure
+    ============ ======================================================= ===============================
+    decreasing   ∝ 1 − x^power                                           a (power 1), b (0.5), c (2)
+    uniform      constant                                                d
+    increasing   ∝ x^power                                               e (1), f (2)
+    none         always 0: both clips start together                     no temporal augmentation
+    independent  that of two independent uniform starts                  in the limit the same as a
+    fixed        always ``frames`` (at most M − 1)                       –
+    exponential  ∝ exp(−x / scale), cut at 1                             – (not in the paper)
+    ============ ======================================================= ===============================
+
+    Args:
+        kind: see the table.
+        power: > 0, for ``decreasing`` and ``increasing``.
+        frames: ≥ 0, for ``fixed``.
+        scale: > 0, as a share of M, for ``exponential``.
+    Raises: UsageError for an unknown kind or a parameter out of range.
+    """
+
+    def __init__(
+        self, kind: IntervalKind = "decreasing", power: float = 1.0, *, frames: int = 0, scale: float = 0.25
+    ) -> None:
+        if kind not in _KINDS:
+            raise unknown_name("interval distribution", kind, _KINDS)
+        if not power > 0:
+            raise UsageError(f"the power of an interval distribution must be positive, got {power}")
+        if frames < 0:
+            raise UsageError(f"a fixed interval must not be negative, got {frames} frames")
+        if not scale > 0:
+            raise UsageError(f"the scale of an exponential interval must be positive, got {scale}")
+        self.kind = kind
+        self.power = float(power)
+        self.frames = int(frames)
+        self.scale = float(scale)
+
+    def _unit_cdf(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        p, value = self.power, x
+        if self.kind == "decreasing":
+            value = ((p + 1) * x - x ** (p + 1)) / p
+        elif self.kind == "increasing":
+            value = x ** (p + 1)
+        elif self.kind == "exponential":
+            value = np.expm1(-x / self.scale) / np.expm1(-1 / self.scale)
+        elif self.kind == "independent":
+            value = x * (2 - x)
+        return np.asarray(value, dtype=np.float64)
+
+    def cdf(self, interval: ArrayLike, num_starts: int) -> NDArray[np.float64]:
+        """P(δ < interval), any shape; 0 at 0 and 1 at ``num_starts``. Raises UsageError for num_starts < 1."""
+        if num_starts < 1:
+            raise UsageError(f"an interval needs at least one possible start, got {num_starts}")
+        k = np.asarray(interval, dtype=np.float64)
+        m = float(num_starts)
+        if self.kind in ("none", "fixed"):
+            at = 0 if self.kind == "none" else min(self.frames, num_starts - 1)
+            return np.where(k > at, 1.0, 0.0)
+        if self.kind == "independent":  # 1/M at 0 and 2(M − k)/M² at k ≥ 1, summed (cvrl.md §3, last identity)
+            return np.where(k > 0, 1 / m + (k - 1) * (2 * m - k) / (m * m), 0.0)
+        return self._unit_cdf(k / m)
+
+    def pmf(self, num_starts: int) -> Tensor:
+        """P(δ = k) = F(k + 1) − F(k) for k = 0, …, num_starts − 1.
+
+        Returns: (num_starts,) float64, summing to 1. Raises: UsageError for num_starts < 1.
+        """
+        return torch.from_numpy(np.diff(self.cdf(np.arange(num_starts + 1), num_starts)))
+
+    def interval(self, u: float, num_starts: int) -> int:
+        """The largest k in [0, num_starts − 1] with F(k) ≤ u: the floor of the inverse CDF (cvrl.md §3.2).
+
+        Raises: UsageError unless 0 ≤ u < 1 and num_starts ≥ 1.
+        """
+        self._check_unit(np.asarray(u))
+        self.cdf(0, num_starts)
+        return bisect_right(range(num_starts), u, key=lambda k: float(self.cdf(k, num_starts))) - 1
+
+    def intervals(self, u: ArrayLike, num_starts: int) -> NDArray[np.int64]:
+        """:meth:`interval` for many draws at once; any shape."""
+        draws = np.asarray(u, dtype=np.float64)
+        self._check_unit(draws)
+        table = self.cdf(np.arange(num_starts), num_starts)
+        return np.searchsorted(table, draws, side="right").astype(np.int64) - 1
+
+    def inverse_cdf(self, u: float) -> float:
+        """x = δ / M in [0, 1] with F(x) = u, in the continuous limit.
+
+        Raises: UsageError unless 0 ≤ u ≤ 1, and for ``fixed``, which is a number of frames and no share of M.
+        """
+        if not 0 <= u <= 1:
+            raise UsageError(f"a probability must lie in [0, 1], got {u}")
+        if self.kind == "none":
+            return 0.0
+        if self.kind == "fixed":
+            raise UsageError("a fixed interval has no inverse CDF: it does not scale with the video's length")
+        low, high = 0.0, 1.0
+        for _ in range(64):  # bisection to below the resolution of a float64: valid for every power
+            middle = (low + high) / 2
+            if self._unit_cdf(np.asarray(middle)) < u:
+                low = middle
+            else:
+                high = middle
+        return (low + high) / 2
+
+    @staticmethod
+    def _check_unit(u: NDArray[np.float64]) -> None:
+        if not (np.all(u >= 0) and np.all(u < 1)):
+            raise UsageError("an interval's draw u must lie in [0, 1)")
+
+    def __repr__(self) -> str:
+        extra = {
+            "decreasing": f", power={self.power:g}",
+            "increasing": f", power={self.power:g}",
+            "fixed": f", frames={self.frames}",
+            "exponential": f", scale={self.scale:g}",
+        }
+        return f"IntervalDistribution({self.kind!r}{extra.get(self.kind, '')})"
+
+
+def _check_clip(clip_frames: int, stride: int) -> None:
+    if clip_frames < 1 or stride < 1:
+        raise UsageError(f"a clip needs at least 1 frame at stride at least 1, got {clip_frames} at stride {stride}")
+
+
+class PairSampler:
+    """Two clips of one video, an interval apart (CVRL §3; cvrl.md §3).
+
+    The interval δ is drawn first, then the earlier start uniformly over what remains, then the order. A video of at
+    most (clip_frames − 1)·stride frames is looped, and both starts are independent and uniform over its frames
+    (except for ``none``, whose clips always start together).
+
+    Args:
+        clip_frames, stride: frames per clip and frames between them; 16 at 2 in CVRL's pre-training.
+        interval, power, fixed_frames, scale: see :class:`IntervalDistribution`.
+        swap: put the pair in random order. Without it view 0 is always the earlier clip of an unlooped video.
+
+    The draw's target ``interval`` is start₁ − start₀ in frames (() int64, signed).
+    """
+
+    num_views = 2
+
+    def __init__(
+        self,
+        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
+        stride: Annotated[int, Range(ge=1, unit="frames")] = 2,
+        *,
+        interval: IntervalKind = "decreasing",
+        power: Annotated[float, Range(gt=0)] = 1.0,
+        fixed_frames: Annotated[int, Range(ge=0, unit="frames")] = 0,
+        scale: Annotated[float, Range(gt=0)] = 0.25,
+        swap: bool = True,
+    ) -> None:
+        _check_clip(clip_frames, stride)
+        self.clip_frames = clip_frames
+        self.stride = stride
+        self.distribution = IntervalDistribution(interval, power, frames=fixed_frames, scale=scale)
+        self.swap = swap
+
+    def starts(self, key: Key, num_frames: int) -> tuple[int, int]:
+        """First frames of view 0 and view 1 in a source of ``num_frames`` frames."""
+        m = num_starts(num_frames, self.clip_frames, self.stride)
+        looped = num_frames <= (self.clip_frames - 1) * self.stride
+        if looped and self.distribution.kind != "none":
+            return key.child("start").integer(0, m), key.child("second start").integer(0, m)
+        delta = self.distribution.interval(key.child("interval").uniform(), m)
+        first = key.child("start").integer(0, m - delta)
+        pair = (first, first + delta)
+        return pair[::-1] if self.swap and key.child("swap").bernoulli(0.5) else pair
+
+    def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
+        """Two clips; a pure function of the key and the number of frames."""
+        first, second = self.starts(key, source.num_frames)
+        clips = tuple(
+            ClipRequest(clip_indices(start, source.num_frames, self.clip_frames, self.stride))
+            for start in (first, second)
+        )
+        return SamplerDraw(clips, {"interval": torch.tensor(second - first)})
+
+    def __repr__(self) -> str:
+        return f"PairSampler({self.clip_frames}, {self.stride}, {self.distribution!r}, swap={self.swap})"
+
+
+class UniformSampler:
+    """``num_clips`` clips of one video, each with its own uniform start; short videos are looped.
+
+    One clip of 32 frames at stride 2 is what CVRL's linear probe trains on (cvrl.md §6.1).
+    """
+
+    def __init__(
+        self,
+        num_clips: Annotated[int, Range(ge=1)] = 1,
+        *,
+        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
+        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
+    ) -> None:
+        _check_clip(clip_frames, stride)
+        if num_clips < 1:
+            raise UsageError(f"a sampler needs at least one clip per draw, got {num_clips}")
+        self.num_clips = num_clips
+        self.clip_frames = clip_frames
+        self.stride = stride
+
+    @property
+    def num_views(self) -> int:
+        """One view per clip."""
+        return self.num_clips
+
+    def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
+        """Independent clips; adding one does not change the others."""
+        m = num_starts(source.num_frames, self.clip_frames, self.stride)
+        starts = [key.child("start", i).integer(0, m) for i in range(self.num_clips)]
+        return SamplerDraw(
+            tuple(ClipRequest(clip_indices(s, source.num_frames, self.clip_frames, self.stride)) for s in starts)
+        )
+
+    def __repr__(self) -> str:
+        return f"UniformSampler({self.num_clips}, clip_frames={self.clip_frames}, stride={self.stride})"
+
+
+def clip_starts(num_frames: int, clip_len: int, num_clips: int, rule: StartRule = "cvrl", stride: int = 1) -> list[int]:
+    """First frames of ``num_clips`` test clips, evenly spread from the first possible to the last.
+
+    Args:
+        num_frames: L, frames of the source.
+        clip_len: n, frames per clip; ``stride`` frames apart.
+        num_clips: k; a single clip starts at 0 under both rules.
+        rule: ``cvrl``: floor(linspace(0, max(0, L − n·stride), k)); note n·stride and not (n − 1)·stride, as released
+            (cvrl.md §6.1). ``tcgl``: centres linspace(n/2, L − n/2, k) minus n/2, truncated (tcgl.md §6.1); the same
+            numbers, but a source shorter than n·stride is refused instead of looped.
+    Raises: UsageError for counts below 1, an unknown rule, or a source too short for ``tcgl``.
+    """
+    _check_clip(clip_len, stride)
+    if num_frames < 1 or num_clips < 1:
+        raise UsageError(f"test clips need at least 1 frame and 1 clip, got {num_frames} frames, {num_clips} clips")
+    if rule not in _RULES:
+        raise unknown_name("rule for clip starts", rule, _RULES)
+    room = num_frames - clip_len * stride
+    if rule == "tcgl" and room < 0:
+        raise UsageError(
+            f"rule 'tcgl' needs at least {clip_len * stride} frames ({clip_len} at stride {stride}), the source has "
+            f"{num_frames}; use rule 'cvrl', which loops short videos, or leave them out"
+        )
+    # Whole-number arithmetic: exact where float32 linspace is off by one.
+    return [i * max(0, room) // max(1, num_clips - 1) for i in range(num_clips)]
+
+
+class CropBox(NamedTuple):
+    """A crop of the resized frame, in pixels."""
+
+    top: int
+    left: int
+    size: int
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """The deterministic views of one source at test time: clips × crops. CVRL's are the defaults (cvrl.md §6.1).
+
+    Attributes:
+        num_frames, stride: frames per clip and frames between them.
+        num_clips, num_crops: clips spread over the video by ``rule``; crops spread over the longer side (one is the
+            centre).
+        size_px: side of the square crop.
+        short_side_px: the shorter side is resized to this, the longer to max(this, longer·this // shorter).
+        rule: see :func:`clip_starts`.
+        resize_px: (height, width) to resize to instead, without keeping the aspect; TCGL's is (128, 171).
+    """
+
+    num_frames: int = 32
+    stride: int = 2
+    num_clips: int = 10
+    num_crops: int = 3
+    size_px: int = 256
+    short_side_px: int = 256
+    rule: StartRule = "cvrl"
+    resize_px: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        _check_clip(self.num_frames, self.stride)
+        if self.num_clips < 1 or self.num_crops < 1:
+            raise UsageError(f"a clip plan needs at least 1 clip and 1 crop, got {self.num_clips} × {self.num_crops}")
+        if self.rule not in _RULES:
+            raise unknown_name("rule for clip starts", self.rule, _RULES)
+        smallest = self.short_side_px if self.resize_px is None else min(self.resize_px)
+        if not 1 <= self.size_px <= smallest:
+            raise UsageError(f"a clip plan crops {self.size_px} px out of a resized frame of {smallest} px")
+
+    @property
+    def num_views(self) -> int:
+        """V = clips × crops; view index = clip · num_crops + crop."""
+        return self.num_clips * self.num_crops
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes whenever a pixel of any view would."""
+        return mapping_digest({"clip plan": 1, **asdict(self)})
+
+    def indices(self, num_source_frames: int) -> NDArray[np.int64]:
+        """Frames of every clip, looped where the source is short: (num_clips, num_frames) int64.
+
+        Raises: UsageError when the rule refuses the source.
+        """
+        starts = clip_starts(num_source_frames, self.num_frames, self.num_clips, self.rule, self.stride)
+        return np.stack([clip_indices(s, num_source_frames, self.num_frames, self.stride) for s in starts])
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after resizing a frame of the given size."""
+        if self.resize_px is not None:
+            return self.resize_px
+        side = self.short_side_px
+        if height <= width:
+            return side, max(side, width * side // height)
+        return max(side, height * side // width), side
+
+    def crops(self, height: int, width: int) -> list[CropBox]:
+        """Crops of the *resized* frame (height, width): spread over its longer side, centred on the shorter."""
+        size = self.size_px
+
+        def centre(side: int) -> int:
+            return round((side - size) / 2)
+
+        if self.num_crops == 1:
+            return [CropBox(centre(height), centre(width), size)]
+        room = max(height, width) - size
+        offsets = [round(i * room / (self.num_crops - 1)) for i in range(self.num_crops)]
+        if height > width:
+            return [CropBox(o, centre(width), size) for o in offsets]
+        return [CropBox(centre(height), o, size) for o in offsets]
