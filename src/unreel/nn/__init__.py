@@ -3,6 +3,8 @@
 # Importing an architecture's module registers it.
 from unreel.nn import r3d as r3d
 from unreel.nn import r3d_small as r3d_small
+from unreel.nn import resnet as resnet
+from unreel.nn import vit_tiny as vit_tiny
 from unreel.nn.count import StageRow, count_macs, count_parameters, stage_shapes, stage_table
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
 from unreel.nn.registry import create_encoder, encoder_arguments, list_encoders, register_encoder

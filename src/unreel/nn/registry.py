@@ -63,7 +63,7 @@ def encoder_arguments(name: str) -> dict[str, inspect.Parameter]:
 
     Raises: UsageError for an unknown name, with the nearest ones.
     """
-    return dict(inspect.signature(ENCODERS[name]).parameters)
+    return dict(inspect.signature(ENCODERS[name], eval_str=True).parameters)
 
 
 def create_encoder(name: str, *, seed: int | None = None, resolution: int = 1, **arguments: object) -> Encoder:

@@ -114,18 +114,25 @@ class StagedEncoder(Encoder):
         finer = copy.deepcopy(self)
         if factor == 1:
             return finer
+        finer.set_steps(finer.refine_strides(factor))
+        finer.resolution = factor
+        finer.arguments = {**self.arguments, "resolution": factor}
+        return finer
+
+    def refine_strides(self, factor: int) -> dict[str, StageStep]:
+        """Undo the spatial strides of the last one (2) or two (4) strided stages in place; returns the new steps.
+
+        Raises: UsageError where there are too few such stages or their stride is not 2.
+        """
         count = 1 if factor == 2 else 2
         strided = [name for name, step in self.steps.items() if step.stride_hw > 1][-count:]
         if len(strided) < count or any(self.steps[name].stride_hw != 2 for name in strided):
             raise UsageError(f"{self.architecture or type(self).__name__} has no {count} stages of stride 2 to refine")
-        steps = dict(finer.steps)
+        steps = dict(self.steps)
         for name in strided:
-            finer.refine_stage(name)
+            self.refine_stage(name)
             steps[name] = steps[name]._replace(stride_hw=1)
-        finer.set_steps(steps)
-        finer.resolution = factor
-        finer.arguments = {**self.arguments, "resolution": factor}
-        return finer
+        return steps
 
     def refine_stage(self, name: str) -> None:
         """Set every spatial stride inside a stage to 1, in place; temporal strides stay.

@@ -1,0 +1,209 @@
+"""Two-dimensional ResNets (v1.5), applied to every frame by itself: ``resnet_18`` and ``resnet_50``.
+
+Parameter and buffer names are torchvision's (without ``fc``), so public state dicts fit as they are. Maps are 5-D like
+every encoder's: (B, C, T, h, w) with T unchanged, so images are clips of one frame and video features average frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
+
+from torch import Tensor, nn
+
+from unreel.core.errors import UsageError
+from unreel.nn.registry import register_encoder
+from unreel.nn.staged import Normalization, ResNetLayout, StageStep, input_spec
+
+Stem: TypeAlias = Literal["imagenet", "cifar"]
+
+
+def fold_frames(x: Tensor) -> Tensor:
+    """(B, C, T, H, W) to (B·T, C, H, W)."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def unfold_frames(x: Tensor, num_frames: int) -> Tensor:
+    """(B·T, C, H, W) back to (B, C, T, H, W)."""
+    return x.reshape(-1, num_frames, *x.shape[1:]).transpose(1, 2)
+
+
+class PerFrame(nn.Module):
+    """A 2-D module as one on clips: every frame by itself, (B, C, T, h, w) to (B, C', T, h', w')."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fold the frames into the batch, apply the module, unfold."""
+        return unfold_frames(self.module(fold_frames(x)), x.shape[2])
+
+
+def _conv(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
+
+
+class _Residual(nn.Module):
+    """The shortcut both blocks share: identity, or 1×1 convolution and batch norm where the shape changes."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(_conv(in_channels, channels, 1, stride), nn.BatchNorm2d(channels))
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))  # type: ignore[no-any-return]
+
+
+class BasicBlock(_Residual):
+    """Two 3×3 convolutions."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__(in_channels, channels, stride)
+        self.conv1 = _conv(in_channels, channels, 3, stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = _conv(channels, channels, 3)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, channels, H/s, W/s)."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self._add(x, self.bn2(self.conv2(y)))
+
+
+class Bottleneck(_Residual):
+    """1×1, 3×3 (with the stride: "v1.5"), 1×1 times four."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__(in_channels, channels * self.expansion, stride)
+        self.conv1 = _conv(in_channels, channels, 1)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = _conv(channels, channels, 3, stride)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = _conv(channels, channels * self.expansion, 1)
+        self.bn3 = nn.BatchNorm2d(channels * self.expansion)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, 4·channels, H/s, W/s)."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        return self._add(x, self.bn3(self.conv3(y)))
+
+
+class ResNet(ResNetLayout):
+    """A 2-D ResNet on clips. See ``resnet_50`` for the arguments. Raises UsageError for an unknown stem."""
+
+    def __init__(
+        self,
+        *,
+        block: type[BasicBlock] | type[Bottleneck],
+        layers: Sequence[int],
+        stem: Stem,
+        in_channels: int,
+        normalization: Normalization,
+        zero_init_residual: bool,
+    ) -> None:
+        super().__init__()
+        if stem not in get_args(Stem):
+            raise UsageError(f"stem is one of {', '.join(get_args(Stem))}, got {stem!r}")
+        imagenet = stem == "imagenet"
+        self.conv1 = _conv(in_channels, 64, 7, 2) if imagenet else _conv(in_channels, 64, 3)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else None
+        steps = {"stem": StageStep(64, 1, 2 if imagenet else 1)}
+        if imagenet:
+            steps["pool"] = StageStep(64, 1, 2)
+        channels = 64
+        for i, depth in enumerate(layers):
+            mid, stride = 64 * 2**i, 1 if i == 0 else 2
+            blocks = []
+            for b in range(depth):
+                blocks.append(block(channels, mid, stride if b == 0 else 1))
+                channels = mid * block.expansion
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+            steps[f"res{i + 2}"] = StageStep(channels, 1, stride)
+        self.set_steps(steps)
+        self.input_spec = input_spec(
+            num_frames=1,
+            size_px=224 if imagenet else 32,
+            in_channels=in_channels,
+            normalization=normalization,
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, Bottleneck):
+                    nn.init.zeros_(module.bn3.weight)
+                elif isinstance(module, BasicBlock):
+                    nn.init.zeros_(module.bn2.weight)
+
+    def stage(self, name: str) -> nn.Module:
+        """The module that makes stage ``name`` from the stage before it, on clips: 5-D in and out."""
+        return PerFrame(super().stage(name))
+
+    def run_stage(self, name: str, x: Tensor) -> Tensor:
+        """One stage on folded frames (B·T, C, h, w)."""
+        if name == "stem":
+            return super().run_stage(name, x)
+        return super().stage(name)(x)  # type: ignore[no-any-return]
+
+    def forward_features(self, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Feature maps (B, C, T, h, w) by stage name, in one pass; ``None`` gives the last stage only."""
+        num_frames = x.shape[2]
+        maps = super().forward_features(fold_frames(x), names)
+        return {name: unfold_frames(m, num_frames) for name, m in maps.items()}
+
+
+@register_encoder("resnet_18")
+def resnet_18(
+    *,
+    stem: Stem = "imagenet",
+    in_channels: int = 3,
+    normalization: Normalization = "imagenet",
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """ResNet-18: 11,176,512 parameters, 512 features; arguments as ``resnet_50``."""
+    return ResNet(
+        block=BasicBlock,
+        layers=(2, 2, 2, 2),
+        stem=stem,
+        in_channels=in_channels,
+        normalization=normalization,
+        zero_init_residual=zero_init_residual,
+    )
+
+
+@register_encoder("resnet_50")
+def resnet_50(
+    *,
+    stem: Stem = "imagenet",
+    in_channels: int = 3,
+    normalization: Normalization = "imagenet",
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """ResNet-50: 23,508,032 parameters, 2048 features.
+
+    Args:
+        stem: "imagenet" is 7×7 with stride 2 and a max pool; "cifar" is 3×3 with stride 1 and no pool.
+        in_channels: 3, or 1 for grey frames.
+        normalization: ImageNet's channel statistics, as public checkpoints expect, or "none".
+        zero_init_residual: start each block as the identity.
+    """
+    return ResNet(
+        block=Bottleneck,
+        layers=(3, 4, 6, 3),
+        stem=stem,
+        in_channels=in_channels,
+        normalization=normalization,
+        zero_init_residual=zero_init_residual,
+    )
