@@ -11,6 +11,7 @@ from typing import cast
 
 import av
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
 from unreel.core.errors import UsageError
@@ -117,11 +118,17 @@ def write_video(
             tick = Fraction(1, _VARIABLE_RATE_TICKS) if times is not None else 1 / rate
             context.time_base = tick
             sound = None if audio is None else _add_audio(output, audio, int(audio_rate_hz or 0), audio_codec)
+            convert = VideoReformatter()
             count = 0
             for image in chain([first], images):
                 if image.shape != (height, width, 3):
                     raise UsageError(f"frame {count} is {image.shape}, the first one {(height, width, 3)}")
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame = convert.reformat(
+                    av.VideoFrame.from_ndarray(image, format="rgb24"),
+                    format=pixel_format,
+                    interpolation=Interpolation.AREA,
+                    threads=1,
+                )
                 if times is not None and count >= len(times):
                     raise UsageError(f"times_s has {len(times)} times, there are more frames")
                 frame.pts = count if times is None else round(times[count] * _VARIABLE_RATE_TICKS)
@@ -151,6 +158,8 @@ def _encoder_options(codec: str, crf: int | None, preset: str) -> dict[str, str]
     options: dict[str, str] = {}
     if codec in ("libx264", "libx265"):
         options["preset"] = preset
+        if codec == "libx264":
+            options["mbtree"] = "0"  # its AVX-512 path gives other bytes from run to run on tiny frames
         if codec == "libx265":
             options["x265-params"] = "log-level=error:pools=none:frame-threads=1"
     if crf is not None and codec in ("libx264", "libx265", "libvpx", "libvpx-vp9", "libsvtav1"):
