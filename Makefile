@@ -1,0 +1,52 @@
+# Two commands: `make demo` and `make test`. Everything lives in .venv, set up once.
+PYTHON ?= python3
+JOBS   ?= 2
+ARGS   ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp-installed
+
+# One thread per process: the suite runs JOBS processes, and bit-equality tests hold for a fixed number of threads.
+TEST_ENV := OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types format clean
+
+help:            ## What there is
+	@sed -n 's/^\([a-z]*\): *[^#]*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(STAMP)  ## Create .venv and install unreel with its development tools
+
+# torch comes through the pin of constraints.txt; an open range takes gigabytes of CUDA wheels on a CPU machine.
+$(STAMP): pyproject.toml constraints.txt
+	@start=$$(date +%s); \
+	echo "set-up: creating $(VENV) and installing (about a minute)"; \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' \
+	  && echo $$(( $$(date +%s) - start )) > $@ \
+	  && echo "set-up: $$(cat $@) s"
+
+demo: $(STAMP)   ## The whole path on a built-in world: train, prove, report (5 minutes on 2 cores)
+	@echo "set-up took $$(cat $(STAMP)) s"
+	$(BIN)/unreel demo $(ARGS)
+
+test: $(STAMP)   ## The whole suite (10 minutes on 2 cores)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+check: $(STAMP)  ## The unit part of the suite (2 minutes)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not ddp and not gpu" $(ARGS)
+
+lint: $(STAMP)   ## Style, formatting and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(STAMP)  ## mypy, strict
+	$(BIN)/mypy
+
+format: $(STAMP) ## Rewrite files in the one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:           ## Remove the demo's run and build leftovers (not .venv)
+	rm -rf demo-run build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

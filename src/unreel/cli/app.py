@@ -1,0 +1,41 @@
+"""The commands and where they live; importing this file must stay cheap, so every command imports what it needs."""
+
+from __future__ import annotations
+
+from cyclopts import App, Group, Parameter
+
+from unreel import __version__
+from unreel.cli.data import data_app
+from unreel.cli.doctor import doctor
+from unreel.cli.show import demo, models, report
+from unreel.cli.train import pretrain
+from unreel.cli.use import embed, evaluate, search
+
+app = App(
+    name="unreel",
+    version=__version__,
+    help=(
+        "Learn representations from unlabelled video, prove what they are worth, and use them.\n\n"
+        "Every command explains itself: unreel COMMAND --help. Start with: unreel demo"
+    ),
+    default_parameter=Parameter(negative=""),
+)
+_START = Group.create_ordered("Start here")
+_LEARN = Group.create_ordered("Learn")
+_USE = Group.create_ordered("Prove and use")
+app["--help"].group = app["--version"].group = Group.create_ordered("Also")
+
+for command, group in (
+    (demo, _START),
+    (doctor, _START),
+    (models, _START),
+    (pretrain, _LEARN),
+    (embed, _USE),
+    (evaluate, _USE),
+    (search, _USE),
+    (report, _USE),
+):
+    app.command(command, group=group)
+
+data_app.group = (_LEARN,)
+app.command(data_app)

@@ -1,0 +1,95 @@
+"""The entry point: overrides are recognised, errors become one message and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cyclopts import CycloptsError
+
+from unreel.cli.app import app
+from unreel.core.errors import UnreelError, UsageError
+
+DONE, FAILED, WRONG_CALL = 0, 1, 2
+
+_DOTTED = re.compile(r"^--([A-Za-z_][\w-]*)\.([A-Za-z_][\w-]*)(?:=(.*))?$", re.DOTALL)
+
+
+def fold_overrides(arguments: Sequence[str]) -> list[str]:
+    """Turn ``--method.temperature 0.2`` into ``--set method.temperature=0.2``, the form the parser declares.
+
+    Raises: UsageError when a setting has no value.
+    """
+    folded: list[str] = []
+    rest = list(arguments)
+    while rest:
+        token = rest.pop(0)
+        if token == "--":
+            return [*folded, token, *rest]
+        match = _DOTTED.match(token)
+        if match is None:
+            folded.append(token)
+            continue
+        section, key, value = match.groups()
+        if value is None:
+            if not rest or rest[0].startswith("--"):
+                raise UsageError(f"{token} needs a value, such as {token} 0.1")
+            value = rest.pop(0)
+        folded += ["--set", f"{section}.{key.replace('-', '_')}={value}"]
+    return folded
+
+
+def _command_of(arguments: Sequence[str]) -> str:
+    names: list[str] = []
+    level = app
+    for token in arguments:
+        if token.startswith("-") or token not in level:
+            break
+        names.append(token)
+        level = level[token]
+    return " ".join(["unreel", *names])
+
+
+def _report(error: BaseException, code: int, arguments: Sequence[str], *, hint: str = "") -> int:
+    if "--debug" in arguments:
+        traceback.print_exception(error, file=sys.stderr)
+    message = str(error) or type(error).__name__
+    if "--json" in arguments:
+        kind = type(error).__name__
+        print(json.dumps({"error": {"kind": kind, "message": message, "exit_code": code}}, ensure_ascii=False))
+    print(f"unreel: {message}", file=sys.stderr)
+    if hint:
+        print(hint, file=sys.stderr)
+    return code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0 when done, 1 when the work failed, 2 when the call was wrong."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    hint = f"try: {_command_of(given)} --help"
+    try:
+        code = app(fold_overrides(given), exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+        return code if isinstance(code, int) else DONE
+    except CycloptsError as error:
+        return _report(error, WRONG_CALL, given, hint=hint)
+    except UsageError as error:
+        return _report(error, WRONG_CALL, given)
+    except UnreelError as error:
+        return _report(error, FAILED, given)
+    except BrokenPipeError:  # `unreel … | head`: the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        print("unreel: stopped", file=sys.stderr)
+        return FAILED
+    except Exception as error:
+        # Not one of ours: a fault of unreel or of the machine. Its kind matters to whoever reports it.
+        if "--debug" not in given:
+            hint = "this is not a message unreel makes on purpose; --debug shows where it happened"
+            return _report(RuntimeError(f"{type(error).__name__}: {error}"), FAILED, given, hint=hint)
+        return _report(error, FAILED, given)

@@ -1,0 +1,83 @@
+"""``unreel demo``, ``unreel models``, ``unreel report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unreel.cli.common import NO_OPTIONS, Common, table
+from unreel.core.errors import UsageError
+
+
+def demo(
+    *, out: Path = Path("demo-run"), full: bool = False, tiny: bool = False, seed: int = 0, common: Common = NO_OPTIONS
+) -> int:
+    """The whole path on a built-in world: make videos, train, prove, report.
+
+    Args:
+        out: Folder for the world, the run and report.html.
+        full: Train longer (30 minutes on 2 cores instead of 5).
+        tiny: A few seconds, to see that everything works; its scores mean nothing.
+        seed: Seed of the world and of the training.
+    """
+    if full and tiny:
+        raise UsageError("--full and --tiny exclude each other")
+    from unreel.cli.demo import run_demo
+
+    size = "full" if full else "tiny" if tiny else "standard"
+    outcome = run_demo(out, size=size, seed=seed, say=common.say)
+    common.print(outcome.data, outcome.text)
+    return 0
+
+
+def models(pattern: str = "*", /, *, common: Common = NO_OPTIONS) -> int:
+    """List the encoders: parameters, width of the embedding, input.
+
+    Args:
+        pattern: Shell-style, such as 'r3d*'.
+    """
+    import torch
+
+    from unreel.core.errors import unknown_name
+    from unreel.nn import count_parameters, create_encoder, list_encoders
+
+    names = list_encoders(pattern)
+    if not names:
+        raise unknown_name("encoder", pattern, list_encoders())
+    rows: list[dict[str, object]] = []
+    with torch.device("meta"):
+        for name in names:
+            encoder = create_encoder(name)
+            spec = encoder.input_spec
+            rows.append(
+                {
+                    "name": name,
+                    "parameters": count_parameters(encoder),
+                    "features": encoder.num_features,
+                    "frames": spec.num_frames,
+                    "stride": spec.stride_frames,
+                    "size_px": spec.size_px,
+                    "channels": spec.channels,
+                }
+            )
+    lines = [
+        (r["name"], f"{r['parameters']:,}", r["features"], f"{r['frames']} × {r['size_px']}² (every {r['stride']})")
+        for r in rows
+    ]
+    text = table(("name", "parameters", "features", "input: frames × pixels² (stride)"), lines)
+    common.print({"encoders": rows}, text)
+    return 0
+
+
+def report(run: Path, /, *, common: Common = NO_OPTIONS) -> int:
+    """Write RUN/report.html: curves, scores, retrieval gallery, views.
+
+    Args:
+        run: A run's folder.
+    """
+    if not run.is_dir():
+        raise UsageError(f"{run}: there is no such run folder")
+    from unreel.report.html import write_report
+
+    path = write_report(run)
+    common.print({"report": str(path)}, f"wrote {path}")
+    return 0
