@@ -1,0 +1,111 @@
+"""Weighted nearest neighbours: what frozen features tell without training anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unreel.core.errors import UsageError
+from unreel.metrics.retrieval import Neighbours, nearest
+from unreel.protocols.protocol import ClassifierOutcome, FeatureSet, Outcomes, check_width, training_parts
+
+
+def _votes(
+    found: Neighbours, codes: NDArray[np.int64], num_classes: int, k: int, temperature: float
+) -> NDArray[np.float64]:
+    """Share of each class among the k nearest, weighted by exp(similarity / temperature): (Q, C)."""
+    similarities = found.similarities[:, :k].astype(np.float64)
+    # Relative to the nearest, so that a small temperature cannot overflow or leave all weights zero.
+    weights = np.exp((similarities - similarities[:, :1]) / temperature)
+    votes = np.zeros((len(weights), num_classes))
+    np.add.at(votes, (np.arange(len(weights))[:, None], codes[found.indices[:, :k]]), weights)
+    shares: NDArray[np.float64] = votes / votes.sum(1, keepdims=True)
+    return shares
+
+
+@dataclass(frozen=True)
+class FittedKNN:
+    """A gallery and the chosen k."""
+
+    gallery: FeatureSet
+    classes: NDArray[Any]
+    k: int
+    temperature: float
+    settings: Mapping[str, object]
+    notes: tuple[str, ...]
+
+    def predict(self, test: FeatureSet) -> NDArray[np.float64]:
+        """Vote shares (N, C) over ``classes``."""
+        check_width(test, self.gallery.num_features)
+        found = nearest(test.mean_over_views().vectors, self.gallery.vectors, k=self.k)
+        codes = ClassifierOutcome.encode(self.gallery.labels, self.classes)
+        return _votes(found, codes, len(self.classes), self.k, self.temperature)
+
+    def score(self, test: FeatureSet) -> Outcomes:
+        """Accuracy per test sample."""
+        counts = np.bincount(ClassifierOutcome.encode(self.gallery.labels, self.classes), minlength=len(self.classes))
+        return ClassifierOutcome.outcomes(
+            "knn", self.predict(test), self.classes, counts, test, self.settings, self.notes
+        )
+
+
+@dataclass(frozen=True)
+class KNN:
+    """Weighted k-nearest-neighbour classification by cosine (Wu et al. 2018, §3.4).
+
+    Args:
+        k: a number, or ``None`` to choose among ``candidates`` on validation samples. A k above the size of the
+            gallery becomes that size, with a note.
+        temperature: τ of the weights exp(cosine / τ); 0.07 is Wu et al.'s.
+        candidates: tried when ``k`` is ``None``; ties go to the smaller. 20 (Caron et al. 2021) is used where no
+            validation part can be cut.
+        validation_fraction: share of each class kept for that choice.
+    """
+
+    k: int | None = None
+    temperature: float = 0.07
+    candidates: tuple[int, ...] = (1, 3, 5, 10, 20, 50, 100, 200)
+    validation_fraction: float = 0.2
+    name: str = "knn"
+
+    def __post_init__(self) -> None:
+        if self.k is not None and self.k < 1:
+            raise UsageError(f"k: expected at least 1, got {self.k}")
+        if self.temperature <= 0:
+            raise UsageError(f"temperature: expected a positive number, got {self.temperature}")
+        if not self.candidates or min(self.candidates) < 1:
+            raise UsageError(f"candidates: expected positive numbers, got {self.candidates}")
+
+    def fit(self, train: FeatureSet, *, validation: FeatureSet | None = None, seed: int = 0) -> FittedKNN:
+        """Keep the training samples as gallery and choose k. Errors as ``FeatureProtocol.fit``."""
+        parts = training_parts(
+            train.mean_over_views(),
+            None if validation is None else validation.mean_over_views(),
+            fraction=self.validation_fraction,
+            seed=seed,
+            needs_selection=self.k is None,
+        )
+        notes = parts.notes
+        settings: dict[str, object] = {"temperature": self.temperature, "similarity": "cosine"}
+        k = self.k if self.k is not None else 20
+        if self.k is None and parts.validation is not None:
+            possible = sorted({min(c, len(parts.train)) for c in self.candidates})
+            found = nearest(parts.validation.vectors, parts.train.vectors, k=max(possible))
+            codes = ClassifierOutcome.encode(parts.train.labels, parts.classes)
+            truth = ClassifierOutcome.encode(parts.validation.labels, parts.classes)
+            right = {
+                c: float(np.mean(_votes(found, codes, len(parts.classes), c, self.temperature).argmax(1) == truth))
+                for c in possible
+            }
+            k = min(possible, key=lambda c: (-right[c], c))
+            settings |= {"k_chosen_on": len(parts.validation), "validation_accuracy": right[k]}
+        if k > len(parts.everything):
+            if self.k is not None:
+                notes = (*notes, f"k={k} is more than the gallery holds; all {len(parts.everything)} vote")
+            k = len(parts.everything)
+        settings |= {"k": k, "n_train": len(parts.everything)}
+        return FittedKNN(parts.everything, parts.classes, k, self.temperature, settings, notes)

@@ -1,0 +1,242 @@
+"""The linear probe: multinomial logistic regression on frozen features, its regularisation chosen on validation.
+
+The optimiser is scikit-learn's L-BFGS; what is here is the discipline around it: groups, selection, refit, views.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from unreel.core.errors import UsageError
+from unreel.protocols.protocol import ClassifierOutcome, FeatureSet, Outcomes, check_width, training_parts
+
+ViewRule: TypeAlias = Literal["vectors", "probabilities", "logits"]
+VIEW_RULES: tuple[ViewRule, ...] = ("vectors", "probabilities", "logits")
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Softmax over the last axis."""
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    shares: NDArray[np.float64] = shifted / shifted.sum(-1, keepdims=True)
+    return shares
+
+
+def average_views(logits: NDArray[np.float64], rule: ViewRule) -> NDArray[np.float64]:
+    """(N, V, C) logits to (N, C) probabilities.
+
+    ``probabilities`` averages softmax over views (CVRL, cvrl.md §6.1); ``logits`` averages logits (TCGL, tcgl.md
+    §6.1). They can disagree: one confident view weighs more among logits.
+    """
+    if rule == "logits":
+        return softmax(logits.mean(1))
+    if rule == "probabilities":
+        averaged: NDArray[np.float64] = softmax(logits).mean(1)
+        return averaged
+    raise UsageError(f"views: {rule!r} averages vectors before the head; expected 'probabilities' or 'logits'")
+
+
+@dataclass(frozen=True)
+class FeatureScaling:
+    """What is done to a feature vector before the head: L2 normalisation, then standardisation with training values."""
+
+    l2_normalize: bool
+    mean: NDArray[np.float64] | None = None
+    scale: NDArray[np.float64] | None = None
+
+    @classmethod
+    def fit(cls, vectors: NDArray[Any], *, l2_normalize: bool, standardize: bool) -> FeatureScaling:
+        """Measure mean and standard deviation per feature on training vectors (..., D)."""
+        if not standardize:
+            return cls(l2_normalize)
+        rows = cls(l2_normalize)(vectors).reshape(-1, vectors.shape[-1]).astype(np.float64)
+        scale = rows.std(0)
+        # A feature that never moves carries nothing; dividing by its rounding noise would make it the loudest.
+        scale[scale < 1e-6 * max(float(scale.max()), 1e-30)] = 1.0
+        return cls(l2_normalize, rows.mean(0), scale)
+
+    def __call__(self, vectors: NDArray[Any]) -> NDArray[Any]:
+        """Scaled vectors of the same shape and dtype."""
+        out = vectors
+        if self.l2_normalize:
+            out = out / np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-12)
+        if self.mean is not None and self.scale is not None:
+            out = (out - self.mean) / self.scale
+        return out.astype(vectors.dtype)
+
+
+@dataclass(frozen=True)
+class FittedLinear:
+    """A linear head: ``coefficients`` (C, D) and ``intercepts`` (C,) on scaled features, over ``classes``."""
+
+    coefficients: NDArray[np.float64]
+    intercepts: NDArray[np.float64]
+    classes: NDArray[Any]
+    counts: NDArray[np.int64]
+    scaling: FeatureScaling
+    views: ViewRule
+    settings: Mapping[str, object]
+    notes: tuple[str, ...]
+    name: str = "linear"
+
+    def logits(self, vectors: NDArray[Any]) -> NDArray[np.float64]:
+        """Feature vectors (..., D) to logits (..., C)."""
+        out: NDArray[np.float64] = self.scaling(vectors).astype(np.float64) @ self.coefficients.T + self.intercepts
+        return out
+
+    def predict(self, test: FeatureSet) -> NDArray[np.float64]:
+        """Probabilities (N, C) over ``classes``, views averaged by the rule of the probe."""
+        check_width(test, self.coefficients.shape[1])
+        if test.vectors.ndim == 3 and self.views != "vectors":
+            return average_views(self.logits(test.vectors), self.views)
+        return softmax(self.logits(test.mean_over_views().vectors))
+
+    def score(self, test: FeatureSet) -> Outcomes:
+        """Accuracy per test sample."""
+        probabilities = self.predict(test)
+        return ClassifierOutcome.outcomes(
+            self.name, probabilities, self.classes, self.counts, test, self.settings, self.notes
+        )
+
+
+def _as_rows(samples: FeatureSet, views: ViewRule) -> tuple[NDArray[Any], NDArray[Any], int]:
+    """Training rows: one per sample, or one per view where views are averaged after the head."""
+    if views == "vectors" or samples.vectors.ndim == 2:
+        return samples.mean_over_views().vectors, samples.labels, 1
+    num_views = samples.vectors.shape[1]
+    return samples.vectors.reshape(-1, samples.num_features), np.repeat(samples.labels, num_views), num_views
+
+
+class _Regression:
+    """One L-BFGS problem solved for several C, each from the last solution."""
+
+    def __init__(self, x: NDArray[Any], y: NDArray[np.int64], num_views: int, max_iterations: int) -> None:
+        self.x, self.y, self.num_views = x, y, num_views
+        self.model = LogisticRegression(solver="lbfgs", max_iter=max_iterations, tol=1e-4, warm_start=True)
+        self.converged = True
+
+    def solve(self, c: float) -> None:
+        # Views of one sample share its weight, so that C means the same for any number of views.
+        self.model.set_params(C=c / self.num_views)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            self.model.fit(self.x, self.y)
+        self.converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+
+    def head(self, num_classes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Coefficients (C, D) and intercepts (C,) of a softmax over all classes; −inf for classes not in this part."""
+        weight = np.asarray(self.model.coef_, dtype=np.float64)
+        bias = np.asarray(self.model.intercept_, dtype=np.float64)
+        if len(weight) == 1:  # two classes: one logit; softmax of (−z/2, z/2) is the same probability
+            weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
+        full_weight = np.zeros((num_classes, weight.shape[1]))
+        full_bias = np.full(num_classes, -np.inf)
+        full_weight[self.model.classes_], full_bias[self.model.classes_] = weight, bias
+        return full_weight, full_bias
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Logistic regression with an L2 penalty, C chosen on validation, refitted on training and validation together.
+
+    Args:
+        c: one value (no selection), or ``None`` to go through ``c_values``.
+        c_values: ascending; each starts from the last solution. The path ends early once accuracy has not risen
+            and log loss has grown twice in a row. Best accuracy wins, then lower log loss.
+        l2_normalize: divide each vector by its length (CVRL's probe, cvrl.md §6.1).
+        standardize: zero mean and unit variance per feature, measured on training samples.
+        views: with (N, V, D) features: ``vectors`` averages them first; ``probabilities`` and ``logits`` train on
+            every view and average behind the head.
+        validation_fraction: share of each class kept for selection, cut by whole groups.
+        max_iterations: of L-BFGS; a fit that needs more is noted.
+    """
+
+    c: float | None = None
+    c_values: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
+    l2_normalize: bool = False
+    standardize: bool = True
+    views: ViewRule = "vectors"
+    validation_fraction: float = 0.2
+    max_iterations: int = 1000
+    name: str = "linear"
+
+    def __post_init__(self) -> None:
+        if self.c is not None and self.c <= 0:
+            raise UsageError(f"c: expected a positive number, got {self.c}")
+        if not self.c_values or min(self.c_values) <= 0 or list(self.c_values) != sorted(self.c_values):
+            raise UsageError(f"c_values: expected ascending positive numbers, got {self.c_values}")
+        if self.views not in VIEW_RULES:
+            raise UsageError(f"views: expected one of {', '.join(VIEW_RULES)}, got {self.views!r}")
+
+    def fit(self, train: FeatureSet, *, validation: FeatureSet | None = None, seed: int = 0) -> FittedLinear:
+        """Choose C and fit. Errors as ``FeatureProtocol.fit``."""
+        parts = training_parts(
+            train,
+            validation,
+            fraction=self.validation_fraction,
+            seed=seed,
+            needs_selection=self.c is None,
+        )
+        settings: dict[str, object] = {
+            "l2_normalize": self.l2_normalize,
+            "standardize": self.standardize,
+            "views": self.views,
+            "n_train": len(parts.everything),
+        }
+        notes = parts.notes
+        c = self.c if self.c is not None else 1.0
+        if self.c is None and parts.validation is not None and len(np.unique(parts.train.labels)) > 1:
+            c, tried = self._choose(parts.train, parts.validation, parts.classes)
+            settings |= {
+                "c_chosen_on": len(parts.validation),
+                "validation_accuracy": tried[c][0],
+                "path": sorted(tried),
+            }
+            # At an end of the path for another reason than a perfect score, a better value may lie beyond.
+            if c == self.c_values[-1] and tried[c][0] < 1:
+                notes = (*notes, f"C={c:g} is the largest tried: a larger one may be better")
+        scaling, regression = self._problem(parts.everything, parts.classes)
+        regression.solve(c)
+        if not regression.converged:
+            notes = (*notes, f"L-BFGS stopped after {self.max_iterations} iterations before convergence")
+        weight, bias = regression.head(len(parts.classes))
+        settings |= {"c": c, "converged": regression.converged}
+        codes = ClassifierOutcome.encode(parts.everything.labels, parts.classes)
+        counts = np.bincount(codes, minlength=len(parts.classes))
+        return FittedLinear(weight, bias, parts.classes, counts, scaling, self.views, settings, notes, self.name)
+
+    def _problem(self, samples: FeatureSet, classes: NDArray[Any]) -> tuple[FeatureScaling, _Regression]:
+        rows, labels, num_views = _as_rows(samples, self.views)
+        scaling = FeatureScaling.fit(rows, l2_normalize=self.l2_normalize, standardize=self.standardize)
+        codes = ClassifierOutcome.encode(labels, classes)
+        return scaling, _Regression(scaling(rows), codes, num_views, self.max_iterations)
+
+    def _choose(
+        self, train: FeatureSet, validation: FeatureSet, classes: NDArray[Any]
+    ) -> tuple[float, dict[float, tuple[float, float]]]:
+        """The C of best validation accuracy; and C → (accuracy, log loss) of those tried."""
+        scaling, regression = self._problem(train, classes)
+        truth = ClassifierOutcome.encode(validation.labels, classes)
+        tried: dict[float, tuple[float, float]] = {}
+        best, worse = (-1.0, np.inf), 0
+        for c in self.c_values:
+            regression.solve(c)
+            weight, bias = regression.head(len(classes))
+            head = FittedLinear(weight, bias, classes, np.zeros(0, np.int64), scaling, self.views, {}, ())
+            probabilities = head.predict(validation)
+            right = float(np.mean(probabilities.argmax(1) == truth))
+            loss = float(-np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-12)).mean())
+            tried[c] = (right, loss)
+            worse = worse + 1 if right <= best[0] and loss > best[1] else 0
+            if (-right, loss) < (-best[0], best[1]):
+                best = (right, loss)
+            if worse == 2:
+                break
+        return min(tried, key=lambda c: (-tried[c][0], tried[c][1])), tried

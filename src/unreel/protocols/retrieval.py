@@ -1,0 +1,111 @@
+"""Retrieval: does the nearest training video show the same thing?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from unreel.core.errors import UsageError
+from unreel.metrics.retrieval import (
+    Similarity,
+    chance_average_precision,
+    chance_hit_at_k,
+    retrieval_outcomes,
+)
+from unreel.protocols.protocol import FeatureSet, Outcomes, check_width
+
+
+@dataclass(frozen=True)
+class FittedRetrieval:
+    """A gallery of training samples."""
+
+    gallery: FeatureSet
+    ks: tuple[int, ...]
+    similarity: Similarity
+    exclude: str
+    settings: Mapping[str, object]
+    notes: tuple[str, ...]
+
+    def score(self, test: FeatureSet) -> Outcomes:
+        """hit@k per query and its average precision."""
+        check_width(test, self.gallery.num_features)
+        by_id = test.ids is not None and self.gallery.ids is not None
+        by_group = self.exclude == "group" and test.groups is not None and self.gallery.groups is not None
+        found = retrieval_outcomes(
+            test.mean_over_views().vectors,
+            self.gallery.vectors,
+            test.labels,
+            self.gallery.labels,
+            ks=self.ks,
+            similarity=self.similarity,
+            query_ids=test.ids if by_id else None,
+            gallery_ids=self.gallery.ids if by_id else None,
+            query_groups=test.groups if by_group else None,
+            gallery_groups=self.gallery.groups if by_group else None,
+        )
+        assert found.average_precision is not None
+        values = {f"hit@{k}": found.hits[k] for k in self.ks} | {"mAP": found.average_precision}
+        relevant, candidates = found.num_relevant, found.num_candidates
+        chance = {f"hit@{k}": chance_hit_at_k(relevant, candidates, k) for k in self.ks}
+        chance["mAP"] = chance_average_precision(relevant, candidates)
+        notes = self.notes
+        if (relevant == 0).any():
+            notes = (*notes, f"{int((relevant == 0).sum())} queries have no gallery sample of their class: counted 0")
+        return Outcomes(
+            "retrieval",
+            values,
+            chance,
+            f"hit@{self.ks[0]}",
+            test.labels,
+            test.groups,
+            test.ids,
+            neighbours=found.neighbours,
+            gallery_ids=self.gallery.names(),
+            gallery_labels=self.gallery.labels,
+            settings=self.settings,
+            notes=notes,
+            chance_rule="a random order of the gallery",
+        )
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Test samples as queries, training (and validation) samples as gallery, no training (tcgl.md §6.2).
+
+    Views of a sample are averaged before the cosine, as there. hit@k is 1 where any of the k nearest has the query's
+    label; k above the size of the gallery is left out, with a note.
+
+    Args:
+        ks: which hits to report; the first is the primary score.
+        similarity: ``cosine``, ``dot`` or ``euclidean``.
+        exclude: ``source`` never finds the query itself (equal id); ``group`` nor its patient or scene.
+    """
+
+    ks: tuple[int, ...] = (1, 5, 10, 20, 50)
+    similarity: Similarity = "cosine"
+    exclude: Literal["source", "group"] = "group"
+    name: str = "retrieval"
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1:
+            raise UsageError(f"ks: expected positive numbers, got {self.ks}")
+        if self.exclude not in ("source", "group"):
+            raise UsageError(f"exclude: expected 'source' or 'group', got {self.exclude!r}")
+
+    def fit(self, train: FeatureSet, *, validation: FeatureSet | None = None, seed: int = 0) -> FittedRetrieval:
+        """Keep the gallery; ``seed`` plays no part. Raises UsageError when the two parts differ in width."""
+        gallery = train.mean_over_views()
+        if validation is not None:
+            check_width(validation, train.num_features)
+            gallery = gallery.joined(validation.mean_over_views())
+        gallery = gallery.canonical()
+        possible = tuple(k for k in self.ks if k <= len(gallery))
+        notes: tuple[str, ...] = ()
+        if len(possible) < len(self.ks):
+            left_out = ", ".join(f"hit@{k}" for k in self.ks if k > len(gallery))
+            notes = (f"{left_out} left out: the gallery has {len(gallery)} samples",)
+        if not possible:
+            raise UsageError(f"ks: all of {self.ks} exceed the gallery's {len(gallery)} samples")
+        settings = {"similarity": self.similarity, "exclude": self.exclude, "n_gallery": len(gallery)}
+        return FittedRetrieval(gallery, possible, self.similarity, self.exclude, settings, notes)

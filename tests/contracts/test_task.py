@@ -1,0 +1,145 @@
+"""What every protocol and task must keep. Import ``ProtocolContract`` or ``TaskContract`` and name the subject.
+
+Invariants: permuting samples permutes outcomes; renaming labels leaves scores; test labels never influence fitting;
+equal calls give equal outcomes; n is reported.
+"""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from unreel.core.errors import UsageError
+from unreel.protocols import FeatureProtocol, FeatureSet, FittedProtocol
+
+
+def blobs(seed=0, n=80, classes=4, d=6, spread=1.2, views=None, groups=20, prefix="s"):
+    """Gaussian classes with shared centres, ``groups`` groups within each class label's samples."""
+    centres = np.random.default_rng(12345).normal(size=(classes, d)) * 1.5
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    shape = (n, d) if views is None else (n, views, d)
+    vectors = (centres[labels] if views is None else centres[labels][:, None]) + spread * rng.normal(size=shape)
+    return FeatureSet(
+        vectors.astype(np.float32),
+        np.array(["north", "east", "south", "west", "up", "down", "in", "out"])[labels],
+        np.array([f"{prefix}-g{i % groups:02d}" for i in range(n)]),
+        np.array([f"{prefix}-{i:04d}" for i in range(n)]),
+    )
+
+
+class ProtocolContract:
+    """Subclass as ``TestX(ProtocolContract)`` with a ``protocol`` fixture (or attribute)."""
+
+    protocol: FeatureProtocol
+
+    @pytest.fixture
+    def train(self):
+        return blobs(1, prefix="train")
+
+    @pytest.fixture
+    def test(self):
+        return blobs(2, n=50, prefix="test")
+
+    @pytest.fixture
+    def outcomes(self, train, test):
+        return self.protocol.fit(train, seed=3).score(test)
+
+    @staticmethod
+    def assert_equal(a, b, order=None):
+        rows = slice(None) if order is None else order
+        assert a.values.keys() == b.values.keys()
+        for name in a.values:
+            np.testing.assert_array_equal(a.values[name][rows], b.values[name], err_msg=name)
+        assert a.chance == pytest.approx(b.chance)
+
+    def test_is_a_protocol(self, train):
+        assert isinstance(self.protocol, FeatureProtocol)
+        assert isinstance(self.protocol.fit(train), FittedProtocol)
+
+    def test_beats_chance_on_separable_classes_and_says_n(self, outcomes):
+        assert outcomes.n == 50
+        assert outcomes.primary in outcomes.values
+        for name, values in outcomes.values.items():
+            assert values.shape == (50,)
+            assert values.min() >= 0
+            assert values.max() <= 1
+            assert outcomes.score(name) >= outcomes.chance[name]
+        assert outcomes.score() > outcomes.chance[outcomes.primary] + 0.2
+        assert outcomes.chance_rule
+
+    def test_noise_scores_near_chance(self):
+        def noise(seed, n, prefix):
+            like = blobs(seed, n, prefix=prefix)
+            rng = np.random.default_rng(seed)
+            return FeatureSet(rng.normal(size=(n, 6)).astype(np.float32), rng.permutation(like.labels), ids=like.ids)
+
+        found = self.protocol.fit(noise(5, 200, "train")).score(noise(6, 300, "test"))
+        assert abs(found.score() - found.chance[found.primary]) < 0.12
+
+    def test_permuting_test_samples_permutes_outcomes(self, train, test, outcomes):
+        order = np.random.default_rng(0).permutation(50)
+        self.assert_equal(outcomes, self.protocol.fit(train, seed=3).score(test.select(order)), order)
+
+    @pytest.mark.parametrize("named", [True, False])
+    def test_order_of_training_samples_is_immaterial(self, train, test, named):
+        def strip(samples):
+            return samples if named else FeatureSet(samples.vectors, samples.labels)
+
+        order = np.random.default_rng(1).permutation(len(train))
+        a = self.protocol.fit(strip(train), seed=3).score(strip(test))
+        self.assert_equal(a, self.protocol.fit(strip(train.select(order)), seed=3).score(strip(test)))
+
+    def test_renaming_labels_leaves_scores(self, train, test, outcomes):
+        names = {"north": "zz", "east": "a", "south": "mm", "west": "b"}
+
+        def rename(samples):
+            new = np.array([names[v] for v in samples.labels])
+            return FeatureSet(samples.vectors, new, samples.groups, samples.ids)
+
+        self.assert_equal(outcomes, self.protocol.fit(rename(train), seed=3).score(rename(test)))
+
+    def test_test_labels_never_influence_fitting(self, train, test):
+        fitted = self.protocol.fit(train, seed=3)
+        before = pickle.dumps(fitted)
+        first = fitted.score(test)
+        shuffled = FeatureSet(test.vectors, np.roll(test.labels, 1), test.groups, test.ids)
+        second = fitted.score(shuffled)
+        assert pickle.dumps(fitted) == before
+        if first.predictions is not None:
+            np.testing.assert_array_equal(first.predictions, second.predictions)
+        if first.neighbours is not None:
+            np.testing.assert_array_equal(first.neighbours.indices, second.neighbours.indices)
+        assert second.score() < first.score()
+
+    def test_one_test_sample_does_not_change_another(self, train, test, outcomes):
+        part = self.protocol.fit(train, seed=3).score(test.select(np.arange(7)))
+        for name in part.values:
+            np.testing.assert_array_equal(part.values[name], outcomes.values[name][:7])
+
+    def test_equal_calls_give_equal_outcomes(self, train, test, outcomes):
+        again = self.protocol.fit(train, seed=3).score(test)
+        self.assert_equal(outcomes, again)
+        assert again.settings == outcomes.settings
+        self.assert_equal(outcomes, pickle.loads(pickle.dumps(self.protocol.fit(train, seed=3))).score(test))
+
+    def test_training_arrays_are_left_alone(self, test):
+        train = blobs(1, prefix="train")
+        copy = train.vectors.copy()
+        self.protocol.fit(train).score(test)
+        np.testing.assert_array_equal(train.vectors, copy)
+
+    def test_given_validation_samples_are_used(self, train, test):
+        rest = self.protocol.fit(train, validation=blobs(9, n=40, prefix="val"), seed=3).score(test)
+        assert rest.n == 50
+        assert {v for k, v in rest.settings.items() if k in ("n_train", "n_gallery")} == {120}
+
+    def test_views_are_taken(self):
+        train, test = blobs(1, views=3, prefix="train"), blobs(2, n=40, views=3, prefix="test")
+        assert self.protocol.fit(train).score(test).score() > 0.6
+
+    def test_another_width_is_refused(self, train):
+        with pytest.raises(UsageError, match="same encoder"):
+            self.protocol.fit(train).score(blobs(2, d=5))

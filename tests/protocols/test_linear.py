@@ -1,0 +1,159 @@
+"""The linear probe: the contract, scikit-learn as oracle, selection, scaling, averaging of views."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from tests.contracts.test_task import ProtocolContract, blobs
+
+from unreel.core.errors import UsageError
+from unreel.protocols import FeatureSet, LinearProbe
+from unreel.protocols.linear import FeatureScaling, average_views, softmax
+
+
+class TestLinear(ProtocolContract):
+    protocol = LinearProbe()
+
+
+class TestNormalized(ProtocolContract):
+    protocol = LinearProbe(l2_normalize=True, standardize=False)
+
+
+class TestViewsBehindTheHead(ProtocolContract):
+    protocol = LinearProbe(views="probabilities", c=0.1)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_equals_scikit_learn_at_one_c(classes):
+    train, test = blobs(1, classes=classes), blobs(2, classes=classes)
+    fitted = LinearProbe(c=0.3, standardize=False).fit(train)
+    oracle = LogisticRegression(C=0.3, tol=1e-8, max_iter=5000).fit(train.vectors.astype(float), train.labels)
+    order = [list(oracle.classes_).index(c) for c in fitted.classes]
+    np.testing.assert_allclose(fitted.predict(test), oracle.predict_proba(test.vectors)[:, order], atol=2e-3)
+
+
+def test_a_warm_path_ends_where_a_cold_start_ends():
+    train, test = blobs(1), blobs(2)
+    chosen = LinearProbe().fit(train)
+    cold = LinearProbe(c=chosen.settings["c"]).fit(train)
+    np.testing.assert_allclose(chosen.predict(test), cold.predict(test), atol=1e-6)
+
+
+def test_selection_regularises_when_features_are_noise():
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    x = rng.normal(size=(120, 100))
+    x[:, 0] += 1.5 * y
+    assert LinearProbe().fit(FeatureSet(x, y)).settings["c"] <= 0.1
+
+
+def test_selection_never_splits_a_group():
+    """Each group has a feature of its own that gives its label away: only a cut by groups sees that it is useless."""
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(40), 5)
+    labels = groups % 2
+    x = np.concatenate([10 * np.eye(40)[groups], (labels + rng.normal(0, 0.8, 200))[:, None]], 1)
+    fitted = LinearProbe().fit(FeatureSet(x, labels, groups))
+    assert fitted.settings["validation_accuracy"] < 0.95
+    assert fitted.settings["c_chosen_on"] % 5 == 0
+
+
+def test_refit_uses_training_and_validation_samples():
+    assert LinearProbe().fit(blobs(1)).settings["n_train"] == 80
+
+
+def test_two_samples_of_two_classes_fall_back_with_a_note():
+    outcomes = (
+        LinearProbe()
+        .fit(FeatureSet(np.eye(2), np.array(["a", "b"])))
+        .score(FeatureSet(np.eye(2), np.array(["a", "b"])))
+    )
+    assert outcomes.score() == 1.0
+    assert "no validation part" in outcomes.notes[0]
+    assert outcomes.settings["c"] == 1.0
+
+
+def test_labels_unseen_in_training_are_wrong_and_said():
+    test = blobs(2, n=8)
+    labels = test.labels.astype("U12")
+    labels[0] = "elsewhere"
+    outcomes = LinearProbe(c=1.0).fit(blobs(1)).score(FeatureSet(test.vectors, labels))
+    assert outcomes.values["accuracy"][0] == 0
+    assert outcomes.n == 8
+    assert "elsewhere" in outcomes.notes[0]
+
+
+def test_chance_is_the_most_frequent_training_class():
+    x = np.random.default_rng(0).normal(size=(10, 2))
+    train = FeatureSet(x, np.array(["a"] * 7 + ["b"] * 3))
+    test = FeatureSet(x, np.array(["a"] * 2 + ["b"] * 8))
+    assert LinearProbe(c=1.0).fit(train).score(test).chance == {"accuracy": 0.2}
+
+
+def test_top5_appears_from_six_classes_on():
+    outcomes = LinearProbe(c=1.0).fit(blobs(1, classes=8, n=160)).score(blobs(2, classes=8))
+    assert outcomes.score("top5") >= outcomes.score("accuracy")
+    assert outcomes.chance["top5"] == pytest.approx(5 / 8)
+
+
+def test_unconverged_fits_are_noted():
+    outcomes = LinearProbe(c=100.0, max_iterations=1).fit(blobs(1)).score(blobs(2))
+    assert any("before convergence" in note for note in outcomes.notes)
+    assert outcomes.settings["converged"] is False
+
+
+def test_scaling():
+    x = np.random.default_rng(0).normal(3, [1.0, 20.0, 0.0], (50, 3)).astype(np.float32)
+    scaled = FeatureScaling.fit(x, l2_normalize=False, standardize=True)(x)
+    np.testing.assert_allclose(scaled.std(0), [1, 1, 0], atol=1e-5)
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
+    unit = FeatureScaling(l2_normalize=True)(x)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-6)
+    assert FeatureScaling(l2_normalize=True)(np.zeros((1, 3))).tolist() == [[0, 0, 0]]
+
+
+def test_large_and_small_features_are_the_same_to_a_standardised_probe():
+    train, test = blobs(1), blobs(2)
+    factor = np.array([1, 1e3, 1e-3, 1, 10, 1], np.float32)
+    a = LinearProbe().fit(train).predict(test)
+    wide = [FeatureSet(s.vectors * factor, s.labels, s.groups, s.ids) for s in (train, test)]
+    np.testing.assert_allclose(LinearProbe().fit(wide[0]).predict(wide[1]), a, atol=2e-3)
+
+
+def test_check_24_softmax_averaging_differs_from_logit_averaging():
+    """30 views, two classes: three sure views say one, twenty-seven lean to the other."""
+    logits = np.zeros((1, 30, 2))
+    logits[0, :3, 0] = 40.0
+    logits[0, 3:, 1] = 1.0
+    by_probability, by_logit = average_views(logits, "probabilities"), average_views(logits, "logits")
+    assert by_probability.argmax() == 1
+    assert by_logit.argmax() == 0
+    # By hand: (3·1 + 27/(1 + e)) / 30, and σ((120 − 27) / 30).
+    assert by_probability[0, 0] == pytest.approx((3 + 27 / (1 + np.e)) / 30)
+    assert by_logit[0, 0] == pytest.approx(1 / (1 + np.exp(-93 / 30)))
+    np.testing.assert_allclose(by_probability.sum(1), 1)
+    with pytest.raises(UsageError, match="averages vectors before"):
+        average_views(logits, "vectors")
+
+
+def test_views_behind_the_head_average_the_heads_of_views():
+    train, test = blobs(1, views=3), blobs(2, n=20, views=3)
+    fitted = LinearProbe(views="probabilities", c=0.1).fit(train)
+    slow = np.mean([softmax(fitted.logits(test.vectors[:, v])) for v in range(3)], axis=0)
+    np.testing.assert_allclose(fitted.predict(test), slow)
+    fitted = LinearProbe(views="logits", c=0.1).fit(train)
+    slow = softmax(np.mean([fitted.logits(test.vectors[:, v]) for v in range(3)], axis=0))
+    np.testing.assert_allclose(fitted.predict(test), slow)
+
+
+def test_equal_views_are_one_view():
+    train, test = blobs(1), blobs(2)
+    tripled = [FeatureSet(np.repeat(s.vectors[:, None], 3, 1), s.labels, s.groups, s.ids) for s in (train, test)]
+    a = LinearProbe(c=0.1).fit(train).predict(test)
+    b = LinearProbe(c=0.1, views="probabilities").fit(tripled[0]).predict(tripled[1])
+    np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [{"c": 0.0}, {"c_values": (1.0, 0.1)}, {"c_values": ()}, {"views": "median"}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(UsageError):
+        LinearProbe(**wrong)
