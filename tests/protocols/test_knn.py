@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
-from tests.contracts.test_task import ProtocolContract, blobs
 
+from tests.contracts.test_task import ProtocolContract, blobs
 from unreel.core.errors import UsageError
 from unreel.protocols import KNN, FeatureSet
 

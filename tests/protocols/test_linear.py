@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from tests.contracts.test_task import ProtocolContract, blobs
 
+from tests.contracts.test_task import ProtocolContract, blobs
 from unreel.core.errors import UsageError
 from unreel.protocols import FeatureSet, LinearProbe
 from unreel.protocols.linear import FeatureScaling, average_views, softmax

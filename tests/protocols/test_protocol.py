@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from tests.contracts.test_task import blobs
 
+from tests.contracts.test_task import blobs
 from unreel.core.errors import DataError, UsageError
 from unreel.protocols import PROFILES, FeatureProtocol, FeatureSet, get_protocol
 from unreel.protocols.protocol import ClassifierOutcome, group_cut, training_parts

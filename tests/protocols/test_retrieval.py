@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from tests.contracts.test_task import ProtocolContract, blobs
 
+from tests.contracts.test_task import ProtocolContract, blobs
 from unreel.core.errors import UsageError
 from unreel.metrics.retrieval import hit_at_k, mean_average_precision
 from unreel.protocols import FeatureSet, Retrieval
