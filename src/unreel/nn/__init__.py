@@ -7,19 +7,34 @@ from unreel.nn import resnet as resnet
 from unreel.nn import vit_tiny as vit_tiny
 from unreel.nn.count import StageRow, count_macs, count_parameters, stage_shapes, stage_table
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
+from unreel.nn.external import wrap_encoder
+from unreel.nn.heads import LinearHead, projection_mlp
+from unreel.nn.inflate import inflate, inflate_state_dict
+from unreel.nn.matching import MatchReport
 from unreel.nn.registry import create_encoder, encoder_arguments, list_encoders, register_encoder
+from unreel.nn.weights import load_encoder, load_weights, read_card, save_encoder
 
 __all__ = [
     "Encoder",
     "InputSpec",
+    "LinearHead",
+    "MatchReport",
     "StageInfo",
     "StageRow",
     "count_macs",
     "count_parameters",
     "create_encoder",
     "encoder_arguments",
+    "inflate",
+    "inflate_state_dict",
     "list_encoders",
+    "load_encoder",
+    "load_weights",
+    "projection_mlp",
+    "read_card",
     "register_encoder",
+    "save_encoder",
     "stage_shapes",
     "stage_table",
+    "wrap_encoder",
 ]

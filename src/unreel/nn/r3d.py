@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from torch import Tensor, nn
 
 from unreel.core.errors import UsageError
+from unreel.core.settings import Range
 from unreel.nn.padding import Padding, conv3d, max_pool3d
 from unreel.nn.registry import register_encoder
 from unreel.nn.staged import Normalization, ResNetLayout, StageStep, input_spec
@@ -152,17 +153,17 @@ class R3D(ResNetLayout):
 @register_encoder("r3d_50")
 def r3d_50(
     *,
-    width: int = 1,
+    width: Annotated[int, Range(ge=1)] = 1,
     stem_width: int | None = None,
     temporal_kernels: Sequence[int] = (1, 1, 3, 3),
-    stem_kernel_t: int = 5,
-    stem_stride_t: int = 2,
-    pool_stride_t: int = 1,
+    stem_kernel_t: Annotated[int, Range(ge=1)] = 5,
+    stem_stride_t: Annotated[int, Range(ge=1)] = 2,
+    pool_stride_t: Annotated[int, Range(ge=1)] = 1,
     padding: Padding = "symmetric",
-    in_channels: int = 3,
+    in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "none",
-    bn_eps: float = 1e-5,
-    bn_momentum: float = 0.1,
+    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
+    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
     init: Init = "fan_in",
     zero_init_residual: bool = False,
 ) -> R3D:
@@ -201,17 +202,17 @@ def r3d_50(
 @register_encoder("r3d_101")
 def r3d_101(
     *,
-    width: int = 1,
+    width: Annotated[int, Range(ge=1)] = 1,
     stem_width: int | None = None,
     temporal_kernels: Sequence[int] = (1, 1, 3, 3),
-    stem_kernel_t: int = 5,
-    stem_stride_t: int = 2,
-    pool_stride_t: int = 1,
+    stem_kernel_t: Annotated[int, Range(ge=1)] = 5,
+    stem_stride_t: Annotated[int, Range(ge=1)] = 2,
+    pool_stride_t: Annotated[int, Range(ge=1)] = 1,
     padding: Padding = "symmetric",
-    in_channels: int = 3,
+    in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "none",
-    bn_eps: float = 1e-5,
-    bn_momentum: float = 0.1,
+    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
+    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
     init: Init = "fan_in",
     zero_init_residual: bool = False,
 ) -> R3D:
@@ -237,17 +238,17 @@ def r3d_101(
 @register_encoder("r3d_152")
 def r3d_152(
     *,
-    width: int = 1,
+    width: Annotated[int, Range(ge=1)] = 1,
     stem_width: int | None = None,
     temporal_kernels: Sequence[int] = (1, 1, 3, 3),
-    stem_kernel_t: int = 5,
-    stem_stride_t: int = 2,
-    pool_stride_t: int = 1,
+    stem_kernel_t: Annotated[int, Range(ge=1)] = 5,
+    stem_stride_t: Annotated[int, Range(ge=1)] = 2,
+    pool_stride_t: Annotated[int, Range(ge=1)] = 1,
     padding: Padding = "symmetric",
-    in_channels: int = 3,
+    in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "none",
-    bn_eps: float = 1e-5,
-    bn_momentum: float = 0.1,
+    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
+    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
     init: Init = "fan_in",
     zero_init_residual: bool = False,
 ) -> R3D:

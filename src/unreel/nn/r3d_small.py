@@ -9,10 +9,12 @@ default: half the arithmetic of 3×3×3 and faster on oneDNN. ``torch.channels_l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from unreel.core.errors import UsageError
+from unreel.core.settings import Range
 from unreel.nn.registry import register_encoder
 from unreel.nn.staged import Normalization, StagedEncoder, StageStep, input_spec
 
@@ -136,13 +138,13 @@ def r3d_tiny(
     temporal_strides: Sequence[int] = (1, 2, 2, 1),
     spatial_strides: Sequence[int] = (2, 2, 2, 1),
     factorised: Sequence[bool] = (True, True, True, True),
-    stem_channels: int = 16,
+    stem_channels: Annotated[int, Range(ge=1)] = 16,
     stem_kernel: Sequence[int] = (3, 5, 5),
     stem_stride: Sequence[int] = (1, 2, 2),
-    in_channels: int = 3,
+    in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "none",
-    bn_eps: float = 1e-5,
-    bn_momentum: float = 0.1,
+    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
+    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
 ) -> SmallR3D:
     """0.4 M parameters, 192 features, strides 4 in time and 16 in space; meant for 8 frames at 48 pixels."""
     encoder = SmallR3D(
@@ -172,13 +174,13 @@ def r3d_small(
     temporal_strides: Sequence[int] = (1, 2, 2, 1),
     spatial_strides: Sequence[int] = (2, 2, 2, 1),
     factorised: Sequence[bool] = (True, True, True, True),
-    stem_channels: int = 32,
+    stem_channels: Annotated[int, Range(ge=1)] = 32,
     stem_kernel: Sequence[int] = (3, 5, 5),
     stem_stride: Sequence[int] = (1, 2, 2),
-    in_channels: int = 3,
+    in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "none",
-    bn_eps: float = 1e-5,
-    bn_momentum: float = 0.1,
+    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
+    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
 ) -> SmallR3D:
     """2.0 M parameters, 384 features, strides 4 in time and 16 in space; meant for 16 frames at 64 pixels."""
     encoder = SmallR3D(

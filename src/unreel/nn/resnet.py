@@ -7,11 +7,12 @@ every encoder's: (B, C, T, h, w) with T unchanged, so images are clips of one fr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from torch import Tensor, nn
 
 from unreel.core.errors import UsageError
+from unreel.core.settings import Range
 from unreel.nn.registry import register_encoder
 from unreel.nn.staged import Normalization, ResNetLayout, StageStep, input_spec
 
@@ -168,7 +169,7 @@ class ResNet(ResNetLayout):
 def resnet_18(
     *,
     stem: Stem = "imagenet",
-    in_channels: int = 3,
+    in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "imagenet",
     zero_init_residual: bool = False,
 ) -> ResNet:
@@ -187,7 +188,7 @@ def resnet_18(
 def resnet_50(
     *,
     stem: Stem = "imagenet",
-    in_channels: int = 3,
+    in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "imagenet",
     zero_init_residual: bool = False,
 ) -> ResNet:

@@ -9,13 +9,14 @@ replicated up to a whole tubelet). ``at_resolution`` is supported: patches keep 
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unreel.core.errors import UsageError
+from unreel.core.settings import Range
 from unreel.nn.registry import register_encoder
 from unreel.nn.staged import Normalization, StagedEncoder, StageStep, input_spec
 
@@ -90,7 +91,7 @@ class TubeletEmbedding(nn.Module):
         # (B·T, D, h, w) to (B·h·w, D, T) for the convolution over frames
         dim = y.shape[1]
         y = y.reshape(b, -1, dim, h, w).permute(0, 3, 4, 2, 1).flatten(0, 2)
-        tokens = self.temporal(y).reshape(b, h, w, dim, t).permute(0, 3, 4, 1, 2)
+        tokens: Tensor = self.temporal(y).reshape(b, h, w, dim, t).permute(0, 3, 4, 1, 2)
         return tokens + self.position(tokens)
 
 
@@ -200,16 +201,16 @@ class TubeletViT(StagedEncoder):
 @register_encoder("vit_tiny")
 def vit_tiny(
     *,
-    dim: int = 128,
-    depth: int = 5,
-    heads: int = 4,
-    mlp_ratio: float = 4.0,
-    tubelet: int = 2,
-    patch: int = 8,
-    num_frames: int = 8,
-    size_px: int = 64,
+    dim: Annotated[int, Range(ge=1)] = 128,
+    depth: Annotated[int, Range(ge=1)] = 5,
+    heads: Annotated[int, Range(ge=1)] = 4,
+    mlp_ratio: Annotated[float, Range(gt=0)] = 4.0,
+    tubelet: Annotated[int, Range(ge=1)] = 2,
+    patch: Annotated[int, Range(ge=1)] = 8,
+    num_frames: Annotated[int, Range(ge=1, unit="frames")] = 8,
+    size_px: Annotated[int, Range(ge=1, unit="px")] = 64,
     positions: Positions = "sincos",
-    in_channels: int = 3,
+    in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "none",
 ) -> TubeletViT:
     """A tubelet transformer with 1.05 M parameters and 128 features.

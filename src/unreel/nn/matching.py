@@ -1,0 +1,220 @@
+"""Which tensors of a checkpoint fit which tensors of an encoder, and why the rest does not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# What frameworks put before a backbone's names (virb.md §3.2, tcgl.md P2); the first of equally good ones wins, so
+# the query encoder stands before the key encoder.
+PREFIXES: dict[str, tuple[str, ...]] = {
+    "unreel": ("", "encoder."),
+    "torchvision": ("",),
+    "timm": ("",),
+    "moco": ("module.encoder_q.", "encoder_q.", "module.base_encoder.", "base_encoder."),
+    "swav": ("module.", ""),
+    "simsiam": ("module.encoder.", "encoder."),
+    "vissl": ("_feature_blocks.", "trunk._feature_blocks.", "trunk."),
+    "virb": ("model.",),
+    "vcop": ("module.base_network.", "base_network."),
+}
+_MORE_PREFIXES = (
+    "module.",
+    "model.",
+    "backbone.",
+    "encoder.",
+    "module.backbone.",
+    "module.encoder.",
+    "module.momentum_encoder.",
+    "student.",
+    "teacher.",
+    "0.",
+)
+
+# Top-level names of what sits on a backbone while it is trained; never part of an encoder.
+HEADS = frozenset(
+    (
+        "fc",
+        "head",
+        "heads",
+        "classifier",
+        "linear",
+        "last_linear",
+        "projector",
+        "projection",
+        "projection_head",
+        "prototypes",
+        "predictor",
+    )
+)
+
+_COUNTER = "num_batches_tracked"
+
+
+class Misshaped(NamedTuple):
+    """A tensor under the right name with another shape."""
+
+    name: str
+    found: tuple[int, ...]
+    expected: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MatchReport:
+    """What of a checkpoint went where.
+
+    ``matched``, ``missing`` and ``misshaped`` are names of the encoder's, ``unexpected`` and ``dropped`` of the
+    checkpoint's. ``dropped`` are heads and whatever lies outside the stripped prefix. Batch norms' integer counters are
+    optional and in none of the lists. ``digest`` is the SHA-256 of the matched tensors.
+    """
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshaped: tuple[Misshaped, ...]
+    dropped: tuple[str, ...] = ()
+    source: str = "auto"
+    prefix: str = ""
+    digest: str = ""
+
+    @property
+    def total(self) -> int:
+        """Tensors that the encoder needs."""
+        return len(self.matched) + len(self.missing) + len(self.misshaped)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the encoder's tensors that match, in [0, 1]."""
+        return len(self.matched) / self.total if self.total else 0.0
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.matched)} of {self.total} tensors match"]
+        if self.prefix:
+            parts[0] += f" (prefix {self.prefix!r} stripped)"
+        for word, names in (("missing", self.missing), ("unexpected", self.unexpected), ("dropped", self.dropped)):
+            if names:
+                parts.append(f"{len(names)} {word}: {_first(names)}")
+        if self.misshaped:
+            shapes = [f"{m.name} {list(m.found)} instead of {list(m.expected)}" for m in self.misshaped]
+            parts.append(f"{len(shapes)} of another shape: {_first(shapes)}")
+        return "; ".join(parts)
+
+
+def _first(names: Sequence[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+
+
+def best_prefix(names: Iterable[str], expected: Iterable[str], source: str) -> str:
+    """The prefix whose removal makes most of ``names`` appear in ``expected``; the source's own come first."""
+    names, wanted = set(names), set(expected)
+    if source == "auto":
+        listed = [p for prefixes in PREFIXES.values() for p in prefixes] + list(_MORE_PREFIXES)
+        # Wrappers that are in no list: whatever stands before a name that the encoder has.
+        probe = next(iter(sorted(wanted, key=len, reverse=True)), "")
+        listed += sorted(n[: -len(probe)] for n in names if probe and n.endswith("." + probe))
+    else:
+        listed = list(PREFIXES[source])
+    candidates = list(dict.fromkeys(["", *listed]))
+    counts = [sum(p + n in names for n in wanted) for p in candidates]
+    return candidates[counts.index(max(counts))]
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def match_state(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str = "auto"
+) -> tuple[dict[str, Tensor], MatchReport]:
+    """The tensors of ``state`` that fit ``expected``, under the encoder's names, and the report."""
+    prefix = best_prefix(state, expected, source)
+    inside = {n.removeprefix(prefix): n for n in state if n.startswith(prefix)}
+    dropped = [n for n in state if not n.startswith(prefix)]
+    fitting: dict[str, Tensor] = {}
+    misshaped: list[Misshaped] = []
+    missing: list[str] = []
+    matched: list[str] = []
+    for name, tensor in expected.items():
+        counter = name.endswith(_COUNTER)
+        if name not in inside:
+            if not counter:
+                missing.append(name)
+        elif state[inside[name]].shape != tensor.shape:
+            misshaped.append(Misshaped(name, tuple(state[inside[name]].shape), tuple(tensor.shape)))
+        else:
+            fitting[name] = state[inside[name]]
+            if not counter:
+                matched.append(name)
+    unexpected: list[str] = []
+    for name, original in inside.items():
+        if name in expected or name.endswith(_COUNTER):
+            continue
+        (dropped if name.split(".")[0] in HEADS else unexpected).append(original)
+    report = MatchReport(
+        matched=tuple(matched),
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
+        misshaped=tuple(misshaped),
+        dropped=tuple(dropped),
+        source=source,
+        prefix=prefix,
+        digest=tensors_digest({n: fitting[n] for n in matched}),
+    )
+    return fitting, report
+
+
+def _blocks(names: Iterable[str]) -> list[str]:
+    """The distinct blocks (such as ``layer1.2``) that names belong to, in order; [] for names without a number."""
+    found: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        for i, part in enumerate(parts[:-1]):
+            if part.isdigit() and i:
+                found[".".join(parts[: i + 1])] = None
+                break
+    return list(found)
+
+
+def foreign_parts(report: MatchReport, expected: Iterable[str]) -> list[str]:
+    """Unexpected names that lie inside parts the encoder has: a sign of another depth or kind, not of a head."""
+    parts = {n.split(".")[0] for n in expected}
+    names = [n.removeprefix(report.prefix) for n in report.unexpected]
+    return [n for n in names if n.split(".")[0] in parts]
+
+
+def explain(report: MatchReport, expected: Iterable[str]) -> str:
+    """The likeliest reason for a poor match, as advice; empty when none stands out."""
+    expected = list(expected)
+    have = set(_blocks(expected))
+    deeper = [b for b in _blocks(foreign_parts(report, expected)) if b not in have]
+    if deeper:
+        return f"the checkpoint is deeper: it has {_first(deeper)}, the encoder does not; build it with that depth"
+    matched = set(_blocks(report.matched)) | set(_blocks(m.name for m in report.misshaped))
+    shallower = [b for b in _blocks(report.missing) if b not in matched]
+    if shallower and matched:
+        return f"the checkpoint is shallower: it lacks {_first(shallower)}; build the encoder with that depth"
+    if report.misshaped and not report.missing:
+        found, wanted = report.misshaped[0].found, report.misshaped[0].expected
+        if len(found) == 4 and len(wanted) == 5:
+            return "these are kernels of a 2-D net: pass inflate='mean' or inflate='center'"
+        if len(found) == len(wanted) and len(found) >= 4 and found[1] != wanted[1] and found[2:] == wanted[2:]:
+            return f"the checkpoint takes {found[1]} channels there, the encoder {wanted[1]}: see in_channels and width"
+        if len(found) == len(wanted) == 5 and found[2] != wanted[2]:
+            return (
+                f"its kernels span {found[2]} frames, the encoder's {wanted[2]}: build it with those temporal kernels"
+            )
+        return "the checkpoint has other widths or kernels: build the encoder with its arguments"
+    if not report.matched:
+        return "no name matches: the checkpoint is of another architecture, or source= names the wrong kind"
+    return ""
