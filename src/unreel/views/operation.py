@@ -43,3 +43,17 @@ class GeometricOperation(Operation, Protocol):
 
     def unalign(self, aligned: Aligned, params: Mapping[str, Tensor], size: FrameSize) -> Aligned:
         """The inverse, to score in source coordinates; ``size`` is the frame's before the operation."""
+
+
+@runtime_checkable
+class SourceOperation(GeometricOperation, Protocol):
+    """A geometric operation on decoded frames, run in the worker; such operations lead their pipeline."""
+
+    def box(self, params: Mapping[str, Tensor], size: FrameSize) -> Tensor:
+        """What it keeps of frames of ``size``: (T', 4) x1 y1 x2 y2 in pixels."""
+
+    def output_size(self, params: Mapping[str, Tensor], size: FrameSize) -> FrameSize:
+        """The frames' size after it."""
+
+    def crop(self, frames: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """(T, H, W, C) uint8 to (T, h, w, C) uint8; params (T', ...)."""

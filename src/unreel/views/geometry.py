@@ -1,0 +1,245 @@
+"""Geometry: the one resize of the package, crops, flips, blur and affine maps.
+
+Coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5. Boxes are x1 y1 x2 y2 in pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unreel.core.errors import UsageError, unknown_name
+from unreel.views._broadcast import check_clips, per_frame
+
+Size: TypeAlias = int | tuple[int, int]
+"""Height and width in pixels; one number is a square."""
+Padding: TypeAlias = Literal["zero", "reflect", "edge"]
+
+
+def as_size(size: Size) -> tuple[int, int]:
+    """``size`` as (height, width). Raises UsageError unless both are positive."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise UsageError(f"a frame size must be at least 1 × 1 pixels, got {height} × {width}")
+    return height, width
+
+
+def resize(frames: Tensor, size: Size, *, antialias: bool = True) -> Tensor:
+    """Bilinear resize: the only one in the package, so that training and evaluation see the same pixels.
+
+    Args:
+        frames: uint8 (T, H, W, C) as decoded, or float (..., C, T, H, W).
+        size: height and width of the result, pixels.
+        antialias: widen the filter when shrinking (default). CVRL's release does not (cvrl.md §4).
+    Returns: the same layout and dtype; contiguous. uint8 is rounded to nearest. The same size returns the input.
+    Raises: UsageError for another dtype or rank.
+    """
+    height, width = as_size(size)
+    if frames.dtype == torch.uint8 and frames.ndim == 4:
+        if frames.shape[1:3] == (height, width):
+            return frames
+        # A permuted view keeps channels-last memory, where torch's uint8 resize is three times as fast as planar.
+        out = F.interpolate(
+            frames.permute(0, 3, 1, 2), (height, width), mode="bilinear", antialias=antialias, align_corners=False
+        )
+        return out.permute(0, 2, 3, 1).contiguous()
+    if frames.is_floating_point() and frames.ndim >= 4:
+        if frames.shape[-2:] == (height, width):
+            return frames
+        flat = frames.reshape(-1, 1, *frames.shape[-2:])
+        out = F.interpolate(flat, (height, width), mode="bilinear", antialias=antialias, align_corners=False)
+        return out.view(*frames.shape[:-2], height, width)
+    raise UsageError(
+        f"resize expects uint8 frames (T, H, W, C) or float clips (..., C, T, H, W), "
+        f"got {frames.dtype} {tuple(frames.shape)}"
+    )
+
+
+def _integer_box(box: list[float], height: int, width: int) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = (round(v) for v in box)
+    if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+        raise UsageError(f"crop box x1 y1 x2 y2 = {x1} {y1} {x2} {y2} is empty or outside the {height} × {width} frame")
+    return x1, y1, x2, y2
+
+
+def resized_crop(frames: Tensor, box: Tensor, size: Size | None, *, antialias: bool = True) -> Tensor:
+    """Cut a box and resize it.
+
+    Args:
+        frames: uint8 (T, H, W, C), or float (..., C, T, H, W).
+        box: x1 y1 x2 y2 in pixels, rounded half to even; for uint8 (4,) or (T', 4), for float (..., 4) or
+            (..., T', 4) with T' = 1 or T.
+        size: of the result; ``None`` keeps the box's own (all boxes must then be of one size).
+        antialias: as in ``resize``.
+    Raises: UsageError for a box that is empty or leaves the frame, or another shape.
+    """
+    if frames.dtype == torch.uint8 and frames.ndim == 4:
+        num_frames, height, width, _ = frames.shape
+        boxes = box.reshape(-1, 4).tolist()
+        if len(boxes) not in (1, num_frames):
+            raise UsageError(f"resized_crop: {len(boxes)} boxes for {num_frames} frames; expected 1 or one per frame")
+        parts = []
+        for index, row in enumerate(boxes):
+            x1, y1, x2, y2 = _integer_box(row, height, width)
+            chosen = frames if len(boxes) == 1 else frames[index : index + 1]
+            part = chosen[:, y1:y2, x1:x2]
+            parts.append(part.contiguous() if size is None else resize(part, size, antialias=antialias).contiguous())
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    check_clips(frames, "resized_crop")
+    lead, (channels, num_frames, height, width) = frames.shape[:-4], frames.shape[-4:]
+    if box.shape[:-1] == lead:
+        box = box.unsqueeze(-2)
+    if box.shape[:-2] != lead or box.shape[-1] != 4 or box.shape[-2] not in (1, num_frames):
+        raise UsageError(
+            f"resized_crop: boxes {tuple(box.shape)} for clips {tuple(frames.shape)}; expected {(*lead, 4)} "
+            f"or {(*lead, num_frames, 4)}"
+        )
+    clips = []
+    for clip, rows in zip(
+        frames.reshape(-1, channels, num_frames, height, width), box.reshape(-1, box.shape[-2], 4), strict=True
+    ):
+        pieces = []
+        for index, row in enumerate(rows.tolist()):
+            x1, y1, x2, y2 = _integer_box(row, height, width)
+            chosen = clip if len(rows) == 1 else clip[:, index : index + 1]
+            piece = chosen[..., y1:y2, x1:x2]
+            pieces.append(piece if size is None else resize(piece, size, antialias=antialias))
+        clips.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1))
+    return torch.stack(clips).view(*lead, channels, num_frames, *clips[0].shape[-2:])
+
+
+def hflip(clips: Tensor, flags: Tensor | bool = True) -> Tensor:
+    """Mirror left and right where ``flags`` holds.
+
+    Args:
+        clips: float (..., C, T, H, W).
+        flags: bool (...) per clip or (..., T) per frame.
+    Returns: a new tensor. Raises: UsageError for a parameter of another shape.
+    """
+    check_clips(clips, "hflip")
+    weight = per_frame(torch.as_tensor(flags).to(clips.dtype), clips, "hflip") > 0
+    weight = weight.view(*clips.shape[:-4], 1, weight.shape[-1], 1, 1)
+    return torch.where(weight, clips.flip(-1), clips)
+
+
+def default_blur_radius(height: int, width: int) -> int:
+    """(size // 10) // 2 pixels, CVRL's rule: 11 (23 taps) at 224 (cvrl.md §4, step 6); the short side of a frame."""
+    return (min(height, width) // 10) // 2
+
+
+def blur_taps(sigma: Tensor, radius: int) -> Tensor:
+    """Normalised Gaussian taps exp(−j²/2σ²), j = −radius … radius: (N,) pixels to (N, 2·radius + 1); σ = 0 is identity.
+
+    Taps below the dtype's resolution of the sum are exactly 0: they change nothing, and subnormal numbers would slow
+    every product.
+    """
+    offsets = torch.arange(-radius, radius + 1, dtype=sigma.dtype, device=sigma.device)
+    taps = torch.exp(-0.5 * (offsets / sigma.clamp_min(1e-6).unsqueeze(-1)) ** 2)
+    taps = taps * (taps > torch.finfo(sigma.dtype).eps ** 2)
+    return taps / taps.sum(-1, keepdim=True)
+
+
+def _source_index(size: int, radius: int, padding: Padding, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where output i takes tap j from, (size, 2·radius + 1), and whether that is inside (zero padding only)."""
+    index = torch.arange(size, device=device)[:, None] + torch.arange(-radius, radius + 1, device=device)
+    inside = torch.ones_like(index, dtype=torch.bool)
+    if padding == "zero":
+        inside = (index >= 0) & (index < size)
+    elif padding == "reflect" and size > 1:  # … 2 1 | 0 1 2 …: period 2(size − 1), as often as the radius asks
+        index = index.remainder(2 * (size - 1))
+        index = torch.minimum(index, 2 * (size - 1) - index)
+    return index.clamp(0, size - 1), inside
+
+
+def blur_matrix(sigma: Tensor, size: int, radius: int, padding: Padding = "zero") -> Tensor:
+    """The blur of a line of ``size`` pixels as a banded matrix: (N,) to (N, size, size), out = matrix @ line."""
+    taps = blur_taps(sigma, radius)
+    index, inside = _source_index(size, radius, padding, sigma.device)
+    values = taps[:, None, :] * inside.to(taps.dtype)
+    out = torch.zeros(len(sigma), size, size, dtype=taps.dtype, device=taps.device)
+    return out.scatter_add_(2, index.expand(len(sigma), -1, -1), values)
+
+
+def gaussian_blur_(clips: Tensor, sigma: Tensor, radius: int, padding: Padding) -> Tensor:
+    """In-place blur of contiguous (N, C, T, H, W), one σ per clip (N,).
+
+    Two matrix products with banded matrices: exact for every padding, and several times faster on CPU than a
+    depthwise convolution, which spends its time outside the multiply units.
+    """
+    count, channels, frames, height, width = clips.shape
+    rows = blur_matrix(sigma, width, radius, padding)
+    columns = rows if height == width else blur_matrix(sigma, height, radius, padding)
+    planes = channels * frames
+    across = torch.bmm(clips.view(count, planes * height, width), rows.transpose(1, 2))
+    across = across.view(count, planes, height, width)
+    if clips.device.type == "cpu":
+        for n in range(count):  # expanded matrices per clip: a broadcast product would copy them per frame
+            torch.bmm(columns[n].expand(planes, -1, -1), across[n], out=clips[n].view(planes, height, width))
+        return clips
+    return clips.copy_(torch.matmul(columns[:, None], across).view(clips.shape))
+
+
+def gaussian_blur(clips: Tensor, sigma: Tensor | float, radius: int | None = None, padding: Padding = "zero") -> Tensor:
+    """Separable Gaussian blur with exact taps.
+
+    Args:
+        clips: float (..., C, T, H, W).
+        sigma: standard deviation in pixels, (...) per clip or (..., T) per frame; 0 changes nothing.
+        radius: taps reach this many pixels to each side; default (size // 10) // 2 of the short side (cvrl.md §4).
+        padding: ``zero`` as in CVRL's release (borders darken), ``reflect`` (without the edge pixel), ``edge``.
+    Returns: the same shape and dtype. Raises: UsageError for an unknown padding, a negative radius, another shape.
+    """
+    check_clips(clips, "gaussian_blur")
+    if padding not in get_args(Padding):
+        raise unknown_name("blur padding", padding, get_args(Padding))
+    height, width = clips.shape[-2:]
+    reach = default_blur_radius(height, width) if radius is None else radius
+    if reach < 0:
+        raise UsageError(f"gaussian_blur: radius must be at least 0, got {reach}")
+    values = per_frame(sigma, clips, "gaussian_blur")
+    if values.shape[1] == 1:
+        work = clips.detach().clone(memory_format=torch.contiguous_format).view(-1, *clips.shape[-4:])
+        return gaussian_blur_(work, values[:, 0], reach, padding).view(clips.shape)
+    frames = clips.transpose(-4, -3)  # every frame is a clip of its own
+    work = frames.clone(memory_format=torch.contiguous_format).view(-1, clips.shape[-4], 1, height, width)
+    out = gaussian_blur_(work, values.reshape(-1), reach, padding)
+    return out.view(frames.shape).transpose(-4, -3).contiguous()
+
+
+def affine(clips: Tensor, matrix: Tensor, *, padding: Literal["zero", "reflect", "edge"] = "zero") -> Tensor:
+    """Move pixels by p_out = M p_in + t, in pixels from the frame's centre, x right, y down.
+
+    An output pixel is the bilinear sample of the input at M⁻¹(p_out − t) (ultrasound_order.md §4).
+
+    Args:
+        clips: float (..., C, T, H, W).
+        matrix: [M | t], (..., 2, 3) per clip or (..., T, 2, 3) per frame; t in pixels.
+        padding: what lies outside the frame.
+    Raises: UsageError for an unknown padding or a matrix of another shape; a singular M raises torch's LinAlgError.
+    """
+    check_clips(clips, "affine")
+    modes = {"zero": "zeros", "reflect": "reflection", "edge": "border"}
+    if padding not in modes:
+        raise unknown_name("affine padding", padding, modes)
+    lead, (channels, frames, height, width) = clips.shape[:-4], clips.shape[-4:]
+    matrix = matrix.to(clips)
+    if matrix.shape[:-2] == lead:
+        matrix = matrix.unsqueeze(-3)
+    if matrix.shape[:-3] != lead or matrix.shape[-2:] != (2, 3) or matrix.shape[-3] not in (1, frames):
+        raise UsageError(
+            f"affine: matrix {tuple(matrix.shape)} for clips {tuple(clips.shape)}; expected {(*lead, 2, 3)} "
+            f"or {(*lead, frames, 2, 3)}"
+        )
+    inverse = torch.linalg.inv(matrix[..., :2])
+    shift = -(inverse @ matrix[..., 2:])
+    # Normalised coordinates n = 2 p / side, so theta = S⁻¹ M⁻¹ S with S = diag(W/2, H/2).
+    half = torch.tensor([width / 2, height / 2], dtype=clips.dtype, device=clips.device)
+    theta = torch.cat([inverse * half / half[:, None], shift / half[:, None]], -1)
+    theta = theta.expand(*lead, frames, 2, 3).reshape(-1, 2, 3)
+    flat = clips.transpose(-4, -3).reshape(-1, channels, height, width)
+    grid = F.affine_grid(theta, list(flat.shape), align_corners=False)
+    out = F.grid_sample(flat, grid, mode="bilinear", padding_mode=modes[padding], align_corners=False)
+    return out.view(*lead, frames, channels, height, width).transpose(-4, -3).contiguous()

@@ -1,0 +1,584 @@
+"""The operations of a view: frozen dataclasses whose fields are the knobs.
+
+Operations on decoded frames (crops and resizes) run in the worker and come first in a pipeline; the others run
+batched on the training device. Each has a name, unique within its pipeline, which is part of every draw's key. A draw
+for frame t has t in its key, and the draw of a whole clip is that of frame 0: switching to per-frame draws changes no
+other frame's values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unreel.core.errors import DataError, UsageError, unknown_name
+from unreel.core.keys import Key
+from unreel.data.batch import Aligned
+from unreel.data.contracts import FrameSize
+from unreel.views import aligned as _aligned
+from unreel.views import color, geometry
+from unreel.views.geometry import Padding, Size, as_size
+
+Range: TypeAlias = tuple[float, float]
+Params: TypeAlias = Mapping[str, Tensor]
+
+_CHUNK_ELEMENTS = 1 << 20
+"""On CPU, clips are worked on in groups of about 4 MB, so that the passes of one operation meet in the cache."""
+
+
+def _check_range(owner: str, name: str, value: Range, low: float, high: float = math.inf) -> None:
+    if not low <= value[0] <= value[1] <= high:
+        limit = f"[{low}, {high}]" if math.isfinite(high) else f"at least {low}"
+        raise UsageError(f"{owner}: {name} must be an ascending pair within {limit}, got {value}")
+
+
+def _check_probability(owner: str, p: float) -> None:
+    if not 0 <= p <= 1:
+        raise UsageError(f"{owner}: p must be a probability in [0, 1], got {p}")
+
+
+def _over_rows(clips: Tensor, rows: Sequence[int], work: Callable[[Tensor, Tensor], object]) -> None:
+    """Run ``work(x, index)`` in place on the clips ``rows``; ``index`` selects their parameters, on the host.
+
+    Rows are gathered into groups, scattered back after; a clip too large to gain from that is worked on where it is.
+    """
+    if not rows:
+        return
+    per_group = len(rows)
+    if clips.device.type == "cpu":
+        per_group = max(1, _CHUNK_ELEMENTS // max(1, clips[0].numel()))
+    everything = len(rows) == len(clips)
+    for start in range(0, len(rows), per_group):
+        part = rows[start : start + per_group]
+        index = torch.tensor(part)
+        if everything or len(part) == 1:  # rows are ascending: a group is a slice
+            work(clips[part[0] : part[-1] + 1], index)
+        else:
+            there = index.to(clips.device)
+            gathered = clips[there]
+            work(gathered, index)
+            clips[there] = gathered
+
+
+def _factor(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    """Host parameters (N,) of some clips, to multiply (n, C, T, H, W) with."""
+    return values[index].to(device=like.device, dtype=like.dtype, non_blocking=True).view(-1, 1, 1, 1, 1)
+
+
+class _Operation:
+    """What all operations share; ``name`` and ``consistent`` are fields of the dataclasses."""
+
+    name: str
+    consistent: bool
+
+    def _frames(self, size: FrameSize) -> int:
+        return 1 if self.consistent else size.num_frames
+
+    def _uniform(self, key: Key, what: str, bounds: Range, size: FrameSize) -> Tensor:
+        return torch.tensor([key.child(what, t).uniform(*bounds) for t in range(self._frames(size))])
+
+    def _flag(self, key: Key, probability: float, size: FrameSize) -> Tensor:
+        return torch.tensor([key.child("apply", t).bernoulli(probability) for t in range(self._frames(size))])
+
+
+class _DeviceOperation(_Operation):
+    """An operation on float clips. Subclasses write ``_run`` for one set of parameters per clip."""
+
+    def apply(self, clips: Tensor, params: Params) -> Tensor:
+        """(B, C, T, H, W) float in [0, 1] to a new tensor of the same shape; params (B, T', ...)."""
+        return self.apply_(clips.clone(memory_format=torch.contiguous_format), params)
+
+    def apply_(self, clips: Tensor, params: Params) -> Tensor:
+        """``apply`` that may write into ``clips`` (contiguous). Params may be on the host, which saves a wait."""
+        host = {k: v.cpu() for k, v in params.items()}
+        count, channels, frames, height, width = clips.shape
+        drawn = {v.shape[1] for v in host.values()}
+        if not drawn <= {1, frames} or any(len(v) != count for v in host.values()):
+            shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in host.items())
+            raise UsageError(f"{self.name}: parameters {shapes} do not fit clips {tuple(clips.shape)}")
+        if max(drawn, default=1) == 1:
+            self._run(clips, {k: v[:, 0] for k, v in host.items()})
+            return clips
+        # One draw per frame: every frame is a clip of its own.
+        flat = clips.transpose(1, 2).contiguous().view(count * frames, channels, 1, height, width)
+        self._run(flat, {k: v.expand(count, frames, *v.shape[2:]).flatten(0, 1) for k, v in host.items()})
+        return flat.view(count, frames, channels, height, width).transpose(1, 2).contiguous()
+
+    def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
+        """In place on (N, C, T, H, W); params (N, ...) on the host."""
+        raise NotImplementedError
+
+
+class _SourceOperation(_Operation):
+    """An operation on decoded frames."""
+
+    antialias: bool = True
+
+    def box(self, params: Params, size: FrameSize) -> Tensor:
+        """What it keeps of frames of ``size``: (T', 4) x1 y1 x2 y2 in pixels."""
+        return params["box"]
+
+    def output_size(self, params: Params, size: FrameSize) -> FrameSize:
+        """The frames' size after it."""
+        raise NotImplementedError
+
+    def crop(self, frames: Tensor, params: Params) -> Tensor:
+        """(T, H, W, C) uint8 to (T, h, w, C) uint8; params (T', ...)."""
+        size = FrameSize(frames.shape[1], frames.shape[2], frames.shape[0])
+        out = self.output_size(params, size)
+        return geometry.resized_crop(frames, self.box(params, size), (out.height, out.width), antialias=self.antialias)
+
+    def apply(self, clips: Tensor, params: Params) -> Tensor:
+        """The same on float clips (B, C, T, H, W); params (B, T', ...). All outputs must be of one size."""
+        _, _, frames, height, width = clips.shape
+        outs = []
+        for n, clip in enumerate(clips):
+            one = {k: v[n] for k, v in params.items()}
+            size = FrameSize(height, width, frames)
+            out = self.output_size(one, size)
+            outs.append(
+                geometry.resized_crop(clip, self.box(one, size), (out.height, out.width), antialias=self.antialias)
+            )
+        return torch.stack(outs)
+
+    def align(self, aligned: Aligned, params: Params, size: FrameSize) -> Aligned:
+        """The same motion on aligned data of one clip; ``size`` is the frame's before the operation."""
+        out = self.output_size(params, size)
+        return _aligned.crop_resize(aligned, self.box(params, size), size[:2], out[:2], antialias=self.antialias)
+
+    def unalign(self, aligned: Aligned, params: Params, size: FrameSize) -> Aligned:
+        """The inverse of ``align``."""
+        out = self.output_size(params, size)
+        return _aligned.uncrop_resize(aligned, self.box(params, size), size[:2], out[:2])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On decoded frames, in the worker
+
+CropSampler: TypeAlias = Literal["tf", "torchvision"]
+
+_TF_ATTEMPTS = 100
+_TF_MIN_COVERED = 0.1
+"""min_object_covered of TensorFlow's sampler, whose object is the whole frame (cvrl.md §4)."""
+_TORCHVISION_ATTEMPTS = 10
+
+
+def tf_crop_box(key: Key, height: int, width: int, area: Range, aspect: Range) -> tuple[int, int, int, int]:
+    """A box x1 y1 x2 y2 as TensorFlow's distorted-bounding-box op draws it (cvrl.md §4, fidelity traps).
+
+    Aspect (w/h) uniform, then an integer height uniform between those of the least and the greatest area, offsets
+    uniform in [0, H − h) and [0, W − w). Attempt i has i in its key; after 100 failures the full frame.
+    """
+    least, most = area[0] * height * width, area[1] * height * width
+    for attempt in range(_TF_ATTEMPTS):
+        ratio = key.child("aspect", attempt).uniform(*aspect)
+        low, high = round(math.sqrt(least / ratio)), round(math.sqrt(most / ratio))
+        if round(high * ratio) > width:
+            high = int((width + 0.5 - 1e-7) / ratio)
+            if round(high * ratio) > width:
+                high -= 1
+        high = min(high, height)
+        low = min(low, high)
+        h = key.child("height", attempt).integer(low, high + 1)
+        w = round(h * ratio)
+        # Rounding may leave the range by one line; one step back is allowed.
+        if w * h < least:
+            h += 1
+            w = round(h * ratio)
+        if w * h > most:
+            h -= 1
+            w = round(h * ratio)
+        if not (least <= w * h <= most and 0 < w <= width and 0 < h <= height):
+            continue
+        if w * h < _TF_MIN_COVERED * height * width:
+            continue
+        y = key.child("y", attempt).integer(0, height - h) if h < height else 0
+        x = key.child("x", attempt).integer(0, width - w) if w < width else 0
+        return x, y, x + w, y + h
+    return 0, 0, width, height
+
+
+def torchvision_crop_box(key: Key, height: int, width: int, area: Range, aspect: Range) -> tuple[int, int, int, int]:
+    """A box x1 y1 x2 y2 as torchvision's RandomResizedCrop draws it: area uniform, aspect log-uniform.
+
+    After 10 failures the centre, with the aspect clamped to its range.
+    """
+    for attempt in range(_TORCHVISION_ATTEMPTS):
+        target = height * width * key.child("area", attempt).uniform(*area)
+        ratio = math.exp(key.child("aspect", attempt).uniform(math.log(aspect[0]), math.log(aspect[1])))
+        w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            y = key.child("y", attempt).integer(0, height - h + 1)
+            x = key.child("x", attempt).integer(0, width - w + 1)
+            return x, y, x + w, y + h
+    ratio = min(max(width / height, aspect[0]), aspect[1])
+    w, h = min(width, max(1, round(height * ratio))), min(height, max(1, round(width / ratio)))
+    x, y = (width - w) // 2, (height - h) // 2
+    return x, y, x + w, y + h
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(_SourceOperation):
+    """Cut a random box and resize it to ``size``.
+
+    ``area`` is a share of the frame, ``aspect`` width over height (defaults: cvrl.md §4, step 1). ``sampler``: ``tf``
+    as in CVRL's release, ``torchvision`` (area uniform, aspect log-uniform). ``antialias=False`` resizes as the
+    release does.
+    """
+
+    size: Size = 224
+    area: Range = (0.3, 1.0)
+    aspect: Range = (0.5, 2.0)
+    sampler: CropSampler = "tf"
+    antialias: bool = True
+    consistent: bool = True
+    name: str = "crop"
+
+    def __post_init__(self) -> None:
+        as_size(self.size)
+        _check_range(self.name, "area", self.area, 0.0, 1.0)
+        _check_range(self.name, "aspect", self.aspect, 1e-6)
+        if self.sampler not in get_args(CropSampler):
+            raise unknown_name("crop sampler", self.sampler, get_args(CropSampler))
+        if self.sampler == "tf" and self.area[1] <= _TF_MIN_COVERED:
+            raise UsageError(
+                f"{self.name}: the tf sampler rejects crops below {_TF_MIN_COVERED} of the frame, so area {self.area} "
+                "would always give the full frame; use sampler='torchvision'"
+            )
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``box`` (T', 4) in pixels."""
+        sample = tf_crop_box if self.sampler == "tf" else torchvision_crop_box
+        boxes = [
+            sample(key.child(t), size.height, size.width, self.area, self.aspect) for t in range(self._frames(size))
+        ]
+        return {"box": torch.tensor(boxes, dtype=torch.float32)}
+
+    def output_size(self, params: Params, size: FrameSize) -> FrameSize:
+        """Always ``size``."""
+        return FrameSize(*as_size(self.size), size.num_frames)
+
+
+@dataclass(frozen=True)
+class Resize(_SourceOperation):
+    """Resize the whole frame: to ``size`` (aspect not kept), or so that the short side is ``short_side_px``."""
+
+    size: Size | None = None
+    short_side_px: int | None = None
+    antialias: bool = True
+    name: str = "resize"
+    consistent: ClassVar[bool] = True  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        if (self.size is None) == (self.short_side_px is None):
+            raise UsageError(f"{self.name}: give either size or short_side_px")
+        as_size(self.size if self.size is not None else (self.short_side_px or 0))
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``box`` (1, 4): the whole frame."""
+        return {"box": torch.tensor([[0, 0, size.width, size.height]], dtype=torch.float32)}
+
+    def output_size(self, params: Params, size: FrameSize) -> FrameSize:
+        """``size``, or the frame's scaled; the long side is rounded down, as torchvision does."""
+        if self.size is not None:
+            return FrameSize(*as_size(self.size), size.num_frames)
+        short = self.short_side_px or 0
+        if size.height <= size.width:
+            return FrameSize(short, max(short, short * size.width // size.height), size.num_frames)
+        return FrameSize(max(short, short * size.height // size.width), short, size.num_frames)
+
+
+class _PlainCrop(_SourceOperation):
+    """A crop of fixed size without resize."""
+
+    size: Size
+
+    def _room(self, size: FrameSize) -> tuple[int, int, int, int]:
+        height, width = as_size(self.size)
+        if height > size.height or width > size.width:
+            raise DataError(
+                f"{self.name}: cannot cut {height} × {width} out of frames of {size.height} × {size.width}; "
+                "put a Resize before it or ask for less"
+            )
+        return height, width, size.height - height, size.width - width
+
+    def output_size(self, params: Params, size: FrameSize) -> FrameSize:
+        """Always ``size``."""
+        return FrameSize(*as_size(self.size), size.num_frames)
+
+
+@dataclass(frozen=True)
+class CenterCrop(_PlainCrop):
+    """Cut ``size`` without resize; ``position`` moves it along the longer remainder: 0 left or top, 1 right or bottom.
+
+    Positions 0, 0.5, 1 are the three test crops of cvrl.md §6 (check 22: x = 0, 42, 84 for 256 of 340).
+    """
+
+    size: Size = 224
+    position: float = 0.5
+    name: str = "center_crop"
+    consistent: ClassVar[bool] = True  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        as_size(self.size)
+        if not 0 <= self.position <= 1:
+            raise UsageError(f"{self.name}: position must be in [0, 1], got {self.position}")
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``box`` (1, 4) in pixels; nothing is random."""
+        height, width, room_y, room_x = self._room(size)
+        along_x = room_x >= room_y
+        x = round(room_x * (self.position if along_x else 0.5))
+        y = round(room_y * (0.5 if along_x else self.position))
+        return {"box": torch.tensor([[x, y, x + width, y + height]], dtype=torch.float32)}
+
+
+@dataclass(frozen=True)
+class RandomCrop(_PlainCrop):
+    """Cut ``size`` at a uniform place, without resize (tcgl.md §1.2: 112 out of 128 × 171)."""
+
+    size: Size = 112
+    consistent: bool = True
+    name: str = "random_crop"
+
+    def __post_init__(self) -> None:
+        as_size(self.size)
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``box`` (T', 4) in pixels."""
+        height, width, room_y, room_x = self._room(size)
+        boxes = []
+        for t in range(self._frames(size)):
+            x, y = key.child("x", t).integer(0, room_x + 1), key.child("y", t).integer(0, room_y + 1)
+            boxes.append([x, y, x + width, y + height])
+        return {"box": torch.tensor(boxes, dtype=torch.float32)}
+
+
+@dataclass(frozen=True)
+class ObjectCrop(_SourceOperation):
+    """Cut out one of the source's object boxes, for the crops after it (object_aware.md §3).
+
+    The sidecar holds (N, 4) boxes x1 y1 x2 y2 as shares of the frame, margin included; none means the whole frame, as
+    does a box below one pixel. Share it between views (``ViewPlan(shared=…)``) to give both the same object.
+    ``pick``: ``uniform`` or ``largest``.
+    """
+
+    sidecar: str = "boxes"
+    pick: Literal["uniform", "largest"] = "uniform"
+    name: str = "object"
+    consistent: ClassVar[bool] = True  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        if self.pick not in ("uniform", "largest"):
+            raise unknown_name("object pick", self.pick, ("uniform", "largest"))
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``box`` (1, 4) in whole pixels, ``index`` (1,) int64 of the box chosen, −1 for the whole frame."""
+        if self.sidecar not in sidecars:
+            raise DataError(
+                f"{self.name}: the source has no sidecar {self.sidecar!r}; write it with "
+                f"`unreel data annotate {self.sidecar}`"
+            )
+        found = sidecars[self.sidecar]
+        shares = np.zeros((0, 4)) if found is None else np.asarray(found, dtype=np.float64).reshape(-1, 4)
+        whole = [0, 0, size.width, size.height]
+        index, box = -1, whole
+        if len(shares):
+            if self.pick == "largest":
+                index = int(np.argmax((shares[:, 2] - shares[:, 0]) * (shares[:, 3] - shares[:, 1])))
+            else:
+                index = key.child("pick").integer(0, len(shares))
+            scaled = shares[index] * [size.width, size.height, size.width, size.height]
+            x1, y1 = max(0, round(scaled[0])), max(0, round(scaled[1]))
+            x2, y2 = min(size.width, round(scaled[2])), min(size.height, round(scaled[3]))
+            index, box = (index, [x1, y1, x2, y2]) if x2 > x1 and y2 > y1 else (-1, whole)
+        return {"box": torch.tensor([box], dtype=torch.float32), "index": torch.tensor([index])}
+
+    def output_size(self, params: Params, size: FrameSize) -> FrameSize:
+        """The box's own."""
+        x1, y1, x2, y2 = (int(v) for v in params["box"][0].tolist())
+        return FrameSize(y2 - y1, x2 - x1, size.num_frames)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On float clips, batched
+
+
+@dataclass(frozen=True)
+class HorizontalFlip(_DeviceOperation):
+    """Mirror left and right with probability ``p`` (cvrl.md §4, step 2)."""
+
+    p: float = 0.5
+    consistent: bool = True
+    name: str = "flip"
+
+    def __post_init__(self) -> None:
+        _check_probability(self.name, self.p)
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``apply`` (T',) bool."""
+        return {"apply": self._flag(key, self.p, size)}
+
+    def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
+        rows = params["apply"].nonzero().flatten().tolist()
+        _over_rows(clips, rows, lambda x, _: x.copy_(x.flip(-1)))
+
+    def align(self, aligned: Aligned, params: Params, size: FrameSize) -> Aligned:
+        """The same mirror on aligned data of one clip."""
+        return _aligned.mirror(aligned, params["apply"], size[:2])
+
+    def unalign(self, aligned: Aligned, params: Params, size: FrameSize) -> Aligned:
+        """A mirror is its own inverse."""
+        return _aligned.mirror(aligned, params["apply"], size[:2])
+
+
+JITTER_OPERATIONS = ("brightness", "contrast", "saturation", "hue")
+
+
+@dataclass(frozen=True)
+class ColorJitter(_DeviceOperation):
+    """Brightness, contrast, saturation and hue in random order, the whole block with probability ``p``.
+
+    Factors are uniform in [max(0, 1 − s), 1 + s], the hue shift in [−hue, hue] of the circle (cvrl.md §4, step 4);
+    a strength of 0 leaves that operation out. ``contrast_pivot`` and ``saturation_mode`` as in ``views.color``. With
+    one draw per frame, the pivot ``clip`` is each frame's own mean.
+    """
+
+    p: float = 0.8
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+    contrast_pivot: color.ContrastPivot = "clip"
+    saturation_mode: color.SaturationMode = "hsv"
+    consistent: bool = True
+    name: str = "jitter"
+
+    def __post_init__(self) -> None:
+        _check_probability(self.name, self.p)
+        color.check_pivot(self.contrast_pivot)
+        color.check_saturation_mode(self.saturation_mode)
+        for knob in JITTER_OPERATIONS:
+            if not 0 <= getattr(self, knob) < math.inf:
+                raise UsageError(f"{self.name}: {knob} must be a strength of at least 0, got {getattr(self, knob)}")
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``apply`` (T',) bool, ``order`` (T', 4) int64 over ``JITTER_OPERATIONS``, and a (T',) factor of each."""
+        frames = range(self._frames(size))
+        orders = np.stack([key.child("order", t).permutation(len(JITTER_OPERATIONS)) for t in frames])
+        params = {"apply": self._flag(key, self.p, size), "order": torch.from_numpy(orders)}
+        for knob in ("brightness", "contrast", "saturation"):
+            strength: float = getattr(self, knob)
+            params[knob] = self._uniform(key, knob, (max(0.0, 1 - strength), 1 + strength), size)
+        params["hue"] = self._uniform(key, "hue", (-self.hue, self.hue), size)
+        return params
+
+    def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
+        active = [i for i, knob in enumerate(JITTER_OPERATIONS) if getattr(self, knob) > 0]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row, (on, order) in enumerate(zip(params["apply"].tolist(), params["order"].tolist(), strict=True)):
+            if on:
+                groups.setdefault(tuple(i for i in order if i in active), []).append(row)
+        for order, rows in groups.items():
+            _over_rows(clips, rows, partial(self._sequence, order=order, params=params))
+
+    def _sequence(self, x: Tensor, index: Tensor, *, order: tuple[int, ...], params: dict[str, Tensor]) -> None:
+        for i in order:
+            knob = JITTER_OPERATIONS[i]
+            factor = _factor(params[knob], index, x)
+            if knob == "brightness":
+                color.brightness_(x, factor)
+            elif knob == "contrast":
+                color.contrast_(x, factor, self.contrast_pivot)
+            elif knob == "saturation":
+                color.saturation_(x, factor, self.saturation_mode)
+            else:
+                color.hue_(x, factor)
+
+
+@dataclass(frozen=True)
+class Grayscale(_DeviceOperation):
+    """Luma in all channels with probability ``p`` (cvrl.md §4, step 5)."""
+
+    p: float = 0.2
+    consistent: bool = True
+    name: str = "gray"
+
+    def __post_init__(self) -> None:
+        _check_probability(self.name, self.p)
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``apply`` (T',) bool."""
+        return {"apply": self._flag(key, self.p, size)}
+
+    def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
+        rows = params["apply"].nonzero().flatten().tolist()
+        _over_rows(clips, rows, lambda x, _: color.grayscale_(x))
+
+
+@dataclass(frozen=True)
+class GaussianBlur(_DeviceOperation):
+    """Gaussian blur with σ uniform in ``sigma`` pixels, with probability ``p`` (cvrl.md §4, step 6).
+
+    ``radius=None`` is (size // 10) // 2 of the view's short side: 11 (23 taps) at 224. ``padding`` is ``zero`` in
+    CVRL's release, ``reflect`` in the object-aware code (object_aware.md §1.4).
+    """
+
+    p: float = 0.5
+    sigma: Range = (0.1, 2.0)
+    radius: int | None = None
+    padding: Padding = "zero"
+    consistent: bool = True
+    name: str = "blur"
+
+    def __post_init__(self) -> None:
+        _check_probability(self.name, self.p)
+        _check_range(self.name, "sigma", self.sigma, 0.0)
+        if self.radius is not None and self.radius < 0:
+            raise UsageError(f"{self.name}: radius must be at least 0, got {self.radius}")
+        if self.padding not in get_args(Padding):
+            raise unknown_name("blur padding", self.padding, get_args(Padding))
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``apply`` (T',) bool and ``sigma`` (T',) pixels of the view."""
+        return {"apply": self._flag(key, self.p, size), "sigma": self._uniform(key, "sigma", self.sigma, size)}
+
+    def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
+        radius = geometry.default_blur_radius(*clips.shape[-2:]) if self.radius is None else self.radius
+        if radius == 0:
+            return
+
+        def work(x: Tensor, index: Tensor) -> None:
+            sigma = params["sigma"][index].to(device=x.device, dtype=x.dtype, non_blocking=True)
+            geometry.gaussian_blur_(x, sigma, radius, self.padding)
+
+        _over_rows(clips, params["apply"].nonzero().flatten().tolist(), work)
+
+
+@dataclass(frozen=True)
+class Solarize(_DeviceOperation):
+    """x ≥ ``threshold`` becomes 1 − x, with probability ``p`` (cvrl.md §4, step 7)."""
+
+    p: float = 0.2
+    threshold: float = 0.5
+    consistent: bool = True
+    name: str = "solarize"
+
+    def __post_init__(self) -> None:
+        _check_probability(self.name, self.p)
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``apply`` (T',) bool."""
+        return {"apply": self._flag(key, self.p, size)}
+
+    def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
+        rows = params["apply"].nonzero().flatten().tolist()
+        threshold = torch.tensor(self.threshold, dtype=clips.dtype, device=clips.device)
+        _over_rows(clips, rows, lambda x, _: color.solarize_(x, threshold))

@@ -1,0 +1,182 @@
+"""A view plan: for each view a pipeline of operations; drawn before decoding, applied in batches on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from unreel.core.errors import UsageError
+from unreel.core.keys import Key
+from unreel.data.batch import Aligned, Batch, View, ViewParams
+from unreel.data.contracts import FrameSize
+from unreel.views import aligned as _aligned
+from unreel.views.operation import GeometricOperation, Operation, SourceOperation
+from unreel.views.operations import HorizontalFlip
+
+
+class ViewPlan:
+    """Implements ``unreel.data.contracts.SupportsViews``. Picklable, without state.
+
+    Besides its operations' values ("crop.box", "jitter.hue" …) the parameters of a view record its whole geometry:
+    ``geometry.box`` (T', 4) the part of the decoded frame that is seen, x1 y1 x2 y2 in source pixels,
+    ``geometry.source_size`` and ``geometry.size`` (1, 2) int64 height and width before and after, and
+    ``geometry.flip`` (T',) bool. ``views.aligned.apply_to`` needs no more.
+
+    Args:
+        pipelines: one sequence of operations per view. Operations on decoded frames come first, at most the last
+            of them with one draw per frame.
+        shared: names of operations that are drawn once for all views of a sample, such as the object of an
+            object-aware crop. They must be in every pipeline.
+    Raises: UsageError when a name repeats within a pipeline, an operation on frames comes late, or a shared name is
+        missing.
+    """
+
+    def __init__(self, pipelines: Sequence[Sequence[Operation]], *, shared: Collection[str] = ()) -> None:
+        self.pipelines = tuple(tuple(p) for p in pipelines)
+        self.shared = frozenset(shared)
+        if not self.pipelines:
+            raise UsageError("a view plan needs at least one pipeline")
+        self._sources: list[int] = []
+        for view, pipeline in enumerate(self.pipelines):
+            names = [op.name for op in pipeline]
+            repeated = sorted({n for n in names if names.count(n) > 1})
+            if repeated or "geometry" in names:
+                raise UsageError(
+                    f"view {view}: operation name {(repeated or ['geometry'])[0]!r} is used twice or reserved; "
+                    "names are part of the draws' keys, so give each its own"
+                )
+            leading = 0
+            while leading < len(pipeline) and isinstance(pipeline[leading], SourceOperation):
+                leading += 1
+            late = [op.name for op in pipeline[leading:] if isinstance(op, SourceOperation)]
+            if late:
+                raise UsageError(
+                    f"view {view}: {late[0]!r} works on decoded frames and must come before {names[leading]!r}"
+                )
+            varying = [op.name for op in pipeline[: max(leading - 1, 0)] if not op.consistent]
+            if varying:
+                raise UsageError(f"view {view}: {varying[0]!r} draws per frame and must be the last crop or resize")
+            missing = sorted(self.shared - set(names))
+            if missing:
+                raise UsageError(f"view {view} has no operation {missing[0]!r}, which is to be shared")
+            self._sources.append(leading)
+
+    @property
+    def num_views(self) -> int:
+        """Number of views per sample."""
+        return len(self.pipelines)
+
+    def __repr__(self) -> str:
+        views = "; ".join(" → ".join(op.name for op in p) for p in self.pipelines)
+        return f"ViewPlan({views})"
+
+    def _source_operations(self, view: int) -> list[SourceOperation]:
+        return [op for op in self.pipelines[view][: self._sources[view]] if isinstance(op, SourceOperation)]
+
+    def _device_operations(self, view: int) -> Sequence[Operation]:
+        return self.pipelines[view][self._sources[view] :]
+
+    def draw(self, key: Key, view: int, size: FrameSize, sidecars: Mapping[str, object]) -> ViewParams:
+        """All random choices of one view, before decoding.
+
+        Args:
+            key: of the sample; the plan appends the view's index (or ``shared``) and the operation's name.
+            view: index of the pipeline.
+            size: of the decoded frames; ``num_frames`` is the clip's.
+            sidecars: computed facts of the source, by name.
+        """
+        values: dict[str, Tensor] = {}
+        box = torch.tensor([[0, 0, size.width, size.height]], dtype=torch.float32)
+        flip = torch.zeros(1, dtype=torch.bool)
+        now = size
+        for index, op in enumerate(self.pipelines[view]):
+            scope: str | int = "shared" if op.name in self.shared else view
+            drawn = op.draw(key.child(scope, op.name), now, sidecars)
+            values.update({f"{op.name}.{k}": v for k, v in drawn.items()})
+            if index < self._sources[view] and isinstance(op, SourceOperation):
+                inner = op.box(drawn, now)
+                corner, scale = box[:, :2], (box[:, 2:] - box[:, :2]) / torch.tensor([now.width, now.height])
+                box = torch.cat([corner + inner[:, :2] * scale, corner + inner[:, 2:] * scale], 1)
+                now = op.output_size(drawn, now)
+            elif isinstance(op, HorizontalFlip):
+                flip = flip ^ drawn["apply"]
+        values["geometry.box"] = box
+        values["geometry.source_size"] = torch.tensor([[size.height, size.width]])
+        values["geometry.size"] = torch.tensor([[now.height, now.width]])
+        values["geometry.flip"] = flip
+        return ViewParams(values, self.shared)
+
+    def crop(self, view: int, frames: Tensor, params: ViewParams) -> Tensor:
+        """Crop and resize decoded frames (T, H, W, C) uint8 to the view's size (T, h, w, C) uint8, contiguous.
+
+        Raises: UsageError when the frames do not have the size that the parameters were drawn for.
+        """
+        drawn_for = tuple(params["geometry.source_size"][0].tolist())
+        if tuple(frames.shape[1:3]) != drawn_for:
+            raise UsageError(
+                f"view {view}: frames are {frames.shape[1]} × {frames.shape[2]}, but the crop was drawn for "
+                f"{drawn_for[0]} × {drawn_for[1]}"
+            )
+        for op in self._source_operations(view):
+            frames = op.crop(frames, params.operation(op.name))
+        return frames.contiguous()
+
+    def _sizes(self, params: ViewParams) -> tuple[tuple[int, int], tuple[int, int]]:
+        (h0, w0), (h1, w1) = params["geometry.source_size"][0].tolist(), params["geometry.size"][0].tolist()
+        return (int(h0), int(w0)), (int(h1), int(w1))
+
+    def align(self, view: int, data: Aligned, params: ViewParams) -> Aligned:
+        """Aligned data of one clip in source coordinates, carried through the view's whole geometry (crop and flip)."""
+        source, size = self._sizes(params)
+        sources = self._source_operations(view)
+        antialias = all(getattr(op, "antialias", True) for op in sources)
+        # One step from the source to the view, however many resizes there were: nearest sampling twice would drift.
+        data = _aligned.crop_resize(data, params["geometry.box"], source, size, antialias=antialias)
+        for op in self._device_operations(view):
+            if isinstance(op, GeometricOperation):
+                data = op.align(data, params.operation(op.name), FrameSize(*size, data.data.shape[0]))
+        return data
+
+    def unalign(self, view: int, data: Aligned, params: ViewParams) -> Aligned:
+        """The inverse of ``align``, to score a view's map or box in source coordinates."""
+        source, size = self._sizes(params)
+        for op in reversed(self._device_operations(view)):
+            if isinstance(op, GeometricOperation):
+                data = op.unalign(data, params.operation(op.name), FrameSize(*size, data.data.shape[0]))
+        return _aligned.uncrop_resize(data, params["geometry.box"], source, size)
+
+    def apply_view(self, view: int, clips: Tensor, params: ViewParams) -> Tensor:
+        """The device part of one view: uint8 (B, T, h, w, C) to float (B, C, T, h, w) in [0, 1], params (B, T', ...).
+
+        The float type is torch's default. Raises: UsageError for clips that are not uint8 frames.
+        """
+        if clips.dtype != torch.uint8 or clips.ndim != 5:
+            raise UsageError(
+                f"view {view}: expected uint8 clips (B, T, H, W, C) from the loader, got {clips.dtype} "
+                f"{tuple(clips.shape)}; a batch is applied once"
+            )
+        count, frames, height, width, channels = clips.shape
+        out = torch.empty(count, channels, frames, height, width, dtype=torch.get_default_dtype(), device=clips.device)
+        out.copy_(clips.permute(0, 4, 1, 2, 3)).div_(255)
+        # Which clips are touched, and in which order, is decided on the host: one wait for the parameters.
+        operations = self._device_operations(view)
+        names = {op.name for op in operations}
+        host = ViewParams({k: v.cpu() for k, v in params.values.items() if k.split(".")[0] in names})
+        for op in operations:
+            in_place = getattr(op, "apply_", op.apply)  # the tensor is ours
+            out = in_place(out, host.operation(op.name))
+        return out
+
+    def apply(self, batch: Batch) -> Batch:
+        """The device part of every view; the batch given is not changed. Aligned data moved in the worker already."""
+        if len(batch.views) != self.num_views:
+            raise UsageError(f"the batch has {len(batch.views)} views, the plan {self.num_views}")
+        with torch.no_grad():
+            views = tuple(
+                View(self.apply_view(i, v.clips, v.params), v.times_s, v.params, v.aligned)
+                for i, v in enumerate(batch.views)
+            )
+        return replace(batch, views=views)
