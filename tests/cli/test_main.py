@@ -1,0 +1,156 @@
+"""Exit codes and messages, as a stranger meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unreel.cli import main as entry
+from unreel.cli.common import table
+from unreel.cli.main import fold_overrides, main
+from unreel.cli.overrides import to_sections
+from unreel.core.errors import DataError, UsageError
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["pretran"], 'Did you mean "pretrain"?'),
+        (["data", "synt"], 'Did you mean "synth"?'),
+        (["pretrain", "x", "--ot", "y"], "Did you mean --out?"),
+        (["pretrain"], "DATA requires an argument"),
+        (["embed", "x", "y"], "--out requires an argument"),
+        (["evaluate", "a", "b", "--protocol", "knm"], "Choose from"),
+        (["evaluate", "a", "b", "--out", "scores.txt"], "--out scores.txt: scores are written as .json"),
+        (["models", "r3d_5"], "unknown encoder 'r3d_5'; did you mean 'r3d_50'"),
+        (["report", "nowhere"], "nowhere: there is no such run folder"),
+        (["demo", "--full", "--tiny"], "--full and --tiny exclude each other"),
+        (["data", "index", ".", "--out", "table.txt"], "a manifest ends in .csv or .parquet"),
+        (
+            ["data", "synth", "--out", "w", "--world.camra", "1"],
+            "unknown setting world.camra; did you mean world.camera?",
+        ),
+        (["data", "synth", "--out", "w", "--world.camera"], "--world.camera needs a value"),
+        (["data", "synth", "--out", "w", "--word.camera", "1"], "unknown section 'word'; did you mean 'world'?"),
+        (["data", "synth", "--out", "w", "--set", "camera=1"], "expected SECTION.KEY=VALUE"),
+        (["data", "synth", "--out", "w", "--world.size_px", "31"], "size_px must be even"),
+        (["doctor", "nowhere"], "nowhere: there is no such folder"),
+    ],
+)
+def test_a_wrong_call_exits_with_2_and_says_what_is_right(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    code, out, err = call(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("unreel: ")
+    assert expected in err
+    assert "Traceback" not in err
+
+
+def test_wrong_calls_point_to_the_help_of_their_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "try: unreel data synth --help" in call(capsys, "data", "synth", "--ouch", "1")[2]
+
+
+def fail(error: BaseException):
+    def app(*_: object, **__: object) -> int:
+        raise error
+
+    return app
+
+
+def test_failed_work_exits_with_1_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = __import__("sys").modules["unreel.cli.main"]
+    monkeypatch.setattr(module, "app", fail(DataError("a.csv:3: no such file b.mp4")))
+    assert call(capsys, "--version") == (1, "", "unreel: a.csv:3: no such file b.mp4\n")
+    code, _, err = call(capsys, "--debug")
+    assert code == 1
+    assert "Traceback" in err
+    code, out, err = call(capsys, "--json")
+    assert json.loads(out) == {"error": {"kind": "DataError", "message": "a.csv:3: no such file b.mp4", "exit_code": 1}}
+    monkeypatch.setattr(module, "app", fail(ZeroDivisionError("division by zero")))
+    code, _, err = call(capsys, "--version")
+    assert code == 1
+    assert err.startswith("unreel: ZeroDivisionError: division by zero\n")
+    assert "--debug shows where" in err
+    monkeypatch.setattr(module, "app", fail(KeyboardInterrupt()))
+    assert call(capsys, "--version")[0] == 1
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    from unreel import __version__
+
+    assert call(capsys, "--version") == (0, __version__ + "\n", "")
+    code, out, _ = call(capsys)
+    assert code == 0
+    assert "Start here" in out
+    assert entry is main
+
+
+def test_overrides_are_folded_into_set() -> None:
+    assert fold_overrides(["x", "--a.b", "1", "--out", "o", "--a.c-d=e=f", "--", "--a.b"]) == [
+        *("x", "--set", "a.b=1", "--out", "o", "--set", "a.c_d=e=f", "--", "--a.b"),
+    ]
+    assert fold_overrides(["--a.b", "-1"]) == ["--set", "a.b=-1"]
+    assert fold_overrides(["./--a.b", "a.b"]) == ["./--a.b", "a.b"]
+    with pytest.raises(UsageError, match=r"--a\.b needs a value"):
+        fold_overrides(["--a.b", "--c"])
+    assert to_sections(["a.b=1", "a.c=[1, 2]", "d.e=x=y", "a.b=2"]) == {"a": {"b": 2, "c": [1, 2]}, "d": {"e": "x=y"}}
+
+
+def test_table() -> None:
+    assert table(("name", "n"), [("a", 1), ("bcdef", 22)]) == "name    n\na       1\nbcdef  22"
+    assert table(("name", "n"), []) == "name  n"
+
+
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "models", "r3d_5*", "--json")
+    assert code == 0
+    (model,) = json.loads(out)["encoders"]
+    assert (model["name"], model["parameters"], model["features"]) == ("r3d_50", 31_672_128, 2048)
+    assert "31,672,128" in call(capsys, "models", "r3d_50")[1]
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = call(capsys, "doctor", str(tmp_path), "--json")
+    found = json.loads(out)
+    assert (code, found["ready"]) == (0, True)
+    assert [c["name"] for c in found["checks"]] == [
+        *("python", "torch", "cuda", "codecs", "cores", "memory", "disk", "writing"),
+    ]
+
+
+def test_doctor_turns_every_failure_into_a_finding(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from unreel.cli import doctor
+
+    def broken() -> doctor.Check:
+        raise OSError("libavcodec is missing")
+
+    monkeypatch.setattr(doctor, "_codecs", broken)
+    code, out, _ = call(capsys, "doctor", str(tmp_path))
+    assert code == 1
+    assert "fail  codecs   OSError: libavcodec is missing" in out
+    assert "→ reinstall PyAV" in out
+    assert out.endswith("not ready: see the lines that say fail\n")
+
+
+def test_synth_writes_a_world(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    code, out, _ = call(
+        capsys,
+        *("data", "synth", "--out", str(world), "--train", "2", "--test", "1", "--workers", "0", "--json"),
+        *("--world.size-px", "32", "--world.num_frames", "4", "--world.audio_rate_hz=0"),
+    )
+    assert code == 0
+    assert json.loads(out) == {"manifest": str(world / "manifest.csv"), "videos": 3, "train": 2, "test": 1}
+    assert len(list(world.rglob("*.mp4"))) == 3
