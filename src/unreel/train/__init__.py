@@ -1,1 +1,17 @@
 """The training loop, its schedule, its checkpoints."""
+
+from unreel.train.checkpoint import Checkpoints
+from unreel.train.monitor import Monitor
+from unreel.train.optim import build_optimizer
+from unreel.train.schedule import warmup_cosine
+from unreel.train.trainer import DivergedError, FitResult, fit
+
+__all__ = [
+    "Checkpoints",
+    "DivergedError",
+    "FitResult",
+    "Monitor",
+    "build_optimizer",
+    "fit",
+    "warmup_cosine",
+]

@@ -1,0 +1,114 @@
+"""Where and how a step runs: device, precision, processes. Everything else is in the trainer."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from unreel.core.distributed import is_distributed
+from unreel.core.errors import UsageError, unknown_name
+from unreel.nn.norm import synchronise
+
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+
+
+class Launch(NamedTuple):
+    """What a launcher says of this process; ``address`` is where rank 0 listens."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    address: str
+    port: int
+
+
+def _first_host(nodes: str) -> str:
+    """The first name in SLURM's compressed list: "gpu[03-05,9],cpu1" gives "gpu03"."""
+    match = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", nodes)
+    if match is None:
+        raise UsageError(f"cannot read SLURM's list of nodes {nodes!r}; set MASTER_ADDR")
+    return match[1] + (match[2] or "")
+
+
+def detect_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
+    """Whether torchrun or srun started this process as one of several; None when it stands alone.
+
+    SLURM counts only inside a step of several tasks: a plain ``python`` in a batch script is one process, however many
+    tasks the job was granted.
+    """
+    env = environment
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= env.keys():
+        rank, world, local = int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0))
+        address, port = env["MASTER_ADDR"], int(env["MASTER_PORT"])
+    elif "SLURM_STEP_ID" in env and int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        rank, world, local = int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"])
+        nodes = env.get("SLURM_STEP_NODELIST") or env["SLURM_JOB_NODELIST"]
+        address = env.get("MASTER_ADDR") or _first_host(nodes)
+        # A port of the job's own, so that two jobs on a node do not meet; the range is the usual unprivileged one.
+        port = int(env.get("MASTER_PORT") or 20_000 + int(env["SLURM_JOB_ID"]) % 20_000)
+    else:
+        return None
+    return Launch(rank, world, local, address, port) if world > 1 else None
+
+
+def start_processes() -> bool:
+    """Join the process group when a launcher started several processes; True once it stands. Safe to call twice."""
+    if is_distributed():
+        return True
+    launch = detect_launch()
+    if launch is None or (dist.is_available() and dist.is_initialized()):
+        return False
+    if torch.cuda.is_available():
+        torch.cuda.set_device(launch.local_rank)
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        init_method=f"tcp://{launch.address}:{launch.port}" if "RANK" not in os.environ else "env://",
+        rank=launch.rank,
+        world_size=launch.world_size,
+    )
+    return True
+
+
+def choose_device(name: str | torch.device | None = None) -> torch.device:
+    """The device asked for, else this process's CUDA device, else the CPU. Raises UsageError when it is absent."""
+    if name is not None:
+        device = torch.device(name)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UsageError(f"device {str(device)!r} was asked for, but torch sees no CUDA device; use device='cpu'")
+        return device
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Mixed precision for the forward pass; weights stay float32. Raises UsageError for an unknown precision."""
+    if precision not in get_args(Precision):
+        raise unknown_name("precision", precision, get_args(Precision))
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
+
+
+def channels_last(module: nn.Module) -> None:
+    """Lay 5-D and 4-D weights out with channels last, the fast layout for convolutions, in place."""
+    for parameter in module.parameters():
+        layout = {5: torch.channels_last_3d, 4: torch.channels_last}.get(parameter.ndim)
+        if layout is not None:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+
+
+def distribute(method: nn.Module, device: torch.device, *, synchronise_norm: bool, unused: bool) -> nn.Module:
+    """The module to call: ``method`` itself in one process, else DDP around it with norms synchronised."""
+    if not is_distributed():
+        return method
+    if synchronise_norm:
+        synchronise(method)
+    ids = [device.index if device.index is not None else torch.cuda.current_device()] if device.type == "cuda" else None
+    return DistributedDataParallel(method, device_ids=ids, find_unused_parameters=unused, gradient_as_bucket_view=True)
