@@ -42,9 +42,8 @@ class ImageDecoder:
 
     def probe(self, path: Path) -> VideoInfo:
         """Size and codec; ``num_frames`` is 1 and ``fps`` 0. Raises as ``read``."""
-        frame, codec = self._frame(path)
-        turn = _Turn(frame)
-        width, height = (frame.height, frame.width) if turn.transpose else (frame.width, frame.height)
+        frame, turn, codec = self._frame(path)
+        height, width = turn.size(frame)
         return VideoInfo(
             width=width, height=height, num_frames=1, duration_s=0.0, fps=0.0, codec=codec, rotation=turn.degrees
         )
@@ -72,12 +71,10 @@ class ImageDecoder:
         if outside.any():
             what = "frame {}" if indices is not None else "{} s"
             raise TooShortError(path, f"{what.format(asked[outside][0])} asked for; an image has frame 0 only")
-        frame, _ = self._frame(path)
-        turn = _Turn(frame)
-        width, height = (frame.height, frame.width) if turn.transpose else (frame.width, frame.height)
-        converter = _Converter(VideoInfo(width, height, 1, 0.0, 0.0, "image"), 1)
+        frame, turn, _ = self._frame(path)
+        converter = _Converter(*turn.size(frame), 1)
         try:
-            converter.convert(frame, 0)
+            converter.convert(frame, 0, turn)
         except (av.FFmpegError, ValueError) as error:
             raise UnreadableError(path, f"its pixels cannot be converted to RGB ({error})") from error
         return Frames(np.repeat(converter.pixels, len(asked), axis=0), np.zeros(len(asked)))
@@ -98,7 +95,7 @@ class ImageDecoder:
             raise TruncatedError(name, "the file is empty (0 bytes)")
         return data
 
-    def _frame(self, path: Path) -> tuple[av.VideoFrame, str]:
+    def _frame(self, path: Path) -> tuple[av.VideoFrame, _Turn, str]:
         data = self._bytes(path)  # from memory: FFmpeg would read "%" in a file name as a pattern of numbered files
         try:
             with av.open(io.BytesIO(data), mode="r", metadata_errors="replace") as container:
@@ -111,9 +108,32 @@ class ImageDecoder:
                 context.thread_type, context.thread_count = "NONE", 1
                 for packet in container.demux(stream):
                     for frame in context.decode(packet if packet.size else None):
-                        return frame, context.name
+                        return frame, _Turn(frame, exif_orientation(data)), context.name
         except (av.FFmpegError, ValueError, IndexError, RuntimeError, MemoryError) as error:
             raise UnreadableError(
                 path, f"not a readable image ({getattr(error, 'strerror', None) or error})"
             ) from error
         raise TruncatedError(path, "the image data ends before the picture")
+
+
+def exif_orientation(data: bytes) -> int:
+    """The orientation (1-8) that a JPEG's EXIF block gives, or 0 without one.
+
+    Read here because PyAV refuses to show the side data of frames that carry EXIF, and its angle forgets mirrors.
+    """
+    start = data.find(b"Exif\0\0", 0, 1 << 16) if data[:2] == b"\xff\xd8" else -1
+    tiff = data[start + 6 :] if start >= 0 else b""
+    order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
+    if order not in ("little", "big"):
+        return 0
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(tiff[at : at + size], "little" if order == "little" else "big")
+
+    table = number(4, 4)
+    for entry in range(min(number(table, 2), 256)):
+        at = table + 2 + 12 * entry
+        if number(at, 2) == 0x0112:
+            value = number(at + 8, 2)
+            return value if 1 <= value <= 8 else 0
+    return 0

@@ -241,13 +241,46 @@ def _is_hidden(codec: str, packet: av.Packet[Any]) -> bool:
     return codec == "vp8" and packet.size > 0 and not (memoryview(packet)[0] >> 4) & 1
 
 
-class _Turn:
-    """How a frame is turned for display: FFmpeg's display matrix reduced to its eight orientations."""
+# (transpose, flip x, flip y) for the EXIF orientations 1-8 (CIPA DC-008, 4.6.4: tag 0x0112).
+_EXIF_TURNS = (
+    (False, False, False),
+    (False, False, False),
+    (False, True, False),
+    (False, True, True),
+    (False, False, True),
+    (True, False, False),
+    (True, True, False),
+    (True, True, True),
+    (True, False, True),
+)
 
-    def __init__(self, frame: av.VideoFrame) -> None:
+
+class _Turn:
+    """How a frame is turned for display: FFmpeg's display matrix reduced to its eight orientations.
+
+    ``exif`` is the EXIF orientation of a still image (1-8), which takes the matrix's place.
+    """
+
+    def __init__(self, frame: av.VideoFrame, exif: int = 0) -> None:
         self.transpose = self.flip_x = self.flip_y = False
-        self.degrees = 0
-        data: Any = frame.side_data.get("DISPLAYMATRIX")
+        if exif:
+            self.transpose, self.flip_x, self.flip_y = _EXIF_TURNS[exif]
+        else:
+            self._read_matrix(frame)
+        # Counterclockwise degrees of the rotation part, as FFmpeg counts them; a lone mirror has none.
+        if self.transpose:
+            self.degrees = 90 if self.flip_y else 270
+        else:
+            self.degrees = 180 if self.flip_x and self.flip_y else 0
+
+    def _read_matrix(self, frame: av.VideoFrame) -> None:
+        try:
+            data: Any = frame.side_data.get("DISPLAYMATRIX")
+        except ValueError:  # PyAV refuses frames that carry a kind of side data it does not know
+            quarter = round(frame.rotation / 90) % 4
+            self.transpose = quarter in (1, 3)
+            self.flip_x, self.flip_y = quarter in (2, 3), quarter in (1, 2)
+            return
         if data is None:
             return
         a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
@@ -255,7 +288,10 @@ class _Turn:
             self.transpose, self.flip_x, self.flip_y = True, c < 0, b < 0
         else:
             self.flip_x, self.flip_y = a < 0, d < 0
-        self.degrees = round(frame.rotation) % 360
+
+    def size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """Height and width as displayed."""
+        return (frame.width, frame.height) if self.transpose else (frame.height, frame.width)
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(H, W, 3) as stored to (H, W, 3) as displayed; a view."""
@@ -267,12 +303,12 @@ class _Turn:
 class _Converter:
     """Decoded frames to displayed RGB, into rows of one output array."""
 
-    def __init__(self, info: VideoInfo, num_frames: int) -> None:
-        self.pixels = np.empty((num_frames, info.height, info.width, 3), dtype=np.uint8)
+    def __init__(self, height: int, width: int, num_frames: int) -> None:
+        self.pixels = np.empty((num_frames, height, width, 3), dtype=np.uint8)
         self._reformat = VideoReformatter()
 
-    def convert(self, frame: av.VideoFrame, row: int) -> None:
-        turn = _Turn(frame)
+    def convert(self, frame: av.VideoFrame, row: int, turn: _Turn | None = None) -> None:
+        turn = turn or _Turn(frame)
         height, width = self.pixels.shape[1:3]
         if turn.transpose:
             height, width = width, height
@@ -339,7 +375,7 @@ class PyAVDecoder:
                 _tables.put(key, table)
             wanted = select_frames(source.path, table.times_s, table.end_s, indices=indices, times_s=times_s)
             unique, inverse = np.unique(wanted, return_inverse=True)
-            converter = _Converter(table.info, len(unique))
+            converter = _Converter(table.info.height, table.info.width, len(unique))
             if len(unique):
                 found = np.zeros(len(unique), dtype=bool)
                 if not table.ordered:
@@ -519,7 +555,7 @@ def _finish_table(
     # The header's rate is the exact fraction behind rounded times; it is believed where the times agree with it.
     fps = rate if rate and not variable and abs(rate - measured) <= 0.01 * measured + 1e-9 else measured
     turn = _Turn(first)
-    width, height = (first.height, first.width) if turn.transpose else (first.width, first.height)
+    height, width = turn.size(first)
     sound = next(iter(container.streams.audio), None)
     info = VideoInfo(
         width=width,
