@@ -1,0 +1,93 @@
+"""The encoder contract on every architecture, and on modules from elsewhere."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from tests.contracts.encoder_suite import EncoderSuite
+from unreel.nn import Encoder, InputSpec, create_encoder, wrap_encoder
+
+
+class TestR3D50(EncoderSuite):
+    frames = 2
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder("r3d_50", seed=0).eval()
+
+
+class TestR3DTiny(EncoderSuite):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder("r3d_tiny", seed=0).eval()
+
+
+class TestR3DTinyFull(EncoderSuite):
+    """3×3×3 blocks, one channel, ImageNet statistics."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder(
+            "r3d_tiny", factorised=(False,) * 4, in_channels=1, normalization="imagenet", seed=0
+        ).eval()
+
+
+class TestR3DSmall(EncoderSuite):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder("r3d_small", seed=0).eval()
+
+
+class TestResNet18(EncoderSuite):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder("resnet_18", seed=0).eval()
+
+
+class TestResNet18Cifar(EncoderSuite):
+    frames = 2
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder("resnet_18", stem="cifar", seed=0).eval()
+
+
+class TestVitTiny(EncoderSuite):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder("vit_tiny", seed=0).eval()
+
+
+class TestVitTinyLearned(EncoderSuite):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder("vit_tiny", positions="learned", depth=2, seed=0).eval()
+
+
+class TestWrapped2d(EncoderSuite):
+    can_refine = False
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            module = nn.Sequential(
+                OrderedDict(
+                    low=nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU()),
+                    high=nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1), nn.GELU()),
+                )
+            )
+        return wrap_encoder(module, input_spec=InputSpec(num_frames=4, size_px=32), layers=["low", "high"]).eval()
