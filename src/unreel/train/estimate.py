@@ -1,0 +1,117 @@
+"""What a run would cost, before it starts: memory counted on the meta device, time measured on a few clips."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unreel.methods.method import Method
+from unreel.nn.count import count_macs
+from unreel.nn.encoder import Encoder
+from unreel.train.backend import Precision, autocast
+
+# Forward passes of this many multiply–accumulates take about a second on two cores: enough to time, soon over.
+_TIMED_MACS = 20e9
+_LONG_S = 5.0
+
+
+class StepCost(NamedTuple):
+    """One optimiser step on this machine. ``memory_bytes``: weights, gradients, optimiser state and activations.
+
+    Decoding is not in ``seconds``: it runs beside the step, in the workers.
+    """
+
+    seconds: float
+    memory_bytes: int
+    activation_bytes: int
+    macs_per_clip: int
+
+
+def _shape(encoder: Encoder) -> tuple[int, int, int, int]:
+    spec = encoder.input_spec
+    return spec.channels, max(spec.num_frames, spec.min_frames), spec.size_px, spec.size_px
+
+
+def activation_bytes(module: nn.Module, inputs: Tensor) -> int:
+    """Bytes that autograd keeps from one forward pass in training mode, each storage counted once.
+
+    ``module`` and ``inputs`` may live on the meta device; then nothing is computed or allocated.
+    """
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []  # a freed storage's address may be given to the next: hold them all
+    own = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:  # a weight is saved as a view of itself
+            kept[storage._cdata] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        module(inputs)
+    return sum(kept.values())
+
+
+def estimate_step(
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    *,
+    batch_size: int,
+    num_views: int = 2,
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
+) -> StepCost:
+    """Cost of a training step of ``batch_size`` videos with ``num_views`` clips each in one process.
+
+    Args:
+        method, optimizer: as they would be trained; neither is changed.
+        batch_size, num_views: clips per step are their product.
+        device, precision: where and how.
+    """
+    encoder = method.encoder
+    target = torch.device(device)
+    clips = batch_size * num_views
+    shape = _shape(encoder)
+
+    meta = copy.deepcopy(encoder).to("meta").train()
+    with autocast(torch.device("cpu"), "float32"):
+        per_two = activation_bytes(meta, torch.empty((2, *shape), device="meta"))
+    activations = per_two * clips // 2
+    if precision != "float32":
+        activations //= 2
+    parameters = [p for p in method.parameters() if p.requires_grad]
+    weights = sum(p.numel() * p.element_size() for p in parameters)
+    states = 2 if isinstance(optimizer, torch.optim.AdamW) else 1
+
+    macs = count_macs(encoder, shape)
+    timed = int(max(1, min(clips, _TIMED_MACS // max(1, macs))))
+    seconds = _time(copy.deepcopy(encoder).to(target).train(), (timed, *shape), target, precision) * clips / timed
+    return StepCost(seconds, weights * (2 + states) + activations, activations, macs)
+
+
+def _time(encoder: Encoder, shape: tuple[int, ...], device: torch.device, precision: Precision) -> float:
+    """Seconds of a forward and backward pass; of the last, because the first warms up (which a long one outweighs)."""
+    inputs = torch.zeros(shape, device=device)
+    seconds = 0.0
+    while seconds < _LONG_S:
+        _synchronise(device)
+        start = time.perf_counter()
+        with autocast(device, precision):
+            loss: Any = encoder(inputs).float().square().mean()
+        loss.backward()
+        _synchronise(device)
+        elapsed = time.perf_counter() - start
+        if seconds or elapsed > _LONG_S:
+            return elapsed
+        seconds = elapsed
+    return seconds
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
