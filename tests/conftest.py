@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.ddp_pool import ddp as ddp
+
 torch.set_num_threads(1)
 
 # Repeatable: a failure seen once is seen again. No deadline: the first call of an operation may take a second.

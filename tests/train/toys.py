@@ -120,10 +120,13 @@ class Seekable:
         self.starts: list[int] = []
         self.quarantine: set[str] = set()
 
-    def __iter__(self) -> Any:
-        return self.iterate(0)
+    def extend_quarantine(self, paths: Any) -> None:
+        self.quarantine.update(paths)
 
-    def iterate(self, start_step: int = 0) -> Any:
+    def __iter__(self) -> Any:
+        return self.iterate(0, self.steps_per_epoch)
+
+    def iterate(self, start_step: int = 0, total_steps: int | None = None) -> Any:
         self.starts.append(start_step)
-        for step in range(start_step, (start_step // len(self.batches) + 1) * len(self.batches)):
+        for step in range(start_step, total_steps or self.steps_per_epoch):
             yield self.batches[step % len(self.batches)]

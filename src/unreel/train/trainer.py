@@ -6,6 +6,7 @@ each, so no generator has a state, and a run that is stopped and resumed ends wi
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -55,8 +56,8 @@ class FitResult(NamedTuple):
 class SeekableLoader(Protocol):
     """A loader that can start at any step, as ``unreel.data.loader.ClipLoader`` can: no batch is read twice."""
 
-    def iterate(self, start_step: int = 0) -> Iterable[Batch]:
-        """Batches from ``start_step`` on."""
+    def iterate(self, start_step: int = 0, total_steps: int | None = None) -> Iterable[Batch]:
+        """Batches ``start_step``, …, ``total_steps`` − 1, over as many epochs as that takes."""
 
 
 def _steps_per_epoch(loader: Iterable[Batch]) -> int | None:
@@ -66,17 +67,14 @@ def _steps_per_epoch(loader: Iterable[Batch]) -> int | None:
     return int(known) if known else None
 
 
-def _batches(loader: Iterable[Batch], start: int) -> Generator[Batch, None, None]:
-    """Batches ``start``, ``start + 1``, … for as long as anyone asks; a loader that ends is started again."""
-    position = start
+def _batches(loader: Iterable[Batch], start: int, total: int) -> Generator[Batch, None, None]:
+    """Batches ``start``, …, ``total`` − 1; a plain iterable that ends is started again."""
     if isinstance(loader, SeekableLoader):
-        while True:
-            before = position
-            for batch in loader.iterate(position):
-                position += 1
-                yield batch
-            if position == before:
-                raise DataError(f"the loader has no batch at step {position}")
+        position = start
+        for batch in loader.iterate(start, total):
+            position += 1
+            yield batch
+        raise DataError(f"the loader ended after {position} of {total} batches")
     length = _steps_per_epoch(loader)
     skip = start % length if length else start
     while True:
@@ -96,6 +94,7 @@ class _Stop:
     def __init__(self) -> None:
         self.wished: int | None = None
         self._before: dict[int, Any] = {}
+        self._process = os.getpid()
 
     def __enter__(self) -> _Stop:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
@@ -104,6 +103,9 @@ class _Stop:
         return self
 
     def _wish(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a loader's worker, forked with this handler: it ends as it would without
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         self.wished = number
         signal.signal(number, self._before[number])
 
@@ -317,8 +319,8 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         _restart_batch_operations(method, state["batch_operations"])
-        if hasattr(loader, "quarantine"):
-            loader.quarantine.update(state["quarantine"])
+        if state["quarantine"] and hasattr(loader, "extend_quarantine"):
+            loader.extend_quarantine(state["quarantine"])
         first, skipped = int(state["step"]), int(state["skipped"])
     monitor.resume(first)
 
@@ -363,7 +365,7 @@ def fit(
             monitor.fault(fault, step=step + 1)
         return batch
 
-    batches = _batches(loader, first * accumulate)
+    batches = _batches(loader, first * accumulate, total_steps * accumulate)
     readback, window = _Readback(target), _Window()
     record: dict[str, float] = {}
     unapplied_in_a_row, size = 0, 0

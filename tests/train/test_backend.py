@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from unreel.train.backend import autocast, channels_last, choose_device, detect_launch, distribute
+
+
+def test_torchrun_is_detected() -> None:
+    environment = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+    assert detect_launch(environment) == (3, 8, 1, "10.0.0.1", 29500)
+    assert detect_launch({**environment, "WORLD_SIZE": "1", "RANK": "0"}) is None
+    assert detect_launch({}) is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu[03-05,9],cpu1", "gpu03"), ("n1", "n1"), ("n1,n2", "n1"), ("a-b[7,9]", "a-b7")],
+)
+def test_srun_is_detected_and_a_batch_script_is_not(nodes: str, first: str) -> None:
+    job = {"SLURM_JOB_ID": "12345", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NODELIST": nodes}
+    assert detect_launch(job) is None
+    step = {**job, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "0"}
+    assert detect_launch(step) == (2, 4, 0, first, 32345)
+    assert detect_launch({**step, "MASTER_ADDR": "head", "MASTER_PORT": "1234"}) == (2, 4, 0, "head", 1234)
+    assert detect_launch({**step, "SLURM_STEP_NUM_TASKS": "1"}) is None
+
+
+def test_precision_and_device() -> None:
+    cpu = choose_device("cpu")
+    x = torch.ones(2, 2)
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        with autocast(cpu, precision):  # type: ignore[arg-type]
+            assert (x @ x).dtype == dtype
+    with pytest.raises(ValueError, match="unknown precision"):
+        autocast(cpu, "half")  # type: ignore[arg-type]
+
+
+def test_channels_last_changes_layout_only() -> None:
+    net = nn.Sequential(nn.Conv3d(3, 4, 2), nn.Conv2d(3, 4, 2), nn.Linear(2, 2))
+    before = [p.detach().clone() for p in net.parameters()]
+    channels_last(net)
+    assert net[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert net[1].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_one_process_is_not_wrapped() -> None:
+    net = nn.Sequential(nn.BatchNorm1d(2))
+    assert distribute(net, torch.device("cpu"), synchronise_norm=True, unused=False) is net
+    assert type(net[0]) is nn.BatchNorm1d

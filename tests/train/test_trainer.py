@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unreel.core.errors import DataError, UsageError
+from unreel.data.batch import Batch, Fault
+from unreel.methods import LossOutput, Progress
+from unreel.train import Checkpoints, DivergedError, Monitor, build_optimizer, fit
+from unreel.train.monitor import read_lines
+from unreel.train.schedule import warmup_cosine
+
+from .toys import Seekable, Toy, ToyViews, toy_batch, toy_batches
+
+
+def schedule(step: int) -> float:
+    return warmup_cosine(step, 0.05, 20, 4)
+
+
+def train(method: Toy, loader: Any = None, **options: Any) -> Any:
+    optimizer = options.pop("optimizer", None) or build_optimizer(method, lr=0.05)
+    options = {"total_steps": 20, "schedule": schedule, "device": "cpu", "seed": 3} | options
+    return fit(method, loader if loader is not None else toy_batches(), optimizer, **options)
+
+
+def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+    assert a.keys() == b.keys()
+    return [n for n in a if not torch.equal(a[n], b[n])]
+
+
+@pytest.fixture(scope="module")
+def truth() -> dict[str, Any]:
+    """The state after 20 steps without a stop."""
+    method = Toy()
+    optimizer = build_optimizer(method, lr=0.05)
+    result = train(method, optimizer=optimizer)
+    assert result.completed
+    return {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "calls": method.calls}
+
+
+def test_works_without_configuration_and_learns() -> None:
+    method = Toy()
+    start = fit(method, toy_batches(), torch.optim.SGD(method.parameters(), lr=0.0), device="cpu")
+    end = fit(method, toy_batches(), torch.optim.SGD(method.parameters(), lr=0.05), total_steps=60, device="cpu")
+    assert start.total_steps == 6  # one pass
+    assert start.last == {} or start.last["step"] == 6
+    assert end.last["loss"] < 0.2 * start.last["loss"]
+
+
+def test_hooks_come_in_order(truth: dict[str, Any]) -> None:
+    assert truth["calls"][:6] == ["begin 0", "gradients", "end 1 True", "begin 1", "gradients", "end 2 True"]
+    assert truth["calls"][-1] == "end 20 True"
+
+
+def test_float_views_are_taken_as_they_are() -> None:
+    method, other = Toy(), Toy()
+    train(method, [toy_batch(s) for s in range(6)], total_steps=3)
+    train(other, [toy_batch(s, floating=True) for s in range(6)], total_steps=3)
+    assert not differing(method.state_dict(), other.state_dict())
+
+
+def test_two_calls_give_equal_bits_and_leave_the_callers_generator(truth: dict[str, Any]) -> None:
+    method = Toy()
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    train(method)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not differing(method.state_dict(), truth["method"])
+    other = Toy()
+    train(other, seed=4)
+    assert differing(other.state_dict(), truth["method"])  # dropout and the batch operation read the seed
+
+
+@pytest.mark.parametrize("at", [1, 7, 19])
+def test_stopped_and_resumed_gives_equal_bits(at: int, tmp_path: Path, truth: dict[str, Any]) -> None:
+    first = train(Toy(), checkpoint=tmp_path, stop_after=at)
+    assert (first.step, first.completed) == (at, False)
+    method = Toy()
+    for parameter in method.parameters():
+        nn.init.zeros_(parameter)  # whatever it starts with is replaced
+    optimizer = build_optimizer(method, lr=0.05)
+    second = train(method, checkpoint=tmp_path, optimizer=optimizer)
+    assert (second.step, second.completed, second.resumed_from) == (20, True, at)
+    assert not differing(method.state_dict(), truth["method"])
+    buffers = zip(optimizer.state_dict()["state"].values(), truth["optimizer"]["state"].values(), strict=True)
+    assert all(torch.equal(a["momentum_buffer"], b["momentum_buffer"]) for a, b in buffers)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    train(Toy(), checkpoint=tmp_path)
+    method = Toy()
+    again = train(method, checkpoint=tmp_path)
+    assert (again.step, again.resumed_from, method.calls) == (20, 20, [])
+
+
+def in_new_process(folder: Path, mode: str, seed: int) -> subprocess.Popen[str]:
+    script = Path(__file__).with_name("resume_script.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, str(script), str(folder), mode, str(seed)]
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_sigterm_saves_and_a_new_process_ends_with_equal_bits(tmp_path: Path, truth: dict[str, Any]) -> None:
+    process = in_new_process(tmp_path, "signal", 1)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "ready"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == -signal.SIGTERM
+    process.stdout.close()
+    (saved,) = Checkpoints(tmp_path / "checkpoints").paths()
+    assert saved.name == "step-000000005.pt"
+    assert not (tmp_path / "final.pt").exists()
+    method = Toy()
+    result = train(method, checkpoint=tmp_path / "checkpoints")  # here the new process is this one
+    assert result.resumed_from == 5
+    assert not differing(method.state_dict(), truth["method"])
+
+
+def test_resumed_in_a_new_process_gives_equal_bits(tmp_path: Path, truth: dict[str, Any]) -> None:
+    train(Toy(), checkpoint=tmp_path / "checkpoints", stop_after=11)
+    process = in_new_process(tmp_path, "quiet", 2)
+    assert process.wait(60) == 0
+    assert process.stdout is not None
+    process.stdout.close()
+    final = torch.load(tmp_path / "final.pt", weights_only=True)
+    assert not differing(final["method"], truth["method"])
+
+
+class Pressing(Toy):
+    """Sends itself a signal in the middle of step 3."""
+
+    def forward(self, batch: Batch) -> LossOutput:
+        if len(self.seen) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return super().forward(batch)
+
+
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path: Path) -> None:
+    method = Pressing()
+    with pytest.raises(KeyboardInterrupt):
+        train(method, checkpoint=tmp_path)
+    assert method.calls[-1] == "end 4 True"
+    assert [p.name for p in Checkpoints(tmp_path).paths()] == ["step-000000004.pt"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_accumulation_is_the_mean_of_the_parts() -> None:
+    """Without batch norm and dropout, two batches of 4 accumulated are one batch of 8."""
+    results = []
+    for rows, accumulate in ((8, 1), (4, 2)):
+        method = Toy()
+        method.batch_operations = ()
+        method.encoder.net = nn.Sequential(*list(method.encoder.net)[:1])  # type: ignore[arg-type]
+        both = toy_batch(0, 8)
+        views = both.views[0]
+        parts = [
+            Batch(
+                (type(views)(views.clips[i : i + rows], views.times_s[i : i + rows]),),
+                {},
+                both.sample_id[i : i + rows],
+                both.group[i : i + rows],
+                both.row[i : i + rows],
+            )
+            for i in range(0, 8, rows)
+        ]
+        optimizer = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9)
+        result = train(method, parts, optimizer=optimizer, accumulate=accumulate, total_steps=3, schedule=None)
+        assert result.step == 3
+        results.append((method.state_dict(), result.last["loss"]))
+    for name, value in results[0][0].items():
+        if name != "queue":
+            torch.testing.assert_close(value, results[1][0][name], rtol=1e-5, atol=1e-7)
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
+
+
+def test_length_of_a_pass_counts_accumulated_batches() -> None:
+    method = Toy()
+    assert train(method, total_steps=None, schedule=None, accumulate=3).total_steps == 2
+
+
+class Broken(Toy):
+    def __init__(self, loss_at: int | None = None, gradients_at: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.loss_at, self.gradients_at, self.count = loss_at, gradients_at, 0
+
+    def forward(self, batch: Batch) -> LossOutput:
+        output = super().forward(batch)
+        factor = float("nan") if self.count == self.loss_at else 1.0
+        return LossOutput(output.loss * factor, output.logs)
+
+    def on_gradients(self) -> None:
+        super().on_gradients()
+        if self.count in self.gradients_at:
+            assert self.head.weight.grad is not None
+            self.head.weight.grad.fill_(float("inf"))
+
+    def on_step_end(self, progress: Progress, applied: bool) -> None:
+        super().on_step_end(progress, applied)
+        self.count += 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_reaches_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"loss is nan at step 5 of 20.*lower the learning rate"):
+        train(Broken(loss_at=5), checkpoint=Checkpoints(tmp_path, every_steps=2))
+    assert [p.name for p in Checkpoints(tmp_path).paths()] == ["step-000000002.pt", "step-000000004.pt"]
+
+
+def test_a_step_whose_gradients_are_not_finite_is_skipped() -> None:
+    method = Broken(gradients_at=(2, 3))
+    result = train(method, total_steps=6, max_grad_norm=1.0)
+    assert result.skipped == 2
+    assert [c for c in method.calls if "False" in c] == ["end 3 False", "end 4 False"]
+    assert all(torch.isfinite(p).all() for p in method.parameters())
+    with pytest.raises(DivergedError, match="in a row"):
+        train(Broken(gradients_at=tuple(range(40))), total_steps=40, max_grad_norm=1.0)
+
+
+def test_gradients_are_clipped_to_the_norm() -> None:
+    class Watching(Toy):
+        def on_step_end(self, progress: Progress, applied: bool) -> None:
+            total = sum(float(p.grad.square().sum()) for p in self.parameters() if p.grad is not None)
+            norms.append(total**0.5)
+
+    norms: list[float] = []
+    train(Watching(), max_grad_norm=1e-3)
+    assert max(norms) == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_half_precision_runs_and_keeps_weights_in_float32() -> None:
+    method = Toy()
+    result = train(method, precision="bfloat16", memory_format="channels_last")
+    assert result.completed
+    assert all(p.dtype == torch.float32 for p in method.parameters())
+    weight = method.encoder.net[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_schedule_sets_every_group_by_its_scale() -> None:
+    method = Toy()
+    groups = [{"params": list(method.encoder.parameters())}, {"params": method.head.parameters(), "lr_scale": 0.5}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    train(method, optimizer=optimizer, total_steps=3)
+    assert [g["lr"] for g in optimizer.param_groups] == [schedule(2), 0.5 * schedule(2)]
+
+
+def test_check_24_frozen_weights_and_statistics_do_not_move() -> None:
+    class Frozen(Toy):
+        """A linear probe: the encoder is in inference mode and has no gradients."""
+
+        def train(self, mode: bool = True) -> Frozen:
+            super().train(mode)
+            self.encoder.eval()
+            return self
+
+    method = Frozen()
+    method.encoder.requires_grad_(False)
+    before = {n: v.clone() for n, v in method.state_dict().items()}
+    train(method, optimizer=build_optimizer(method, lr=0.05, weight_decay=0.1))
+    moved = [n for n in before if not torch.equal(before[n], method.state_dict()[n])]
+    assert moved
+    assert not [n for n in moved if n.startswith("encoder.")]
+
+
+def test_a_seekable_loader_is_not_read_from_the_beginning(tmp_path: Path, truth: dict[str, Any]) -> None:
+    loader = Seekable()
+    loader.quarantine.add("bad.mp4")
+    train(Toy(), loader, checkpoint=tmp_path, stop_after=8)
+    assert loader.starts == [0]
+    method, loader = Toy(), Seekable()
+    train(method, loader, checkpoint=tmp_path)
+    assert loader.starts == [8]
+    assert loader.quarantine == {"bad.mp4"}
+    assert not differing(method.state_dict(), truth["method"])
+
+
+def test_loaders_that_cannot_serve_are_refused() -> None:
+    with pytest.raises(DataError, match="empty"):
+        train(Toy(), [])
+    with pytest.raises(DataError, match="generator"):
+        train(Toy(), (b for b in toy_batches(3)))
+    short = Seekable()
+    short.iterate = lambda start_step=0, total_steps=None: iter(short.batches)  # type: ignore[method-assign]
+    with pytest.raises(DataError, match="ended after 6 of 20"):
+        train(Toy(), short)
+    with pytest.raises(UsageError, match="total_steps"):
+        train(Toy(), (b for b in toy_batches(3)), total_steps=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accumulate": 0}, "accumulate"),
+        ({"precision": "bf16"}, "bfloat16"),
+        ({"memory_format": "nhwc"}, "channels_last"),
+        ({"device": "cuda:7"}, "sees no CUDA"),
+    ],
+)
+def test_wrong_calls_say_why(options: dict[str, Any], message: str) -> None:
+    if "device" in options and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(ValueError, match=message):
+        train(Toy(), **options)
+
+
+def test_another_run_is_refused_with_the_reason(tmp_path: Path) -> None:
+    train(Toy(), checkpoint=tmp_path, stop_after=2)
+    with pytest.raises(UsageError, match=r"loop.seed was 3, is 4"):
+        train(Toy(), checkpoint=tmp_path, seed=4)
+    method = Toy()
+    other = build_optimizer(method, lr=0.05, momentum=0.5)
+    with pytest.raises(UsageError, match=r"optimizer.momentum was 0.9, is 0.5"):
+        train(method, checkpoint=tmp_path, optimizer=other)
+    with pytest.raises(UsageError, match=r"settings.data.folder was unset, is b"):
+        train(Toy(), checkpoint=tmp_path, settings={"data": {"folder": "b"}})
+
+
+def test_records_and_faults_are_written_and_rewound(tmp_path: Path) -> None:
+    batches = toy_batches()
+    fault = Fault("a.mp4", "truncated", "ends early", "b.mp4", 3)
+    batches[3] = Batch(*(getattr(batches[3], n) for n in ("views", "targets", "sample_id", "group", "row")), (fault,))
+    echoed: list[float] = []
+
+    def run(**options: Any) -> Any:
+        monitor = Monitor(
+            tmp_path,
+            log_every=2,
+            echo=lambda record: echoed.append(record["step"]),
+            probe=lambda encoder: {"knn": float(encoder.training)},
+            probe_every=3,
+        )
+        return train(Toy(), batches, checkpoint=tmp_path / "checkpoints", monitor=monitor, **options)
+
+    run(stop_after=5)
+    with (tmp_path / "metrics.jsonl").open("a") as stream:  # a killed run wrote on after its last checkpoint
+        stream.write('{"step": 6, "loss": 1.0}\n{"step": 8, "lo')
+    with (tmp_path / "faults.jsonl").open("a") as stream:
+        stream.write('{"path": "late.mp4", "at_step": 9}\n')
+    run(total_steps=20)
+    records = list(read_lines(tmp_path / "metrics.jsonl"))
+    steps = [r["step"] for r in records]
+    assert steps == sorted(set(range(2, 21, 2)) | set(range(3, 21, 3)))
+    assert echoed == steps
+    full = records[0]
+    assert {"epoch", "lr", "loss", "output", "data_wait", "clips_per_s", "s_per_step", "faults"} <= full.keys()
+    assert 0 <= full["data_wait"] <= 1
+    assert [r["probe.knn"] for r in records if "probe.knn" in r] == [0.0] * 6
+    assert records[-1]["epoch"] == 3
+    faults = list(read_lines(tmp_path / "faults.jsonl"))
+    assert [f["at_step"] for f in faults] == [4, 10, 16]
+    assert faults[0]["substitute"] == "b.mp4"
+    assert records[-1]["faults"] == 3
+
+
+def test_the_views_of_the_method_are_applied_once_per_batch() -> None:
+    class Counting(ToyViews):
+        calls = 0
+
+        def apply(self, batch: Batch) -> Batch:
+            self.calls += 1
+            assert batch.views[0].clips.dtype == torch.uint8
+            return super().apply(batch)
+
+    method = Toy()
+    method.views = views = Counting()  # type: ignore[assignment]
+    train(method, total_steps=4, accumulate=2)
+    assert views.calls == 8
