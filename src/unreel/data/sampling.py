@@ -317,6 +317,7 @@ class ClipPlan:
         short_side_px: the shorter side is resized to this, the longer to max(this, longer·this // shorter).
         rule: see :func:`clip_starts`.
         resize_px: (height, width) to resize to instead, without keeping the aspect; TCGL's is (128, 171).
+        antialias: of the resize.
     """
 
     num_frames: int = 32
@@ -327,6 +328,7 @@ class ClipPlan:
     short_side_px: int = 256
     rule: StartRule = "cvrl"
     resize_px: tuple[int, int] | None = None
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         _check_clip(self.num_frames, self.stride)

@@ -1,0 +1,334 @@
+"""Batches in a keyed order, from any number of workers, on any number of ranks, from any step: always the same.
+
+The order of an epoch is a permutation of all rows, cut into global batches, cut into ranks. Everything a worker needs
+to know is in its tickets, so workers, ranks and restarts change who computes a batch and never what is in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unreel.core.errors import DataError, UsageError
+from unreel.core.keys import Key
+from unreel.core.settings import Range
+from unreel.data.batch import Batch, collate
+from unreel.data.contracts import Ticket
+from unreel.data.dataset import ClipDataset, EvaluationDataset, EvaluationSample
+from unreel.data.workers import WorkerDiedError, WorkerPool, WorkerStalledError, in_background
+
+_log = logging.getLogger("unreel.data")
+
+# A worker that is killed for memory leaves this exit code on Linux (SIGKILL).
+_KILLED = -9
+# So many files may hang or crash a worker in one run before it is the storage's or the machine's fault.
+_MAX_RESTARTS = 20
+# The share of faults is judged as if at least this many samples had been seen, so that one early fault stops nothing.
+_SHARE_MIN_SAMPLES = 100
+
+
+@dataclass(frozen=True)
+class _TrainJob:
+    """What a worker does with one step's tickets."""
+
+    dataset: ClipDataset
+    quarantine: Mapping[str, str]
+
+    def __call__(self, tickets: Sequence[Ticket], publish: Callable[[int], None]) -> Batch:
+        return collate([self.dataset.fill(t, quarantine=self.quarantine, publish=publish) for t in tickets])
+
+
+@dataclass(frozen=True)
+class _EvaluationJob:
+    dataset: EvaluationDataset
+    quarantine: Mapping[str, str]
+
+    def __call__(self, row: int, publish: Callable[[int], None]) -> EvaluationSample:
+        return self.dataset.read(row, quarantine=self.quarantine, publish=publish)
+
+
+def _isolate(error: WorkerStalledError | WorkerDiedError, relative: Callable[[int], str]) -> dict[str, str]:
+    """Paths to leave alone after a worker hung or crashed, and why. Raises DataError where no file is to blame."""
+    if isinstance(error, WorkerStalledError):
+        return {relative(row): str(error) for row in error.rows}
+    if error.exit_code == _KILLED:
+        raise DataError(
+            f"{error}: usually the machine ran out of memory. Use fewer workers, a smaller batch, or a prepared copy "
+            "of the videos (`unreel data prepare`)"
+        ) from None
+    if error.row is None:
+        raise DataError(f"{error} with no file in hand; run with workers=0 to see why") from None
+    return {relative(error.row): str(error)}
+
+
+def _guarded(
+    make_pool: Callable[[], WorkerPool[Any, Any]],
+    tasks: Callable[[int], Iterable[Any]],
+    on_trouble: Callable[[WorkerStalledError | WorkerDiedError], None],
+) -> Generator[Any, None, None]:
+    """Results of ``tasks(0)`` in order; after a hang or a crash, a new pool goes on with ``tasks(number done)``."""
+    done = 0
+    while True:
+        pool = make_pool()
+        try:
+            for result in pool.run(tasks(done)):
+                done += 1
+                yield result
+            return
+        except (WorkerStalledError, WorkerDiedError) as error:
+            on_trouble(error)
+        finally:
+            pool.close()
+
+
+class ClipLoader:
+    """Training batches of a :class:`ClipDataset`.
+
+    Args:
+        dataset: the samples.
+        batch_size: videos per *global* batch, over all ranks, so that one recipe gives one run on any number of
+            processes. Batches never shrink.
+        seed: of the order; the run's seed.
+        workers: processes that decode; 0 decodes in this one, without a watch over files that hang.
+        rank, world_size: which slice of the global batch this process gets.
+        drop_last: leave out the rows that do not fill a batch at the end of an epoch; otherwise the last batch is
+            filled up with other rows of the epoch.
+        timeout_s: how long a worker may have one video in hand. After that the workers are restarted at the same
+            step and the file is quarantined.
+        pin_memory: copy batches into page-locked memory (in a thread), for quick transfer to a CUDA device.
+        quarantine: paths, as the manifest writes them, that are not to be touched: a checkpoint's.
+        max_fault_share: the run stops when more than this share of the samples had to be refilled.
+        reserves: rows that stand in for a slot's, in order.
+        prefetch: batches each worker makes ahead.
+        start_method: "fork", "forkserver" or "spawn"; see :class:`WorkerPool`.
+    Raises: UsageError for settings out of range; DataError when the data set is smaller than one global batch.
+    """
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        batch_size: Annotated[int, Range(ge=1, unit="videos")],
+        *,
+        seed: int = 0,
+        workers: Annotated[int, Range(ge=0)] = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = True,
+        timeout_s: Annotated[float, Range(gt=0, unit="s")] = 120.0,
+        pin_memory: bool = False,
+        quarantine: Iterable[str] = (),
+        max_fault_share: Annotated[float, Range(ge=0, le=1)] = 0.05,
+        reserves: Annotated[int, Range(ge=0)] = 4,
+        prefetch: Annotated[int, Range(ge=1)] = 2,
+        start_method: str | None = None,
+    ) -> None:
+        if batch_size < 1 or workers < 0 or reserves < 0 or prefetch < 1:
+            raise UsageError(
+                f"a loader needs batch_size ≥ 1, workers ≥ 0, reserves ≥ 0 and prefetch ≥ 1, got {batch_size}, "
+                f"{workers}, {reserves} and {prefetch}"
+            )
+        if not 0 <= rank < world_size:
+            raise UsageError(f"rank {rank} is not one of {world_size} processes")
+        if batch_size % world_size:
+            raise UsageError(
+                f"the global batch of {batch_size} videos cannot be divided over {world_size} processes; "
+                f"use {batch_size - batch_size % world_size or world_size} or another multiple of {world_size}"
+            )
+        if not timeout_s > 0 or not 0 <= max_fault_share <= 1:
+            raise UsageError(
+                f"timeout_s must be positive and max_fault_share in [0, 1], got {timeout_s} and {max_fault_share}"
+            )
+        if len(dataset) < batch_size:
+            raise DataError(
+                f"the data set has {len(dataset)} videos, fewer than one global batch of {batch_size}; set the batch "
+                f"size to {len(dataset)} or less, or add videos (a batch with one video twice would teach that a "
+                "video differs from itself)"
+            )
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.workers = workers
+        self.rank = rank
+        self.world_size = world_size
+        self.drop_last = drop_last
+        self.timeout_s = timeout_s
+        self.pin_memory = pin_memory
+        self.max_fault_share = max_fault_share
+        self.reserves = reserves
+        self.prefetch = prefetch
+        self.start_method = start_method
+        self.samples_seen = 0
+        self.faults_seen = 0
+        self._quarantine = dict.fromkeys(quarantine, "quarantined earlier in this run")
+        self._restarts = 0
+        self._orders: dict[tuple[str, int], NDArray[np.int64]] = {}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches per pass over the rows."""
+        full, rest = divmod(len(self.dataset), self.batch_size)
+        return full + (1 if rest and not self.drop_last else 0)
+
+    @property
+    def quarantine(self) -> tuple[str, ...]:
+        """Paths that made a worker hang or crash, sorted; part of a checkpoint."""
+        return tuple(sorted(self._quarantine))
+
+    def _order(self, name: str, epoch: int) -> NDArray[np.int64]:
+        key = (name, epoch)
+        if key not in self._orders:
+            # At an epoch's end the workers are ahead of the step that is handed out: two epochs are in use.
+            self._orders = {k: v for k, v in self._orders.items() if abs(k[1] - epoch) <= 1}
+            self._orders[key] = Key(self.seed, name, epoch).permutation(len(self.dataset))
+        return self._orders[key]
+
+    def global_rows(self, step: int) -> tuple[int, NDArray[np.int64]]:
+        """(epoch, rows of the global batch (batch_size,)) of a step."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        rows = self._order("order", epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        if len(rows) < self.batch_size:
+            others = self._candidates(epoch, step, rows, self.batch_size - len(rows))
+            rows = np.concatenate([rows, others])
+        return epoch, rows
+
+    def _candidates(self, epoch: int, step: int, taken: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """Up to ``count`` rows outside ``taken``, from a second permutation, entered elsewhere at each step."""
+        order = self._order("reserves", epoch)
+        length = min(len(order), count + len(taken))
+        begin = Key(self.seed, "reserves", "start", step).integer(0, len(order))
+        window = order[(begin + np.arange(length)) % len(order)]
+        return window[~np.isin(window, taken)][:count]
+
+    def tickets(self, step: int) -> list[Ticket]:
+        """This rank's slots of a step: a pure function of (seed, step, rank, world size, number of rows).
+
+        Reserves are disjoint from the global batch and from every other slot's.
+        """
+        epoch, rows = self.global_rows(step)
+        spare = self._candidates(epoch, step, rows, self.batch_size * self.reserves)
+        local = self.batch_size // self.world_size
+        return [
+            Ticket(epoch, step, int(rows[slot]), tuple(spare[slot :: self.batch_size].tolist()))
+            for slot in range(self.rank * local, (self.rank + 1) * local)
+        ]
+
+    def iterate(self, start_step: int = 0, total_steps: int | None = None) -> Iterator[Batch]:
+        """The batches of steps start_step, …, total_steps − 1 (one epoch where None).
+
+        Starting at step k gives what a run from 0 gives at k. Close the iterator, or exhaust it, to end the workers.
+
+        Raises: DataError when a slot cannot be filled or too many samples had to be refilled.
+        """
+        if total_steps is None:
+            total_steps = self.steps_per_epoch
+        if start_step < 0:
+            raise UsageError(f"the first step must not be negative, got {start_step}")
+        batches = self._batches(start_step, total_steps)
+        if self.pin_memory and self.workers:
+            batches = in_background(batches)
+        try:
+            for batch in batches:
+                self._count(batch)
+                yield batch
+        finally:
+            batches.close()
+
+    def _batches(self, start_step: int, total_steps: int) -> Generator[Batch, None, None]:
+        if self.workers:
+
+            def tasks(done: int) -> Iterator[list[Ticket]]:
+                return (self.tickets(step) for step in range(start_step + done, total_steps))
+
+            yield from _guarded(self._pool, tasks, self._on_trouble)
+            return
+        job = _TrainJob(self.dataset, self._quarantine)
+        for step in range(start_step, total_steps):
+            batch = job(self.tickets(step), _ignore)
+            yield batch.pin_memory() if self.pin_memory else batch
+
+    def _pool(self) -> WorkerPool[Sequence[Ticket], Batch]:
+        return WorkerPool(
+            _TrainJob(self.dataset, dict(self._quarantine)),
+            self.workers,
+            timeout_s=self.timeout_s,
+            prefetch=self.prefetch,
+            pin_memory=self.pin_memory,
+            start_method=self.start_method,
+        )
+
+    def _on_trouble(self, error: WorkerStalledError | WorkerDiedError) -> None:
+        found = _isolate(error, self.dataset.manifest.relative)
+        self._restarts += 1
+        if self._restarts > _MAX_RESTARTS:
+            raise DataError(
+                f"workers hung or crashed {self._restarts} times; look at the storage, then at these files: "
+                f"{', '.join(self.quarantine)}"
+            )
+        self._quarantine.update(found)
+        _log.warning("%s; restarting the workers without %s", error, ", ".join(found))
+
+    def _count(self, batch: Batch) -> None:
+        self.samples_seen += len(batch)
+        self.faults_seen += len(batch.faults)
+        if self.faults_seen > self.max_fault_share * max(self.samples_seen, _SHARE_MIN_SAMPLES):
+            last = "\n".join(f"  {f.message}" for f in batch.faults[-3:])
+            raise DataError(
+                f"{self.faults_seen} of {self.samples_seen} samples could not be read and were refilled, more than "
+                f"the share of {self.max_fault_share:g} (max_fault_share) that a run tolerates. The last:\n{last}\n"
+                "All are in the run's faults.jsonl; `unreel data check` lists every unreadable file."
+            )
+
+
+def _ignore(row: int) -> None:
+    del row
+
+
+def iterate_evaluation(
+    dataset: EvaluationDataset,
+    rows: Sequence[int] | None = None,
+    *,
+    workers: int = 0,
+    timeout_s: float = 120.0,
+    prefetch: int = 2,
+    start_method: str | None = None,
+) -> Iterator[EvaluationSample]:
+    """The samples of ``rows`` (all where None), in order; a file that hangs or crashes a worker is a fault.
+
+    Args:
+        dataset: clips × crops of each row.
+        workers: processes that decode; 0 decodes in this one.
+        timeout_s, prefetch, start_method: as in :class:`ClipLoader`.
+    Raises: DataError when workers are killed or die without a file in hand.
+    """
+    chosen = list(range(len(dataset))) if rows is None else list(rows)
+    if not workers:
+        for row in chosen:
+            yield dataset[row]
+        return
+    quarantine: dict[str, str] = {}
+
+    def make_pool() -> WorkerPool[int, EvaluationSample]:
+        return WorkerPool(
+            _EvaluationJob(dataset, dict(quarantine)),
+            workers,
+            timeout_s=timeout_s,
+            prefetch=prefetch,
+            start_method=start_method,
+        )
+
+    def on_trouble(error: WorkerStalledError | WorkerDiedError) -> None:
+        found = _isolate(error, dataset.manifest.relative)
+        if len(quarantine) + len(found) > _MAX_RESTARTS:
+            raise DataError(
+                f"more than {_MAX_RESTARTS} files hung or crashed a worker; look at the storage, then at "
+                f"{', '.join(sorted(quarantine))}"
+            )
+        quarantine.update(found)
+        _log.warning("%s; going on without %s", error, ", ".join(found))
+
+    yield from _guarded(make_pool, lambda done: chosen[done:], on_trouble)
