@@ -5,10 +5,12 @@ the views' vectors.
 """
 
 from unreel.core.errors import unknown_name
+from unreel.protocols.features import ArrayClips, Embeddings, ManifestClips, default_plan, embed
 from unreel.protocols.knn import KNN
 from unreel.protocols.linear import LinearProbe
 from unreel.protocols.protocol import FeatureProtocol, FeatureSet, FittedProtocol, Outcomes
-from unreel.protocols.retrieval import Retrieval
+from unreel.protocols.retrieval import Hit, Retrieval, search
+from unreel.protocols.store import FeatureStore
 
 PROFILES: dict[str, dict[str, FeatureProtocol]] = {
     "standard": {"linear": LinearProbe(), "knn": KNN(), "retrieval": Retrieval()},
@@ -27,11 +29,19 @@ def get_protocol(name: str, *, profile: str = "standard") -> FeatureProtocol:
 __all__ = [
     "KNN",
     "PROFILES",
+    "ArrayClips",
+    "Embeddings",
     "FeatureProtocol",
     "FeatureSet",
+    "FeatureStore",
     "FittedProtocol",
+    "Hit",
     "LinearProbe",
+    "ManifestClips",
     "Outcomes",
     "Retrieval",
+    "default_plan",
+    "embed",
     "get_protocol",
+    "search",
 ]

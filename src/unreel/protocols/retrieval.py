@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from os import PathLike
+from typing import Any, Literal, NamedTuple
 
-from unreel.core.errors import UsageError
+import torch
+
+from unreel.core.errors import DataError, UsageError
+from unreel.data.manifest import Source
+from unreel.data.sampling import ClipPlan
 from unreel.metrics.retrieval import (
     Similarity,
     chance_average_precision,
     chance_hit_at_k,
+    nearest,
     retrieval_outcomes,
 )
+from unreel.nn.encoder import Encoder
+from unreel.protocols.features import Embeddings, embed
 from unreel.protocols.protocol import FeatureSet, Outcomes, check_width
+from unreel.protocols.store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -109,3 +118,60 @@ class Retrieval:
             raise UsageError(f"ks: all of {self.ks} exceed the gallery's {len(gallery)} samples")
         settings = {"similarity": self.similarity, "exclude": self.exclude, "n_gallery": len(gallery)}
         return FittedRetrieval(gallery, possible, self.similarity, self.exclude, settings, notes)
+
+
+class Hit(NamedTuple):
+    """One search result: where it is and how alike (cosine, higher is nearer)."""
+
+    path: str
+    span: tuple[float, float | None] | None
+    similarity: float
+
+
+def search(
+    encoder: Encoder,
+    query_paths: Sequence[str | PathLike[str]],
+    gallery: Source | Embeddings,
+    k: int = 5,
+    *,
+    clips: ClipPlan | None = None,
+    store: FeatureStore | str | PathLike[str] | None = None,
+    device: torch.device | str | None = None,
+    include_same: bool = False,
+    progress: bool = True,
+) -> list[list[Hit]]:
+    """The k gallery videos most like each query video: one list per query, best first.
+
+    Args:
+        encoder: embeds the queries, and the gallery where it is not embedded yet.
+        query_paths: video files.
+        gallery: a folder, a manifest, a list of paths, or ``Embeddings`` made by the same encoder and clip plan.
+        k: at most this many per query.
+        clips, store, device, progress: as ``embed``.
+        include_same: also find the query itself (the same bytes and span) where the gallery holds it.
+    Raises: DataError for a query that cannot be read; UsageError for k < 1 or a gallery cut by another clip plan.
+    """
+    if k < 1:
+        raise UsageError(f"k: expected at least 1, got {k}")
+    options: dict[str, Any] = {"clips": clips, "store": store, "device": device, "progress": progress}
+    queries = embed(encoder, list(query_paths), **options)
+    if queries.faults:
+        raise DataError("a query cannot be read: " + "; ".join(f.message for f in queries.faults))
+    table = gallery if isinstance(gallery, Embeddings) else embed(encoder, gallery, **options)
+    if table.clips != queries.clips:
+        raise UsageError("the gallery was embedded with another clip plan than the queries; give the same `clips`")
+    found = nearest(
+        queries.vectors,
+        table.vectors,
+        k=min(k, len(table)),
+        query_ids=None if include_same else queries.sources,
+        gallery_ids=None if include_same else table.sources,
+    )
+    return [
+        [
+            Hit(table.paths[i], table.spans[i], float(similarity))
+            for i, similarity in zip(row, values, strict=True)
+            if i >= 0
+        ]
+        for row, values in zip(found.indices, found.similarities, strict=True)
+    ]

@@ -1,0 +1,553 @@
+"""From videos to frozen features: one vector per view, computed once, faults reported and never replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unreel.core.digests import file_digest
+from unreel.core.errors import DataError, UsageError
+from unreel.core.progress import Progress
+from unreel.data.batch import Fault
+from unreel.data.dataset import EvaluationDataset
+from unreel.data.loader import iterate_evaluation
+from unreel.data.manifest import Manifest, Source
+from unreel.data.sampling import ClipPlan
+from unreel.media import Decoder
+from unreel.nn.encoder import Encoder, InputSpec
+from unreel.protocols.store import FeatureStore, FeatureTable, TableKey, encoder_digest
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+ProgressLike: TypeAlias = bool | Callable[[int, int], None]
+
+# Clips per forward pass so that a batch has about this many pixels: 16 clips of 16 × 112² (CPU), 16 times that (CUDA).
+_PIXELS_CPU = 16 * 16 * 112 * 112
+_PIXELS_CUDA = 16 * _PIXELS_CPU
+_MAX_BATCH = 512
+# Videos whose features wait to be written together: what a killed run loses.
+_ROWS_PER_COMMIT = 64
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Frozen features of N sources, in the order of the data; sources that could not be read are not among them.
+
+    Attributes:
+        vectors: (N, D) float32, the mean over views.
+        ids: (N,) text, path and span ("cat/1.mp4", "cat/1.mp4#0-2.5"); unique unless a source is listed twice.
+        labels, groups: (N,) text, empty where a source has none; ``None`` where no source has any.
+        faults: what could not be read and why.
+        per_view: (N, V, D) float32, so that averaging stays the protocol's choice.
+        rows: (N,) position of each source in the data.
+        sources: (N,) names by content and span: equal names are the same bytes.
+        paths, spans: absolute paths, and (start, end) seconds or ``None`` for whole files.
+        num_asked: sources in the data, readable or not.
+        clips: the digest of how clips were cut.
+    """
+
+    vectors: NDArray[np.float32]
+    ids: NDArray[Any]
+    labels: NDArray[Any] | None
+    groups: NDArray[Any] | None
+    faults: tuple[Fault, ...]
+    per_view: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    sources: NDArray[Any]
+    paths: tuple[str, ...] = ()
+    spans: tuple[tuple[float, float | None] | None, ...] = ()
+    num_asked: int = 0
+    clips: str = ""
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def select(self, index: Sequence[int] | NDArray[Any]) -> Embeddings:
+        """The sources at these positions or under this mask; faults stay."""
+        at = np.asarray(index)
+        chosen = np.flatnonzero(at) if at.dtype == bool else at.astype(np.int64)
+        return replace(
+            self,
+            vectors=self.vectors[chosen],
+            ids=self.ids[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            groups=None if self.groups is None else self.groups[chosen],
+            per_view=self.per_view[chosen],
+            rows=self.rows[chosen],
+            sources=self.sources[chosen],
+            paths=tuple(self.paths[i] for i in chosen) if self.paths else (),
+            spans=tuple(self.spans[i] for i in chosen) if self.spans else (),
+        )
+
+
+@runtime_checkable
+class ClipSource(Protocol):
+    """Anything whose test clips can be embedded. ``ManifestClips`` reads files, ``ArrayClips`` holds arrays."""
+
+    @property
+    def digest(self) -> str:
+        """How clips are cut: part of the store's key."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """A readable name per source."""
+
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """One label per source, or None."""
+
+    @property
+    def groups(self) -> Sequence[str] | None:
+        """One group per source, or None."""
+
+    def source(self, row: int) -> str:
+        """Name of a source by content and span. Raises DataError when it cannot be read."""
+
+    def location(self, row: int) -> tuple[str, tuple[float, float | None] | None]:
+        """Absolute path and span; an empty path for what is no file."""
+
+    def read(self, rows: Sequence[int], *, workers: int = 0) -> Iterator[Tensor | Fault]:
+        """Views (V, T, S, S, C) uint8 of each row in order, or its fault."""
+
+
+def default_plan(spec: InputSpec, *, num_clips: int = 4) -> ClipPlan:
+    """Test clips as the encoder was trained: its frames, stride and size; ``num_clips`` clips, one centre crop."""
+    return ClipPlan(
+        num_frames=spec.num_frames,
+        stride=spec.stride_frames,
+        num_clips=num_clips if spec.num_frames > 1 else 1,
+        num_crops=1,
+        size_px=spec.size_px,
+        short_side_px=spec.size_px,
+    )
+
+
+class ManifestClips:
+    """The fixed test clips of a manifest's rows.
+
+    Args:
+        data: a manifest, or what makes one (a folder, a table, a list of paths).
+        plan: which clips and crops.
+        label, group: which columns; those that are absent give ``None``.
+        decoder: reads every row; ``None`` chooses by the kind of file.
+    Raises: DataError for missing files, before anything is read.
+    """
+
+    def __init__(
+        self,
+        data: Source,
+        plan: ClipPlan,
+        *,
+        label: str = "label",
+        group: str = "group",
+        decoder: Decoder | None = None,
+    ) -> None:
+        self.manifest = Manifest.open(data)
+        self.manifest.check_files()
+        self.plan = plan
+        self.dataset = EvaluationDataset(self.manifest, plan, decoder)
+        self.labels = self.manifest.labels(label) if label in self.manifest.label_names else None
+        self.groups = self.manifest.groups(group) if group in self.manifest.group_names else None
+        self._files: dict[str, str] = {}
+
+    @property
+    def digest(self) -> str:
+        """The plan's digest: by contract all decoders give the same frames."""
+        return self.plan.digest
+
+    @property
+    def ids(self) -> list[str]:
+        """Relative path, and the span where there is one."""
+        names = []
+        for row in self.manifest:
+            name = row.path or "|".join(row.frames[:1]) + f"+{len(row.frames) - 1}"
+            if row.start_s is not None or row.end_s is not None:
+                name += f"#{row.start_s or 0:g}-{'' if row.end_s is None else f'{row.end_s:g}'}"
+            names.append(name)
+        return names
+
+    def _file(self, path: str) -> str:
+        if path not in self._files:
+            # By the file's own name and not its path below a root: the same video listed by another manifest is the
+            # same source, and is not encoded again.
+            if os.path.isdir(path):
+                parts = sorted(e.path for e in os.scandir(path) if e.is_file() and not e.name.startswith("."))
+                joined = "".join(file_digest(p) for p in parts)
+                self._files[path] = hashlib.blake2b(joined.encode(), digest_size=16).hexdigest()
+            else:
+                self._files[path] = file_digest(path)
+        return self._files[path]
+
+    def source(self, row: int) -> str:
+        """Hash of the files' digests and the span. Raises DataError when a file cannot be read."""
+        entry = self.manifest[row]
+        files = [self._file(str(p)) for p in self.manifest.frame_paths(row)]
+        if entry.path:
+            files.append(self._file(str(self.manifest.absolute(row))))
+        text = f"{files}\0{entry.start_s!r}\0{entry.end_s!r}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def location(self, row: int) -> tuple[str, tuple[float, float | None] | None]:
+        """Absolute path and span of a row."""
+        entry = self.manifest[row]
+        path = str(self.manifest.absolute(row))
+        if entry.start_s is None and entry.end_s is None:
+            return path, None
+        return path, (entry.start_s or 0.0, entry.end_s)
+
+    def read(self, rows: Sequence[int], *, workers: int = 0) -> Iterator[Tensor | Fault]:
+        """Views or fault of each row, decoded here or by worker processes."""
+        for sample in iterate_evaluation(self.dataset, rows, workers=workers):
+            if sample.fault is not None:
+                yield sample.fault
+            else:
+                assert sample.views is not None
+                yield sample.views
+
+
+class ArrayClips:
+    """Clips that are already in memory.
+
+    Args:
+        clips: uint8, (N, T, H, W, C), or (N, V, T, H, W, C) with V views each.
+        labels, groups, ids: one per source; ids are numbers where not given.
+    """
+
+    def __init__(
+        self,
+        clips: NDArray[np.uint8] | Tensor,
+        *,
+        labels: Sequence[object] | NDArray[Any] | None = None,
+        groups: Sequence[object] | NDArray[Any] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> None:
+        tensor = clips if isinstance(clips, Tensor) else torch.from_numpy(np.ascontiguousarray(clips))
+        if tensor.dtype != torch.uint8 or tensor.ndim not in (5, 6) or tensor.shape[0] == 0:
+            raise UsageError(
+                "clips: expected uint8 (N, T, H, W, C) or (N, V, T, H, W, C) with N ≥ 1, "
+                f"got {tensor.dtype} {tuple(tensor.shape)}"
+            )
+        self.clips = tensor if tensor.ndim == 6 else tensor[:, None]
+        self.ids = list(ids) if ids is not None else [f"{i:06d}" for i in range(len(tensor))]
+        self.labels = None if labels is None else [str(v) for v in labels]
+        self.groups = None if groups is None else [str(v) for v in groups]
+        for name in ("ids", "labels", "groups"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(tensor):
+                raise UsageError(f"{name}: expected {len(tensor)}, got {len(values)}")
+
+    @property
+    def digest(self) -> str:
+        """Arrays are cut by whoever made them."""
+        return "array"
+
+    def source(self, row: int) -> str:
+        """Hash of the pixels."""
+        pixels = self.clips[row].contiguous()
+        digest = hashlib.blake2b(str(tuple(pixels.shape)).encode(), digest_size=16)
+        digest.update(pixels.numpy().tobytes())
+        return digest.hexdigest()
+
+    def location(self, row: int) -> tuple[str, tuple[float, float | None] | None]:
+        """No file."""
+        del row
+        return "", None
+
+    def read(self, rows: Sequence[int], *, workers: int = 0) -> Iterator[Tensor | Fault]:
+        """The arrays themselves."""
+        del workers
+        for row in rows:
+            yield self.clips[row]
+
+
+@contextmanager
+def evaluation_mode(encoder: Encoder, device: torch.device | str | None = None) -> Iterator[torch.device]:
+    """The encoder in evaluation mode on a device; each module's mode, and the device, are put back afterwards."""
+    modes = [(module, module.training) for module in encoder.modules()]
+    first = next(iter([*encoder.parameters(), *encoder.buffers()]), None)
+    home = first.device if first is not None else torch.device("cpu")
+    target = torch.device(device) if device is not None else home
+    encoder.eval()
+    if target != home:
+        encoder.to(target)
+    try:
+        yield target
+    finally:
+        if target != home:
+            encoder.to(home)
+        for module, mode in modes:
+            module.training = mode
+
+
+def encode(
+    encoder: Encoder,
+    clips: Tensor,
+    *,
+    layer: str | None = None,
+    device: torch.device | str | None = None,
+    precision: Precision = "float32",
+) -> Tensor:
+    """One batch of uint8 clips (B, T, H, W, C) to embeddings (B, D), float32 on the CPU, without gradient.
+
+    Running statistics do not change: the encoder is in evaluation mode meanwhile.
+    """
+    with evaluation_mode(encoder, device) as target, torch.inference_mode():
+        return _forward(encoder, clips, layer, target, precision)
+
+
+def _forward(encoder: Encoder, clips: Tensor, layer: str | None, device: torch.device, precision: Precision) -> Tensor:
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        x = encoder.prepare(clips.to(device, non_blocking=True))
+        weight = next(encoder.parameters(), None)
+        if weight is not None and weight.is_floating_point():
+            x = x.to(weight.dtype)
+        if layer is None or layer == encoder.last_stage:
+            out = encoder(x)
+        else:
+            out = encoder.pool(encoder.forward_features(x, [layer])[layer])
+    vectors: Tensor = out.to(torch.float32).cpu()
+    return vectors
+
+
+def _batch_size(views: Tensor, device: torch.device) -> int:
+    pixels = views.shape[1] * views.shape[2] * views.shape[3]
+    room = _PIXELS_CPU if device.type == "cpu" else _PIXELS_CUDA
+    return max(1, min(_MAX_BATCH, room // pixels))
+
+
+def _encode_rows(
+    encoder: Encoder,
+    clips: ClipSource,
+    rows: Sequence[int],
+    *,
+    layer: str,
+    device: torch.device,
+    batch_size: int | None,
+    precision: Precision,
+    workers: int,
+) -> Iterator[tuple[int, NDArray[np.float32] | Fault]]:
+    """(row, (V, D)) or (row, fault) for each row, in order; views of several rows share a forward pass."""
+    waiting: list[tuple[int, int]] = []  # (row, views) whose clips lie in `parts`, in order
+    parts: list[Tensor] = []
+    done = torch.empty(0, 0)
+
+    def drain(*, everything: bool) -> Iterator[tuple[int, NDArray[np.float32] | Fault]]:
+        nonlocal parts, done
+        if not parts:
+            return
+        together = torch.cat(parts) if len(parts) > 1 else parts[0]
+        size = batch_size if batch_size is not None else _batch_size(together, device)
+        used = len(together) if everything else len(together) // size * size
+        outputs = [done] if done.numel() else []
+        for start in range(0, used, size):
+            outputs.append(_forward(encoder, together[start : min(start + size, used)], layer, device, precision))
+        parts = [together[used:]] if used < len(together) else []
+        done = torch.cat(outputs) if outputs else done
+        while waiting and len(done) >= waiting[0][1]:
+            row, views = waiting.pop(0)
+            vectors, done = done[:views], done[views:]
+            if not bool(torch.isfinite(vectors).all()):
+                raise DataError(
+                    f"{clips.ids[row]}: its embedding is not finite; the encoder's weights have diverged, "
+                    "or bfloat16 is too coarse for it"
+                )
+            yield row, vectors.numpy()
+
+    for row, views in zip(rows, clips.read(rows, workers=workers), strict=True):
+        if isinstance(views, Fault):
+            yield row, views
+            continue
+        if parts and parts[0].shape[1:] != views.shape[1:]:
+            yield from drain(everything=True)
+        waiting.append((row, len(views)))
+        parts.append(views)
+        yield from drain(everything=False)
+    yield from drain(everything=True)
+
+
+def as_clip_source(
+    data: Source | ClipSource,
+    encoder: Encoder,
+    clips: ClipPlan | None = None,
+    *,
+    label: str = "label",
+    group: str = "group",
+    decoder: Decoder | None = None,
+) -> ClipSource:
+    """Whatever can be embedded as a ``ClipSource``: files are cut by ``clips``, or as the encoder was trained."""
+    if isinstance(data, ManifestClips | ArrayClips):
+        return data
+    if isinstance(data, Manifest) or not isinstance(data, ClipSource):
+        plan = clips if clips is not None else default_plan(encoder.input_spec)
+        return ManifestClips(data, plan, label=label, group=group, decoder=decoder)
+    return data
+
+
+def embed(
+    encoder: Encoder,
+    data: Source | ClipSource,
+    *,
+    clips: ClipPlan | None = None,
+    device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    store: FeatureStore | str | os.PathLike[str] | None = None,
+    layer: str | None = None,
+    precision: Precision = "float32",
+    label: str = "label",
+    group: str = "group",
+    decoder: Decoder | None = None,
+    workers: int | None = None,
+    progress: ProgressLike = True,
+) -> Embeddings:
+    """One vector per view of each source, from a frozen encoder.
+
+    The encoder runs in evaluation mode without gradient and is left exactly as it was. A source that cannot be read is
+    reported in ``faults`` and left out; nothing takes its place.
+
+    Args:
+        encoder: see ``unreel.nn.encoder``.
+        data: a folder, a manifest, a list of paths, or clips in memory (``ArrayClips``).
+        clips: which clips and crops of each source; ``None``: as the encoder was trained (``default_plan``).
+        device: where to compute; ``None``: where the encoder is.
+        batch_size: clips per forward pass; ``None``: by their size.
+        store: a feature store or its folder: what is there is read, what is computed is added.
+        layer: a stage name; ``None``: the last, as ``encoder(x)`` pools it.
+        precision: ``float32``, or ``bfloat16`` by autocast.
+        label, group: which columns of a manifest to carry along.
+        decoder: reads every file; ``None`` chooses by kind.
+        workers: decoding processes; ``None``: none on the CPU, up to 8 beside a CUDA device.
+        progress: show a bar; or a function of (done, total).
+    Raises: UsageError for an unknown layer or data of a wrong kind; DataError for missing files, no readable source,
+        or an embedding that is not finite.
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise UsageError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch_size: expected at least 1, got {batch_size}")
+    stage = encoder.check_names(None if layer is None else [layer])[0]
+    source = as_clip_source(data, encoder, clips, label=label, group=group, decoder=decoder)
+    names = list(source.ids)
+    keys: dict[int, str] = {}
+    found: dict[int, NDArray[np.float32]] = {}
+    faults: dict[int, Fault] = {}
+    for row, name in enumerate(names):
+        try:
+            keys[row] = source.source(row)
+        except DataError as error:
+            faults[row] = Fault(name, type(error).__name__, str(error), "", -1)
+    with ExitStack() as stack:
+        table: FeatureTable | None = None
+        if store is not None:
+            held = store if isinstance(store, FeatureStore) else FeatureStore(store)
+            key = TableKey(encoder_digest(encoder), source.digest, stage, precision)
+            table = stack.enter_context(held.open(key))
+            stored = table.get(list(keys.values()))
+            found = {row: stored[k] for row, k in keys.items() if k in stored}
+        # The same source listed twice is read once.
+        first: dict[str, int] = {}
+        for row, k in keys.items():
+            if row not in found:
+                first.setdefault(k, row)
+        todo = sorted(first.values())
+        if todo:
+            target = stack.enter_context(evaluation_mode(encoder, device))
+            stack.enter_context(torch.inference_mode())
+            report = stack.enter_context(_reporting(progress, len(names), len(names) - len(todo)))
+            if workers is None:
+                workers = 0 if target.type == "cpu" else min(8, os.cpu_count() or 1)
+            fresh: dict[str, NDArray[np.float32]] = {}
+            computed = _encode_rows(
+                encoder,
+                source,
+                todo,
+                layer=stage,
+                device=target,
+                batch_size=batch_size,
+                precision=precision,
+                workers=workers,
+            )
+            for row, result in computed:
+                report()
+                if isinstance(result, Fault):
+                    faults[row] = result
+                    continue
+                found[row] = fresh[keys[row]] = result
+                if table is not None and len(fresh) % _ROWS_PER_COMMIT == 0:
+                    table.put(fresh)
+                    fresh = {}
+            if table is not None and fresh:
+                table.put(fresh)
+        for row, k in keys.items():
+            twin = first.get(k, row)
+            if row not in found and twin in found:
+                found[row] = found[twin]
+            elif row not in found and twin in faults:
+                faults.setdefault(row, faults[twin])
+    return _assemble(source, names, keys, found, tuple(faults[r] for r in sorted(faults)))
+
+
+def _assemble(
+    source: ClipSource,
+    names: Sequence[str],
+    keys: dict[int, str],
+    found: dict[int, NDArray[np.float32]],
+    faults: tuple[Fault, ...],
+) -> Embeddings:
+    rows = sorted(found)
+    if not rows:
+        listed = "\n".join(f"  {f.message}" for f in faults[:3])
+        raise DataError(f"none of {len(names)} sources could be read:\n{listed}")
+    if len({found[r].shape for r in rows}) > 1:
+        raise DataError("sources differ in their number of views; use one clip plan for all")
+    per_view = np.stack([found[r] for r in rows])
+    places = [source.location(r) for r in rows]
+
+    def chosen(values: Sequence[str] | None) -> NDArray[Any] | None:
+        return None if values is None else np.array([values[r] for r in rows])
+
+    return Embeddings(
+        vectors=per_view.mean(1, dtype=np.float64).astype(np.float32),
+        ids=np.array([names[r] for r in rows]),
+        labels=chosen(source.labels),
+        groups=chosen(source.groups),
+        faults=faults,
+        per_view=per_view,
+        rows=np.array(rows, dtype=np.int64),
+        sources=np.array([keys[r] for r in rows]),
+        paths=tuple(path for path, _ in places),
+        spans=tuple(span for _, span in places),
+        num_asked=len(names),
+        clips=source.digest,
+    )
+
+
+@contextmanager
+def _reporting(progress: ProgressLike, total: int, done: int) -> Iterator[Callable[[], None]]:
+    """A function to call once per source that is finished."""
+    if progress is True:
+        with Progress("embed", total, unit="videos") as bar:
+            bar.resume_at(done)
+            yield lambda: bar.advance()
+        return
+    count = done
+
+    def tell() -> None:
+        nonlocal count
+        count += 1
+        if callable(progress):
+            progress(count, total)
+
+    yield tell
+
+
+def merge_faults(parts: Iterable[Embeddings]) -> tuple[Fault, ...]:
+    """Faults of several embeddings, each once."""
+    return tuple(dict.fromkeys(f for part in parts for f in part.faults))
