@@ -323,54 +323,95 @@ def _batch_size(views: Tensor, device: torch.device) -> int:
     return max(1, min(_MAX_BATCH, room // pixels))
 
 
-def _encode_rows(
-    encoder: Encoder,
-    clips: ClipSource,
-    rows: Sequence[int],
-    *,
-    layer: str,
-    device: torch.device,
-    batch_size: int | None,
-    precision: Precision,
-    workers: int,
-) -> Iterator[tuple[int, NDArray[np.float32] | Fault]]:
-    """(row, (V, D)) or (row, fault) for each row, in order; views of several rows share a forward pass."""
-    waiting: list[tuple[int, int]] = []  # (row, views) whose clips lie in `parts`, in order
-    parts: list[Tensor] = []
-    done = torch.empty(0, 0)
+class _Batcher:
+    """Collects the views of several rows into forward passes of one size; gives each row's vectors back in order."""
 
-    def drain(*, everything: bool) -> Iterator[tuple[int, NDArray[np.float32] | Fault]]:
-        nonlocal parts, done
-        if not parts:
-            return
-        together = torch.cat(parts) if len(parts) > 1 else parts[0]
-        size = batch_size if batch_size is not None else _batch_size(together, device)
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        layer: str,
+        device: torch.device,
+        batch_size: int | None,
+        precision: Precision,
+    ) -> None:
+        self.encoder, self.layer, self.device = encoder, layer, device
+        self.batch_size, self.precision = batch_size, precision
+        self.waiting: list[tuple[int, int]] = []  # rows and their numbers of views, whose clips lie in `parts` in order
+        self.parts: list[Tensor] = []
+        self.done = torch.empty(0, 0)
+
+    def push(self, row: int, views: Tensor) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Add a row's views (V, T, S, S, C); yields the rows that are finished, (V, D) each."""
+        if self.parts and self.parts[0].shape[1:] != views.shape[1:]:
+            yield from self.flush()
+        self.waiting.append((row, len(views)))
+        self.parts.append(views)
+        size = self.batch_size if self.batch_size is not None else _batch_size(views, self.device)
+        if sum(map(len, self.parts)) >= size:
+            yield from self._forward(size, everything=False)
+
+    def flush(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Encode what is left."""
+        if self.parts:
+            size = self.batch_size if self.batch_size is not None else _batch_size(self.parts[0], self.device)
+            yield from self._forward(size, everything=True)
+
+    def _forward(self, size: int, *, everything: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        together = torch.cat(self.parts) if len(self.parts) > 1 else self.parts[0]
         used = len(together) if everything else len(together) // size * size
-        outputs = [done] if done.numel() else []
+        outputs = [self.done] if self.done.numel() else []
         for start in range(0, used, size):
-            outputs.append(_forward(encoder, together[start : min(start + size, used)], layer, device, precision))
-        parts = [together[used:]] if used < len(together) else []
-        done = torch.cat(outputs) if outputs else done
-        while waiting and len(done) >= waiting[0][1]:
-            row, views = waiting.pop(0)
-            vectors, done = done[:views], done[views:]
-            if not bool(torch.isfinite(vectors).all()):
-                raise DataError(
-                    f"{clips.ids[row]}: its embedding is not finite; the encoder's weights have diverged, "
-                    "or bfloat16 is too coarse for it"
-                )
+            batch = together[start : min(start + size, used)]
+            outputs.append(_forward(self.encoder, batch, self.layer, self.device, self.precision))
+        self.parts = [together[used:]] if used < len(together) else []
+        self.done = torch.cat(outputs)
+        while self.waiting and len(self.done) >= self.waiting[0][1]:
+            row, views = self.waiting.pop(0)
+            vectors, self.done = self.done[:views], self.done[views:]
             yield row, vectors.numpy()
 
-    for row, views in zip(rows, clips.read(rows, workers=workers), strict=True):
-        if isinstance(views, Fault):
-            yield row, views
-            continue
-        if parts and parts[0].shape[1:] != views.shape[1:]:
-            yield from drain(everything=True)
-        waiting.append((row, len(views)))
-        parts.append(views)
-        yield from drain(everything=False)
-    yield from drain(everything=True)
+
+class _Job:
+    """One encoder's share of an embedding: what the store knew, what is still to do, what was computed."""
+
+    def __init__(self, keys: dict[int, str], table: FeatureTable | None, batcher: _Batcher) -> None:
+        self.keys, self.table, self.batcher = keys, table, batcher
+        self.found: dict[int, NDArray[np.float32]] = {}
+        if table is not None:
+            stored = table.get(list(keys.values()))
+            self.found = {row: stored[k] for row, k in keys.items() if k in stored}
+        # The same source listed twice is read once: by the first row that lists it.
+        self.first: dict[str, int] = {}
+        for row, k in keys.items():
+            if row not in self.found:
+                self.first.setdefault(k, row)
+        self.todo = set(self.first.values())
+        self.fresh: dict[str, NDArray[np.float32]] = {}
+
+    def keep(self, row: int, vectors: NDArray[np.float32], name: str) -> None:
+        if not np.isfinite(vectors).all():
+            raise DataError(
+                f"{name}: its embedding is not finite; the encoder's weights have diverged, "
+                "or bfloat16 is too coarse for it"
+            )
+        self.found[row] = self.fresh[self.keys[row]] = vectors
+        if len(self.fresh) >= _ROWS_PER_COMMIT:
+            self.commit()
+
+    def commit(self) -> None:
+        if self.table is not None and self.fresh:
+            self.table.put(self.fresh)
+        self.fresh = {}
+
+    def complete(self, faults: dict[int, Fault]) -> None:
+        """Give what the first of equal rows got to the others."""
+        for row, k in self.keys.items():
+            twin = self.first.get(k, row)
+            if row not in self.found and twin in self.found:
+                self.found[row] = self.found[twin]
+            elif row not in self.found and twin in faults:
+                faults.setdefault(row, faults[twin])
 
 
 def as_clip_source(
@@ -428,70 +469,79 @@ def embed(
     Raises: UsageError for an unknown layer or data of a wrong kind; DataError for missing files, no readable source,
         or an embedding that is not finite.
     """
+    return embed_all(
+        [encoder],
+        as_clip_source(data, encoder, clips, label=label, group=group, decoder=decoder),
+        device=device,
+        batch_size=batch_size,
+        store=store,
+        layer=layer,
+        precision=precision,
+        workers=workers,
+        progress=progress,
+    )[0]
+
+
+def embed_all(
+    encoders: Sequence[Encoder],
+    data: ClipSource,
+    *,
+    device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    store: FeatureStore | str | os.PathLike[str] | None = None,
+    layer: str | None = None,
+    precision: Precision = "float32",
+    workers: int | None = None,
+    progress: ProgressLike = True,
+) -> list[Embeddings]:
+    """``embed`` with several encoders on the same clips: each source is decoded once for all of them."""
     if precision not in ("float32", "bfloat16"):
         raise UsageError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"batch_size: expected at least 1, got {batch_size}")
-    stage = encoder.check_names(None if layer is None else [layer])[0]
-    source = as_clip_source(data, encoder, clips, label=label, group=group, decoder=decoder)
-    names = list(source.ids)
+    names = list(data.ids)
     keys: dict[int, str] = {}
-    found: dict[int, NDArray[np.float32]] = {}
     faults: dict[int, Fault] = {}
     for row, name in enumerate(names):
         try:
-            keys[row] = source.source(row)
+            keys[row] = data.source(row)
         except DataError as error:
             faults[row] = Fault(name, type(error).__name__, str(error), "", -1)
+    held = store if isinstance(store, FeatureStore) or store is None else FeatureStore(store)
+    jobs: list[_Job] = []
     with ExitStack() as stack:
-        table: FeatureTable | None = None
-        if store is not None:
-            held = store if isinstance(store, FeatureStore) else FeatureStore(store)
-            key = TableKey(encoder_digest(encoder), source.digest, stage, precision)
-            table = stack.enter_context(held.open(key))
-            stored = table.get(list(keys.values()))
-            found = {row: stored[k] for row, k in keys.items() if k in stored}
-        # The same source listed twice is read once.
-        first: dict[str, int] = {}
-        for row, k in keys.items():
-            if row not in found:
-                first.setdefault(k, row)
-        todo = sorted(first.values())
-        if todo:
+        stack.enter_context(torch.inference_mode())
+        for encoder in encoders:
+            stage = encoder.check_names(None if layer is None else [layer])[0]
+            table: FeatureTable | None = None
+            if held is not None:
+                table = stack.enter_context(held.open(TableKey(encoder_digest(encoder), data.digest, stage, precision)))
             target = stack.enter_context(evaluation_mode(encoder, device))
-            stack.enter_context(torch.inference_mode())
-            report = stack.enter_context(_reporting(progress, len(names), len(names) - len(todo)))
+            batcher = _Batcher(encoder, layer=stage, device=target, batch_size=batch_size, precision=precision)
+            jobs.append(_Job(dict(keys), table, batcher))
+        todo = sorted(set().union(*(job.todo for job in jobs)))
+        if todo:
             if workers is None:
-                workers = 0 if target.type == "cpu" else min(8, os.cpu_count() or 1)
-            fresh: dict[str, NDArray[np.float32]] = {}
-            computed = _encode_rows(
-                encoder,
-                source,
-                todo,
-                layer=stage,
-                device=target,
-                batch_size=batch_size,
-                precision=precision,
-                workers=workers,
-            )
-            for row, result in computed:
+                on_cpu = all(job.batcher.device.type == "cpu" for job in jobs)
+                workers = 0 if on_cpu else min(8, os.cpu_count() or 1)
+            report = stack.enter_context(_reporting(progress, len(names), len(names) - len(todo)))
+            for row, views in zip(todo, data.read(todo, workers=workers), strict=True):
+                if isinstance(views, Fault):
+                    faults[row] = views
+                else:
+                    for job in jobs:
+                        if row in job.todo:
+                            for finished, vectors in job.batcher.push(row, views):
+                                job.keep(finished, vectors, names[finished])
                 report()
-                if isinstance(result, Fault):
-                    faults[row] = result
-                    continue
-                found[row] = fresh[keys[row]] = result
-                if table is not None and len(fresh) % _ROWS_PER_COMMIT == 0:
-                    table.put(fresh)
-                    fresh = {}
-            if table is not None and fresh:
-                table.put(fresh)
-        for row, k in keys.items():
-            twin = first.get(k, row)
-            if row not in found and twin in found:
-                found[row] = found[twin]
-            elif row not in found and twin in faults:
-                faults.setdefault(row, faults[twin])
-    return _assemble(source, names, keys, found, tuple(faults[r] for r in sorted(faults)))
+            for job in jobs:
+                for finished, vectors in job.batcher.flush():
+                    job.keep(finished, vectors, names[finished])
+                job.commit()
+        for job in jobs:
+            job.complete(faults)
+    in_order = tuple(faults[r] for r in sorted(faults))
+    return [_assemble(data, names, keys, job.found, in_order) for job in jobs]
 
 
 def _assemble(
