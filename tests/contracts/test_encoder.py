@@ -13,12 +13,19 @@ from unreel.nn import Encoder, InputSpec, create_encoder, wrap_encoder
 
 
 class TestR3D50(EncoderSuite):
-    frames = 2
+    """At an eighth of the width: the same net, for speed; tests/nn/test_r3d.py has the full one."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def encoder(cls) -> Encoder:
-        return create_encoder("r3d_50", seed=0).eval()
+        return create_encoder("r3d_50", width=0.125, seed=0).eval()
+
+
+class TestR3D50TensorFlowPadding(EncoderSuite):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder("r3d_50", width=0.125, padding="tf_same", pool_stride_t=2, seed=0).eval()
 
 
 class TestR3DTiny(EncoderSuite):

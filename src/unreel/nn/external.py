@@ -157,7 +157,8 @@ class WrappedEncoder(Encoder):
             grids.append(_Grid(max(frames // int(stride_t), 1), height // int(stride[-2]), width // int(stride[-1])))
         for prefix in range(_MAX_PREFIX_TOKENS + 1):
             side = math.isqrt(max(tokens - prefix, 0) // frames)
-            if side and frames * side * side == tokens - prefix:
+            # more patches than leading tokens, or any small number would fit
+            if frames * side * side == tokens - prefix > prefix:
                 grids.append(_Grid(frames, side, side))
         for grid in grids:
             if 0 <= tokens - grid.tokens <= _MAX_PREFIX_TOKENS and grid.tokens:

@@ -73,14 +73,15 @@ class Bottleneck3d(nn.Module):
 class R3D(ResNetLayout):
     """CVRL's R3D family. See ``r3d_50`` for the arguments.
 
-    Raises: UsageError for a width below 1, lists of another length than four, even kernels, an unknown padding or init.
+    Raises: UsageError for a width that gives no whole channels, lists of another length than four, even kernels, an
+    unknown padding or init.
     """
 
     def __init__(
         self,
         *,
         layers: Sequence[int],
-        width: int = 1,
+        width: float = 1,
         stem_width: int | None = None,
         temporal_kernels: Sequence[int] = (1, 1, 3, 3),
         stem_kernel_t: int = 5,
@@ -100,15 +101,19 @@ class R3D(ResNetLayout):
                 f"layers and temporal_kernels need one entry for each of res2 … res5, got {list(layers)} and "
                 f"{list(temporal_kernels)}"
             )
-        if width < 1 or (stem_width is not None and stem_width < 1):
-            raise UsageError(f"width and stem_width must be at least 1, got {width} and {stem_width}")
+        base = round(64 * width)
+        if base < 1 or base != 64 * width or (stem_width is not None and stem_width < 1):
+            raise UsageError(
+                f"64·width and stem_width must be whole numbers of at least 1, got width={width} and "
+                f"stem_width={stem_width}"
+            )
         if init not in get_args(Init):
             raise UsageError(f"init is one of {', '.join(get_args(Init))}, got {init!r}")
 
         def norm(channels: int) -> nn.Module:
             return nn.BatchNorm3d(channels, eps=bn_eps, momentum=bn_momentum)
 
-        channels = 64 * width if stem_width is None else stem_width
+        channels = base if stem_width is None else stem_width
         self.conv1 = conv3d(in_channels, channels, (stem_kernel_t, 7, 7), (stem_stride_t, 2, 2), padding=padding)
         self.bn1 = norm(channels)
         self.relu = nn.ReLU(inplace=True)
@@ -117,7 +122,7 @@ class R3D(ResNetLayout):
         steps = {"stem": StageStep(channels, stem_stride_t, 2), "pool": StageStep(channels, pool_stride_t, 2)}
         for i, (depth, temporal_kernel) in enumerate(zip(layers, temporal_kernels, strict=True)):
             stride_hw = 1 if i == 0 else 2
-            mid = 64 * width * 2**i
+            mid = base * 2**i
             blocks = []
             for block in range(depth):
                 blocks.append(
@@ -153,7 +158,7 @@ class R3D(ResNetLayout):
 @register_encoder("r3d_50")
 def r3d_50(
     *,
-    width: Annotated[int, Range(ge=1)] = 1,
+    width: Annotated[float, Range(gt=0)] = 1,
     stem_width: int | None = None,
     temporal_kernels: Sequence[int] = (1, 1, 3, 3),
     stem_kernel_t: Annotated[int, Range(ge=1)] = 5,
@@ -170,7 +175,8 @@ def r3d_50(
     """R3D-50: 31,672,128 parameters, 2048 features, blocks (3, 4, 6, 3) (cvrl.md §1).
 
     Args:
-        width: multiplies every filter count ("2×", "4×").
+        width: multiplies every filter count: 1, 2 and 4 in the papers ("2×", "4×"); fractions such as 0.25 make slim
+            nets of the same shape.
         stem_width: channels of the stem, 64·width by default; whether the paper widened it is unknown.
         temporal_kernels: kernel of each block's first convolution, for res2 … res5.
         stem_kernel_t, stem_stride_t, pool_stride_t: the temporal side of the stem and of the pool.
@@ -202,7 +208,7 @@ def r3d_50(
 @register_encoder("r3d_101")
 def r3d_101(
     *,
-    width: Annotated[int, Range(ge=1)] = 1,
+    width: Annotated[float, Range(gt=0)] = 1,
     stem_width: int | None = None,
     temporal_kernels: Sequence[int] = (1, 1, 3, 3),
     stem_kernel_t: Annotated[int, Range(ge=1)] = 5,
@@ -238,7 +244,7 @@ def r3d_101(
 @register_encoder("r3d_152")
 def r3d_152(
     *,
-    width: Annotated[int, Range(ge=1)] = 1,
+    width: Annotated[float, Range(gt=0)] = 1,
     stem_width: int | None = None,
     temporal_kernels: Sequence[int] = (1, 1, 3, 3),
     stem_kernel_t: Annotated[int, Range(ge=1)] = 5,
