@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
+from unreel.core.distributed import rank
+from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Batch
 
@@ -22,3 +27,200 @@ class BatchOperation(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave."""
+
+
+class CutBox(NamedTuple):
+    """A rectangle in pixels, and the share of the frame outside it."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class _Mixing:
+    """Partners and weights of Mixup and CutMix, drawn once for the global batch.
+
+    Row i of rank r is slot r·B + i of the global batch, as the loader cuts it. A slot's weight has the slot in its key
+    and partners are permuted within consecutive blocks of ``block`` slots, so any number of processes whose local
+    batch is a multiple of ``block`` mixes the same pairs, and no clip crosses processes. (Rows are shuffled by the
+    loader, so a partner within a block is as random as one anywhere; a row may be its own partner.)
+
+    ``targets`` gains ``<name>.weight`` (B,), the share of a row's own pixels, and ``<name>.partner`` (B,) int64, the
+    local row that gave the rest.
+    """
+
+    alpha: float = 1.0
+    views: tuple[int, ...] = (0,)
+    fold: bool = True
+    block: int = 8
+
+    def __post_init__(self) -> None:
+        if self.alpha <= 0:
+            raise UsageError(f"{type(self).__name__}: alpha must be positive, got {self.alpha}")
+        if self.block < 1:
+            raise UsageError(f"{type(self).__name__}: block must be at least 1, got {self.block}")
+
+    def _weight(self, key: Key) -> float:
+        weight = float(key.numpy().beta(self.alpha, self.alpha))
+        return max(weight, 1 - weight) if self.fold else weight
+
+    def _slots(self, batch: Batch) -> range:
+        return range(rank() * len(batch), (rank() + 1) * len(batch))
+
+    def _partners(self, batch: Batch, key: Key) -> Tensor:
+        partner = torch.empty(len(batch), dtype=torch.int64)
+        for start in range(0, len(batch), self.block):
+            stop = min(start + self.block, len(batch))
+            order = key.child("partner", self._slots(batch)[start]).permutation(stop - start)
+            partner[start:stop] = start + torch.from_numpy(order)
+        return partner
+
+    def _check(self, batch: Batch) -> None:
+        for view in self.views:
+            if not 0 <= view < len(batch.views):
+                raise UsageError(f"{type(self).__name__}: there is no view {view}, the batch has {len(batch.views)}")
+            if not batch.views[view].clips.is_floating_point():
+                raise UsageError(f"{type(self).__name__} mixes float clips: run it after ViewPlan.apply")
+
+    def _finish(self, batch: Batch, name: str, clips: dict[int, Tensor], weight: Tensor, partner: Tensor) -> Batch:
+        views = tuple(replace(v, clips=clips[i]) if i in clips else v for i, v in enumerate(batch.views))
+        return replace(
+            batch, views=views, targets={**batch.targets, f"{name}.weight": weight, f"{name}.partner": partner}
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Empty: every draw follows from the key."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Nothing to restore. Raises UsageError for a state of something else."""
+        if state:
+            raise UsageError(f"{type(self).__name__} keeps no state, got {', '.join(state)}")
+
+
+@dataclass(frozen=True)
+class Mixup(_Mixing):
+    """x ← λ x + (1 − λ) x_partner, λ ~ Beta(α, α) per sample (Zhang 2018; as in object_aware.md §4.4).
+
+    Args:
+        alpha: of the Beta distribution; 1 is uniform.
+        views: indices of the views that are mixed (default: the first alone).
+        fold: λ ← max(λ, 1 − λ), so that a row stays mostly itself.
+        block: see above; a divisor of every process's batch.
+        weight: a fixed λ instead of a draw.
+    Raises: UsageError for values out of range, a view that is not there, or clips that are still uint8.
+    """
+
+    weight: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight is not None and not 0 <= self.weight <= 1:
+            raise UsageError(f"Mixup: weight must be in [0, 1], got {self.weight}")
+
+    def __call__(self, batch: Batch, key: Key) -> Batch:
+        """A new batch; ``mixup.weight`` and ``mixup.partner`` in its targets."""
+        self._check(batch)
+        device = batch.sample_id.device
+        weights = [
+            self._weight(key.child("weight", slot)) if self.weight is None else self.weight
+            for slot in self._slots(batch)
+        ]
+        weight = torch.tensor(weights, device=device)
+        partner = self._partners(batch, key).to(device)
+        clips = {}
+        for view in self.views:
+            x = batch.views[view].clips
+            clips[view] = torch.lerp(x[partner.to(x.device)], x, weight.to(x).view(-1, *[1] * (x.ndim - 1)))
+        return self._finish(batch, "mixup", clips, weight, partner)
+
+
+@dataclass(frozen=True)
+class CutMix(_Mixing):
+    """Paste a rectangle of the partner, the same in every frame (Yun 2019; as in object_aware.md §4.4).
+
+    One rectangle per step for the whole global batch (``per_sample=True``: one per row), of area 1 − λ about a uniform
+    centre, clipped to the frame; the recorded weight is recomputed from what was pasted. All mixed views have one size.
+
+    Args:
+        alpha, views, fold, block: as in ``Mixup``.
+        per_sample: a rectangle per row.
+    Raises: UsageError for values out of range, a view that is not there, clips that are still uint8, or mixed views
+        of different sizes.
+    """
+
+    per_sample: bool = False
+
+    def box(self, key: Key, height: int, width: int) -> CutBox:
+        """The rectangle of one key."""
+        share = (1 - self._weight(key.child("weight"))) ** 0.5
+        half_height, half_width = int(height * share) / 2, int(width * share) / 2
+        x, y = key.child("x").uniform(0, width), key.child("y").uniform(0, height)
+        left, right = max(0, round(x - half_width)), min(width, round(x + half_width))
+        top, bottom = max(0, round(y - half_height)), min(height, round(y + half_height))
+        area = (right - left) * (bottom - top)
+        return CutBox(left, top, right, bottom, 1 - area / (height * width))
+
+    def __call__(self, batch: Batch, key: Key) -> Batch:
+        """A new batch; ``cutmix.weight``, ``cutmix.partner`` and ``cutmix.box`` (B, 4) x1 y1 x2 y2 in its targets."""
+        self._check(batch)
+        device = batch.sample_id.device
+        sizes = {tuple(batch.views[v].clips.shape[-2:]) for v in self.views}
+        if len(sizes) != 1:
+            raise UsageError(f"CutMix: the mixed views have different sizes {sorted(sizes)}; mix views of one size")
+        ((height, width),) = sizes
+        keys = [key.child("box", slot) if self.per_sample else key.child("box") for slot in self._slots(batch)]
+        boxes = [self.box(k, height, width) for k in (keys if self.per_sample else keys[:1])]
+        if not self.per_sample:
+            boxes = boxes * len(batch)
+        partner = self._partners(batch, key).to(device)
+        clips = {}
+        for view in self.views:
+            x = batch.views[view].clips
+            mixed = x.clone()
+            for row, (box, other) in enumerate(zip(boxes, partner.tolist(), strict=True)):
+                window = (..., slice(box.top, box.bottom), slice(box.left, box.right))
+                mixed[row][window] = x[other][window]
+            clips[view] = mixed
+        weight = torch.tensor([b.weight for b in boxes], device=device)
+        out = self._finish(batch, "cutmix", clips, weight, partner)
+        rectangle = torch.tensor([b[:4] for b in boxes], dtype=torch.float32, device=device)
+        return replace(out, targets={**out.targets, "cutmix.box": rectangle})
+
+
+class BatchSequence:
+    """Batch operations one after another, as one.
+
+    An operation's key ends with its class and how many of that class came before, so that adding another kind changes
+    no draw.
+    """
+
+    def __init__(self, operations: Sequence[BatchOperation]) -> None:
+        self.operations = tuple(operations)
+
+    def __call__(self, batch: Batch, key: Key) -> Batch:
+        """The batch after the last operation; the input is not mutated."""
+        seen: dict[str, int] = {}
+        for operation in self.operations:
+            name = type(operation).__name__
+            batch = operation(batch, key.child(name, seen.setdefault(name, 0)))
+            seen[name] += 1
+        return batch
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The operations' states, their names led by "index."."""
+        return {f"{i}.{k}": v for i, op in enumerate(self.operations) for k, v in op.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what ``state_dict`` gave. Raises UsageError when it names an operation that is not here."""
+        parts: list[dict[str, Tensor]] = [{} for _ in self.operations]
+        for name, value in state.items():
+            head, _, tail = name.partition(".")
+            if not head.isdigit() or int(head) >= len(parts):
+                raise UsageError(f"state {name!r} is of no operation here; there are {len(parts)}")
+            parts[int(head)][tail] = value
+        for operation, part in zip(self.operations, parts, strict=True):
+            operation.load_state_dict(part)
