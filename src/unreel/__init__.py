@@ -1,3 +1,36 @@
-"""unreel: learn representations from unlabelled video, prove what they are worth, and use them."""
+"""unreel: learn representations from unlabelled video, prove what they are worth, and use them.
+
+The names below are loaded when first used, so that ``import unreel`` stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "embed",
+    "evaluate",
+    "index",
+    "load_encoder",
+    "pretrain",
+    "save_encoder",
+    "search",
+    "wrap_encoder",
+]
+
+if TYPE_CHECKING:
+    from unreel.api import embed, evaluate, index, load_encoder, pretrain, save_encoder, search, wrap_encoder
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        from unreel import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'unreel' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

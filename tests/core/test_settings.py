@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -62,7 +62,7 @@ def choose(name: str) -> Any:
         raise UsageError(f"unknown optimizer {name!r}") from None
 
 
-SCHEMA = {"method": Section(builder=small_loss), "optimizer": Section(choose=choose, default_name="sgd")}
+SCHEMA = {"method": Section((small_loss,)), "optimizer": Section(choose=choose, default_name="sgd")}
 
 
 def test_objects_are_not_settings_and_kwargs_are_followed() -> None:
@@ -145,8 +145,8 @@ def test_command_line_values(text: str, value: object) -> None:
     assert parse_value(text) == value
 
 
-def resolve(*layers: tuple[str, Mapping[str, Mapping[str, object]]]) -> Settings:
-    return Settings.resolve(SCHEMA, [Layer(origin, sections) for origin, sections in layers])
+def resolve(*layers: tuple[str, Mapping[str, Mapping[str, object]]], header: str = "") -> Settings:
+    return Settings.resolve(SCHEMA, [Layer(origin, sections) for origin, sections in layers], header=header)
 
 
 def test_later_layers_win_and_origins_are_kept() -> None:
@@ -186,10 +186,55 @@ def test_wrong_sections(sections: Mapping[str, Mapping[str, object]], message: s
     assert message in str(caught.value)
 
 
+def run(*, steps: int | None = None, epochs: float | None = None, seed: int = 0, echo: Any = None) -> None: ...
+
+
+def load(batch_size: int, *, seed: int = 0, workers: Annotated[int, Range(ge=0)] = 2) -> None: ...
+
+
+TRAIN = {
+    "train": Section((run, load), omit=frozenset({"echo"}), exclusive=(frozenset({"steps", "epochs"}),)),
+}
+
+
+def test_a_section_may_serve_several_constructors() -> None:
+    settings = Settings.resolve(TRAIN, [Layer("call", {"train": {"batch_size": 4, "seed": 3, "steps": 1}})])
+    assert settings.arguments("train", run) == {"steps": 1, "epochs": None, "seed": 3}
+    assert settings.arguments("train", load) == {"batch_size": 4, "seed": 3, "workers": 2}
+    with pytest.raises(UsageError, match=r"train\.batch_size is missing; expected integer"):
+        Settings.resolve(TRAIN, [])
+
+
+def test_a_later_layer_replaces_an_alternative() -> None:
+    recipe = Layer("recipe r", {"train": {"batch_size": 4, "epochs": 10}})
+    settings = Settings.resolve(TRAIN, [recipe, Layer("command line", {"train": {"steps": 5}})])
+    assert (settings["train"]["steps"], settings["train"]["epochs"]) == (5, None)
+    # A config.yaml names every setting, unset ones too: they must not push out the one that is set.
+    again = Settings.resolve(TRAIN, [recipe, Layer("default", {"train": {"steps": None}})])
+    assert (again["train"]["steps"], again["train"]["epochs"]) == (None, 10)
+
+
+def wired(
+    *,
+    rate: Literal["cosine", "constant"] | Callable[[int], float] = "cosine",
+    probe: Callable[[int], float] | None = None,
+    warm: Annotated[float | Callable[[int], float], Range(ge=0)] = 0.0,
+) -> None: ...
+
+
+def test_functions_are_not_settings() -> None:
+    assert [(i.name, i.type, i.limits) for i in describe(wired)] == [
+        ("rate", "cosine | constant", ""),
+        ("warm", "number", "≥ 0"),
+    ]
+    with pytest.raises(UsageError, match=r"rate must be one of cosine, constant, got 'cosin'; did you mean 'cosine'"):
+        validate(wired, {"rate": "cosin"})
+
+
 def test_omitted_parameters_are_refused() -> None:
-    schema = {"optimizer": Section(builder=sgd, omit=frozenset({"lr"}))}
+    schema = {"optimizer": Section((sgd,), omit=frozenset({"lr"}))}
     assert Settings.resolve(schema, []).to_plain() == {"optimizer": {"momentum": 0.9}}
-    with pytest.raises(UsageError, match=r"optimizer\.lr cannot be set"):
+    with pytest.raises(UsageError, match=r"optimizer\.lr is not a setting"):
         Settings.resolve(schema, [Layer("call", {"optimizer": {"lr": 1}})])
 
 
@@ -197,9 +242,10 @@ def test_config_yaml_comes_back_with_values_and_origins(tmp_path: Any) -> None:
     settings = resolve(
         ("recipe r", {"optimizer": {"name": "adam", "lr": 1e-6}, "method": {"title": "a # b: 'c'", "clip_seconds": 2}}),
         ("command line", {"method": {"layers": [5]}}),
+        header="unreel\nrun me again",
     )
     file = tmp_path / "config.yaml"
-    settings.dump(file, header="unreel\nrun me again")
+    settings.dump(file)
     again = Settings.resolve(SCHEMA, load_layers(file))
     assert again.to_plain() == settings.to_plain()
     assert again.origins == settings.origins
@@ -222,5 +268,5 @@ def anything(*, value: Any = 0, items: Sequence[int] = ()) -> None: ...
 
 @given(plain)
 def test_any_plain_value_survives_yaml(value: object) -> None:
-    settings = Settings.resolve({"s": Section(builder=anything)}, [Layer("call", {"s": {"value": value}})])
+    settings = Settings.resolve({"s": Section((anything,))}, [Layer("call", {"s": {"value": value}})])
     assert check_shape(parse_yaml(settings.to_yaml()), source="x")["s"]["value"] == value

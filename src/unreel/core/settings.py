@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import annotated_types as at
 import yaml
@@ -24,8 +25,9 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnno
 
 from unreel.core.errors import UsageError, nearest, unknown_name
 
-Builder = Callable[..., object]
-Values = Mapping[str, object]
+Builder: TypeAlias = Callable[..., object]
+Values: TypeAlias = Mapping[str, object]
+_Given: TypeAlias = tuple[object, str]  # a value and its origin
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,28 @@ def _type_hints(function: Callable[..., object]) -> dict[str, Any]:
         return hints
 
 
+def _settable(hint: Any) -> Any:
+    """The part of a type that a recipe can hold: functions are wired in Python. ``object`` when nothing is left."""
+    origin = get_origin(hint)
+    if origin is Callable or hint is Callable:
+        return object
+    if origin is Annotated:
+        inner, *metadata = get_args(hint)
+        kept = _settable(inner)
+        return kept if kept is object else Annotated[(kept, *metadata)]
+    if _is_union(hint):
+        members = [_settable(a) for a in get_args(hint)]
+        kept_members = [m for m in members if m is not object]
+        if not any(m is not type(None) for m in kept_members):
+            return object
+        return Union[tuple(kept_members)]  # noqa: UP007 - built from a list
+    return hint
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
+
+
 def _own_parameters(builder: Builder) -> tuple[dict[str, _Parameter], bool]:
     function = _callable_of(builder)
     hints = _type_hints(function)
@@ -107,15 +131,16 @@ def _own_parameters(builder: Builder) -> tuple[dict[str, _Parameter], bool]:
             open_ended = True
         if name == "self" or parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
             continue
-        if hints.get(name) is object:
+        hint = _settable(hints.get(name, Any))
+        if hint is object:
             continue
         try:
-            adapter = TypeAdapter(hints.get(name, Any))
+            adapter = TypeAdapter(hint)
         except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
             continue  # an object (an encoder, a tensor): wired in Python, never a setting
-        if parameter.default is inspect.Parameter.empty and hints.get(name, Any) is Any:
+        if parameter.default is inspect.Parameter.empty and hint is Any:
             continue
-        found[name] = _Parameter(name, hints.get(name, Any), adapter, parameter.default)
+        found[name] = _Parameter(name, hint, adapter, parameter.default)
     return found, open_ended
 
 
@@ -128,6 +153,16 @@ def _parameters(builder: Builder) -> Mapping[str, _Parameter]:
         if inspect.isclass(target):
             found = {**_own_parameters(target)[0], **found}
     return found
+
+
+def _merged(builders: Sequence[Builder]) -> dict[str, _Parameter]:
+    """The settings of several constructors; the first default counts, and what is required once is required."""
+    merged: dict[str, _Parameter] = {}
+    for builder in builders:
+        for name, parameter in _parameters(builder).items():
+            if name not in merged or (parameter.required and not merged[name].required):
+                merged[name] = parameter
+    return merged
 
 
 def _plain(hint: Any, value: object) -> object:
@@ -145,7 +180,7 @@ def _type_name(hint: Any) -> str:
         return _type_name(get_args(hint)[0])
     if origin is Literal:
         return " | ".join(str(a) for a in get_args(hint))
-    if origin is Union or str(origin) == "<class 'types.UnionType'>":
+    if _is_union(hint):
         return " or ".join(_type_name(a) for a in get_args(hint))
     if origin in (tuple, list) or (inspect.isclass(origin) and issubclass(origin, Sequence)):
         arguments = [a for a in get_args(hint) if a is not Ellipsis]
@@ -248,7 +283,10 @@ def validate(builder: Builder, values: Values, where: str = "") -> dict[str, Any
 
     Raises: UsageError for an unknown key (with the nearest one) or a refused value (with what was expected).
     """
-    known = _parameters(builder)
+    return _check(_parameters(builder), values, where)
+
+
+def _check(known: Mapping[str, _Parameter], values: Values, where: str) -> dict[str, Any]:
     prefix = f"{where}." if where else ""
     checked: dict[str, Any] = {}
     for name, value in values.items():
@@ -319,7 +357,7 @@ def parse_value(text: str) -> object:
         return text
 
 
-Sections = dict[str, dict[str, object]]
+Sections: TypeAlias = dict[str, dict[str, object]]
 
 
 def check_shape(data: object, *, source: str) -> Sections:
@@ -354,24 +392,42 @@ def load_sections(path: str | PathLike[str]) -> Sections:
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the settings: a fixed constructor, or one that ``name`` chooses among ``choices()``.
+    """One section of the settings: the arguments of one or several constructors, or of one that ``name`` chooses.
 
-    ``choose(name)`` returns the constructor and raises UsageError, with the nearest names, for an unknown one.
-    ``omit`` lists parameters that the caller wires in (the encoder of a method) although their type is plain.
+    Attributes:
+        builders: whose arguments the section holds; one argument may belong to several.
+        choose: name → constructor, raising UsageError (with the nearest names) for an unknown one.
+        default_name: what ``choose`` gets when no layer names one.
+        omit: arguments that the caller puts in place himself although their type is plain.
+        exclusive: groups of arguments of which one is given: a layer that sets one drops what earlier layers set for
+            the others ("steps" on the command line replaces "epochs" of the recipe).
     """
 
-    builder: Builder | None = None
+    builders: tuple[Builder, ...] = ()
     choose: Callable[[str], Builder] | None = None
     default_name: str | None = None
     omit: frozenset[str] = frozenset()
+    exclusive: tuple[frozenset[str], ...] = ()
 
-    def resolve(self, name: str | None) -> Builder:
-        """The constructor behind this section."""
-        if self.builder is not None:
-            return self.builder
-        if self.choose is None or name is None:
-            raise UsageError("this section needs a name")
-        return self.choose(name)
+    def resolve(self, name: str | None) -> tuple[Builder, ...]:
+        """The constructors behind this section."""
+        if self.choose is None:
+            return self.builders
+        if name is None:
+            raise UsageError("is missing; say which one to use")
+        return (self.choose(name),)
+
+    def merge(self, earlier: dict[str, _Given], later: Mapping[str, _Given]) -> None:
+        """Put a later layer's values over earlier ones, in place."""
+        if self.choose is not None and "name" in later:
+            old = earlier["name"][0] if "name" in earlier else self.default_name
+            if old != later["name"][0]:
+                earlier.clear()
+        for group in self.exclusive:
+            if any(later[key][0] is not None for key in group & later.keys()):
+                for key in group - later.keys():
+                    earlier.pop(key, None)
+        earlier.update(later)
 
 
 @dataclass(frozen=True)
@@ -387,66 +443,61 @@ class Settings(Mapping[str, Mapping[str, Any]]):
     """Complete settings, two levels deep, with the origin of every value.
 
     ``settings["method"]`` maps each argument to a value of the type its constructor asks for. A section whose
-    ``name`` a later layer changes starts again from that constructor's own defaults.
+    ``name`` a later layer changes starts again from that constructor's own defaults. ``header`` is written as comments
+    at the top of config.yaml.
     """
 
     typed: dict[str, dict[str, Any]]
     origins: dict[str, dict[str, str]]
-    plain: dict[str, dict[str, object]] = field(default_factory=dict, repr=False)
+    plain: dict[str, dict[str, object]] = field(repr=False)
+    header: str = ""
 
     @classmethod
-    def resolve(cls, schema: Mapping[str, Section], layers: Sequence[Layer]) -> Settings:
+    def resolve(cls, schema: Mapping[str, Section], layers: Sequence[Layer], *, header: str = "") -> Settings:
         """Merge layers over the constructors' defaults and check every value.
 
         Raises: UsageError for an unknown section or key (with the nearest one), a refused or a missing value.
         """
-        given: dict[str, dict[str, tuple[object, str]]] = {section: {} for section in schema}
+        given: dict[str, dict[str, _Given]] = {section: {} for section in schema}
         for layer in layers:
             for section, keys in layer.sections.items():
                 if section not in schema:
                     raise unknown_name("section", section, schema)
-                target = given[section]
-                new_name = keys.get("name")
-                if schema[section].builder is None and new_name is not None:
-                    old = target.get("name", (schema[section].default_name, ""))[0]
-                    if old != new_name:
-                        target.clear()
-                target.update({key: (value, layer.origin) for key, value in keys.items()})
-        values: dict[str, dict[str, Any]] = {}
-        origins: dict[str, dict[str, str]] = {}
-        plain: dict[str, dict[str, object]] = {}
+                schema[section].merge(given[section], {key: (value, layer.origin) for key, value in keys.items()})
+        settings = cls({}, {}, {}, header)
         for section, part in schema.items():
-            entries = dict(given[section])
-            values[section], origins[section], plain[section] = {}, {}, {}
-            name: str | None = None
-            if part.builder is None:
-                chosen, origin = entries.pop("name", (part.default_name, "default"))
-                if chosen is None:
-                    raise UsageError(f"{section}.name is missing; say which {section} to use")
-                name = str(chosen)
-                values[section]["name"] = plain[section]["name"] = name
-                origins[section]["name"] = origin
-            try:
-                builder = part.resolve(name)
-            except UsageError as error:
-                raise UsageError(f"{section}.name: {error}") from None
-            wired = sorted(part.omit & entries.keys())
-            if wired:
-                raise UsageError(f"{section}.{wired[0]} cannot be set: it is put in place by unreel")
-            checked = validate(builder, {k: v for k, (v, _) in entries.items()}, where=section)
-            for parameter in _parameters(builder).values():
-                key = parameter.name
-                if key in part.omit:
-                    continue
-                if key in checked:
-                    values[section][key], origins[section][key] = checked[key], entries[key][1]
-                elif parameter.required:
-                    expected = _type_name(parameter.hint)
-                    raise UsageError(f"{section}.{key} is missing; expected {expected}")
-                else:
-                    values[section][key], origins[section][key] = parameter.default, "default"
-                plain[section][key] = _plain(parameter.hint, values[section][key])
-        return cls(values, origins, plain)
+            settings._complete(section, part, given[section])
+        return settings
+
+    def _complete(self, section: str, part: Section, given: dict[str, _Given]) -> None:
+        typed: dict[str, Any] = {}
+        plain: dict[str, object] = {}
+        origins: dict[str, str] = {}
+        entries = dict(given)
+        name: str | None = None
+        if part.choose is not None:
+            chosen, origin = entries.pop("name", (part.default_name, "default"))
+            if chosen is not None:
+                name = typed["name"] = plain["name"] = str(chosen)
+                origins["name"] = origin
+        try:
+            parameters = _merged(part.resolve(name))
+        except UsageError as error:
+            raise UsageError(f"{section}.name {error}" if name is None else f"{section}.name: {error}") from None
+        wired = sorted(part.omit & entries.keys())
+        if wired:
+            raise UsageError(f"{section}.{wired[0]} is not a setting: unreel puts it in place")
+        parameters = {key: p for key, p in parameters.items() if key not in part.omit}
+        checked = _check(parameters, {key: value for key, (value, _) in entries.items()}, section)
+        for key, parameter in parameters.items():
+            if key in checked:
+                typed[key], origins[key] = checked[key], entries[key][1]
+            elif parameter.required:
+                raise UsageError(f"{section}.{key} is missing; expected {_type_name(parameter.hint)}")
+            else:
+                typed[key], origins[key] = parameter.default, "default"
+            plain[key] = _plain(parameter.hint, typed[key])
+        self.typed[section], self.plain[section], self.origins[section] = typed, plain, origins
 
     def __getitem__(self, section: str) -> Mapping[str, Any]:
         return self.typed[section]
@@ -457,17 +508,20 @@ class Settings(Mapping[str, Mapping[str, Any]]):
     def __len__(self) -> int:
         return len(self.typed)
 
-    def arguments(self, section: str) -> dict[str, Any]:
-        """A section's keyword arguments, without ``name``."""
-        return {k: v for k, v in self.typed[section].items() if k != "name"}
+    def arguments(self, section: str, builder: Builder | None = None) -> dict[str, Any]:
+        """A section's keyword arguments for a constructor: those it takes, or all of them but a chooser's ``name``."""
+        values = self.typed[section]
+        if builder is not None:
+            return {key: values[key] for key in _parameters(builder) if key in values}
+        return {key: value for key, value in values.items() if key != "name"}
 
     def to_plain(self) -> dict[str, dict[str, object]]:
         """The same as plain values (JSON and YAML can hold them)."""
         return {section: dict(keys) for section, keys in self.plain.items()}
 
-    def to_yaml(self, *, header: str = "") -> str:
-        """YAML text, one value a line, each with its origin as a comment; ``load_sections`` reads it back."""
-        lines = [f"# {line}".rstrip() for line in header.splitlines()]
+    def to_yaml(self) -> str:
+        """YAML text, one value a line, each with its origin as a comment; ``load_layers`` reads it back."""
+        lines = [f"# {line}".rstrip() for line in self.header.splitlines()]
         for section, keys in self.plain.items():
             lines.append(f"{section}:" if keys else f"{section}: {{}}")
             entries = [f"  {key}: {_flow(value)}" for key, value in keys.items()]
@@ -476,9 +530,9 @@ class Settings(Mapping[str, Mapping[str, Any]]):
                 lines.append(f"{entry:<{width}}  # {origin}")
         return "\n".join(lines) + "\n"
 
-    def dump(self, path: str | PathLike[str], *, header: str = "") -> None:
+    def dump(self, path: str | PathLike[str]) -> None:
         """Write config.yaml."""
-        Path(path).write_text(self.to_yaml(header=header), encoding="utf-8")
+        Path(path).write_text(self.to_yaml(), encoding="utf-8")
 
 
 def _flow(value: object) -> str:
@@ -509,8 +563,10 @@ def load_layers(path: str | PathLike[str], *, origin: str | None = None) -> list
         for key, value in keys.items():
             place = marks.get((section, key), origin)
             split.setdefault(place, {}).setdefault(section, {})[key] = value
-    # The layer with the names goes first, because a changed name empties its section.
-    layers = [Layer(place, parts) for place, parts in split.items()]
+    # The names go first, because a changed name empties its section; then the defaults, because one of two alternatives
+    # may have a default that must not push the other one out.
+    order = sorted(split, key=lambda place: place != "default")
+    layers = [Layer(place, split[place]) for place in order]
     named = {s: k["name"] for s, k in sections.items() if "name" in k}
     first = Layer(origin, {s: {"name": n} for s, n in named.items()})
     return [first, *layers] if named else layers
