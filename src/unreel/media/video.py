@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 import av
@@ -620,26 +621,14 @@ def _read_by_time(
     at = 0  # decode position of the next packet
     for begin, end in spans:
         if packets is None or begin - at > _SEEK_WORTH_PACKETS:
-            if fresh or begin > 0 or packets is not None:
-                source.rewind(int(table.packet_dts[begin]) if begin > 0 else None)
-            packets = source.packets()
-            packet = next(packets, None)
-            place = _place(table, packet)
-            if place is None or place > begin:  # the index led past the keyframe: go on from the start of the file
-                source.rewind()
-                packets = source.packets()
-                packet = next(packets, None)
-                place = _place(table, packet)
-                if place is None or place > begin:
-                    return
-            at = place
-        else:
-            source.context.flush_buffers()
-            packet = next(packets, None)
-        while packet is not None:
+            packets = _packets_from(source, table, begin, at_start=packets is None and not fresh)
+            if packets is None:
+                return
+            at = begin
+        for packet in packets:
+            if packet.pts != table.packet_pts[at]:
+                return  # not the packets that were counted: the file changed under us
             if at >= begin:
-                if packet.pts != table.packet_pts[at] and packet.pts is not None:
-                    return  # not the packets that were counted: the file changed under us, or seeks differ
                 needless = skipping and packet.pts not in row_of
                 if needless != skip_now:
                     source.context.skip_frame = "NONREF" if needless else "DEFAULT"
@@ -648,9 +637,39 @@ def _read_by_time(
             at += 1
             if at > end:
                 break
-            packet = next(packets, None)
         _take(source.decode(None), row_of, converter, found)
         source.context.flush_buffers()
+
+
+def _packets_from(source: _Opened, table: _Table, begin: int, *, at_start: bool) -> Iterator[av.Packet[Any]] | None:
+    """The packets from decode position ``begin`` on: by a seek, or where that leads astray by counting from the start.
+
+    None where even that does not find the packets of the table. ``at_start`` tells that nothing has been read yet.
+    """
+    for seek in (True, False):
+        if seek and begin == 0:
+            continue
+        if seek:
+            try:
+                source.rewind(int(table.packet_dts[begin]))
+            except av.error.ExitError:
+                raise
+            except av.FFmpegError:
+                continue  # a container that cannot seek
+        elif not at_start:
+            source.rewind()
+        at_start = False
+        packets = source.packets()
+        packet = next(packets, None)
+        place = _place(table, packet)
+        # Every packet on the way is compared: after a seek, some containers (MPEG program streams) give other times.
+        while place is not None and place < begin:
+            packet, place = next(packets, None), place + 1
+            if packet is None or packet.pts != table.packet_pts[place]:
+                place = None
+        if packet is not None and place == begin:
+            return chain([packet], packets)
+    return None
 
 
 def _place(table: _Table, packet: av.Packet[Any] | None) -> int | None:

@@ -1,0 +1,120 @@
+"""Images as clips of one frame, lists of images as clips, and the choice of a decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from tests.contracts.decoder_suite import numbered_frames, read_numbers
+from unreel.core.errors import UsageError
+from unreel.media import (
+    FrameFolderDecoder,
+    ImageDecoder,
+    MissingFileError,
+    NoStreamError,
+    PyAVDecoder,
+    TooShortError,
+    UnreadableError,
+    decoder_for,
+    list_frames,
+    probe,
+    probe_frames,
+    read_clip,
+    read_frames,
+    write_video,
+)
+
+
+def test_pixels_are_those_of_another_reader(tmp_path: Path) -> None:
+    sharp = numbered_frames(1)[0]
+    smooth = np.stack([np.add.outer(np.arange(32) * a, np.arange(64) * b) for a, b in ((2, 1), (1, 2), (3, 1))], -1)
+    for suffix, tolerance in ((".png", 0), (".bmp", 0), (".tiff", 0), (".ppm", 0), (".webp", 3), (".jpg", 3)):
+        picture = smooth.astype(np.uint8) if tolerance else sharp  # readers smooth subsampled colour differently
+        path = tmp_path / f"p{suffix}"
+        Image.fromarray(picture).save(path)
+        with Image.open(path) as reference:
+            expected = np.asarray(reference.convert("RGB")).astype(int)
+        assert np.abs(read_clip(path).pixels[0] - expected).mean() <= tolerance
+
+
+def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    grey = np.arange(64 * 32, dtype=np.uint16).reshape(32, 64) % 256
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_clip(tmp_path / "grey.png").pixels[0], grey[..., None].repeat(3, -1))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert np.abs(read_clip(tmp_path / "deep.png").pixels[0, ..., 0].astype(int) - grey).max() <= 1
+    colour = Image.fromarray(numbered_frames(1)[0])
+    colour.convert("P").save(tmp_path / "palette.png")
+    colour.convert("RGBA").save(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(read_clip(tmp_path / "alpha.png").pixels[0], np.asarray(colour))
+    assert read_clip(tmp_path / "palette.png").pixels.shape == (1, 32, 64, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
+    path = tmp_path / "turned.jpg"
+    image = Image.fromarray(numbered_frames(1)[0])
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    image.save(path, exif=tags, quality=98, subsampling=0)
+    with Image.open(path) as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored)).astype(int)
+    frames = read_clip(path)
+    assert frames.pixels.shape[1:] == expected.shape
+    assert (probe(path).height, probe(path).width) == expected.shape[:2]
+    assert np.abs(frames.pixels[0] - expected).mean() < 6
+
+
+def test_an_image_is_on_screen_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(numbered_frames(1)[0]).save(path)
+    assert read_clip(path, times_s=[0.0, 3600.0]).pixels.shape[0] == 2
+    assert (probe(path).num_frames, probe(path).fps) == (1, 0.0)
+    with pytest.raises(TooShortError):
+        read_clip(path, times_s=[-0.1])
+    with pytest.raises(UnreadableError, match="more than an image"):
+        ImageDecoder(max_bytes=10).probe(path)
+
+
+def test_a_list_of_frames_is_a_clip(tmp_path: Path) -> None:
+    paths = []
+    for i, frame in enumerate(numbered_frames(5)):
+        paths.append(tmp_path / f"{'edcba'[i]}.png")  # the list's order counts, not the names'
+        Image.fromarray(frame).save(paths[-1])
+    info = probe_frames(paths, fps=10)
+    assert (info.num_frames, info.fps, info.duration_s, info.width) == (5, 10, 0.5, 64)
+    assert read_numbers(read_frames(paths, indices=np.array([4, 0, 4])).pixels) == [4, 0, 4]
+    assert read_numbers(read_frames(paths, times_s=np.array([0.25]), fps=10).pixels) == [2]
+    assert read_frames(paths, indices=np.array([], dtype=np.int64)).pixels.shape == (0, 32, 64, 3)
+    with pytest.raises(TooShortError):
+        read_frames(paths, indices=np.array([5]))
+    with pytest.raises(UsageError):
+        read_frames([], indices=np.array([0]))
+    with pytest.raises(UsageError):
+        probe_frames(paths, fps=0)
+    Image.fromarray(numbered_frames(1, height=64)[0]).save(paths[2])
+    with pytest.raises(UnreadableError, match=r"c\.png.*64x64.*64x32"):
+        read_frames(paths, indices=np.array([0, 2]))
+
+
+def test_frame_folders(tmp_path: Path) -> None:
+    for name in ("img10.png", "img9.png", "img100.png", ".hidden.png"):
+        Image.fromarray(numbered_frames(1)[0]).save(tmp_path / name)
+    assert [Path(p).name for p in list_frames(tmp_path)] == ["img9.png", "img10.png", "img100.png"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(NoStreamError):
+        list_frames(empty)
+    with pytest.raises(MissingFileError):
+        list_frames(tmp_path / "absent")
+
+
+def test_the_right_decoder(tmp_path: Path) -> None:
+    assert isinstance(decoder_for(tmp_path), FrameFolderDecoder)
+    assert isinstance(decoder_for(tmp_path / "a.JPG"), ImageDecoder)
+    assert isinstance(decoder_for(tmp_path / "a.mp4"), PyAVDecoder)
+    video = write_video(tmp_path / "v.mp4", numbered_frames(4), 25)
+    assert read_numbers(read_clip(video).pixels) == [0, 1, 2, 3]
