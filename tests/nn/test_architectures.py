@@ -49,6 +49,17 @@ def test_a_stem_of_stride_four_cannot_be_refined_past_its_stages() -> None:
         encoder.at_resolution(2).at_resolution(2)
 
 
+@pytest.mark.parametrize("name", ["r3d_50", "resnet_18"])
+def test_refining_undoes_the_last_strides_first(name: str) -> None:
+    with torch.device("meta"):
+        encoder = create_encoder(name)
+        strides = [
+            [f.stage_info[s].stride_hw for s in ("stem", "pool", "res2", "res3", "res4", "res5")]
+            for f in (encoder, encoder.at_resolution(2), encoder.at_resolution(4))
+        ]
+    assert strides == [[2, 4, 4, 8, 16, 32], [2, 4, 4, 8, 16, 16], [2, 4, 4, 8, 8, 8]]
+
+
 # -- 2-D nets ------------------------------------------------------------------------------------------------------
 
 
