@@ -1,0 +1,163 @@
+"""Mixing: identities, convexity, one global batch however it is sliced, and no trace on the input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from unreel.core.errors import UsageError
+from unreel.core.keys import Key
+from unreel.data.batch import Batch, View
+from unreel.views import batch_ops
+from unreel.views.batch_ops import BatchOperation, BatchSequence, CutMix, Mixup
+
+
+def make_batch(count: int = 12, *, start: int = 0, views: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.rand(64, 3, 2, 10, 14, generator=generator, dtype=torch.float64)[start : start + count]
+    ids = torch.arange(start, start + count)
+    made = tuple(View(clips * (v + 1) / views, torch.zeros(count, 2)) for v in range(views))
+    return Batch(made, {"order": ids.clone()}, ids, ids, ids)
+
+
+@pytest.mark.parametrize("operation", [Mixup(), CutMix(), CutMix(per_sample=True), BatchSequence([Mixup(), CutMix()])])
+def test_contract(operation: BatchOperation) -> None:
+    assert isinstance(operation, BatchOperation)
+    batch = make_batch()
+    before = [v.clips.clone() for v in batch.views]
+    out = operation(batch, Key(0, 1))
+    assert all(torch.equal(v.clips, b) for v, b in zip(batch.views, before, strict=True))
+    assert set(batch.targets) == {"order"}
+    assert torch.equal(out.targets["order"], batch.targets["order"])
+    assert torch.equal(out.views[1].clips, before[1])  # the first view alone is mixed
+    assert not torch.equal(out.views[0].clips, before[0])
+    assert out.views[0].clips.dtype == torch.float64
+    again = operation(batch, Key(0, 1))
+    assert torch.equal(out.views[0].clips, again.views[0].clips)
+    assert not torch.equal(out.views[0].clips, operation(batch, Key(0, 2)).views[0].clips)
+    assert not torch.equal(out.views[0].clips, operation(batch, Key(1, 1)).views[0].clips)
+    operation.load_state_dict(operation.state_dict())
+    assert torch.equal(operation(batch, Key(0, 1)).views[0].clips, out.views[0].clips)
+    with pytest.raises(UsageError):
+        operation.load_state_dict({"memory": torch.zeros(1)})
+
+
+def test_mixup_is_the_recorded_convex_combination() -> None:
+    batch = make_batch()
+    out = Mixup(alpha=0.5, fold=False)(batch, Key(3))
+    weight, partner = out.targets["mixup.weight"], out.targets["mixup.partner"]
+    x = batch.views[0].clips
+    for i in range(len(batch)):
+        w = float(weight[i])
+        assert 0 <= w <= 1
+        torch.testing.assert_close(out.views[0].clips[i], w * x[i] + (1 - w) * x[partner[i]], atol=1e-6, rtol=0)
+        assert bool((out.views[0].clips[i] <= torch.maximum(x[i], x[partner[i]]) + 1e-12).all())
+        assert bool((out.views[0].clips[i] >= torch.minimum(x[i], x[partner[i]]) - 1e-12).all())
+    assert len(set(weight.tolist())) == len(batch)  # one weight per sample
+    assert (Mixup()(batch, Key(3)).targets["mixup.weight"] >= 0.5).all()
+    assert torch.equal(Mixup(weight=1.0)(batch, Key(3)).views[0].clips, x)
+    none = Mixup(weight=0.0)(batch, Key(3))
+    assert torch.equal(none.views[0].clips, x[none.targets["mixup.partner"]])
+
+
+def test_mixup_weights_follow_their_distribution() -> None:
+    keys = [Key(7, i) for i in range(4000)]
+    for alpha in (1.0, 0.3):
+        plain = torch.tensor([Mixup(alpha, fold=False)._weight(k) for k in keys])
+        assert float(plain.mean()) == pytest.approx(0.5, abs=0.03)
+        assert float(plain.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+    folded = torch.tensor([Mixup()._weight(k) for k in keys])
+    assert float(folded.mean()) == pytest.approx(0.75, abs=0.01)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_cutmix_pastes_the_recorded_box(per_sample: bool) -> None:
+    batch = make_batch()
+    out = CutMix(per_sample=per_sample, fold=False)(batch, Key(3))
+    weight, partner, boxes = (out.targets[f"cutmix.{n}"] for n in ("weight", "partner", "box"))
+    x, got = batch.views[0].clips, out.views[0].clips
+    for i in range(len(batch)):
+        x1, y1, x2, y2 = (int(v) for v in boxes[i])
+        want = x[i].clone()
+        want[..., y1:y2, x1:x2] = x[partner[i], ..., y1:y2, x1:x2]
+        assert torch.equal(got[i], want)
+        assert float(weight[i]) == pytest.approx(1 - (x2 - x1) * (y2 - y1) / 140)
+        assert 0 <= x1 <= x2 <= 14
+        assert 0 <= y1 <= y2 <= 10
+    assert (len({tuple(b) for b in boxes.tolist()}) == 1) != per_sample
+
+
+def test_partners_are_permutations_within_blocks() -> None:
+    batch = make_batch(12)
+    for i in range(20):
+        partner = Mixup(block=4)(batch, Key(i)).targets["mixup.partner"].view(3, 4)
+        assert torch.equal(partner.sort(1).values, torch.arange(12).view(3, 4))
+    assert len({tuple(Mixup(block=4)(batch, Key(i)).targets["mixup.partner"][:4].tolist()) for i in range(200)}) == 24
+    assert torch.equal(Mixup()(make_batch(1), Key(0)).views[0].clips, make_batch(1).views[0].clips)
+
+
+@pytest.mark.parametrize("operation", [Mixup(block=4), CutMix(block=4), CutMix(block=4, per_sample=True)])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_slices_of_the_global_batch_mix_as_the_whole(
+    operation: Any, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = operation(make_batch(16), Key(5, 2)).views[0].clips
+    local = 16 // processes
+    parts = []
+    for r in range(processes):
+        monkeypatch.setattr(batch_ops, "rank", lambda r=r: r)
+        parts.append(operation(make_batch(local, start=r * local), Key(5, 2)).views[0].clips)
+    assert torch.equal(torch.cat(parts), whole)
+
+
+class Memory:
+    """A batch operation with state, as BG-Mixup has."""
+
+    def __init__(self) -> None:
+        self.seen = torch.zeros((), dtype=torch.int64)
+
+    def __call__(self, batch: Batch, key: Key) -> Batch:
+        self.seen = self.seen + len(batch)
+        return batch
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.seen = state["seen"]
+
+
+def test_a_sequence_keeps_its_operations_apart() -> None:
+    batch = make_batch()
+    first = BatchSequence([Memory(), Mixup(), Memory()])
+    out = first(batch, Key(1))
+    # Other kinds of operation before it change no draw.
+    assert torch.equal(out.views[0].clips, BatchSequence([Mixup()])(batch, Key(1)).views[0].clips)
+    twice = BatchSequence([Mixup(), Mixup()])(batch, Key(1))
+    assert not torch.equal(twice.views[0].clips, out.views[0].clips)
+    state = first.state_dict()
+    assert {k: int(v) for k, v in state.items()} == {"0.seen": 12, "2.seen": 12}
+    second = BatchSequence([Memory(), Mixup(), Memory()])
+    second.load_state_dict(state)
+    assert second.state_dict() == state
+
+
+def test_errors() -> None:
+    batch = make_batch()
+    with pytest.raises(UsageError, match="alpha must be positive"):
+        Mixup(alpha=0.0)
+    with pytest.raises(UsageError, match="weight must be in"):
+        Mixup(weight=1.5)
+    with pytest.raises(UsageError, match="block must be at least 1"):
+        CutMix(block=0)
+    with pytest.raises(UsageError, match="there is no view 2, the batch has 2"):
+        Mixup(views=(2,))(batch, Key(0))
+    raw = Batch((View(torch.zeros(2, 2, 8, 8, 3, dtype=torch.uint8), torch.zeros(2, 2)),), {}, *[torch.arange(2)] * 3)
+    with pytest.raises(UsageError, match=r"after ViewPlan\.apply"):
+        CutMix()(raw, Key(0))
+    small = View(torch.rand(12, 3, 2, 8, 8, dtype=torch.float64), torch.zeros(12, 2))
+    mixed = Batch((batch.views[0], small), {}, batch.sample_id, batch.group, batch.row)
+    with pytest.raises(UsageError, match="different sizes"):
+        CutMix(views=(0, 1))(mixed, Key(0))
