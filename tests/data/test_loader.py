@@ -230,6 +230,10 @@ def test_a_hanging_decoder_is_quarantined(caplog):
         for a, b in zip(batches, resumed.iterate(0, 6), strict=True):
             assert torch.equal(a.row, b.row)
             assert torch.equal(a.views[0].clips, b.views[0].clips)
+    later = ClipLoader(data, 4, seed=1)
+    later.extend_quarantine(loader.quarantine)
+    assert later.quarantine == loader.quarantine
+    assert [b.row.tolist() for b in later.iterate(0, 6)] == [b.row.tolist() for b in batches]
     # … and are those of a file that is merely unreadable.
     bad = ClipLoader(videos(12, i5="bad"), 4, seed=1)
     assert [b.row.tolist() for b in bad.iterate(0, 6)] == [b.row.tolist() for b in batches]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,11 @@ from unreel.core.settings import Range
 from unreel.data.batch import Batch, collate
 from unreel.data.contracts import Ticket
 from unreel.data.dataset import ClipDataset, EvaluationDataset, EvaluationSample
-from unreel.data.workers import WorkerDiedError, WorkerPool, WorkerStalledError, in_background
+from unreel.data.workers import WorkerPool, WorkerTrouble, in_background, isolate, run_guarded
 
 _log = logging.getLogger("unreel.data")
 
-# A worker that is killed for memory leaves this exit code on Linux (SIGKILL).
-_KILLED = -9
+_EARLIER = "hung or crashed a worker earlier in this run"
 # So many files may hang or crash a worker in one run before it is the storage's or the machine's fault.
 _MAX_RESTARTS = 20
 # The share of faults is judged as if at least this many samples had been seen, so that one early fault stops nothing.
@@ -50,40 +49,6 @@ class _EvaluationJob:
 
     def __call__(self, row: int, publish: Callable[[int], None]) -> EvaluationSample:
         return self.dataset.read(row, quarantine=self.quarantine, publish=publish)
-
-
-def _isolate(error: WorkerStalledError | WorkerDiedError, relative: Callable[[int], str]) -> dict[str, str]:
-    """Paths to leave alone after a worker hung or crashed, and why. Raises DataError where no file is to blame."""
-    if isinstance(error, WorkerStalledError):
-        return {relative(row): str(error) for row in error.rows}
-    if error.exit_code == _KILLED:
-        raise DataError(
-            f"{error}: usually the machine ran out of memory. Use fewer workers, a smaller batch, or a prepared copy "
-            "of the videos (`unreel data prepare`)"
-        ) from None
-    if error.row is None:
-        raise DataError(f"{error} with no file in hand; run with workers=0 to see why") from None
-    return {relative(error.row): str(error)}
-
-
-def _guarded(
-    make_pool: Callable[[], WorkerPool[Any, Any]],
-    tasks: Callable[[int], Iterable[Any]],
-    on_trouble: Callable[[WorkerStalledError | WorkerDiedError], None],
-) -> Generator[Any, None, None]:
-    """Results of ``tasks(0)`` in order; after a hang or a crash, a new pool goes on with ``tasks(number done)``."""
-    done = 0
-    while True:
-        pool = make_pool()
-        try:
-            for result in pool.run(tasks(done)):
-                done += 1
-                yield result
-            return
-        except (WorkerStalledError, WorkerDiedError) as error:
-            on_trouble(error)
-        finally:
-            pool.close()
 
 
 class ClipLoader:
@@ -164,7 +129,7 @@ class ClipLoader:
         self.start_method = start_method
         self.samples_seen = 0
         self.faults_seen = 0
-        self._quarantine = dict.fromkeys(quarantine, "quarantined earlier in this run")
+        self._quarantine = dict.fromkeys(quarantine, _EARLIER)
         self._restarts = 0
         self._orders: dict[tuple[str, int], NDArray[np.int64]] = {}
 
@@ -178,6 +143,11 @@ class ClipLoader:
     def quarantine(self) -> tuple[str, ...]:
         """Paths that made a worker hang or crash, sorted; part of a checkpoint."""
         return tuple(sorted(self._quarantine))
+
+    def extend_quarantine(self, paths: Iterable[str]) -> None:
+        """Leave further paths alone from the next ``iterate`` on (a checkpoint's, or another rank's)."""
+        for path in paths:
+            self._quarantine.setdefault(path, _EARLIER)
 
     def _order(self, name: str, epoch: int) -> NDArray[np.int64]:
         key = (name, epoch)
@@ -244,7 +214,7 @@ class ClipLoader:
             def tasks(done: int) -> Iterator[list[Ticket]]:
                 return (self.tickets(step) for step in range(start_step + done, total_steps))
 
-            yield from _guarded(self._pool, tasks, self._on_trouble)
+            yield from run_guarded(self._pool, tasks, self._on_trouble)
             return
         job = _TrainJob(self.dataset, self._quarantine)
         for step in range(start_step, total_steps):
@@ -261,8 +231,8 @@ class ClipLoader:
             start_method=self.start_method,
         )
 
-    def _on_trouble(self, error: WorkerStalledError | WorkerDiedError) -> None:
-        found = _isolate(error, self.dataset.manifest.relative)
+    def _on_trouble(self, error: WorkerTrouble) -> None:
+        found = isolate(error, self.dataset.manifest.relative)
         self._restarts += 1
         if self._restarts > _MAX_RESTARTS:
             raise DataError(
@@ -321,8 +291,8 @@ def iterate_evaluation(
             start_method=start_method,
         )
 
-    def on_trouble(error: WorkerStalledError | WorkerDiedError) -> None:
-        found = _isolate(error, dataset.manifest.relative)
+    def on_trouble(error: WorkerTrouble) -> None:
+        found = isolate(error, dataset.manifest.relative)
         if len(quarantine) + len(found) > _MAX_RESTARTS:
             raise DataError(
                 f"more than {_MAX_RESTARTS} files hung or crashed a worker; look at the storage, then at "
@@ -331,4 +301,4 @@ def iterate_evaluation(
         quarantine.update(found)
         _log.warning("%s; going on without %s", error, ", ".join(found))
 
-    yield from _guarded(make_pool, lambda done: chosen[done:], on_trouble)
+    yield from run_guarded(make_pool, lambda done: chosen[done:], on_trouble)

@@ -22,18 +22,20 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from unreel.core.errors import UnreelError, UsageError
+from unreel.core.errors import DataError, UnreelError, UsageError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _ALIGN_BYTES = 64  # a cache line, and enough for every dtype
 _POLL_S = 1.0
+# A worker that is killed for memory leaves this exit code (SIGKILL).
+_KILLED = -9
 _PARENT_CHECK_S = 5.0
 
 
@@ -60,6 +62,8 @@ class WorkerDiedError(UnreelError):
             how = f"ended with code {exit_code}"
         super().__init__(f"a loader worker {how}" + (f" while reading row {row}" if row is not None else ""))
 
+
+WorkerTrouble: TypeAlias = WorkerStalledError | WorkerDiedError
 
 # ------------------------------------------------------------------------------------------------------- transport
 
@@ -336,6 +340,40 @@ class WorkerPool(Generic[Task, Result]):
         for connection in self._connections:
             connection.close()
         self._processes, self._connections, self._queues = [], [], []
+
+
+def isolate(error: WorkerTrouble, relative: Callable[[int], str]) -> dict[str, str]:
+    """Paths to leave alone after a worker hung or crashed, and why. Raises DataError where no file is to blame."""
+    if isinstance(error, WorkerStalledError):
+        return {relative(row): str(error) for row in error.rows}
+    if error.exit_code == _KILLED:
+        raise DataError(
+            f"{error}: usually the machine ran out of memory. Use fewer workers, a smaller batch, or a prepared copy "
+            "of the videos (`unreel data prepare`)"
+        ) from None
+    if error.row is None:
+        raise DataError(f"{error} with no file in hand; run with workers=0 to see why") from None
+    return {relative(error.row): str(error)}
+
+
+def run_guarded(
+    make_pool: Callable[[], WorkerPool[Any, Any]],
+    tasks: Callable[[int], Iterable[Any]],
+    on_trouble: Callable[[WorkerTrouble], None],
+) -> Generator[Any, None, None]:
+    """Results of ``tasks(0)`` in order; after a hang or a crash, a new pool goes on with ``tasks(number done)``."""
+    done = 0
+    while True:
+        pool = make_pool()
+        try:
+            for result in pool.run(tasks(done)):
+                done += 1
+                yield result
+            return
+        except (WorkerStalledError, WorkerDiedError) as error:
+            on_trouble(error)
+        finally:
+            pool.close()
 
 
 def default_start_method() -> str:

@@ -1,0 +1,417 @@
+"""Sidecars: facts computed once per source, before times or crops are drawn from them.
+
+A fact is keyed by what the source is (digest of its name, size, head and tail) and by what computed it (name, version
+and settings of its producer). A table of them is one Parquet file; ``unreel data annotate`` writes it, and a run that
+needs it stops at the start where it is missing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Protocol, TextIO, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from unreel.core.digests import file_digest, mapping_digest
+from unreel.core.errors import DataError, UsageError, unknown_name
+from unreel.core.settings import Range
+from unreel.data.index import cache_folder
+from unreel.data.manifest import Manifest
+from unreel.data.workers import WorkerPool, WorkerTrouble, isolate, run_guarded
+from unreel.media import Decoder, MediaError, UnreadableError, decoder_for
+
+Values: TypeAlias = Mapping[str, Any]
+
+# Columns of the table besides the producer's own, which are prefixed "value.".
+_KEYS = ("source", "path", "size", "mtime_ns", "error")
+_DIGITS = 16
+
+
+@runtime_checkable
+class Producer(Protocol):
+    """Computes the facts of one source. Picklable, and a pure function of the file's content.
+
+    ``version`` rises whenever the same file would give other facts; ``settings`` holds whatever else changes them.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the fact is called on the command line and in ``Method.sidecars``."""
+
+    @property
+    def version(self) -> int:
+        """Raised when the computation changes."""
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Plain values that the facts depend on."""
+
+    def compute(self, path: Path) -> Values:
+        """Facts by name: numbers, text, or lists of them; the same names for every source. Raises MediaError."""
+
+
+# ITU-R BT.601 luma, as everywhere in the package (cvrl.md §4).
+_LUMA = (0.2989, 0.587, 0.114)
+_DECODE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class MotionEnergy:
+    """Mean absolute change of luma, per second, at low resolution: where in a video something moves.
+
+    Facts: ``per_second`` list of floats, luma (0 to 1) per second averaged over each second from the first frame on;
+    ``mean`` their mean over the video; ``duration_s`` from the first frame used to the last.
+
+    Args:
+        size_px: frames are averaged down to this square, which leaves sensor noise out.
+        fps: at most this many frames per second are looked at.
+    """
+
+    size_px: Annotated[int, Range(ge=1, unit="px")] = 32
+    fps: Annotated[float, Range(gt=0, unit="Hz")] = 8.0
+
+    name = "motion_energy"
+    version = 1
+
+    def __post_init__(self) -> None:
+        if self.size_px < 1 or not self.fps > 0:
+            raise UsageError(f"motion energy needs size_px ≥ 1 and fps > 0, got {self.size_px} and {self.fps}")
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Size and rate."""
+        return {"size_px": self.size_px, "fps": self.fps}
+
+    def compute(self, path: Path) -> Values:
+        """The facts of one video, image or frame folder. Raises MediaError."""
+        decoder = decoder_for(path)
+        times = decoder.frame_times(path)
+        ticks = np.arange(times[0], times[-1] + 1e-6, 1 / self.fps)
+        indices = np.unique(np.searchsorted(times, ticks + 1e-6, side="right") - 1).astype(np.int64)
+        if len(indices) < 2:
+            return {"per_second": [0.0], "mean": 0.0, "duration_s": 0.0}
+        changes = np.array(list(self._changes(decoder, path, indices)))
+        # Each change is spread over the time between its two frames; C(t) is all change up to t.
+        shown = times[indices] - times[indices[0]]
+        total = np.concatenate([[0.0], np.cumsum(changes)])
+        edges = np.append(np.arange(0.0, np.ceil(shown[-1])), shown[-1])
+        rates = np.diff(np.interp(edges, shown, total)) / np.diff(edges)
+        return {
+            "per_second": rates.tolist(),
+            "mean": float(total[-1] / shown[-1]),
+            "duration_s": float(shown[-1]),
+        }
+
+    def _changes(self, decoder: Decoder, path: Path, indices: NDArray[np.int64]) -> Iterator[float]:
+        """Mean absolute luma difference of consecutive frames: len(indices) − 1 values."""
+        info = decoder.probe(path)
+        together = max(2, _DECODE_BYTES // (info.width * info.height * 3))
+        before: torch.Tensor | None = None
+        for begin in range(0, len(indices), together):
+            pixels = torch.from_numpy(decoder.read(path, indices=indices[begin : begin + together]).pixels)
+            small = torch.stack([self._reduce(frame) for frame in pixels])
+            if before is not None:
+                small = torch.cat([before, small])
+            yield from (small[1:] - small[:-1]).abs().mean((1, 2)).tolist()
+            before = small[-1:]
+
+    def _reduce(self, frame: torch.Tensor) -> torch.Tensor:
+        """(H, W, 3) uint8 to (size, size) luma in [0, 1]; averages first, so that no large float frame is made."""
+        planes = frame.permute(2, 0, 1)[None].to(torch.float32)
+        small = functional.adaptive_avg_pool2d(
+            planes, (min(self.size_px, frame.shape[0]), min(self.size_px, frame.shape[1]))
+        )
+        return (small[0] * torch.tensor(_LUMA)[:, None, None]).sum(0) / 255
+
+
+PRODUCERS: dict[str, Callable[[], Producer]] = {"motion_energy": MotionEnergy}
+
+
+def producer_digest(producer: Producer) -> str:
+    """32 hex digits for name, version and settings."""
+    return mapping_digest([producer.name, producer.version, dict(producer.settings)])
+
+
+def create_producer(name: str) -> Producer:
+    """A producer with its default settings, by name. Raises UsageError for an unknown name."""
+    if name not in PRODUCERS:
+        raise unknown_name("sidecar", name, PRODUCERS)
+    return PRODUCERS[name]()
+
+
+def default_folder(manifest: Manifest) -> Path:
+    """Where tables are kept unless told otherwise: in the cache, by the root of the data."""
+    return cache_folder() / "sidecars" / mapping_digest([manifest.root])[:_DIGITS]
+
+
+def table_path(folder: str | os.PathLike[str], producer: Producer) -> Path:
+    """The table of one producer in a folder."""
+    return Path(folder) / f"{producer.name}-{producer_digest(producer)[:_DIGITS]}.parquet"
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        facts = file.stat()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _source_digest(file: Path) -> str:
+    if file.is_dir():  # a folder of frames
+        inside = sorted(e.path for e in os.scandir(file) if e.is_file() and not e.name.startswith("."))
+        return mapping_digest([file_digest(f) for f in inside])
+    return file_digest(file)
+
+
+class _Entry(NamedTuple):
+    source: str
+    path: str
+    size: int
+    mtime_ns: int
+    error: str | None
+    values: dict[str, Any]
+
+
+class _Table:
+    """Entries by digest, and by path for files whose size and time have not changed."""
+
+    def __init__(self) -> None:
+        self.by_source: dict[str, _Entry] = {}
+        self._by_path: dict[str, _Entry] = {}
+
+    def add(self, entry: _Entry) -> None:
+        self.by_source[entry.source] = entry
+        self._by_path[entry.path] = entry
+
+    def find(self, manifest: Manifest, row: int) -> _Entry | None:
+        """The row's entry, found without reading the file where it is as it was."""
+        path, file = manifest.relative(row), manifest.absolute(row)
+        known = self._by_path.get(path)
+        if known is not None and not file.is_dir() and (known.size, known.mtime_ns) == _stamp(file):
+            return known
+        return self.by_source.get(_source_digest(file)) if self.by_source else None
+
+    def read(self, path: Path) -> None:
+        """Add the entries of a Parquet table. Raises DataError where it cannot be read."""
+        import pyarrow.parquet as parquet
+
+        try:
+            records = parquet.read_table(path).to_pylist()
+            for record in records:
+                source, name, size, mtime_ns, error = (record[k] for k in _KEYS)
+                values = {k.removeprefix("value."): v for k, v in record.items() if k.startswith("value.")}
+                self.add(_Entry(source, name, size, mtime_ns, error, {} if error is not None else values))
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{path}: not a sidecar table ({error}); delete it and annotate again") from None
+
+    def read_journal(self, path: Path) -> None:
+        """Add the entries of an unfinished run; a last line that was cut off is left out."""
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = _Entry(*json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            self.add(entry)
+
+    def write(self, path: Path) -> None:
+        """The Parquet table, whole or not at all."""
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        entries = sorted(self._by_path.values(), key=lambda e: e.path)  # one per path: its latest
+        names = list(dict.fromkeys(k for e in entries for k in e.values))
+        records = [
+            {
+                **{k: getattr(entry, k) for k in _KEYS},
+                **{f"value.{name}": entry.values.get(name) for name in names},
+            }
+            for entry in entries
+        ]
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        parquet.write_table(pa.Table.from_pylist(records), unfinished)
+        os.replace(unfinished, path)
+
+
+class Annotation(NamedTuple):
+    """What annotating did: the table, how many sources were computed and how many were known, and what failed."""
+
+    table: Path
+    computed: int
+    known: int
+    failed: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class _Job:
+    manifest: Manifest
+    producer: Producer
+    skipped: Mapping[str, str]
+
+    def __call__(self, row: int, publish: Callable[[int], None]) -> tuple[int, str | None, dict[str, Any]]:
+        path = self.manifest.relative(row)
+        if path in self.skipped:
+            return row, self.skipped[path], {}
+        publish(row)
+        try:
+            return row, None, dict(self.producer.compute(self.manifest.absolute(row)))
+        except MediaError as error:
+            return row, str(error), {}
+
+
+def annotate(
+    manifest: Manifest,
+    producer: Producer,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
+    timeout_s: float = 600.0,
+) -> Annotation:
+    """Compute a producer's facts for every source that has none yet.
+
+    A run that was stopped goes on where it was: every source is written to a journal beside the table, and the table
+    itself appears whole at the end. A source that cannot be read gets an entry that says so.
+
+    Args:
+        manifest: whose sources. Rows with spans of one file share one entry.
+        producer: what to compute.
+        out: the folder for the table; None is the cache. ``require`` finds it there, in the cache, and in the
+            folder ``sidecars`` of the manifest's root.
+        progress: called with (sources done, sources in all).
+        workers: processes that compute; 0 computes in this one.
+        timeout_s: how long a worker may have one source in hand before it is given up.
+    Raises: DataError for an empty manifest, rows that list frames, missing files, or a second run on the same table.
+    """
+    if not len(manifest):
+        raise DataError(f"the manifest of {manifest.root} has no rows; there is nothing to annotate")
+    for i, entry in enumerate(manifest.rows):
+        if entry.frames:
+            raise DataError(
+                f"{manifest.relative(i)}: sidecars are computed per file or folder, and row {i} lists single frames"
+            )
+    manifest.check_files()
+    folder = Path(out) if out is not None else default_folder(manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = table_path(folder, producer)
+    journal = target.with_suffix(".journal")
+    with _locked(journal) as stream:
+        table = _Table()
+        if target.exists():
+            table.read(target)
+        table.read_journal(journal)
+        first_row: dict[str, int] = {}
+        for i in range(len(manifest)):
+            first_row.setdefault(manifest.relative(i), i)
+        missing = [row for row in first_row.values() if table.find(manifest, row) is None]
+        total, known = len(first_row), len(first_row) - len(missing)
+        if progress is not None:
+            progress(known, total)
+        for done, (row, problem, values) in enumerate(_compute(manifest, producer, missing, workers, timeout_s), 1):
+            file = manifest.absolute(row)
+            found = _Entry(_source_digest(file), manifest.relative(row), *_stamp(file), problem, values)
+            stream.write(json.dumps(found) + "\n")
+            stream.flush()
+            table.add(found)
+            if progress is not None:
+                progress(known + done, total)
+        table.write(target)
+        journal.unlink()
+    entries = [table.find(manifest, row) for row in first_row.values()]
+    failed = [(e.path, e.error) for e in entries if e is not None and e.error is not None]
+    return Annotation(target, len(missing), known, failed)
+
+
+def _compute(
+    manifest: Manifest, producer: Producer, rows: Sequence[int], workers: int, timeout_s: float
+) -> Iterator[tuple[int, str | None, dict[str, Any]]]:
+    if not workers:
+        yield from map(partial(_Job(manifest, producer, {}), publish=lambda row: None), rows)
+        return
+    skipped: dict[str, str] = {}
+
+    def make_pool() -> WorkerPool[int, tuple[int, str | None, dict[str, Any]]]:
+        return WorkerPool(_Job(manifest, producer, dict(skipped)), workers, timeout_s=timeout_s)
+
+    def on_trouble(error: WorkerTrouble) -> None:
+        skipped.update(isolate(error, manifest.relative))
+
+    yield from run_guarded(make_pool, lambda done: rows[done:], on_trouble)
+
+
+@contextmanager
+def _locked(journal: Path) -> Iterator[TextIO]:
+    with journal.open("a", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"{journal}: another process is annotating this table; wait for it to finish") from None
+        if stream.tell():
+            stream.write("\n")  # a killed run may have left half a line
+        yield stream
+
+
+class Sidecar:
+    """One producer's facts for the rows of one manifest; ``ClipDataset`` takes them by name."""
+
+    def __init__(self, name: str, manifest: Manifest, entries: Sequence[_Entry]) -> None:
+        self.name = name
+        self._manifest = manifest
+        self._entries = tuple(entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def value(self, row: int) -> Values:
+        """The facts of a row's source. Raises UnreadableError where they could not be computed."""
+        entry = self._entries[row]
+        if entry.error is not None:
+            raise UnreadableError(self._manifest.absolute(row), f"has no {self.name} ({entry.error})")
+        return entry.values
+
+
+def require(
+    names: Iterable[str | Producer], manifest: Manifest, *, folder: str | os.PathLike[str] | None = None
+) -> dict[str, Sidecar]:
+    """The sidecars of these names for every row of a manifest.
+
+    Args:
+        names: of sidecars with their default settings, or producers.
+        manifest: whose rows.
+        folder: where the tables are; None looks in ``sidecars`` below the manifest's root, then in the cache.
+    Returns: by name.
+    Raises: DataError where facts are missing, naming the command that makes them; UsageError for an unknown name.
+    """
+    found: dict[str, Sidecar] = {}
+    for item in names:
+        producer = create_producer(item) if isinstance(item, str) else item
+        folders = [folder] if folder is not None else [Path(manifest.root, "sidecars"), default_folder(manifest)]
+        table = _Table()
+        for place in reversed([table_path(f, producer) for f in folders]):
+            if place.exists():
+                table.read(place)
+        by_path: dict[str, _Entry | None] = {}
+        for i in range(len(manifest)):
+            path = manifest.relative(i)
+            if path not in by_path:
+                by_path[path] = table.find(manifest, i)
+        missing = [path for path, entry in by_path.items() if entry is None]
+        if missing:
+            raise DataError(
+                f"sidecar {producer.name!r} is missing for {len(missing)} of {len(by_path)} sources of "
+                f"{manifest.root} (first: {missing[0]}); run\n  unreel data annotate {producer.name} {manifest.root}"
+                + (f" --out {os.fspath(folder)}" if folder is not None else "")
+            )
+        entries = [by_path[manifest.relative(i)] for i in range(len(manifest))]
+        found[producer.name] = Sidecar(producer.name, manifest, [e for e in entries if e is not None])
+    return found
