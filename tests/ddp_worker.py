@@ -9,8 +9,10 @@ import struct
 import sys
 import traceback
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that jobs can import tests.…
 _modules: dict[str, Any] = {}
 
 

@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.train.toys import Seekable, Toy, ToyViews, toy_batch, toy_batches
 from unreel.core.errors import DataError, UsageError
 from unreel.data.batch import Batch, Fault
 from unreel.methods import LossOutput, Progress
 from unreel.train import Checkpoints, DivergedError, Monitor, build_optimizer, fit
 from unreel.train.monitor import read_lines
 from unreel.train.schedule import warmup_cosine
-
-from .toys import Seekable, Toy, ToyViews, toy_batch, toy_batches
 
 
 def schedule(step: int) -> float:

@@ -71,18 +71,29 @@ class _Statistics(torch.autograd.Function):
         return dx.to(x.dtype), dweight, dbias, None
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
+class SyncBatchNorm(_BatchNorm):
     """Batch norm whose training statistics cover the global batch; plain batch norm in one process and in eval.
 
     Input (B, C, ...); B may differ between ranks. Running variance is unbiased over the global count, as torch's.
+    Not a subclass of torch's, which DDP refuses on CPU.
     """
+
+    process_group = None  # all processes; torch's forward asks
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"batch norm expects (B, C, ...), got {input.dim()}-D input")
+
+    def _check_non_zero_input_channels(self, input: Tensor) -> None:
+        if input.size(1) == 0:
+            raise ValueError("batch norm expects at least one channel")
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (B, C, ...) over the global batch in training, with the running statistics in eval."""
         if not (self.training and is_distributed()):
-            return _BatchNorm.forward(self, input)
-        if input.device.type == "cuda":
             return super().forward(input)
+        if input.device.type == "cuda":
+            return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
         self._check_input_dim(input)
         out, mean, variance, count = _Statistics.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:

@@ -60,7 +60,8 @@ class SeekableLoader(Protocol):
         """Batches ``start_step``, …, ``total_steps`` − 1, over as many epochs as that takes."""
 
 
-def _steps_per_epoch(loader: Iterable[Batch]) -> int | None:
+def steps_per_epoch(loader: Iterable[Batch]) -> int | None:
+    """Batches in one pass over the loader; None when it does not say."""
     known = getattr(loader, "steps_per_epoch", None)
     if known is None:
         known = len(loader) if isinstance(loader, Sized) else None
@@ -75,7 +76,7 @@ def _batches(loader: Iterable[Batch], start: int, total: int) -> Generator[Batch
             position += 1
             yield batch
         raise DataError(f"the loader ended after {position} of {total} batches")
-    length = _steps_per_epoch(loader)
+    length = steps_per_epoch(loader)
     skip = start % length if length else start
     while True:
         found = False
@@ -282,7 +283,7 @@ def fit(
     start_processes()
     target = choose_device(device)
     autocast(target, precision)  # an unknown precision is refused before anything moves
-    length = _steps_per_epoch(loader)
+    length = steps_per_epoch(loader)
     if total_steps is None:
         if length is None:
             raise UsageError("total_steps is needed: the loader has no length")

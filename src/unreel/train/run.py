@@ -1,0 +1,354 @@
+"""A run is a directory: what was asked, what happened, and what came out of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import torch
+import yaml
+
+from unreel.core.digests import mapping_digest
+from unreel.core.distributed import barrier, rank, world_size
+from unreel.core.errors import DataError, UnreelError, UsageError, unknown_name
+from unreel.core.progress import Progress as Bar
+from unreel.core.settings import Range, Sections, Settings, load_sections
+from unreel.data.batch import Batch
+from unreel.methods.method import Method
+from unreel.nn.encoder import Encoder
+from unreel.nn.weights import FILE_NAME, load_encoder, save_encoder
+from unreel.train.backend import Precision, choose_device, start_processes
+from unreel.train.checkpoint import Checkpoints, differences
+from unreel.train.monitor import Monitor, Probe, read_lines
+from unreel.train.schedule import constant, warmup_cosine
+from unreel.train.trainer import FitResult, fit, steps_per_epoch
+
+ScheduleName: TypeAlias = Literal["cosine", "constant"]
+Schedule: TypeAlias = Callable[[int], float]
+
+# Settings that change how fast a run goes or how much it writes, but not one bit of its result: a run may be resumed
+# with others.
+_NEUTRAL = frozenset(
+    {
+        "workers",
+        "prefetch",
+        "pin_memory",
+        "start_method",
+        "timeout_s",
+        "device",
+        "log_every",
+        "checkpoint_every",
+        "checkpoint_every_s",
+        "keep_checkpoints",
+        "probe_every",
+        "stop_after",
+    }
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's directory, read when asked."""
+
+    path: Path
+
+    @property
+    def config(self) -> Sections:
+        """The complete settings (config.yaml). Raises UsageError when there are none."""
+        return load_sections(self.path / "config.yaml")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, machine, times (environment.json); empty when there is none."""
+        file = self.path / "environment.json"
+        if not file.is_file():
+            return {}
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def encoder_path(self) -> Path:
+        """Where the encoder is once the run is complete."""
+        return self.path / FILE_NAME
+
+    @property
+    def completed(self) -> bool:
+        """Whether training reached its end and left an encoder."""
+        return self.encoder_path.is_file()
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint files, oldest first."""
+        return Checkpoints(self.path / "checkpoints").paths()
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl, in order of steps."""
+        return list(read_lines(self.path / "metrics.jsonl"))
+
+    def faults(self) -> list[dict[str, Any]]:
+        """Files that could not be read, and what took their place (faults.jsonl)."""
+        return list(read_lines(self.path / "faults.jsonl"))
+
+    def load_encoder(self) -> Encoder:
+        """The encoder that pre-training left, in evaluation mode. Raises DataError before the run is complete."""
+        if not self.completed:
+            done = self.checkpoints[-1].stem.removeprefix("step-").lstrip("0") if self.checkpoints else "no"
+            raise DataError(f"{self.path}: the run is not complete ({done or 0} steps are saved); resume it first")
+        return load_encoder(self.encoder_path)
+
+
+def open_run(path: str | PathLike[str]) -> Run:
+    """An existing run. Raises DataError when the directory holds none."""
+    run = Run(Path(path))
+    if not (run.path / "config.yaml").is_file():
+        raise DataError(f"{run.path} is not a run: it has no config.yaml")
+    return run
+
+
+def make_schedule(name: ScheduleName, base_lr: float, total_steps: int, warmup_steps: int = 0) -> Schedule:
+    """Learning rate by step. "cosine": ``warmup_cosine``. "constant": after a linear warm-up.
+
+    Raises: UsageError for an unknown name, or a warm-up longer than the run.
+    """
+    if name not in get_args(ScheduleName):
+        raise unknown_name("schedule", name, get_args(ScheduleName))
+    warmup_cosine(0, base_lr, total_steps, warmup_steps)  # refuses a range that makes no sense now, not at step 0
+    if name == "cosine":
+        return lambda step: warmup_cosine(step, base_lr, total_steps, warmup_steps)
+    flat = constant(base_lr)
+    return lambda step: flat(step) * min(1.0, step / warmup_steps) if warmup_steps else flat(step)
+
+
+def run_length(loader: Iterable[Batch], *, epochs: float | None, steps: int | None, accumulate: int) -> int:
+    """Optimiser steps of a run: ``steps``, or ``epochs`` passes over the loader. Exactly one is given.
+
+    Raises: UsageError otherwise, or when the loader has no length.
+    """
+    if (epochs is None) == (steps is None):
+        raise UsageError("say how long to train: either steps or epochs")
+    if steps is not None:
+        return steps
+    length = steps_per_epoch(loader)
+    if length is None:
+        raise UsageError("epochs cannot be counted: the loader has no length; give steps")
+    assert epochs is not None
+    return max(1, round(epochs * length / accumulate))
+
+
+def pretrain(
+    method: Method,
+    loader: Iterable[Batch],
+    *,
+    out: str | PathLike[str],
+    optimizer: torch.optim.Optimizer,
+    epochs: Annotated[float, Range(gt=0, unit="epochs")] | None = None,
+    steps: Annotated[int, Range(ge=1, unit="steps")] | None = None,
+    schedule: ScheduleName | Schedule = "cosine",
+    warmup_epochs: Annotated[float, Range(ge=0, unit="epochs")] = 0.0,
+    warmup_steps: Annotated[int, Range(ge=0, unit="steps")] | None = None,
+    settings: Settings | Mapping[str, Mapping[str, object]] | None = None,
+    card: Mapping[str, object] | None = None,
+    resume: bool = True,
+    device: str | None = None,
+    precision: Precision = "float32",
+    seed: int = 0,
+    accumulate: Annotated[int, Range(ge=1)] = 1,
+    max_grad_norm: Annotated[float, Range(gt=0)] | None = None,
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous",
+    synchronise_norm: bool = True,
+    log_every: Annotated[int, Range(ge=1, unit="steps")] = 10,
+    checkpoint_every: Annotated[int, Range(ge=1, unit="steps")] | None = None,
+    checkpoint_every_s: Annotated[float, Range(ge=0, unit="s")] = 600.0,
+    keep_checkpoints: Annotated[int, Range(ge=1)] = 2,
+    probe: Probe | None = None,
+    probe_every: Annotated[int, Range(ge=1, unit="steps")] | None = None,
+    stop_after: int | None = None,
+) -> Run:
+    """Train ``method`` in a directory; go on where it stopped when the directory holds the same run.
+
+    ``config.yaml`` is written first, then ``metrics.jsonl``, ``faults.jsonl`` and ``checkpoints/`` as it goes, and
+    ``encoder.safetensors`` at the end. Called again on a finished run it returns it as it is.
+
+    Args:
+        method, loader, optimizer: as in ``fit``.
+        out: the directory; made when missing.
+        epochs, steps: how long; exactly one. warmup_epochs, warmup_steps: the linear start; steps win.
+        schedule: "cosine", "constant", or a function from step to learning rate; the base rate is the optimiser's.
+        settings: the complete settings with their origins, for config.yaml and to tell runs apart.
+        card: what the encoder's card should say besides: recipe, data.
+        resume: False refuses a directory that holds a run.
+        log_every, checkpoint_every, checkpoint_every_s, keep_checkpoints: see ``Monitor`` and ``Checkpoints``.
+        probe, probe_every: an online measure of the encoder, see ``Monitor``.
+        stop_after: stop and save once this many steps are done.
+        device, precision, seed, accumulate, max_grad_norm, memory_format, synchronise_norm: as in ``fit``.
+
+    Raises: UsageError when the directory holds another run, naming what differs; and what ``fit`` raises.
+    """
+    start_processes()
+    run = Run(Path(out))
+    plain = _plain(settings)
+    total = run_length(loader, epochs=epochs, steps=steps, accumulate=accumulate)
+    warmup = warmup_steps
+    if warmup is None:
+        length = steps_per_epoch(loader)
+        if warmup_epochs and length is None:
+            raise UsageError("warmup_epochs cannot be counted: the loader has no length; give warmup_steps")
+        warmup = round(warmup_epochs * (length or 0) / accumulate)
+    rate = schedule if callable(schedule) else make_schedule(schedule, optimizer.defaults["lr"], total, warmup)
+    identity: dict[str, object] = {**_identity(plain), "schedule": _name_of(schedule), "warmup_steps": warmup}
+    identity["steps"] = total
+    _check_directory(run, identity, resume=resume)
+    if rank() == 0:
+        _write_beginning(run, settings, plain, identity)
+    barrier()
+    if run.completed:
+        return run
+    saver = Checkpoints(
+        run.path / "checkpoints", every_steps=checkpoint_every, every_s=checkpoint_every_s, keep=keep_checkpoints
+    )
+    with Bar("pretrain", total, unit="steps") if rank() == 0 else nullcontext(Bar("", total)) as bar:
+        begun = False
+
+        def show(record: Mapping[str, float]) -> None:
+            nonlocal begun
+            done = int(record["step"])
+            if not begun:
+                bar.resume_at(max(0, done - log_every))
+                begun = True
+            seconds = record.get("s_per_step", 0.0) * (done - bar.done)
+            note = f"loss {record['loss']:.3f}" if "loss" in record else None
+            bar.advance(done - bar.done, wait_s=record.get("data_wait", 0.0) * seconds, note=note)
+
+        monitor = Monitor(run.path, log_every=log_every, echo=show, probe=probe, probe_every=probe_every)
+        result = fit(
+            method,
+            loader,
+            optimizer,
+            total_steps=total,
+            schedule=rate,
+            device=device,
+            precision=precision,
+            seed=seed,
+            accumulate=accumulate,
+            max_grad_norm=max_grad_norm,
+            memory_format=memory_format,
+            synchronise_norm=synchronise_norm,
+            checkpoint=saver,
+            monitor=monitor,
+            settings=identity,
+            stop_after=stop_after,
+        )
+    if rank() == 0:
+        _write_end(run, method, result, plain, card or {})
+    barrier()
+    return run
+
+
+def _name_of(schedule: ScheduleName | Schedule) -> str:
+    return schedule if isinstance(schedule, str) else getattr(schedule, "__qualname__", type(schedule).__name__)
+
+
+def _plain(settings: Settings | Mapping[str, Mapping[str, object]] | None) -> dict[str, dict[str, object]]:
+    if settings is None:
+        return {}
+    if isinstance(settings, Settings):
+        return settings.to_plain()
+    return {section: dict(values) for section, values in settings.items()}
+
+
+def _identity(plain: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    return {s: {k: v for k, v in values.items() if k not in _NEUTRAL} for s, values in plain.items()}
+
+
+def _check_directory(run: Run, identity: Mapping[str, object], *, resume: bool) -> None:
+    """Refuse a directory with something else in it before anything is written there."""
+    known = run.environment.get("identity")
+    if known is None:
+        if run.completed or run.checkpoints:
+            raise UsageError(f"{run.path} holds checkpoints or an encoder of unknown origin; choose another directory")
+        return
+    if not resume:
+        raise UsageError(f"{run.path} already holds a run; resume it, or choose another directory")
+    if mapping_digest(known) != mapping_digest(identity):
+        changed = "; ".join(differences(known, identity))
+        raise UsageError(f"{run.path} holds another run: {changed}. Choose another directory, or the old settings")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _write_beginning(
+    run: Run,
+    settings: Settings | Mapping[str, Mapping[str, object]] | None,
+    plain: dict[str, dict[str, object]],
+    identity: dict[str, object],
+) -> None:
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        config = settings.to_yaml() if isinstance(settings, Settings) else yaml.safe_dump(plain, sort_keys=False)
+        _write(run.path / "config.yaml", config)
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        old = run.environment
+        entry = {"started": now, **describe_environment()}
+        record = {**old, "identity": identity, "sessions": [*old.get("sessions", []), entry]}
+        _write(run.path / "environment.json", json.dumps(record, indent=1))
+    except OSError as error:
+        raise UnreelError(f"{run.path}: the run's directory cannot be written ({error.strerror or error})") from error
+
+
+def describe_environment() -> dict[str, object]:
+    """What a result may depend on besides the settings: versions, machine, processes. Plain values."""
+    device = choose_device()
+    packages = {}
+    for name in ("unreel", "torch", "numpy", "av", "safetensors"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "packages": packages,
+        "system": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "cuda": torch.version.cuda,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": world_size(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _write_end(
+    run: Run,
+    method: Method,
+    result: FitResult,
+    plain: Mapping[str, Mapping[str, object]],
+    card: Mapping[str, object],
+) -> None:
+    if result.completed and not run.completed:
+        training = {"method": type(method).__name__, "steps": result.step, "settings": plain, **card}
+        save_encoder(method.encoder, run.encoder_path, {"pretraining": training})
+    record = run.environment
+    record["sessions"][-1] |= {
+        "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "steps": [result.resumed_from, result.step],
+    }
+    _write(run.path / "environment.json", json.dumps(record, indent=1))
+    if not result.completed:
+        log.info("%s: stopped at step %d of %d; call again to go on", run.path, result.step, result.total_steps)
