@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -254,7 +255,7 @@ class Manifest:
             raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
         if not text.strip():
             raise DataError(f"{file}: the table is empty; its first line must name the columns")
-        first_line = text.lstrip("\r\n").splitlines()[0]
+        first_line = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
         delimiter = max(",;\t", key=first_line.count)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         lines: list[tuple[str, Mapping[str, Any]]] = []
@@ -342,10 +343,10 @@ class Manifest:
         partial = _partial(target)
         try:
             with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-                writer = csv.writer(stream, lineterminator="\n")
-                writer.writerow(columns)
+                stream.write(",".join(map(_quoted, columns)) + "\n")
                 for record in records:
-                    writer.writerow([_cell(record.get(c)) for c in columns])
+                    cells = [_quoted(_cell(record.get(c))) for c in columns]
+                    stream.write((",".join(cells) or '""') + "\n")
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
@@ -713,6 +714,12 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         return json.dumps(value, ensure_ascii=False)
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def _quoted(cell: str) -> str:
+    """RFC 4180; the csv module leaves a lone carriage return bare unless lines end in one."""
+    plain = cell == cell.strip() and not any(c in cell for c in '",;\r\n\t')
+    return cell if plain else '"' + cell.replace('"', '""') + '"'
 
 
 def _arrow_type(pa: Any, column: str) -> Any:
