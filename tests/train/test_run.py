@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.methods.clips import random_batch, tiny_cvrl
+from unreel.core.errors import DataError, UsageError
+from unreel.core.settings import describe
+from unreel.data.dataset import ClipDataset
+from unreel.data.loader import ClipLoader
+from unreel.data.manifest import Manifest
+from unreel.methods import CVRL
+from unreel.nn.weights import read_card
+from unreel.train import build_optimizer
+from unreel.train.run import Run, make_schedule, open_run, pretrain, run_length
+from unreel.train.schedule import warmup_cosine
+
+SETTINGS = {"data": {"folder": "clips", "workers": 0}, "optimizer": {"lr": 0.05}}
+
+
+def train(out: Path, **options: Any) -> tuple[Run, CVRL]:
+    method = tiny_cvrl()
+    batches = [random_batch(seed=s) for s in range(4)]
+    optimizer = options.pop("optimizer", None) or build_optimizer(method, lr=0.05)
+    options = {"epochs": 2, "settings": SETTINGS, "device": "cpu", "log_every": 1} | options
+    return pretrain(method, batches, out=out, optimizer=optimizer, **options), method
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, CVRL]:
+    return train(tmp_path_factory.mktemp("runs") / "a" / "b", card={"recipe": "none"})
+
+
+def test_leaves_everything_a_reader_needs(finished: tuple[Run, CVRL]) -> None:
+    run, _ = finished
+    assert run.completed
+    assert run.config == SETTINGS
+    assert [r["step"] for r in run.metrics()] == list(range(1, 9))
+    assert {"loss", "lr", "contrast_accuracy", "contrast_entropy", "data_wait", "clips_per_s"} <= run.metrics()[
+        0
+    ].keys()
+    assert [r["lr"] for r in run.metrics()] == [warmup_cosine(s, 0.05, 8) for s in range(8)]
+    assert run.faults() == []
+    assert [p.name for p in run.checkpoints] == ["step-000000008.pt"]
+    session = run.environment["sessions"][0]
+    assert session["steps"] == [0, 8]
+    assert session["packages"]["torch"]
+    names = {p.name for p in run.path.iterdir()}
+    assert names == {"config.yaml", "metrics.jsonl", "environment.json", "checkpoints", "encoder.safetensors"}
+    assert open_run(run.path).path == run.path
+
+
+def test_the_encoder_is_the_trained_one_and_its_card_says_how(finished: tuple[Run, CVRL]) -> None:
+    run, method = finished
+    encoder = run.load_encoder()
+    for name, value in method.encoder.state_dict().items():
+        assert torch.equal(value, encoder.state_dict()[name]), name
+    card = read_card(run.encoder_path)
+    assert card["pretraining"]["steps"] == 8
+    assert card["pretraining"]["settings"] == SETTINGS
+    assert card["pretraining"]["recipe"] == "none"
+    assert (encoder.input_spec.num_frames, encoder.input_spec.size_px) == (4, 16)
+
+
+def test_a_finished_run_comes_back_as_it_is(finished: tuple[Run, CVRL]) -> None:
+    run, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*.safetensors")}
+    again, _ = train(run.path)
+    assert again == run
+    assert {p: p.stat().st_mtime_ns for p in run.path.rglob("*.safetensors")} == before
+    assert len(run.metrics()) == 8
+
+
+def test_resumes_by_itself_and_ends_with_equal_bits(tmp_path: Path, finished: tuple[Run, CVRL]) -> None:
+    run, _ = train(tmp_path, stop_after=3)
+    assert not run.completed
+    with pytest.raises(DataError, match="not complete"):
+        run.load_encoder()
+    other = {**SETTINGS, "data": {"folder": "clips", "workers": 7}}  # more workers are the same run
+    run, method = train(tmp_path, settings=other)
+    assert run.completed
+    for name, value in finished[1].state_dict().items():
+        assert torch.equal(value, method.state_dict()[name]), name
+    assert [r["step"] for r in run.metrics()] == list(range(1, 9))
+    assert [s["steps"] for s in run.environment["sessions"]] == [[0, 3], [3, 8]]
+
+
+def test_another_run_is_refused_with_the_reason_and_nothing_is_touched(finished: tuple[Run, CVRL]) -> None:
+    run, _ = finished
+    before = (run.path / "config.yaml").read_bytes(), (run.path / "environment.json").read_bytes()
+    with pytest.raises(UsageError, match=r"data.folder was clips, is other"):
+        train(run.path, settings={**SETTINGS, "data": {"folder": "other"}})
+    with pytest.raises(UsageError, match=r"steps was 8, is 4"):
+        train(run.path, epochs=1)
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(run.path, resume=False)
+    assert before == ((run.path / "config.yaml").read_bytes(), (run.path / "environment.json").read_bytes())
+
+
+def test_a_directory_of_unknown_origin_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "encoder.safetensors").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="unknown origin"):
+        train(tmp_path)
+    with pytest.raises(DataError, match="is not a run"):
+        open_run(tmp_path)
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(Exception, match="cannot be written"):
+        train(tmp_path / "runs" / "one")
+
+
+def test_channels_last_weights_are_saved_like_others(tmp_path: Path) -> None:
+    run, method = train(tmp_path, memory_format="channels_last", precision="bfloat16", epochs=0.5)
+    weight = next(p for p in method.encoder.parameters() if p.ndim == 5)
+    assert weight.is_contiguous(memory_format=torch.channels_last_3d)
+    saved = run.load_encoder().state_dict()
+    assert all(torch.equal(v, saved[n]) for n, v in method.encoder.state_dict().items())
+    assert json.loads((run.path / "environment.json").read_text())["identity"]["steps"] == 2
+
+
+def test_length_and_schedule() -> None:
+    batches = [random_batch(2)] * 6
+    assert run_length(batches, epochs=2.5, steps=None, accumulate=1) == 15
+    assert run_length(batches, epochs=2, steps=None, accumulate=4) == 3
+    assert run_length(iter(batches), epochs=None, steps=7, accumulate=4) == 7
+    for wrong in ({"epochs": None, "steps": None}, {"epochs": 1, "steps": 1}):
+        with pytest.raises(UsageError, match="either steps or epochs"):
+            run_length(batches, **wrong, accumulate=1)
+    with pytest.raises(UsageError, match="no length"):
+        run_length(iter(batches), epochs=1, steps=None, accumulate=1)
+    assert make_schedule("cosine", 0.32, 71_488, 1_787)(1787) == pytest.approx(0.3195069, abs=1e-7)
+    flat = make_schedule("constant", 0.2, 10, 4)
+    assert [flat(s) for s in (0, 2, 4, 9)] == pytest.approx([0.0, 0.1, 0.2, 0.2])
+    with pytest.raises(UsageError, match="did you mean 'cosine'"):
+        make_schedule("cosin", 0.1, 10)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="warmup_steps"):
+        make_schedule("constant", 0.1, 10, 11)
+
+
+def test_warmup_in_epochs(tmp_path: Path) -> None:
+    run, _ = train(tmp_path, warmup_epochs=0.5, stop_after=3)
+    assert [r["lr"] for r in run.metrics()] == [warmup_cosine(s, 0.05, 8, 2) for s in range(3)]
+
+
+def test_trains_on_real_files_through_the_loader(tiny_world: Path, tmp_path: Path) -> None:
+    method = tiny_cvrl(size=24)
+    manifest = Manifest.from_csv(tiny_world / "manifest.csv")
+    dataset = ClipDataset(manifest, method.sampler, method.views, seed=5)
+    loader = ClipLoader(dataset, 8, seed=5)
+    run = pretrain(
+        method, loader, out=tmp_path, optimizer=build_optimizer(method, global_batch=8), steps=5, seed=5, device="cpu"
+    )
+    assert run.completed
+    assert run.metrics()[-1]["step"] == 5
+    assert 0 < run.metrics()[-1]["data_wait"] < 1
+
+
+def test_everything_plain_is_a_setting() -> None:
+    names = {i.name for i in describe(pretrain)}
+    assert {"epochs", "steps", "warmup_epochs", "schedule", "precision", "seed", "accumulate", "log_every"} <= names
+    assert not names & {"method", "loader", "optimizer"}
