@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from unreel.core.errors import UsageError
-from unreel.protocols import FeatureProtocol, FeatureSet, FittedProtocol
+from unreel.core.keys import Key
+from unreel.data.sampling import ClipPlan
+from unreel.protocols import PROFILES, Embeddings, FeatureProtocol, FeatureSet, FittedProtocol
+from unreel.tasks import Task
 
 
 def blobs(seed=0, n=80, classes=4, d=6, spread=1.2, views=None, groups=20, prefix="s"):
@@ -143,3 +146,81 @@ class ProtocolContract:
     def test_another_width_is_refused(self, train):
         with pytest.raises(UsageError, match="same encoder"):
             self.protocol.fit(train).score(blobs(2, d=5))
+
+
+class TaskContract:
+    """Subclass as ``TestX(TaskContract)`` with a ``make`` that builds the task; ``order`` permutes its sources."""
+
+    def make(self, order=None):
+        raise NotImplementedError
+
+    def embeddings(self, task):
+        """One-hot-ish features keyed by id, so that a source has the same vector wherever it stands."""
+        source = task.clips(ClipPlan(num_frames=2, stride=1, num_clips=1, num_crops=1, size_px=8, short_side_px=8))
+        vectors = np.stack([Key("contract", name).numpy().normal(size=6) for name in source.ids]).astype(np.float32)
+        n = len(source.ids)
+        return Embeddings(
+            vectors,
+            np.array(source.ids),
+            None if source.labels is None else np.array(source.labels),
+            None,
+            (),
+            vectors[:, None],
+            np.arange(n),
+            np.array(source.ids),
+            ("",) * n,
+            (None,) * n,
+            n,
+            "contract",
+        )
+
+    def test_is_a_task(self):
+        assert isinstance(self.make(), Task)
+
+    def test_parts_cover_the_sources_and_share_no_group(self):
+        task = self.make()
+        found = self.embeddings(task)
+        parts = task.parts(found)
+        named = [p for p in parts if p is not None]
+        assert sum(len(p) for p in named) == len(found)
+        for a in range(len(named)):
+            for b in range(a):
+                assert not set(named[a].groups) & set(named[b].groups)
+                assert not set(named[a].ids) & set(named[b].ids)
+
+    def test_order_of_sources_is_immaterial(self):
+        task = self.make()
+        found = self.embeddings(task)
+        order = np.random.default_rng(0).permutation(len(found))
+        other = self.make(order=order)
+        mine, theirs = task.parts(found), other.parts(self.embeddings(other))
+        for a, b in zip(mine, theirs, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                assert dict(zip(a.ids, a.labels, strict=True)) == dict(zip(b.ids, b.labels, strict=True))
+
+    def test_unreadable_sources_leave_the_others_where_they_were(self):
+        task = self.make()
+        found = self.embeddings(task)
+        roles = {i: k for k, part in enumerate(task.parts(found)) if part is not None for i in part.ids}
+        fewer = task.parts(found.select(np.arange(len(found)) % 7 != 3))
+        assert sum(len(p) for p in fewer if p is not None) < len(found)
+        for k, part in enumerate(fewer):
+            if part is not None:
+                assert all(roles[i] == k for i in part.ids)
+
+    def test_metrics_know_their_direction_and_resample(self):
+        task = self.make()
+        parts = task.parts(self.embeddings(task))
+        for protocol in PROFILES["standard"].values():
+            outcomes = protocol.fit(parts.train).score(parts.test)
+            metrics = task.metrics(outcomes)
+            assert metrics[0].name == outcomes.primary
+            assert len({m.name for m in metrics}) == len(metrics)
+            for metric in metrics:
+                assert isinstance(metric.higher_is_better, bool)
+                if metric.statistic is not None:
+                    statistic, chance = metric.statistic(outcomes)
+                    everyone = np.arange(outcomes.n)
+                    assert statistic(everyone) == pytest.approx(statistic(everyone[::-1]))
+                    assert 0 <= chance <= 1

@@ -225,6 +225,7 @@ class ClassifierOutcome:
         ranking = np.argsort(-probabilities, axis=1, kind="stable")
         values = {"accuracy": (ranking[:, 0] == truth).astype(np.float64)}
         by_frequency = np.argsort(-counts, kind="stable")
+        settings = {**settings, "most_frequent_class": classes[by_frequency[0]].item()}
         chance = {"accuracy": float(np.mean(truth == by_frequency[0]))}
         if len(classes) > 5:
             values["top5"] = (ranking[:, :5] == truth[:, None]).any(1).astype(np.float64)

@@ -1,0 +1,270 @@
+"""Label tasks: which class is this source of?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unreel.core.errors import DataError, UsageError, unknown_name
+from unreel.data.manifest import SPLIT_NAMES, Manifest, Source
+from unreel.data.sampling import ClipPlan
+from unreel.data.splits import hash_split
+from unreel.media import Decoder
+from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, ManifestClips
+from unreel.protocols.protocol import FeatureSet, Outcomes
+from unreel.tasks.task import Metric, Parts, Resampled
+
+_SHOWN = 5
+
+
+def _set_metric(outcomes: Outcomes, kind: str) -> Resampled:
+    """Balanced accuracy or macro F1 as a function of sample indices; counting on integers keeps resampling quick.
+
+    A class without a sample in a resample does not count there, as ``metrics.classification`` defines it.
+    """
+    assert outcomes.predictions is not None
+    everything = np.concatenate([outcomes.labels, outcomes.predictions])
+    names, codes = np.unique(everything, return_inverse=True)
+    truth, guess = codes[: outcomes.n], codes[outcomes.n :]
+    num = len(names)
+
+    def score(rows: NDArray[np.int64], predicted: NDArray[Any]) -> float:
+        t, p = truth[rows], predicted[rows]
+        support = np.bincount(t, minlength=num)
+        right = np.bincount(t[t == p], minlength=num)
+        if kind == "balanced_accuracy":
+            seen = support > 0
+            return float((right[seen] / support[seen]).mean())
+        both = support + np.bincount(p, minlength=num)
+        seen = both > 0
+        return float((2 * right[seen] / both[seen]).mean())
+
+    best = _constant_answer(outcomes, names)
+    constant = np.full(outcomes.n, best)
+    return Resampled(lambda rows: score(rows, guess), score(np.arange(outcomes.n), constant))
+
+
+def _constant_answer(outcomes: Outcomes, names: NDArray[Any]) -> int:
+    """Code of the most frequent training class, which ``chance`` always answers; −1 where the test never has it."""
+    answer = outcomes.settings.get("most_frequent_class")
+    found = np.flatnonzero(names.astype(str) == str(answer))
+    return int(found[0]) if found.size else -1
+
+
+BALANCED_ACCURACY = Metric("balanced_accuracy", statistic=lambda o: _set_metric(o, "balanced_accuracy"))
+MACRO_F1 = Metric("macro_f1", statistic=lambda o: _set_metric(o, "macro_f1"))
+
+
+class LabelTask:
+    """One label per source, with parts that never share a group.
+
+    Parts come from the manifest's ``split`` column; without one, from a hash of the group (or of the path where a
+    source has no group), so that adding sources moves no other. Sources without the label are left out, with a note.
+
+    Args:
+        data: a manifest, what makes one (a folder with one sub-folder per class, a table), or ``ArrayClips``.
+        label: the label column; ``None``: "label", or the only one there is.
+        group: the group column; ``None``: "group", or the only one there is, or else the file itself.
+        train, validation, test: names of the splits. Without a ``test`` split the validation split is tested on.
+        splits: one split per source, instead of the data's own.
+        test_fraction: share for a hash split. seed: of that split.
+    Raises: UsageError for an ambiguous column; DataError for labels that are missing, fewer than two classes, an empty
+        part, or a group that straddles parts, with the names.
+    """
+
+    def __init__(
+        self,
+        data: Source | ArrayClips,
+        *,
+        label: str | None = None,
+        group: str | None = None,
+        train: str = "train",
+        validation: str = "val",
+        test: str = "test",
+        splits: Sequence[str] | None = None,
+        test_fraction: float = 0.3,
+        seed: int = 0,
+    ) -> None:
+        if not 0 < test_fraction < 1:
+            raise UsageError(f"test_fraction: expected a number between 0 and 1, got {test_fraction}")
+        self.data: Manifest | ArrayClips = data if isinstance(data, ArrayClips) else Manifest.open(data)
+        self.label, self.group = "label", ""
+        notes: list[str] = []
+        if isinstance(self.data, Manifest):
+            self.label = _column("label", label, self.data.label_names, required=True)
+            self.group = _column("group", group, self.data.group_names, required=False)
+            labels = self.data.labels(self.label)
+            groups = self.data.groups(self.group) if self.group else [""] * len(self.data)
+            files = [row.path or "|".join(row.frames) for row in self.data]
+            own_splits = [row.split for row in self.data]
+        else:
+            if self.data.labels is None:
+                raise DataError("the arrays have no labels: give ArrayClips(labels=…)")
+            labels = self.data.labels
+            groups = self.data.groups if self.data.groups is not None else [""] * len(labels)
+            files = self.data.ids
+            own_splits = [""] * len(labels)
+        #: What must stay together, per source.
+        self.identities = [g or f"file:{f}" for g, f in zip(groups, files, strict=True)]
+        self.labels = np.array(labels)
+        if splits is not None:
+            if len(splits) != len(labels):
+                raise UsageError(f"splits: expected one per source ({len(labels)}), got {len(splits)}")
+            own_splits = [str(s) for s in splits]
+        labelled = np.array([bool(v) for v in labels])
+        if not labelled.all():
+            notes.append(f"{int((~labelled).sum())} of {len(labels)} sources have no {self.label!r} label: left out")
+        self.roles = self._roles(own_splits, labelled, (train, validation, test), test_fraction, seed, notes)
+        self._refuse_leaks(files)
+        for role in ("train", "test"):
+            if not (self.roles == role).any():
+                raise DataError(f"no labelled source is in the {role} part; parts: {self._sizes()}")
+        classes = Counter(self.labels[self.roles != ""].tolist())
+        if len(classes) < 2:
+            raise DataError(f"label {self.label!r} has a single class, {next(iter(classes))!r}: nothing to tell apart")
+        self.notes = tuple(notes)
+
+    @property
+    def name(self) -> str:
+        """The label's name."""
+        return self.label
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Sorted classes of the labelled sources in any part."""
+        return sorted(set(self.labels[self.roles != ""].tolist()))
+
+    def _sizes(self) -> str:
+        return ", ".join(f"{role} {int((self.roles == role).sum())}" for role in ("train", "val", "test"))
+
+    def _roles(
+        self,
+        splits: list[str],
+        labelled: NDArray[np.bool_],
+        names: tuple[str, str, str],
+        test_fraction: float,
+        seed: int,
+        notes: list[str],
+    ) -> NDArray[Any]:
+        """ "train", "val", "test" or "" (left out) per source."""
+        train, validation, test = names
+        if not any(splits):
+            shares = {"train": 1 - test_fraction, "test": test_fraction}
+            chosen = np.array(hash_split(self.identities, shares, seed=seed))
+            unit = f"group {self.group!r}" if self.group else "group" if self._has_groups else "file"
+            notes.append(f"no split given: {test_fraction:.0%} of sources kept for testing by a hash of the {unit}")
+            return np.where(labelled, chosen, "")
+        known = sorted({s for s in splits if s})
+
+        def is_in(split: str, wanted: str) -> bool:
+            return split == wanted or SPLIT_NAMES.get(split.lower()) == wanted
+
+        if not any(is_in(s, test) for s in splits):
+            if not any(is_in(s, validation) for s in splits):
+                raise DataError(f"no split is called {test!r} or {validation!r}; there are {', '.join(known)}")
+            notes.append(f"there is no split {test!r}: tested on {validation!r}, which selects nothing")
+            test, validation = validation, ""
+        if not any(is_in(s, train) for s in splits):
+            raise DataError(f"no split is called {train!r}; there are {', '.join(known)}")
+        roles = np.full(len(splits), "", dtype="U5")
+        for i, split in enumerate(splits):
+            if not split or not labelled[i]:
+                continue
+            for role, name in (("train", train), ("val", validation), ("test", test)):
+                if name and is_in(split, name):
+                    roles[i] = role
+        outside = int(((roles == "") & labelled).sum())
+        if outside:
+            notes.append(f"{outside} labelled sources are in none of the splits used: left out")
+        return roles
+
+    @property
+    def _has_groups(self) -> bool:
+        return any(not name.startswith("file:") for name in self.identities)
+
+    def _refuse_leaks(self, files: Sequence[str]) -> None:
+        for what, names in (("group", self.identities), ("file", list(files))):
+            seen: dict[str, set[str]] = {}
+            for name, role in zip(names, self.roles, strict=True):
+                if role:
+                    seen.setdefault(name, set()).add(str(role))
+            straddling = sorted(name for name, roles in seen.items() if len(roles) > 1)
+            if straddling:
+                shown = ", ".join(f"{n} ({' and '.join(sorted(seen[n]))})" for n in straddling[:_SHOWN])
+                more = f" and {len(straddling) - _SHOWN} more" if len(straddling) > _SHOWN else ""
+                raise DataError(
+                    f"{len(straddling)} {what}s are in more than one part: {shown}{more}. Scores would be too good; "
+                    "split by group (`unreel data split`) or leave the split column out"
+                )
+
+    def clips(self, plan: ClipPlan, *, decoder: Decoder | None = None) -> ClipSource:
+        """The labelled sources that are in a part, cut by a plan."""
+        if isinstance(self.data, ArrayClips):
+            used = self.used
+            return ArrayClips(
+                self.data.clips[used],
+                labels=[self.labels[i] for i in used],
+                groups=None if self.data.groups is None else [self.data.groups[i] for i in used],
+                ids=[self.data.ids[i] for i in used],
+            )
+        return ManifestClips(
+            self.data.subset(self.used), plan, label=self.label, group=self.group or "group", decoder=decoder
+        )
+
+    @cached_property
+    def used(self) -> list[int]:
+        """Positions in the data of the sources that are in a part."""
+        return [int(i) for i in np.flatnonzero(self.roles != "")]
+
+    def parts(self, embeddings: Embeddings) -> Parts:
+        """Embeddings of ``clips`` by part, with all their views; raises DataError for an empty part."""
+        positions = np.array(self.used)[embeddings.rows]
+        roles = self.roles[positions]
+        vectors = embeddings.per_view if embeddings.per_view.shape[1] > 1 else embeddings.per_view[:, 0]
+        ids = embeddings.ids
+        twice = [name for name, count in Counter(ids.tolist()).items() if count > 1]
+        if twice:
+            raise DataError(f"{len(twice)} sources are listed twice, such as {twice[0]}: remove the repetitions")
+        identities = np.array(self.identities)[positions]
+
+        def part(role: str) -> FeatureSet | None:
+            mask = roles == role
+            if not mask.any():
+                return None
+            return FeatureSet(vectors[mask], self.labels[positions][mask], identities[mask], ids[mask])
+
+        train, test = part("train"), part("test")
+        if train is None or test is None:
+            raise DataError(f"no source of the {'train' if train is None else 'test'} part could be read")
+        return Parts(train, part("val"), test)
+
+    def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:
+        """The protocol's own, its primary first; for classifiers also balanced accuracy and macro F1."""
+        own = sorted(outcomes.values, key=lambda name: name != outcomes.primary)
+        extra = (BALANCED_ACCURACY, MACRO_F1) if outcomes.predictions is not None else ()
+        return (*(Metric(name) for name in own), *extra)
+
+
+def _column(family: str, name: str | None, known: Sequence[str], *, required: bool) -> str:
+    """The column asked for, or the obvious one; empty where there is none and none is needed."""
+    if name is not None:
+        if name not in known:
+            raise unknown_name(family, name, known) if known else DataError(f"the data has no {family} at all")
+        return name
+    if family in known:
+        return family
+    if len(known) == 1:
+        return known[0]
+    if known:
+        raise UsageError(f"which {family}? The data has {', '.join(known)}; give {family}=…")
+    if required:
+        raise DataError(
+            f"the data has no {family}: use a manifest with a {family!r} column, "
+            "or a folder with one sub-folder per class"
+        )
+    return ""

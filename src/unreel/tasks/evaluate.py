@@ -1,0 +1,330 @@
+"""Evaluate an encoder: every score beside chance, the same net with random weights, and its interval."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unreel.core.errors import UsageError, unknown_name
+from unreel.core.keys import Key
+from unreel.data.manifest import Source
+from unreel.data.sampling import ClipPlan
+from unreel.media import Decoder
+from unreel.metrics.classification import confusion_matrix
+from unreel.nn.encoder import Encoder
+from unreel.protocols import PROFILES
+from unreel.protocols.features import (
+    ArrayClips,
+    Embeddings,
+    Precision,
+    ProgressLike,
+    default_plan,
+    embed_all,
+    merge_faults,
+)
+from unreel.protocols.protocol import FeatureProtocol, Outcomes
+from unreel.protocols.store import FeatureStore, encoder_digest
+from unreel.stats.intervals import Interval, PairedDifference, Statistic, bootstrap_ci, exact_proportion_ci
+from unreel.stats.intervals import paired_bootstrap as paired
+from unreel.tasks.baselines import FrameStatistics, random_init
+from unreel.tasks.classification import LabelTask
+from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, Score, merge_notes
+from unreel.tasks.sgd_probe import SGDProbe
+from unreel.tasks.task import Metric, Parts, Task
+
+BASELINES = ("random-init", "frame-statistics")
+# What needs a training loop joins its profile here, where training may be imported.
+_TRAINED: dict[str, dict[str, FeatureProtocol]] = {"paper-cvrl": {"linear": SGDProbe()}}
+_GALLERY_QUERIES = 12
+_GALLERY_NEIGHBOURS = 5
+
+
+def profiles() -> dict[str, dict[str, FeatureProtocol]]:
+    """Every profile: name → protocols by name."""
+    return {**PROFILES, **_TRAINED}
+
+
+def resolve_protocols(
+    protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol], profile: str = "standard"
+) -> list[FeatureProtocol]:
+    """Protocols by name from a profile, or as they are.
+
+    Raises: UsageError for an unknown name, with the nearest ones, and for two protocols of one name.
+    """
+    known = profiles()
+    if profile not in known:
+        raise unknown_name("profile", profile, known)
+    asked = [protocol] if isinstance(protocol, str) or not isinstance(protocol, Sequence) else list(protocol)
+    if not asked:
+        raise UsageError("protocol: name at least one")
+    found: list[FeatureProtocol] = []
+    for item in asked:
+        if isinstance(item, str):
+            if item not in known[profile]:
+                raise unknown_name("protocol", item, known[profile])
+            found.append(known[profile][item])
+        else:
+            found.append(item)
+    names = [p.name for p in found]
+    if len(set(names)) != len(names):
+        raise UsageError(f"protocols: two are called {max(names, key=names.count)!r}; give each its own name")
+    return found
+
+
+def evaluate(
+    encoder: Encoder,
+    data: Source | ArrayClips | Task,
+    *,
+    protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol] = "linear",
+    label: str | None = None,
+    group: str | None = None,
+    baselines: Sequence[str] = ("random-init",),
+    external: Encoder | Mapping[str, Encoder] | None = None,
+    profile: str = "standard",
+    clips: ClipPlan | None = None,
+    store: FeatureStore | str | os.PathLike[str] | None = None,
+    device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    precision: Precision = "float32",
+    decoder: Decoder | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    level: float = 0.95,
+    num_resamples: int = 2000,
+    progress: ProgressLike = True,
+    out: str | os.PathLike[str] | None = None,
+) -> Report:
+    """Scores of a frozen encoder, each with n, chance, controls, an interval over groups and paired differences.
+
+    Args:
+        encoder: what is asked about; left as it was.
+        data: a labelled manifest, a folder with one sub-folder per class, clips in memory, or a ``Task``.
+        protocol: names from the profile ("linear", "knn", "retrieval"), or protocols.
+        label, group: which columns (see ``LabelTask``); not with a ``Task``.
+        baselines: ``random-init`` (the same architecture, fresh weights from ``seed``), ``frame-statistics``.
+        external: other frozen encoders to stand beside, one or several by name; each sees clips as it was trained.
+        profile: a named set of protocols.
+        clips: the test clips; ``None``: as the encoder was trained.
+        store, device, batch_size, precision, decoder, workers, progress: as ``embed``.
+        seed: of the control's weights, the split (where the data has none), selection and resampling.
+        level: of intervals. num_resamples: of bootstraps.
+        out: also write the report there (a .json file, or a folder that gets ``scores.json``).
+    Raises: UsageError for unknown names; DataError where the data cannot be used (``LabelTask``).
+    """
+    protocols = resolve_protocols(protocol, profile)
+    for name in baselines:
+        if name not in BASELINES:
+            raise unknown_name("baseline", name, BASELINES)
+    if isinstance(data, Task):
+        if label is not None or group is not None:
+            raise UsageError("label and group are the task's own: leave them out")
+        task: Task = data
+    else:
+        task = LabelTask(data, label=label, group=group, seed=seed)
+    plan = clips if clips is not None else default_plan(encoder.input_spec)
+    nets: dict[str, Encoder] = {"encoder": encoder}
+    if "random-init" in baselines:
+        nets["random-init"] = random_init(encoder, seed=seed)
+    if "frame-statistics" in baselines:
+        nets["frame-statistics"] = FrameStatistics(encoder.input_spec)
+    others = {"external": external} if isinstance(external, Encoder) else dict(external or {})
+    for name in others:
+        if name in nets:
+            raise UsageError(f"external: {name!r} is the name of a control; use another")
+
+    options: dict[str, Any] = {
+        "store": store,
+        "device": device,
+        "batch_size": batch_size,
+        "precision": precision,
+        "workers": workers,
+        "progress": progress,
+    }
+    source = task.clips(plan, decoder=decoder)
+    embeddings = dict(zip(nets, embed_all(list(nets.values()), source, **options), strict=True))
+    for name, net in others.items():
+        own_plan = default_plan(net.input_spec, num_clips=plan.num_clips)
+        embeddings[name] = embed_all([net], task.clips(own_plan, decoder=decoder), **options)[0]
+    faults = merge_faults(embeddings.values())
+    embeddings = _common(embeddings)
+
+    outcomes: dict[str, dict[str, Outcomes]] = {}
+    parts: Parts | None = None
+    collapsed: list[str] = []
+    for name, found in embeddings.items():
+        parts = task.parts(found)
+        if len(found) > 1 and not found.vectors.std(0).any():
+            collapsed.append(f"all embeddings of {name} are equal: it has collapsed")
+        outcomes[name] = {
+            p.name: p.fit(parts.train, validation=parts.validation, seed=seed).score(parts.test) for p in protocols
+        }
+    assert parts is not None
+    resampling = _Resampling(level, num_resamples, seed)
+    scores: list[Score] = []
+    for p in protocols:
+        scores += _scores(task, {name: o[p.name] for name, o in outcomes.items()}, len(parts.train), resampling)
+    main = outcomes["encoder"]
+    n_val = 0 if parts.validation is None else len(parts.validation)
+    report = Report(
+        scores=tuple(scores),
+        task={
+            "name": task.name,
+            "classes": sorted({str(v) for v in [*parts.train.labels, *parts.test.labels]}),
+            "n_train": len(parts.train),
+            "n_val": n_val,
+            "n_test": len(parts.test),
+            "n_unreadable": len(faults),
+        },
+        encoder={
+            "architecture": encoder.architecture or type(encoder).__name__,
+            "digest": encoder_digest(encoder),
+            "num_features": int(embeddings["encoder"].vectors.shape[1]),
+            "clips": {k: v for k, v in asdict(plan).items() if v is not None},
+        },
+        notes=merge_notes(
+            task.notes, collapsed, *(_named_notes(name, o) for name, part in outcomes.items() for o in part.values())
+        ),
+        faults=tuple({"path": f.path, "cause": f.cause, "message": f.message} for f in faults),
+        neighbours=_gallery(main, embeddings["encoder"], seed),
+        confusions=tuple(_confusion(name, o) for name, o in main.items() if o.predictions is not None),
+        profile=profile,
+        seed=seed,
+        level=level,
+    )
+    if out is not None:
+        report.to_json(out)
+    return report
+
+
+def _named_notes(name: str, outcomes: Outcomes) -> list[str]:
+    who = outcomes.protocol if name == "encoder" else f"{outcomes.protocol} of {name}"
+    return [f"{who}: {note}" for note in outcomes.notes]
+
+
+def _common(embeddings: dict[str, Embeddings]) -> dict[str, Embeddings]:
+    """The sources that every encoder could be given: paired comparisons need the same samples."""
+    rows = set.intersection(*(set(e.rows.tolist()) for e in embeddings.values()))
+    return {name: e if len(e) == len(rows) else e.select(np.isin(e.rows, list(rows))) for name, e in embeddings.items()}
+
+
+class _Resampling:
+    """Intervals and differences with one setting."""
+
+    def __init__(self, level: float, num_resamples: int, seed: int) -> None:
+        self.level, self.num_resamples, self.seed = level, num_resamples, seed
+
+    def _options(self, groups: NDArray[Any]) -> dict[str, Any]:
+        return {"groups": groups, "level": self.level, "num_resamples": self.num_resamples, "seed": self.seed}
+
+    def interval(self, values: NDArray[np.float64] | Statistic, groups: NDArray[Any]) -> tuple[Interval | None, str]:
+        num_groups = len(np.unique(groups))
+        if num_groups < 2:
+            return None, "none: fewer than two groups"
+        # All right or all wrong: a bootstrap would claim certainty from any n, the exact binomial does not.
+        if not callable(values) and np.all(values == values[0]) and values[0] in (0.0, 1.0):
+            found = exact_proportion_ci(int(values[0]) * num_groups, num_groups, level=self.level)
+            return found, f"exact binomial over {num_groups} groups (all outcomes are equal)"
+        rule = f"percentile bootstrap over {num_groups} groups, {self.num_resamples} resamples"
+        return bootstrap_ci(values, **self._options(groups)), rule
+
+    def difference(
+        self, a: NDArray[np.float64] | Statistic, b: NDArray[np.float64] | Statistic, groups: NDArray[Any]
+    ) -> PairedDifference | None:
+        if len(np.unique(groups)) < 2:
+            return None
+        return paired(a, b, **self._options(groups))
+
+
+class _Measured:
+    """A metric of one encoder's outcomes: its value, chance, and what intervals resample."""
+
+    def __init__(self, metric: Metric, outcomes: Outcomes) -> None:
+        self.source: NDArray[np.float64] | Statistic
+        if metric.statistic is None:
+            self.source = outcomes.values[metric.name]
+            self.value, self.chance = outcomes.score(metric.name), float(outcomes.chance[metric.name])
+        else:
+            made = metric.statistic(outcomes)
+            self.source, self.chance = made.statistic, made.chance
+            self.value = float(made.statistic(np.arange(outcomes.n)))
+
+
+def _scores(task: Task, outcomes: Mapping[str, Outcomes], n_train: int, resampling: _Resampling) -> list[Score]:
+    """Scores of one protocol for every encoder; those of "encoder" and of external ones carry their controls."""
+    scores: list[Score] = []
+    main = outcomes["encoder"]
+    groups = main.groups if main.groups is not None else np.arange(main.n).astype(str)
+    for place, metric in enumerate(task.metrics(main)):
+        measured = {name: _Measured(metric, o) for name, o in outcomes.items()}
+        for name, mine in measured.items():
+            interval, rule = resampling.interval(mine.source, groups)
+            references, differences = {}, {}
+            for other, theirs in measured.items():
+                # Controls are not compared with one another, nor an encoder with what it is the reference of.
+                if name in BASELINES or other in (name, "encoder"):
+                    continue
+                references[other] = theirs.value
+                difference = resampling.difference(mine.source, theirs.source, groups)
+                if difference is not None:
+                    differences[other] = difference
+            scores.append(
+                Score(
+                    encoder=name,
+                    protocol=outcomes[name].protocol,
+                    metric=metric.name,
+                    value=mine.value,
+                    n=main.n,
+                    n_groups=len(np.unique(groups)),
+                    n_train=n_train,
+                    chance=mine.chance,
+                    interval=interval,
+                    interval_rule=rule,
+                    chance_rule=outcomes[name].chance_rule,
+                    higher_is_better=metric.higher_is_better,
+                    primary=place == 0,
+                    references=references,
+                    differences=differences,
+                    settings=dict(outcomes[name].settings),
+                )
+            )
+    return scores
+
+
+def _confusion(name: str, outcomes: Outcomes) -> Confusion:
+    matrix = confusion_matrix(outcomes.predictions, outcomes.labels)
+    return Confusion(
+        name, tuple(str(c) for c in matrix.classes), tuple(tuple(int(v) for v in row) for row in matrix.counts)
+    )
+
+
+def _gallery(outcomes: Mapping[str, Outcomes], embeddings: Embeddings, seed: int) -> tuple[QueryNeighbours, ...]:
+    """Some queries with their neighbours: every class once before any class twice, in keyed order."""
+    found = next((o for o in outcomes.values() if o.neighbours is not None), None)
+    if found is None or found.ids is None or found.gallery_ids is None or found.gallery_labels is None:
+        return ()
+    assert found.neighbours is not None
+    paths = dict(zip(embeddings.ids.tolist(), embeddings.paths, strict=True))
+    key = Key(seed, "gallery")
+    order = sorted(range(found.n), key=lambda i: key.child(str(found.ids[i])).uniform() if found.ids is not None else 0)
+    seen: dict[str, int] = {}
+    ranked: list[tuple[int, int, int]] = []
+    for position, i in enumerate(order):
+        label = str(found.labels[i])
+        ranked.append((seen.setdefault(label, 0), position, i))
+        seen[label] += 1
+    queries = []
+    for _, _, i in sorted(ranked)[:_GALLERY_QUERIES]:
+        hits: list[Neighbour] = []
+        for row, similarity in zip(found.neighbours.indices[i], found.neighbours.similarities[i], strict=True):
+            if row >= 0 and len(hits) < _GALLERY_NEIGHBOURS:
+                name = str(found.gallery_ids[row])
+                hits.append(Neighbour(name, paths.get(name, ""), str(found.gallery_labels[row]), float(similarity)))
+        own = str(found.ids[i])
+        queries.append(QueryNeighbours(own, paths.get(own, ""), str(found.labels[i]), tuple(hits)))
+    return tuple(queries)
