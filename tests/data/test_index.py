@@ -13,7 +13,7 @@ from tests.contracts.decoder_suite import numbered_frames
 
 from unreel.data.index import cache_folder, index
 from unreel.data.manifest import Manifest, Row
-from unreel.media import probe, write_video
+from unreel.media import ReadTimeoutError, probe, write_video
 
 
 @pytest.fixture
@@ -94,6 +94,17 @@ def test_what_may_pass_is_not_remembered(folder: Path, tmp_path: Path) -> None:
     manifest = Manifest(str(folder), (Row("late.mp4"),))
     assert index(manifest, cache=tmp_path / "c").faults[0].cause == "MissingFileError"
     write_video(folder / "late.mp4", numbered_frames(5), 25)
+    assert index(manifest, cache=tmp_path / "c").faults == []
+
+
+def test_a_timeout_is_not_remembered(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_slow(path: Any) -> Any:
+        raise ReadTimeoutError(path, "slow storage today")
+
+    manifest = Manifest(str(folder), (Row("a/0.mp4"),))
+    monkeypatch.setattr("unreel.data.index.probe", too_slow)
+    assert index(manifest, cache=tmp_path / "c").faults[0].cause == "ReadTimeoutError"
+    monkeypatch.undo()
     assert index(manifest, cache=tmp_path / "c").faults == []
 
 
