@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unreel.cli.common import NO_OPTIONS, Common
+from unreel.cli.common import NO_OPTIONS, Common, table
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError
 
@@ -15,7 +15,6 @@ def pretrain(
     *,
     out: Path | None = None,
     recipe: str = "cvrl_small",
-    resume: bool = False,
     dry_run: bool = False,
     list_settings: bool = False,
     settings: Overrides = (),
@@ -23,29 +22,43 @@ def pretrain(
 ) -> int:
     """Learn an encoder from videos without labels.
 
-    Every setting of a recipe can be changed: --method.temperature 0.2 --encoder.name r3d_tiny --train.steps 100.
+    Every setting can be changed: --encoder.name r3d_small --method.temperature 0.2 --train.steps 100.
+    The same command goes on with a run that was interrupted.
 
     Args:
         data: A folder of videos, or a manifest (CSV or Parquet).
         out: The run's folder: settings, metrics, checkpoints, encoder, report.
         recipe: A built-in recipe, or a YAML file (a run's config.yaml repeats that run).
-        resume: Go on with an interrupted run in --out.
-        dry_run: Check everything and say what would happen: steps, parameters, memory, hours.
+        dry_run: Check everything and say what would happen: steps, parameters, memory, time.
         list_settings: Show every setting with its value, its origin and what it may be.
     """
+    if out is None and not (dry_run or list_settings):
+        raise UsageError("--out is missing: say where the run's folder goes, such as --out runs/first")
+    from unreel.core.settings import Layer
+    from unreel.recipes.build import list_all, prepare
+
+    overrides = [Layer("command line", to_sections(settings))]
+    if list_settings:
+        rows = list_all(recipe, overrides)
+        common.print(
+            {"settings": rows}, table(("setting", "value", "may be", "origin"), [tuple(r.values()) for r in rows])
+        )
+        return 0
+    prepared = prepare(None, data, recipe=recipe, overrides=overrides)
+    if dry_run:
+        from unreel.recipes.plan import plan
+
+        found = plan(prepared)
+        common.print(found.to_plain(), found.text())
+        return 0
     from unreel import api
 
-    overrides = to_sections(settings)
-    if list_settings:
-        rows = api.explain_settings(recipe, overrides)
-        common.print({"settings": rows.to_plain()}, rows.text())
-        return 0
-    if out is None and not dry_run:
-        raise UsageError("--out is missing: say where the run's folder goes, such as --out runs/first")
-    if dry_run:
-        plan = api.plan(data, recipe=recipe, overrides=overrides)
-        common.print(plan.to_plain(), plan.text())
-        return 0
-    run = api.pretrain_recipe(data, out=out, recipe=recipe, overrides=overrides, resume=resume)
-    common.print({"run": str(run.path)}, f"run: {run.path}")
+    assert out is not None  # checked above, before anything was imported
+    run = api.run_prepared(prepared, out=out)
+    records = [record for record in run.metrics() if "loss" in record]
+    last = records[-1] if records else {}
+    text = f"run: {run.path}" + (f", loss {last['loss']:.3f} at step {last['step']}" if last else "")
+    if not run.completed:
+        text += "; stopped before its end, the same command goes on"
+    common.print({"run": str(run.path), "completed": run.completed, "last": last}, text)
     return 0

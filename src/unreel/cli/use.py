@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from unreel.cli.common import NO_OPTIONS, Common, table
 from unreel.core.errors import UsageError
@@ -35,28 +37,53 @@ def evaluate(
     data: Path,
     /,
     *,
-    protocol: Literal["linear", "knn", "retrieval"] = "linear",
-    label: str = "label",
+    protocol: Annotated[tuple[Literal["linear", "knn", "retrieval"], ...], Parameter(consume_multiple=True)] = (
+        "linear",
+    ),
+    label: str | None = None,
+    group: str | None = None,
+    profile: str = "standard",
+    frame_statistics: bool = False,
+    seed: int = 0,
     out: Path | None = None,
     common: Common = NO_OPTIONS,
 ) -> int:
     """Prove what an encoder is worth: scores with n, chance, a random-init control and intervals.
 
+    Scores of a run's encoder are also kept in the run's folder, for its report.
+
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
         data: A labelled manifest, or a folder with one sub-folder per class.
-        protocol: What is done with the embeddings.
-        label: The label column.
+        protocol: What is done with the embeddings; several may be named.
+        label: The label column, where there are several.
+        group: The column of what must not straddle splits (patient, scene), where there are several.
+        profile: A named set of protocols.
+        frame_statistics: Also score plain statistics of the pixels, a control that needs no network.
+        seed: Of the control's weights, the split (where the data has none) and the resampling.
         out: Also write the scores to this .json file.
     """
     if out is not None and out.suffix.lower() != ".json":
         raise UsageError(f"--out {out}: scores are written as .json")
     from unreel import api
 
-    report = api.evaluate(encoder, data, protocol=protocol, label=label)
+    baselines = ("random-init", "frame-statistics") if frame_statistics else ("random-init",)
+    found = api.evaluate(
+        encoder,
+        data,
+        protocol=protocol,
+        label=label,
+        group=group,
+        profile=profile,
+        baselines=baselines,
+        seed=seed,
+        progress=not common.quiet,
+    )
     if out is not None:
-        api.write_json(report.to_dict(), out)
-    common.print(report.to_dict(), report.text())
+        found.to_json(out)
+    if (encoder / "config.yaml").is_file():
+        found.to_json(encoder)
+    common.print(found.to_dict(), found.text())
     return 0
 
 

@@ -1,0 +1,295 @@
+"""The public functions, assembled from the parts. Each can be had without this file; see docs/architecture.md."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from unreel.core.distributed import rank
+from unreel.core.errors import DataError, UsageError
+from unreel.core.progress import Progress, format_seconds
+from unreel.data.index import IndexFault
+from unreel.data.index import index as probe_all
+from unreel.data.manifest import Manifest, Source
+from unreel.methods import Method
+from unreel.metrics.retrieval import nearest as nearest_rows
+from unreel.nn import Encoder
+from unreel.nn.external import wrap_encoder
+from unreel.nn.weights import load_encoder as load_encoder_file
+from unreel.nn.weights import save_encoder
+from unreel.protocols.features import Embeddings
+from unreel.protocols.features import embed as embed_features
+from unreel.recipes.build import Prepared, prepare
+from unreel.train import run as train_run
+from unreel.train.run import Run
+
+if TYPE_CHECKING:
+    from unreel.protocols.protocol import FeatureProtocol
+    from unreel.tasks import Report
+
+__all__ = [
+    "Embeddings",
+    "Hit",
+    "IndexSummary",
+    "Run",
+    "embed",
+    "evaluate",
+    "index",
+    "load_encoder",
+    "pretrain",
+    "run_prepared",
+    "save_encoder",
+    "search",
+    "wrap_encoder",
+    "write_embeddings",
+]
+
+AnyEncoder: TypeAlias = "Encoder | Run | str | os.PathLike[str]"
+
+
+# --- encoders and embeddings ------------------------------------------------------------------------------------
+
+
+def load_encoder(path_or_run: str | os.PathLike[str] | Run) -> Encoder:
+    """The encoder of a file or of a run, in evaluation mode.
+
+    Raises: DataError when there is none, or the run is not complete.
+    """
+    if isinstance(path_or_run, Run):
+        return path_or_run.load_encoder()
+    path = Path(path_or_run)
+    if (path / "config.yaml").is_file():
+        return Run(path).load_encoder()
+    return load_encoder_file(path)
+
+
+def _encoder(encoder: AnyEncoder) -> Encoder:
+    return encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
+
+
+def embed(encoder: AnyEncoder, data: Source, **options: Any) -> Embeddings:
+    """One embedding per video: ``.vectors`` (N, D) float32, ``.ids``, ``.labels``.
+
+    Args:
+        encoder: an encoder, a run, or the path of either.
+        data: a folder, a manifest, or a list of paths.
+        options: clips, device, store and others, see ``unreel.protocols.features.embed``.
+    """
+    return embed_features(_encoder(encoder), data, **options)
+
+
+def evaluate(
+    encoder: AnyEncoder,
+    data: Source,
+    *,
+    protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol] = "linear",
+    **options: Any,
+) -> Report:
+    """What an encoder is worth on labelled videos: scores with n, chance, a random-init control and intervals.
+
+    Args:
+        encoder: an encoder, a run, or the path of either.
+        data: a labelled manifest, or a folder with one sub-folder per class.
+        protocol: "linear", "knn", "retrieval", or several.
+        options: label, group, baselines, store and others, see ``unreel.tasks.evaluate``.
+    """
+    from unreel.tasks import evaluate as evaluate_task
+
+    return evaluate_task(_encoder(encoder), data, protocol=protocol, **options)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A found video: its path, and the cosine of its embedding with the query's, in [−1, 1]."""
+
+    path: str
+    similarity: float
+
+
+def search(
+    encoder: AnyEncoder, data: Source, query: str | os.PathLike[str], *, top: int = 5, **options: Any
+) -> list[Hit]:
+    """The ``top`` videos most like one video, best first; the query itself is left out.
+
+    Args:
+        encoder: an encoder, a run, or the path of either.
+        data: the videos to search.
+        query: a video file.
+        top: how many, ≥ 1; fewer come back when there are fewer.
+        options: as for ``embed``.
+    """
+    if top < 1:
+        raise UsageError(f"top must be ≥ 1, got {top}")
+    built = _encoder(encoder)
+    asked = embed_features(built, [query], **options)
+    gallery = embed_features(built, data, **options)
+    others = gallery.sources != asked.sources[0]
+    if not others.any():
+        raise DataError("there is no other video to search in")
+    gallery = gallery.select(others)
+    found = nearest_rows(asked.vectors, gallery.vectors, k=min(top, len(gallery)))
+    pairs = zip(found.indices[0], found.similarities[0], strict=True)
+    return [Hit(str(gallery.ids[i]), float(similarity)) for i, similarity in pairs]
+
+
+def check_table_suffix(path: Path) -> None:
+    """Raise UsageError unless embeddings can be written to this file."""
+    if path.suffix.lower() not in (".npz", ".parquet"):
+        raise UsageError(f"--out {path}: embeddings are written as .npz or .parquet")
+
+
+def write_embeddings(embeddings: Embeddings, path: str | os.PathLike[str]) -> None:
+    """Write vectors, ids, labels and groups; .npz holds arrays of these names, .parquet a row per video."""
+    target = Path(path)
+    check_table_suffix(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    columns = {"id": embeddings.ids, "label": embeddings.labels, "group": embeddings.groups}
+    present = {name: values for name, values in columns.items() if values is not None}
+    if target.suffix.lower() == ".npz":
+        arrays: dict[str, Any] = {f"{name}s": values for name, values in present.items()}
+        np.savez(target, vectors=embeddings.vectors, **arrays)
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.vectors.ravel()), embeddings.vectors.shape[1])
+    pq.write_table(
+        pa.table({**{name: values.astype(str) for name, values in present.items()}, "vector": vectors}), target
+    )
+
+
+# --- data -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """What a folder or a table holds, once every file has been probed."""
+
+    manifest: Manifest
+    faults: tuple[IndexFault, ...]
+    written: Path | None
+
+    def to_plain(self) -> dict[str, object]:
+        """Plain values."""
+        facts = [row.facts for row in self.manifest if row.facts is not None]
+        return {
+            "sources": len(self.manifest),
+            "readable": len(facts),
+            "hours": round(sum(f.duration_s for f in facts) / 3600, 4),
+            "sizes": dict(Counter(f"{f.width}x{f.height}" for f in facts).most_common()),
+            "codecs": dict(Counter(f.codec for f in facts).most_common()),
+            "with_sound": sum(f.has_audio for f in facts),
+            "shortest_s": round(min((f.duration_s for f in facts), default=0.0), 3),
+            "longest_s": round(max((f.duration_s for f in facts), default=0.0), 3),
+            "splits": dict(Counter(row.split for row in self.manifest if row.split)),
+            "labels": {name: len({*self.manifest.labels(name)} - {""}) for name in self.manifest.label_names},
+            "groups": {name: len({*self.manifest.groups(name)} - {""}) for name in self.manifest.group_names},
+            "notices": list(self.manifest.notices),
+            "faults": [fault._asdict() for fault in self.faults],
+            "manifest": str(self.written) if self.written else None,
+        }
+
+    def text(self) -> str:
+        """A few lines for people."""
+        plain: dict[str, Any] = self.to_plain()
+        facts = [row.facts for row in self.manifest if row.facts is not None]
+        seconds = sum(f.duration_s for f in facts)
+
+        def counted(values: Mapping[str, int], most: int = 6) -> str:
+            shown = ", ".join(f"{name}: {count}" for name, count in list(values.items())[:most])
+            return shown + (f" … ({len(values)} in all)" if len(values) > most else "")
+
+        lines = [f"videos    {plain['readable']} readable of {plain['sources']}, {format_seconds(seconds)} in all"]
+        if facts:
+            lines.append(f"length    {plain['shortest_s']:g} to {plain['longest_s']:g} s")
+            lines.append(f"size      {counted(plain['sizes'])}")
+            lines.append(f"codec     {counted(plain['codecs'])}; with sound: {plain['with_sound']}")
+        if plain["splits"]:
+            lines.append(f"splits    {counted(plain['splits'])}")
+        for kind in ("label", "group"):
+            for name, count in plain[f"{kind}s"].items():
+                what = "classes" if kind == "label" else "groups"
+                lines.append(f"{kind:<9} {'' if name == kind else name + ': '}{count} {what}")
+        lines += [f"note      {notice}" for notice in self.manifest.notices]
+        lines += [f"fault     {fault.message}" for fault in self.faults[:10]]
+        if len(self.faults) > 10:
+            lines.append(f"fault     … and {len(self.faults) - 10} more")
+        if self.written:
+            lines.append(f"wrote     {self.written}")
+        return "\n".join(lines)
+
+
+def index(data: Source, *, out: str | os.PathLike[str] | None = None, workers: int = 2) -> IndexSummary:
+    """Probe every source, and write a manifest (.csv or .parquet) with what was found.
+
+    Raises: DataError for missing files or an empty folder; UsageError for another suffix.
+    """
+    target = Path(out) if out is not None else None
+    if target is not None and target.suffix.lower() not in (".csv", ".parquet"):
+        raise UsageError(f"{target}: a manifest ends in .csv or .parquet")
+    manifest = Manifest.open(data)
+    with Progress("index", len(manifest), unit="videos") as bar:
+        indexed = probe_all(manifest, workers=workers, progress=bar)
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write = indexed.manifest.to_csv if target.suffix.lower() == ".csv" else indexed.manifest.to_parquet
+        write(target)
+    return IndexSummary(indexed.manifest, tuple(indexed.faults), target)
+
+
+# --- pre-training -----------------------------------------------------------------------------------------------
+
+
+def pretrain(
+    method: str | Method,
+    data: Source,
+    *,
+    encoder: str | Encoder | None = None,
+    out: str | os.PathLike[str],
+    recipe: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    **overrides: Any,
+) -> Run:
+    """Learn an encoder from videos without labels; the same call goes on with an interrupted run.
+
+    Args:
+        method: a name (``unreel.methods.list_methods()``), or a ``Method``.
+        data: a folder, a manifest, or a list of paths. Where a manifest has a split called train, only that is used.
+        encoder: a name (``unreel.nn.list_encoders()``), or an ``Encoder``, which is then trained in place; the
+            recipe's by default.
+        out: the run's folder.
+        recipe: a built-in recipe or a YAML file; by default the method's small one, which a CPU can train.
+        resume: False refuses a folder that holds a run.
+        overrides: settings over the recipe's: ``steps=100``, ``temperature=0.2``, ``optimizer={"lr": 0.1}``.
+
+    Raises: UsageError for wrong settings, before any file is opened; DataError for missing files.
+    """
+    prepared = prepare(method, data, encoder=encoder, recipe=recipe, call=overrides)
+    return run_prepared(prepared, out=out, resume=resume)
+
+
+def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: bool = True) -> Run:
+    """Train what ``prepare`` built, and write the report."""
+    settings = prepared.settings
+    card = {"data": {"source": prepared.source, "videos": len(prepared.manifest), "digest": prepared.manifest.digest}}
+    run = train_run.pretrain(
+        prepared.method,
+        prepared.batches,
+        out=out,
+        optimizer=prepared.optimizer,
+        settings=settings,
+        card=card,
+        resume=resume,
+        **settings.arguments("train", train_run.pretrain),
+    )
+    if run.completed and rank() == 0:
+        from unreel.report.html import write_report
+
+        write_report(run.path)
+    return run

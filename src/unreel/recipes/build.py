@@ -1,0 +1,237 @@
+"""From a recipe to the parts of a run: settings are checked first, then files, then everything is built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+
+from unreel import __version__
+from unreel.core.distributed import rank, world_size
+from unreel.core.errors import DataError, UsageError, nearest
+from unreel.core.settings import Builder, Layer, Section, Sections, Settings, describe
+from unreel.data.batch import Batch
+from unreel.data.dataset import ClipDataset
+from unreel.data.loader import ClipLoader
+from unreel.data.manifest import Manifest, Source
+from unreel.methods import Method, create_method, method_builder
+from unreel.nn import Encoder, create_encoder
+from unreel.nn.registry import ENCODERS
+from unreel.recipes import list_recipes, load_recipe
+from unreel.train import build_optimizer
+from unreel.train import run as train_run
+from unreel.train.backend import start_processes
+
+# What a caller of `pretrain` and `ClipLoader` puts in place; everything else in their signatures is a setting.
+_WIRED = frozenset({"out", "settings", "card", "resume", "rank", "world_size", "quarantine"})
+# Sections that a recipe may hold although the caller passes the object itself.
+_OBJECTS = frozenset({"method", "encoder"})
+
+
+def choose_rows(manifest: Manifest, *, split: str = "auto", digest: str | None = None) -> Manifest:
+    """The rows to learn from.
+
+    Args:
+        manifest: all rows.
+        split: "auto" takes the split called train where there is one and all rows elsewhere; "all"; or the names of
+            splits, separated by commas.
+        digest: written by unreel into config.yaml, so that a run is not resumed on other data.
+    """
+    del digest
+    if split == "all" or (split == "auto" and "train" not in manifest.splits):
+        return manifest
+    return manifest.select(split=["train"] if split == "auto" else [name.strip() for name in split.split(",")])
+
+
+def _encoder_builder(name: str) -> Builder:
+    return ENCODERS[name]
+
+
+def settings_schema(*, method: bool = True, encoder: bool = True) -> dict[str, Section]:
+    """The sections of a pre-training recipe; without those that the caller passes as objects."""
+    schema = {"data": Section((choose_rows,), omit=frozenset({"manifest"}))}
+    if method:
+        schema["method"] = Section(choose=method_builder, default_name="cvrl")
+    if encoder:
+        schema["encoder"] = Section(choose=_encoder_builder)
+    schema["optimizer"] = Section(
+        (build_optimizer,), omit=frozenset({"global_batch"}), exclusive=(frozenset({"lr", "lr_per_256"}),)
+    )
+    schema["train"] = Section(
+        (train_run.pretrain, ClipLoader),
+        omit=_WIRED,
+        exclusive=(frozenset({"steps", "epochs"}), frozenset({"warmup_steps", "warmup_epochs"})),
+    )
+    return schema
+
+
+def place_overrides(
+    schema: Mapping[str, Section], layers: Sequence[Layer], overrides: Mapping[str, object]
+) -> Sections:
+    """Keyword overrides as sections: ``optimizer={"lr": 0.1}``, ``**{"optimizer.lr": 0.1}``, or ``lr=0.1``.
+
+    A bare name goes to the one section that has it. Raises UsageError when none or several have it.
+    """
+    sections: Sections = {}
+    bare: dict[str, object] = {}
+    for key, value in overrides.items():
+        section, dot, name = key.partition(".")
+        if dot:
+            sections.setdefault(section, {})[name] = value
+        elif isinstance(value, Mapping):
+            sections.setdefault(key, {}).update(value)
+        else:
+            bare[key] = value
+    if not bare:
+        return sections
+    homes: dict[str, list[str]] = {}
+    for section, part in schema.items():
+        names = [layer.sections.get(section, {}).get("name") for layer in (*layers, Layer("call", sections))]
+        chosen = next((str(n) for n in reversed(names) if n is not None), part.default_name)
+        for builder in part.resolve(chosen):
+            for info in describe(builder):
+                if info.name not in part.omit and section not in homes.setdefault(info.name, []):
+                    homes[info.name].append(section)
+    for key, value in bare.items():
+        found = homes.get(key, [])
+        if len(found) != 1:
+            if found:
+                raise UsageError(f"{key!r} is a setting of {' and '.join(found)}; write {found[0]}={{{key!r}: …}}")
+            close = nearest(key, homes)
+            hint = f"; did you mean {' or '.join(f'{homes[c][0]}.{c}' for c in close)}?" if close else ""
+            raise UsageError(f"unknown setting {key!r}{hint}")
+        sections.setdefault(found[0], {})[key] = value
+    return sections
+
+
+def default_recipe(method: str) -> str | None:
+    """The recipe for a machine without a GPU, where the method has one."""
+    name = f"{method}_small"
+    return name if name in list_recipes() else None
+
+
+def list_all(recipe: str | os.PathLike[str], overrides: Sequence[Layer] = ()) -> list[dict[str, str]]:
+    """Every setting of a recipe: ``setting``, ``value``, ``may be`` (type, limits, unit) and ``origin``."""
+    schema = settings_schema()
+    settings = Settings.resolve(schema, [*load_recipe(recipe).layers, *overrides])
+    rows = []
+    for section, part in schema.items():
+        name = settings[section].get("name") if part.choose is not None else None
+        infos = {info.name: info for builder in reversed(part.resolve(name)) for info in describe(builder)}
+        for key, value in settings.to_plain()[section].items():
+            info = infos.get(key)
+            may_be = " ".join(filter(None, (info.type, info.limits, info.unit))) if info is not None else "text"
+            origin = settings.origins[section][key]
+            shown = "none" if value is None else str(value)
+            rows.append({"setting": f"{section}.{key}", "value": shown, "may_be": may_be, "origin": origin})
+    return rows
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a pre-training run is made of, before its first step.
+
+    ``source`` is where the data were found, ``num_found`` how many rows there were before ``data.split`` chose.
+    """
+
+    settings: Settings
+    manifest: Manifest
+    source: str
+    num_found: int
+    method: Method
+    loader: ClipLoader
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def batches(self) -> Iterable[Batch]:
+        """The loader, as the trainer declares it; it is asked for any step, never iterated from the beginning."""
+        return cast(Iterable[Batch], self.loader)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        train = self.settings["train"]
+        return train_run.run_length(
+            self.batches, epochs=train["epochs"], steps=train["steps"], accumulate=train["accumulate"]
+        )
+
+
+def prepare(
+    method: str | Method | None,
+    data: Source,
+    *,
+    encoder: str | Encoder | None = None,
+    recipe: str | os.PathLike[str] | None = None,
+    overrides: Sequence[Layer] = (),
+    call: Mapping[str, object] | None = None,
+) -> Prepared:
+    """Check every setting, find the data and build all parts; nothing is trained or written.
+
+    Args:
+        method: a name, a ``Method``, or None for the recipe's.
+        data: a folder, a manifest, or a list of paths.
+        encoder: a name, an ``Encoder``, or None for the recipe's.
+        recipe: a name or a file; by default the method's small one.
+        overrides: layers over the recipe.
+        call: keyword overrides over those, see ``place_overrides``.
+
+    Raises: UsageError for wrong settings, before any file is opened; DataError for missing files or too few.
+    """
+    start_processes()
+    own_method = method if isinstance(method, Method) else None
+    if own_method is not None and encoder is not None:
+        raise UsageError("a Method has its own encoder: leave out encoder=")
+    own_encoder = own_method.encoder if own_method is not None else encoder if isinstance(encoder, Encoder) else None
+    known_encoder = own_encoder is None or bool(own_encoder.architecture)
+    schema = settings_schema(method=own_method is None, encoder=known_encoder)
+    layers: list[Layer] = []
+    recipe = recipe if recipe is not None else default_recipe(method if isinstance(method, str) else "cvrl")
+    if recipe is not None:
+        for layer in load_recipe(recipe).layers:
+            sections = {s: keys for s, keys in layer.sections.items() if s in schema or s not in _OBJECTS}
+            layers.append(Layer(layer.origin, sections))
+    layers += overrides
+    named: Sections = {}
+    if isinstance(method, str):
+        named["method"] = {"name": method}
+    if isinstance(encoder, str):
+        named["encoder"] = {"name": encoder}
+    elif own_encoder is not None and known_encoder:
+        named["encoder"] = {"name": own_encoder.architecture, **own_encoder.arguments}
+    layers.append(Layer("call", named))
+    layers.append(Layer("call", place_overrides(schema, layers, call or {})))
+    settings = Settings.resolve(schema, layers)  # before any file is looked at
+
+    found = Manifest.open(data)
+    manifest = choose_rows(found, **settings.arguments("data"))
+    manifest.check_files()
+    source = os.path.abspath(data) if isinstance(data, str | os.PathLike) else found.root
+    header = (
+        f"unreel {__version__}: the complete settings of a run, each with its origin.\n"
+        f"To run it again: unreel pretrain {source} --recipe THIS-FILE --out NEW-RUN"
+    )
+    layers.append(Layer("call", {"data": {"digest": manifest.digest}}))
+    settings = replace(Settings.resolve(schema, layers), header=header)
+
+    train = settings["train"]
+    if own_method is None:
+        if own_encoder is None:
+            name = str(settings["encoder"]["name"])
+            own_encoder = create_encoder(name, seed=train["seed"], **settings.arguments("encoder"))
+        name = str(settings["method"]["name"])
+        own_method = create_method(name, own_encoder, seed=train["seed"], **settings.arguments("method"))
+    if own_method.sidecars:
+        first = own_method.sidecars[0]
+        raise DataError(
+            f"{type(own_method).__name__} needs {', '.join(own_method.sidecars)} of every video: compute them first "
+            f"with unreel data annotate {first} {source}"
+        )
+    dataset = ClipDataset(manifest, own_method.sampler, own_method.views, seed=train["seed"])
+    arguments = settings.arguments("train", ClipLoader)
+    loader = ClipLoader(dataset, rank=rank(), world_size=world_size(), **arguments)
+    global_batch = train["batch_size"] * train["accumulate"]
+    optimizer = build_optimizer(own_method, global_batch=global_batch, **settings["optimizer"])
+    return Prepared(settings, manifest, source, len(found), own_method, loader, optimizer)

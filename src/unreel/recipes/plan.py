@@ -1,0 +1,100 @@
+"""What a prepared run would do and cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from unreel.core.distributed import world_size
+from unreel.core.progress import format_seconds
+from unreel.core.settings import Settings
+from unreel.nn import count_parameters
+from unreel.recipes.build import Prepared
+from unreel.train.backend import choose_device
+from unreel.train.estimate import estimate_step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do and cost. ``hours`` is the training alone: decoding runs beside it, in the workers."""
+
+    videos: int
+    videos_found: int
+    method: str
+    clips: str
+    encoder: str
+    encoder_parameters: int
+    head_parameters: int
+    features: int
+    steps: int
+    epochs: float
+    batch_size: int
+    device: str
+    precision: str
+    workers: int
+    memory_gib: float
+    seconds_per_step: float
+    hours: float
+    settings: Settings = field(repr=False)
+
+    def to_plain(self) -> dict[str, object]:
+        """Plain values, the settings included."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "settings"}
+        return {**plain, "settings": self.settings.to_plain()}
+
+    def text(self) -> str:
+        """A few lines for people."""
+        share = "" if self.videos == self.videos_found else f" of {self.videos_found} (the others are held out)"
+        return "\n".join(
+            [
+                f"videos    {self.videos}{share}",
+                f"method    {self.method}: {self.clips}",
+                f"encoder   {self.encoder}: {self.encoder_parameters:,} parameters, {self.features} features; "
+                f"{self.head_parameters:,} more in the head",
+                f"steps     {self.steps:,} of {self.batch_size} videos, {self.epochs:g} epochs",
+                f"device    {self.device}, {self.precision}, {self.workers} workers",
+                f"memory    about {self.memory_gib:.1f} GiB",
+                f"time      about {format_seconds(self.hours * 3600)} ({self.seconds_per_step:.2g} s a step; decoding "
+                "runs beside it)",
+                "Nothing was trained or written.",
+            ]
+        )
+
+
+def plan(prepared: Prepared) -> Plan:
+    """What training ``prepared`` would cost on this machine; times a few clips."""
+    settings, method, encoder = prepared.settings, prepared.method, prepared.method.encoder
+    train = settings["train"]
+    device = choose_device(train["device"])
+    views = method.sampler.num_views
+    cost = estimate_step(
+        method,
+        prepared.optimizer,
+        batch_size=max(1, train["batch_size"] // world_size()),
+        num_views=views,
+        device=device,
+        precision=train["precision"],
+    )
+    spec = encoder.input_spec
+    steps, inside = prepared.total_steps, count_parameters(encoder)
+    seconds = cost.seconds * train["accumulate"]
+    per_epoch = max(1, len(prepared.manifest) // train["batch_size"])
+    return Plan(
+        videos=len(prepared.manifest),
+        videos_found=prepared.num_found,
+        method=str(settings["method"]["name"]) if "method" in settings else type(method).__name__,
+        clips=f"{views} clips of {spec.num_frames} frames (every {spec.stride_frames}), {spec.size_px}² pixels",
+        encoder=encoder.architecture or type(encoder).__name__,
+        encoder_parameters=inside,
+        head_parameters=count_parameters(method) - inside,
+        features=encoder.num_features,
+        steps=steps,
+        epochs=round(steps * train["accumulate"] / per_epoch, 2),
+        batch_size=train["batch_size"],
+        device=str(device),
+        precision=train["precision"],
+        workers=train["workers"],
+        memory_gib=round(cost.memory_bytes / 2**30, 3),
+        seconds_per_step=seconds,
+        hours=steps * seconds / 3600,
+        settings=settings,
+    )
