@@ -82,11 +82,13 @@ def test_labels_unseen_in_training_are_wrong_and_said():
     assert "elsewhere" in outcomes.notes[0]
 
 
-def test_chance_is_the_most_frequent_training_class():
+@pytest.mark.parametrize(("of_a", "chance"), [(6, 0.6), (2, 0.7 * 0.2 + 0.3 * 0.8)])
+def test_chance_knows_training_labels_only(of_a, chance):
+    """The better of answering "a" and guessing "a" in seven of ten cases."""
     x = np.random.default_rng(0).normal(size=(10, 2))
     train = FeatureSet(x, np.array(["a"] * 7 + ["b"] * 3))
-    test = FeatureSet(x, np.array(["a"] * 2 + ["b"] * 8))
-    assert LinearProbe(c=1.0).fit(train).score(test).chance == {"accuracy": 0.2}
+    test = FeatureSet(x, np.array(["a"] * of_a + ["b"] * (10 - of_a)))
+    assert LinearProbe(c=1.0).fit(train).score(test).chance == pytest.approx({"accuracy": chance})
 
 
 def test_top5_appears_from_six_classes_on():

@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from tests.contracts.test_task import TaskContract, blobs
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest, Row
-from unreel.protocols import ArrayClips, LinearProbe
+from unreel.protocols import ArrayClips, FeatureSet, LinearProbe
 from unreel.tasks import LabelTask
 
 PIXELS = np.zeros((60, 2, 8, 8, 3), np.uint8)
@@ -153,8 +153,26 @@ def test_set_metrics_equal_scikit_learn_on_any_resample():
         assert metrics["balanced_accuracy"].statistic(outcomes).statistic(rows) == pytest.approx(balanced)
         f1 = f1_score(y, p, average="macro")
         assert metrics["macro_f1"].statistic(outcomes).statistic(rows) == pytest.approx(f1)
-    constant = np.full(80, outcomes.settings["most_frequent_class"])
-    chance = metrics["balanced_accuracy"].statistic(outcomes).chance
-    assert chance == pytest.approx(balanced_accuracy_score(outcomes.labels, constant)) == pytest.approx(0.25)
-    f1 = f1_score(outcomes.labels, constant, average="macro", zero_division=0)
-    assert metrics["macro_f1"].statistic(outcomes).chance == pytest.approx(f1)
+    # Four equal classes: guessing finds a quarter of each, with a precision of a quarter.
+    assert metrics["balanced_accuracy"].statistic(outcomes).chance == pytest.approx(0.25)
+    assert metrics["macro_f1"].statistic(outcomes).chance == pytest.approx(0.25)
+
+
+def test_chance_of_set_metrics_is_what_blind_answers_reach():
+    rng = np.random.default_rng(0)
+    y_train = rng.choice(["a", "b", "c"], 400, p=[0.6, 0.3, 0.1])
+    y_test = rng.choice(["a", "b", "c"], 3000, p=[0.4, 0.4, 0.2])
+    x = rng.normal(size=(3400, 2))
+    outcomes = LinearProbe(c=1.0).fit(FeatureSet(x[:400], y_train)).score(FeatureSet(x[400:], y_test))
+    metrics = {m.name: m for m in LabelTask(arrays()).metrics(outcomes)}
+    blind = [rng.permutation(np.resize(rng.permutation(y_train), 3000)) for _ in range(20)]
+    constant = np.full(3000, "a")
+    balanced = max(np.mean([balanced_accuracy_score(y_test, p) for p in blind]), 1 / 3)
+    f1 = max(
+        np.mean([f1_score(y_test, p, average="macro") for p in blind]),
+        f1_score(y_test, constant, average="macro", zero_division=0),
+    )
+    assert metrics["balanced_accuracy"].statistic(outcomes).chance == pytest.approx(balanced, abs=0.01)
+    assert metrics["macro_f1"].statistic(outcomes).chance == pytest.approx(f1, abs=0.01)
+    accuracy = max(np.mean(y_test == "a"), np.mean([np.mean(p == y_test) for p in blind]))
+    assert outcomes.chance["accuracy"] == pytest.approx(accuracy, abs=0.01)

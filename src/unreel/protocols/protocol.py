@@ -124,7 +124,8 @@ class Outcomes:
         chance: metric name → the score without looking at the input (``chance_rule`` says how it is reached).
         primary: the metric quoted when one number is asked for.
         labels, groups, ids: of the test samples.
-        predictions, probabilities: (N,) and (N, C) over ``classes``, for protocols that classify.
+        predictions, probabilities: (N,) and (N, C) over ``classes``, for protocols that classify; ``class_shares``
+            (C,) are the shares of the classes in training.
         neighbours: rows into ``gallery_ids``, for protocols that retrieve.
         settings: what was chosen and how (C, k, size of the validation part …), plain values.
         notes: what a reader should know (a class absent from training, an optimiser that did not converge).
@@ -140,6 +141,7 @@ class Outcomes:
     predictions: NDArray[Any] | None = None
     probabilities: NDArray[np.float64] | None = None
     classes: NDArray[Any] | None = None
+    class_shares: NDArray[np.float64] | None = None
     neighbours: Neighbours | None = None
     gallery_ids: NDArray[Any] | None = None
     gallery_labels: NDArray[Any] | None = None
@@ -218,15 +220,16 @@ class ClassifierOutcome:
     ) -> Outcomes:
         """Outcomes of classifying: accuracy, and top-5 accuracy from six classes on.
 
-        ``counts``: training samples per class; the constant answer that chance means is the most frequent one.
+        ``counts``: training samples per class, which is all that chance may know.
         """
         truth = ClassifierOutcome.encode(test.labels, classes)
         # argsort is stable: of equal probabilities the earlier class wins, as in argmax.
         ranking = np.argsort(-probabilities, axis=1, kind="stable")
         values = {"accuracy": (ranking[:, 0] == truth).astype(np.float64)}
         by_frequency = np.argsort(-counts, kind="stable")
-        settings = {**settings, "most_frequent_class": classes[by_frequency[0]].item()}
-        chance = {"accuracy": float(np.mean(truth == by_frequency[0]))}
+        shares = counts / counts.sum()
+        guessing = float(np.where(truth >= 0, shares[truth], 0.0).mean())
+        chance = {"accuracy": max(float(np.mean(truth == by_frequency[0])), guessing)}
         if len(classes) > 5:
             values["top5"] = (ranking[:, :5] == truth[:, None]).any(1).astype(np.float64)
             chance["top5"] = float(np.isin(truth, by_frequency[:5]).mean())
@@ -249,9 +252,10 @@ class ClassifierOutcome:
             predictions=classes[ranking[:, 0]],
             probabilities=probabilities,
             classes=classes,
+            class_shares=shares,
             settings=settings,
             notes=notes,
-            chance_rule="always answering the most frequent training class",
+            chance_rule="the better of always answering the most frequent training class and guessing at its shares",
         )
 
 

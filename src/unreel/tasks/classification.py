@@ -25,7 +25,8 @@ _SHOWN = 5
 def _set_metric(outcomes: Outcomes, kind: str) -> Resampled:
     """Balanced accuracy or macro F1 as a function of sample indices; counting on integers keeps resampling quick.
 
-    A class without a sample in a resample does not count there, as ``metrics.classification`` defines it.
+    A class without a sample in a resample does not count there, as ``metrics.classification`` defines it. Chance is the
+    better of always answering the most frequent training class and guessing at training shares.
     """
     assert outcomes.predictions is not None
     everything = np.concatenate([outcomes.labels, outcomes.predictions])
@@ -44,15 +45,25 @@ def _set_metric(outcomes: Outcomes, kind: str) -> Resampled:
         seen = both > 0
         return float((2 * right[seen] / both[seen]).mean())
 
-    best = _constant_answer(outcomes, names)
-    constant = np.full(outcomes.n, best)
-    return Resampled(lambda rows: score(rows, guess), score(np.arange(outcomes.n), constant))
+    assert outcomes.classes is not None
+    assert outcomes.class_shares is not None
+    shares = dict(zip(outcomes.classes.tolist(), outcomes.class_shares.tolist(), strict=True))
+    best = max(shares, key=lambda c: shares[c])
+    constant = score(np.arange(outcomes.n), np.full(outcomes.n, _code(names, best)))
+    present = np.bincount(truth, minlength=num) / outcomes.n
+    guessed = np.array([shares.get(name, 0.0) for name in names.tolist()])
+    seen = present > 0
+    if kind == "balanced_accuracy":
+        guessing = float(guessed[seen].mean())  # a class is found as often as it is guessed
+    else:  # precision is the class's share, recall how often it is guessed
+        both = present + guessed
+        guessing = float((2 * present * guessed / np.where(both > 0, both, 1))[both > 0].mean())
+    return Resampled(lambda rows: score(rows, guess), max(constant, guessing))
 
 
-def _constant_answer(outcomes: Outcomes, names: NDArray[Any]) -> int:
-    """Code of the most frequent training class, which ``chance`` always answers; −1 where the test never has it."""
-    answer = outcomes.settings.get("most_frequent_class")
-    found = np.flatnonzero(names.astype(str) == str(answer))
+def _code(names: NDArray[Any], name: object) -> int:
+    """Position of a class; −1 where neither labels nor predictions have it."""
+    found = np.flatnonzero(names == name)
     return int(found[0]) if found.size else -1
 
 
