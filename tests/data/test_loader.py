@@ -215,7 +215,8 @@ def test_batches_outlive_the_loader():
 
 def test_a_hanging_decoder_is_quarantined(caplog):
     data = videos(12, i5="hang")
-    loader = ClipLoader(data, 4, seed=1, workers=2, timeout_s=0.5)
+    loader = ClipLoader(data, 4, seed=3, workers=2, timeout_s=0.5)
+    assert 5 not in [t.row for t in loader.tickets(0)]  # some batches are out before the hang
     with caplog.at_level(logging.WARNING, "unreel.data"):
         batches = list(loader.iterate(0, 6))
     assert loader.quarantine == ("hang5.mp4",)
@@ -226,16 +227,16 @@ def test_a_hanging_decoder_is_quarantined(caplog):
     assert all("no answer for 0.5 s" in f.message for f in faults)
     # With the quarantine from a checkpoint the same batches come without waiting, from any number of workers.
     for workers in (0, 2):
-        resumed = ClipLoader(data, 4, seed=1, workers=workers, timeout_s=0.5, quarantine=loader.quarantine)
+        resumed = ClipLoader(data, 4, seed=3, workers=workers, timeout_s=0.5, quarantine=loader.quarantine)
         for a, b in zip(batches, resumed.iterate(0, 6), strict=True):
             assert torch.equal(a.row, b.row)
             assert torch.equal(a.views[0].clips, b.views[0].clips)
-    later = ClipLoader(data, 4, seed=1)
+    later = ClipLoader(data, 4, seed=3)
     later.extend_quarantine(loader.quarantine)
     assert later.quarantine == loader.quarantine
     assert [b.row.tolist() for b in later.iterate(0, 6)] == [b.row.tolist() for b in batches]
     # … and are those of a file that is merely unreadable.
-    bad = ClipLoader(videos(12, i5="bad"), 4, seed=1)
+    bad = ClipLoader(videos(12, i5="bad"), 4, seed=3)
     assert [b.row.tolist() for b in bad.iterate(0, 6)] == [b.row.tolist() for b in batches]
 
 
@@ -247,11 +248,13 @@ def test_a_slow_batch_is_no_hang():
 
 
 def test_a_file_that_crashes_a_worker_is_quarantined():
-    loader = ClipLoader(videos(12, i5="crash"), 4, seed=1, workers=2)
+    loader = ClipLoader(videos(12, i5="crash"), 4, seed=3, workers=2)
     batches = list(loader.iterate(0, 3))
     assert loader.quarantine == ("crash5.mp4",)
     messages = [f.message for b in batches for f in b.faults]
     assert any("SIGSEGV" in m for m in messages)
+    plain = ClipLoader(videos(12, i5="bad"), 4, seed=3)
+    assert [b.row.tolist() for b in plain.iterate(0, 3)] == [b.row.tolist() for b in batches]
 
 
 def test_a_worker_killed_for_memory_stops_with_advice():
