@@ -4,9 +4,9 @@ The defaults are those of CVRL's release (cvrl.md §4): brightness multiplies, c
 of the whole clip, saturation and hue act in HSV, and every operation clips to [0, 1]. Grey clips (C = 1) have neither
 saturation nor hue and pass those unchanged. Nothing here is differentiable.
 
-The functions ending in an underscore write into their argument, a contiguous (N, C, T, H, W), and take factors of
-shape (N, 1, T', 1, 1): they are what a view plan runs. They use no masks and no ``torch.where``, which is several
-times slower on CPU than the few arithmetic passes that replace it.
+The functions ending in an underscore write into their argument, (N, C, T, H, W): they are what a view plan runs. They
+use no masks and no ``torch.where``, which is several times slower on CPU than the few arithmetic passes that replace
+it, and little memory of their own, since new pages cost more than passes do.
 """
 
 from __future__ import annotations
@@ -52,62 +52,93 @@ def _luma(clips: Tensor) -> Tensor:
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def brightness_(clips: Tensor, factor: Tensor) -> Tensor:
+Factor: TypeAlias = Tensor | float
+"""(N, 1, T', 1, 1), or one number for all clips, which needs no broadcasting and tells when clipping is idle."""
+
+
+def brightness_(clips: Tensor, factor: Factor) -> Tensor:
     """In-place ``brightness``."""
-    return clips.mul_(factor).clamp_(0, 1)
+    clips.mul_(factor)
+    return clips if _shrinks(factor) else clips.clamp_(0, 1)
 
 
-def contrast_(clips: Tensor, factor: Tensor, pivot: ContrastPivot = "clip") -> Tensor:
-    """In-place ``contrast``."""
+def contrast_center(clips: Tensor, pivot: ContrastPivot = "clip") -> Tensor:
+    """The pivot of ``contrast``, to be broadcast over the clips."""
     if pivot == "frame":
-        center = clips.mean((3, 4), keepdim=True)
-    else:
-        center = clips.mean((2, 3, 4), keepdim=True)
-        if pivot == "gray" and _has_color(clips):
-            center = _luma(center).unsqueeze(1)
-    return clips.mul_(factor).add_(center * (1 - factor)).clamp_(0, 1)
+        return clips.mean((3, 4), keepdim=True)
+    center = clips.mean((2, 3, 4), keepdim=True)
+    return _luma(center).unsqueeze(1) if pivot == "gray" and _has_color(clips) else center
 
 
-def saturation_(clips: Tensor, factor: Tensor, mode: SaturationMode = "hsv") -> Tensor:
+def contrast_(clips: Tensor, factor: Factor, center: Tensor) -> Tensor:
+    """In-place ``contrast`` about a ``contrast_center``."""
+    clips.mul_(factor).add_(center * (1 - factor))
+    return clips if _shrinks(factor) else clips.clamp_(0, 1)
+
+
+def _shrinks(factor: Factor) -> bool:
+    # A factor in [0, 1] cannot leave [0, 1]; reading a tensor's would cost more than the pass it saves.
+    return isinstance(factor, float) and 0 <= factor <= 1
+
+
+def _per_plane(factor: Factor) -> Factor:
+    return factor if isinstance(factor, float) else factor.squeeze(1)
+
+
+def _chroma_ratio(high: Tensor, chroma: Tensor, factor: Factor, out: Tensor) -> Tensor:
+    """How much saturation and hence chroma grow, min(factor, 1/s) with 1/s = max/chroma, at a fixed maximum."""
+    torch.clamp_min(chroma, torch.finfo(chroma.dtype).tiny, out=out)
+    torch.div(high, out, out=out)
+    if isinstance(factor, float):
+        return out.clamp_max_(max(factor, 0.0))
+    return torch.minimum(out, factor.squeeze(1).clamp_min(0), out=out)
+
+
+def saturation_(clips: Tensor, factor: Factor, mode: SaturationMode = "hsv") -> Tensor:
     """In-place ``saturation``."""
     if not _has_color(clips):
         return clips
     if mode == "blend":
         gray = _luma(clips).unsqueeze(1)
-        return clips.mul_(factor).add_(gray.mul(1 - factor)).clamp_(0, 1)
-    # With V and hue fixed, HSV saturation moves every channel along the line to V: x' = V + (x − V)·s'/s, and
-    # s'/s = min(factor, 1/s), 1/s = V/(V − min). No hue is needed.
+        return clips.mul_(factor).add_(gray.mul_(1 - factor)).clamp_(0, 1)
+    # With V and hue fixed, HSV saturation moves every channel along the line to V: x' = V + (x − V)·s'/s. No hue.
     red, green, blue = clips.unbind(1)
-    value = torch.maximum(red, green)
-    chroma = value.maximum(blue)
-    value = chroma.clone()
-    chroma -= torch.minimum(red, green).minimum(blue)
-    ratio = (value / chroma.clamp_min_(torch.finfo(clips.dtype).tiny)).minimum(factor.clamp_min(0).squeeze(1))
-    value = value.unsqueeze(1)
-    return clips.sub_(value).mul_(ratio.unsqueeze(1)).add_(value).clamp_min_(0)
+    high = torch.maximum(red, green)
+    torch.maximum(high, blue, out=high)
+    low = torch.minimum(red, green)
+    torch.minimum(low, blue, out=low)
+    torch.sub(high, low, out=low)
+    ratio = _chroma_ratio(high, low, factor, low).unsqueeze(1)
+    high = high.unsqueeze(1)
+    return clips.sub_(high).mul_(ratio).add_(high).clamp_min_(0)
 
 
 # Each channel of HSV → RGB is min + chroma·clamp(sign·|h − peak| + offset, 0, 1) with the hue h in sextants [0, 6).
 _HUE_WAVES = ((3.0, 1.0, -1.0), (2.0, -1.0, 2.0), (4.0, -1.0, 2.0))
 
 
-def hue_(clips: Tensor, shift: Tensor) -> Tensor:
-    """In-place ``hue``."""
+def hue_(clips: Tensor, shift: Factor, factor: Factor | None = None) -> Tensor:
+    """In-place ``hue``; with ``factor`` also ``saturation`` in HSV, before or after: there the two commute."""
     if not _has_color(clips):
         return clips
     red, green, blue = clips.unbind(1)
-    low = torch.minimum(red, green).minimum(blue)
-    high = torch.maximum(red, green).maximum(blue)
+    low = torch.minimum(red, green)
+    torch.minimum(low, blue, out=low)
+    high = torch.maximum(red, green)
+    torch.maximum(high, blue, out=high)
     chroma = high - low
     # Distance of the hue from red, in sextants, without a branch: (max − 2·min + g + b − r) / chroma, in [0, 3];
     # the side is the sign of g − b. The order of the sums makes it exactly 0 for grey.
-    hue6 = (green + blue).sub_(red).sub_(low, alpha=2).add_(high)
-    hue6.div_(chroma.clamp_min(torch.finfo(clips.dtype).tiny)).copysign_(green - blue)
-    hue6.add_(6 * shift.squeeze(1))
-    hue6.sub_(torch.mul(hue6, 1 / 6, out=high).floor_(), alpha=6)
+    hue6 = torch.add(green, blue).sub_(red).sub_(low, alpha=2).add_(high)
+    scratch = torch.clamp_min(chroma, torch.finfo(clips.dtype).tiny)
+    hue6.div_(scratch).copysign_(torch.sub(green, blue, out=scratch)).add_(6 * _per_plane(shift))
+    hue6.sub_(torch.mul(hue6, 1 / 6, out=scratch).floor_(), alpha=6)
+    if factor is not None:
+        chroma.mul_(_chroma_ratio(high, chroma, factor, scratch))
+        torch.sub(high, chroma, out=low).clamp_min_(0)
     for channel, (peak, sign, offset) in enumerate(_HUE_WAVES):
-        wave = torch.sub(hue6, peak, out=high).abs_()
-        wave = wave.sub_(-offset) if sign > 0 else wave.neg_().add_(offset)
+        wave = torch.sub(hue6, peak, out=scratch).abs_()
+        wave = wave.add_(offset) if sign > 0 else wave.neg_().add_(offset)
         torch.addcmul(low, chroma, wave.clamp_(0, 1), out=clips[:, channel])
     return clips
 
@@ -117,10 +148,10 @@ def grayscale_(clips: Tensor) -> Tensor:
     return clips.copy_(_luma(clips).unsqueeze(1)) if _has_color(clips) else clips
 
 
-def solarize_(clips: Tensor, threshold: Tensor) -> Tensor:
+def solarize_(clips: Tensor, threshold: Factor) -> Tensor:
     """In-place ``solarize``."""
-    above = torch.ge(clips, threshold).to(clips.dtype)
-    return clips.mul_(1 - 2 * above).add_(above)
+    above = clips.ge(threshold).to(clips.dtype)
+    return clips.addcmul_(clips, above, value=-2).add_(above)
 
 
 def _run(name: str, operation: Callable[[Tensor, Tensor], Tensor], clips: Tensor, value: Tensor | float) -> Tensor:
@@ -153,7 +184,7 @@ def contrast(clips: Tensor, factor: Tensor | float, *, pivot: ContrastPivot = "c
     Raises: UsageError for an unknown pivot, another dtype or a parameter of another shape.
     """
     check_pivot(pivot)
-    return _run("contrast", lambda x, f: contrast_(x, f, pivot), clips, factor)
+    return _run("contrast", lambda x, f: contrast_(x, f, contrast_center(x, pivot)), clips, factor)
 
 
 def saturation(clips: Tensor, factor: Tensor | float, *, mode: SaturationMode = "hsv") -> Tensor:

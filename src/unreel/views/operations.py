@@ -9,7 +9,7 @@ other frame's values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal, TypeAlias, get_args
@@ -29,8 +29,10 @@ from unreel.views.geometry import Padding, Size, as_size
 Range: TypeAlias = tuple[float, float]
 Params: TypeAlias = Mapping[str, Tensor]
 
-_CHUNK_ELEMENTS = 1 << 20
-"""On CPU, clips are worked on in groups of about 4 MB, so that the passes of one operation meet in the cache."""
+_GATHER_ELEMENTS = 1 << 14
+"""On CPU, smaller clips than this are gathered into groups; a larger one is worked on where it is, alone."""
+_FRAME_BLOCK_PIXELS = 1 << 16
+"""On CPU, a run of pointwise passes goes over blocks of frames with about this many pixels, which stay in the cache."""
 
 
 def _check_range(owner: str, name: str, value: Range, low: float, high: float = math.inf) -> None:
@@ -44,32 +46,40 @@ def _check_probability(owner: str, p: float) -> None:
         raise UsageError(f"{owner}: p must be a probability in [0, 1], got {p}")
 
 
-def _over_rows(clips: Tensor, rows: Sequence[int], work: Callable[[Tensor, Tensor], object]) -> None:
-    """Run ``work(x, index)`` in place on the clips ``rows``; ``index`` selects their parameters, on the host.
+def _over_rows(clips: Tensor, rows: Sequence[int], work: Callable[[Tensor, list[int]], object]) -> None:
+    """Run ``work(x, part)`` in place on the clips ``rows``, ascending; x holds those whose parameters ``part`` names.
 
-    Rows are gathered into groups, scattered back after; a clip too large to gain from that is worked on where it is.
+    Groups are gathered and scattered back, except on CPU, where a clip of some size gains nothing from company.
     """
     if not rows:
         return
-    per_group = len(rows)
-    if clips.device.type == "cpu":
-        per_group = max(1, _CHUNK_ELEMENTS // max(1, clips[0].numel()))
-    everything = len(rows) == len(clips)
-    for start in range(0, len(rows), per_group):
-        part = rows[start : start + per_group]
-        index = torch.tensor(part)
-        if everything or len(part) == 1:  # rows are ascending: a group is a slice
-            work(clips[part[0] : part[-1] + 1], index)
-        else:
-            there = index.to(clips.device)
-            gathered = clips[there]
-            work(gathered, index)
-            clips[there] = gathered
+    if clips.device.type == "cpu" and clips[0].numel() >= _GATHER_ELEMENTS:
+        for row in rows:
+            work(clips[row : row + 1], [row])
+    elif len(rows) == len(clips):
+        work(clips, list(rows))
+    else:
+        index = torch.tensor(rows, device=clips.device)
+        gathered = clips[index]
+        work(gathered, list(rows))
+        clips[index] = gathered
 
 
-def _factor(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
+def _factor(values: Tensor, part: list[int], like: Tensor) -> color.Factor:
     """Host parameters (N,) of some clips, to multiply (n, C, T, H, W) with."""
-    return values[index].to(device=like.device, dtype=like.dtype, non_blocking=True).view(-1, 1, 1, 1, 1)
+    if len(part) == 1:
+        return float(values[part[0]])
+    return values[part].to(device=like.device, dtype=like.dtype, non_blocking=True).view(-1, 1, 1, 1, 1)
+
+
+def _frame_blocks(clips: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Views of a few frames each with their first frame's number, on CPU; the whole elsewhere."""
+    pixels, frames = clips.shape[0] * clips.shape[3] * clips.shape[4], clips.shape[2]
+    per_block = max(1, _FRAME_BLOCK_PIXELS // pixels)
+    if clips.device.type != "cpu" or frames <= 2 * per_block:
+        per_block = frames
+    for first in range(0, frames, per_block):
+        yield first, clips[:, :, first : first + per_block]
 
 
 class _Operation:
@@ -489,18 +499,39 @@ class ColorJitter(_DeviceOperation):
         for order, rows in groups.items():
             _over_rows(clips, rows, partial(self._sequence, order=order, params=params))
 
-    def _sequence(self, x: Tensor, index: Tensor, *, order: tuple[int, ...], params: dict[str, Tensor]) -> None:
-        for i in order:
-            knob = JITTER_OPERATIONS[i]
-            factor = _factor(params[knob], index, x)
+    def _sequence(self, x: Tensor, part: list[int], *, order: tuple[int, ...], params: dict[str, Tensor]) -> None:
+        knobs = [JITTER_OPERATIONS[i] for i in order]
+        factor = {knob: _factor(params[knob], part, x) for knob in knobs}
+        start = 0
+        while start < len(knobs):
+            # Up to the next contrast all is pointwise, so a block of frames takes those passes together; a contrast
+            # needs the mean of all frames as they are by then.
+            stop = next((i for i in range(start + 1, len(knobs)) if knobs[i] == "contrast"), len(knobs))
+            center = color.contrast_center(x, self.contrast_pivot) if knobs[start] == "contrast" else None
+            for first, block in _frame_blocks(x):
+                self._pointwise(block, first, knobs[start:stop], factor, center)
+            start = stop
+
+    def _pointwise(
+        self, x: Tensor, first: int, knobs: list[str], factor: dict[str, color.Factor], center: Tensor | None
+    ) -> None:
+        done = ""
+        for i, knob in enumerate(knobs):
+            value = factor[knob]
             if knob == "brightness":
-                color.brightness_(x, factor)
-            elif knob == "contrast":
-                color.contrast_(x, factor, self.contrast_pivot)
+                color.brightness_(x, value)
+            elif knob == "contrast" and center is not None:
+                per_frame = center.shape[2] > 1
+                color.contrast_(x, value, center[:, :, first : first + x.shape[2]] if per_frame else center)
+            elif knob == done:
+                continue  # taken together with the one before
+            elif set(knobs[i : i + 2]) == {"saturation", "hue"} and self.saturation_mode == "hsv":
+                color.hue_(x, factor["hue"], factor["saturation"])
+                done = knobs[i + 1]
             elif knob == "saturation":
-                color.saturation_(x, factor, self.saturation_mode)
+                color.saturation_(x, value, self.saturation_mode)
             else:
-                color.hue_(x, factor)
+                color.hue_(x, value)
 
 
 @dataclass(frozen=True)
@@ -552,14 +583,9 @@ class GaussianBlur(_DeviceOperation):
 
     def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
         radius = geometry.default_blur_radius(*clips.shape[-2:]) if self.radius is None else self.radius
-        if radius == 0:
-            return
-
-        def work(x: Tensor, index: Tensor) -> None:
-            sigma = params["sigma"][index].to(device=x.device, dtype=x.dtype, non_blocking=True)
-            geometry.gaussian_blur_(x, sigma, radius, self.padding)
-
-        _over_rows(clips, params["apply"].nonzero().flatten().tolist(), work)
+        rows = params["apply"].nonzero().flatten().tolist()
+        if radius > 0 and rows:
+            geometry.gaussian_blur_(clips, params["sigma"][rows], radius, self.padding, rows=rows)
 
 
 @dataclass(frozen=True)
@@ -580,5 +606,4 @@ class Solarize(_DeviceOperation):
 
     def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
         rows = params["apply"].nonzero().flatten().tolist()
-        threshold = torch.tensor(self.threshold, dtype=clips.dtype, device=clips.device)
-        _over_rows(clips, rows, lambda x, _: color.solarize_(x, threshold))
+        _over_rows(clips, rows, lambda x, _: color.solarize_(x, self.threshold))

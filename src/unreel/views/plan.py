@@ -39,7 +39,8 @@ class ViewPlan:
         self.shared = frozenset(shared)
         if not self.pipelines:
             raise UsageError("a view plan needs at least one pipeline")
-        self._sources: list[int] = []
+        self._source: list[tuple[SourceOperation, ...]] = []
+        self._device: list[tuple[Operation, ...]] = []
         for view, pipeline in enumerate(self.pipelines):
             names = [op.name for op in pipeline]
             repeated = sorted({n for n in names if names.count(n) > 1})
@@ -48,21 +49,25 @@ class ViewPlan:
                     f"view {view}: operation name {(repeated or ['geometry'])[0]!r} is used twice or reserved; "
                     "names are part of the draws' keys, so give each its own"
                 )
-            leading = 0
-            while leading < len(pipeline) and isinstance(pipeline[leading], SourceOperation):
-                leading += 1
+            source: list[SourceOperation] = []
+            for op in pipeline:
+                if not isinstance(op, SourceOperation):
+                    break
+                source.append(op)
+            leading = len(source)
             late = [op.name for op in pipeline[leading:] if isinstance(op, SourceOperation)]
             if late:
                 raise UsageError(
                     f"view {view}: {late[0]!r} works on decoded frames and must come before {names[leading]!r}"
                 )
-            varying = [op.name for op in pipeline[: max(leading - 1, 0)] if not op.consistent]
+            varying = [op.name for op in source[:-1] if not op.consistent]
             if varying:
                 raise UsageError(f"view {view}: {varying[0]!r} draws per frame and must be the last crop or resize")
             missing = sorted(self.shared - set(names))
             if missing:
                 raise UsageError(f"view {view} has no operation {missing[0]!r}, which is to be shared")
-            self._sources.append(leading)
+            self._source.append(tuple(source))
+            self._device.append(pipeline[leading:])
 
     @property
     def num_views(self) -> int:
@@ -72,12 +77,6 @@ class ViewPlan:
     def __repr__(self) -> str:
         views = "; ".join(" → ".join(op.name for op in p) for p in self.pipelines)
         return f"ViewPlan({views})"
-
-    def _source_operations(self, view: int) -> list[SourceOperation]:
-        return [op for op in self.pipelines[view][: self._sources[view]] if isinstance(op, SourceOperation)]
-
-    def _device_operations(self, view: int) -> Sequence[Operation]:
-        return self.pipelines[view][self._sources[view] :]
 
     def draw(self, key: Key, view: int, size: FrameSize, sidecars: Mapping[str, object]) -> ViewParams:
         """All random choices of one view, before decoding.
@@ -92,22 +91,35 @@ class ViewPlan:
         box = torch.tensor([[0, 0, size.width, size.height]], dtype=torch.float32)
         flip = torch.zeros(1, dtype=torch.bool)
         now = size
-        for index, op in enumerate(self.pipelines[view]):
-            scope: str | int = "shared" if op.name in self.shared else view
-            drawn = op.draw(key.child(scope, op.name), now, sidecars)
-            values.update({f"{op.name}.{k}": v for k, v in drawn.items()})
-            if index < self._sources[view] and isinstance(op, SourceOperation):
-                inner = op.box(drawn, now)
-                corner, scale = box[:, :2], (box[:, 2:] - box[:, :2]) / torch.tensor([now.width, now.height])
-                box = torch.cat([corner + inner[:, :2] * scale, corner + inner[:, 2:] * scale], 1)
-                now = op.output_size(drawn, now)
-            elif isinstance(op, HorizontalFlip):
+        for op in self._source[view]:
+            drawn = self._draw_one(op, key, view, now, sidecars, values)
+            inner = op.box(drawn, now)
+            corner, scale = box[:, :2], (box[:, 2:] - box[:, :2]) / torch.tensor([now.width, now.height])
+            box = torch.cat([corner + inner[:, :2] * scale, corner + inner[:, 2:] * scale], 1)
+            now = op.output_size(drawn, now)
+        for other in self._device[view]:
+            drawn = self._draw_one(other, key, view, now, sidecars, values)
+            if isinstance(other, HorizontalFlip):
                 flip = flip ^ drawn["apply"]
         values["geometry.box"] = box
         values["geometry.source_size"] = torch.tensor([[size.height, size.width]])
         values["geometry.size"] = torch.tensor([[now.height, now.width]])
         values["geometry.flip"] = flip
         return ViewParams(values, self.shared)
+
+    def _draw_one(
+        self,
+        op: Operation,
+        key: Key,
+        view: int,
+        size: FrameSize,
+        sidecars: Mapping[str, object],
+        values: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        scope: str | int = "shared" if op.name in self.shared else view
+        drawn = op.draw(key.child(scope, op.name), size, sidecars)
+        values.update({f"{op.name}.{k}": v for k, v in drawn.items()})
+        return drawn
 
     def crop(self, view: int, frames: Tensor, params: ViewParams) -> Tensor:
         """Crop and resize decoded frames (T, H, W, C) uint8 to the view's size (T, h, w, C) uint8, contiguous.
@@ -120,7 +132,7 @@ class ViewPlan:
                 f"view {view}: frames are {frames.shape[1]} × {frames.shape[2]}, but the crop was drawn for "
                 f"{drawn_for[0]} × {drawn_for[1]}"
             )
-        for op in self._source_operations(view):
+        for op in self._source[view]:
             frames = op.crop(frames, params.operation(op.name))
         return frames.contiguous()
 
@@ -131,11 +143,10 @@ class ViewPlan:
     def align(self, view: int, data: Aligned, params: ViewParams) -> Aligned:
         """Aligned data of one clip in source coordinates, carried through the view's whole geometry (crop and flip)."""
         source, size = self._sizes(params)
-        sources = self._source_operations(view)
-        antialias = all(getattr(op, "antialias", True) for op in sources)
+        antialias = all(getattr(op, "antialias", True) for op in self._source[view])
         # One step from the source to the view, however many resizes there were: nearest sampling twice would drift.
         data = _aligned.crop_resize(data, params["geometry.box"], source, size, antialias=antialias)
-        for op in self._device_operations(view):
+        for op in self._device[view]:
             if isinstance(op, GeometricOperation):
                 data = op.align(data, params.operation(op.name), FrameSize(*size, data.data.shape[0]))
         return data
@@ -143,7 +154,7 @@ class ViewPlan:
     def unalign(self, view: int, data: Aligned, params: ViewParams) -> Aligned:
         """The inverse of ``align``, to score a view's map or box in source coordinates."""
         source, size = self._sizes(params)
-        for op in reversed(self._device_operations(view)):
+        for op in reversed(self._device[view]):
             if isinstance(op, GeometricOperation):
                 data = op.unalign(data, params.operation(op.name), FrameSize(*size, data.data.shape[0]))
         return _aligned.uncrop_resize(data, params["geometry.box"], source, size)
@@ -162,7 +173,7 @@ class ViewPlan:
         out = torch.empty(count, channels, frames, height, width, dtype=torch.get_default_dtype(), device=clips.device)
         out.copy_(clips.permute(0, 4, 1, 2, 3)).div_(255)
         # Which clips are touched, and in which order, is decided on the host: one wait for the parameters.
-        operations = self._device_operations(view)
+        operations = self._device[view]
         names = {op.name for op in operations}
         host = ViewParams({k: v.cpu() for k, v in params.values.items() if k.split(".")[0] in names})
         for op in operations:
