@@ -3,6 +3,7 @@
 from unreel.train.checkpoint import Checkpoints
 from unreel.train.monitor import Monitor
 from unreel.train.optim import build_optimizer
+from unreel.train.run import Run, open_run, pretrain
 from unreel.train.schedule import warmup_cosine
 from unreel.train.trainer import DivergedError, FitResult, fit
 
@@ -11,7 +12,10 @@ __all__ = [
     "DivergedError",
     "FitResult",
     "Monitor",
+    "Run",
     "build_optimizer",
     "fit",
+    "open_run",
+    "pretrain",
     "warmup_cosine",
 ]
