@@ -44,7 +44,8 @@ MOTIONS: tuple[str, ...] = (
     "flicker",  # stays, its brightness comes and goes
     "settle",  # glides to another place, slows down and stays there: cannot be reversed
 )
-APPEARANCES: tuple[str, ...] = tuple(f"{shape}-{texture}" for shape in SHAPES for texture in ("stripes", "checker"))
+APPEARANCES: tuple[str, ...] = tuple(f"{shape}-{texture}" for shape in ("disc", "cross") for texture in TEXTURES)
+_DISTRACTORS = ("square", "triangle")  # shapes of no class
 
 # What one phase does to the drawing, at size_px = 64 (lengths scale with the frame).
 _SIZE_SWING = 0.35  # of the log radius
@@ -144,7 +145,9 @@ class ActionWorld:
         num_train, num_test: videos per split; index 0 … num_train − 1 are the training videos.
         size_px, num_frames, fps: of every video.
         period_frames: range of the oscillations' periods; the two splits take disjoint bins of it.
+        radius_px, amplitude_px: ranges of the objects' radii and of their offsets' swing, for ``size_px = 64``.
         num_backgrounds: textures shared by all classes and both splits.
+        background_shift: show another part of the texture in every video, which makes it tell videos apart.
         num_colors: hues per split, disjoint between the splits.
         camera, distractor, occlusion: share of videos with a drifting camera, with a second, still object, and with
             a bar in front.
@@ -165,7 +168,10 @@ class ActionWorld:
         num_frames: int = 32,
         fps: int = 12,
         period_frames: tuple[float, float] = (8.0, 16.0),
+        radius_px: tuple[float, float] = (8.0, 10.0),
+        amplitude_px: tuple[float, float] = (9.0, 12.0),
         num_backgrounds: int = 8,
+        background_shift: bool = False,
         num_colors: int = 6,
         camera: float = 0.25,
         distractor: float = 0.0,
@@ -205,7 +211,10 @@ class ActionWorld:
         self.num_frames = num_frames
         self.fps = fps
         self.period_frames = period_frames
+        self.radius_px = radius_px
+        self.amplitude_px = amplitude_px
         self.num_backgrounds = num_backgrounds
+        self.background_shift = background_shift
         self.num_colors = num_colors
         self.camera = camera
         self.distractor = distractor
@@ -255,8 +264,8 @@ class ActionWorld:
             appearance=appearance,
             background=self._background_number(key, split, motion, appearance),
             period_frames=low * (high / low) ** position,
-            amplitude_px=scale * key.child("amplitude").uniform(9.0, 12.0),
-            radius_px=scale * key.child("radius").uniform(8.0, 10.0),
+            amplitude_px=scale * key.child("amplitude").uniform(*self.amplitude_px),
+            radius_px=scale * key.child("radius").uniform(*self.radius_px),
             centre_px=(
                 self.size_px * centre.child("x").uniform(0.36, 0.64),
                 self.size_px * centre.child("y").uniform(0.36, 0.64),
@@ -333,11 +342,12 @@ class ActionWorld:
         return as_f32(speed * np.cos(heading) * t), as_f32(speed * np.sin(heading) * t)
 
     def _distractor(self, key: Key, recipe: Recipe, split: str) -> _Track:
-        """A second, still object in a corner, of an appearance drawn anew."""
+        """A second, smaller and still object in a corner, of a shape that is no class."""
         key = key.child("distractor")
         n = self.num_frames + 1
         corner = [self.size_px * (0.12 if key.child(axis).bernoulli(0.5) else 0.88) for axis in ("x", "y")]
-        shape, texture = APPEARANCES[key.child("appearance").integer(0, len(APPEARANCES))].split("-")
+        shape = _DISTRACTORS[key.child("shape").integer(0, len(_DISTRACTORS))]
+        texture = list(TEXTURES)[key.child("texture").integer(0, len(TEXTURES))]
         one = np.ones(n, dtype=np.float32)
         return _Track(
             x=as_f32(corner[0] * one),
@@ -393,8 +403,10 @@ class ActionWorld:
         reach = recipe.radius_px * float(np.exp(_SIZE_SWING)) * SHAPE_REACH
         margin = int(np.ceil(reach)) * 2 + 2 + size // 8
         texture = _background(self.seed, recipe.background, 2 * size, self.contrast)
-        place = key.child("background", "place")
-        x0, y0 = place.child("x").integer(0, 2 * size), place.child("y").integer(0, 2 * size)
+        x0 = y0 = 0
+        if self.background_shift:
+            place = key.child("background", "place")
+            x0, y0 = place.child("x").integer(0, 2 * size), place.child("y").integer(0, 2 * size)
         canvas = np.empty((self.num_frames, size + 2 * margin, size + 2 * margin, 3), dtype=np.uint8)
         inner = canvas[:, margin : margin + size, margin : margin + size]
         rows, columns = np.arange(y0, y0 + size), np.arange(x0, x0 + size)

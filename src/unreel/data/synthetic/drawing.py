@@ -26,9 +26,9 @@ def _square(u: Array, v: Array) -> Array:
 
 
 def _triangle(u: Array, v: Array) -> Array:
-    # Half-planes through the sides of an equilateral triangle with circumradius 1.25.
+    # Half-planes through the sides of an equilateral triangle with circumradius 1.476.
     side = np.float32(0.8660254) * np.abs(u) - np.float32(0.5) * v
-    return as_f32(np.maximum(side, v) - np.float32(0.625))
+    return as_f32(np.maximum(side, v) - np.float32(0.738))
 
 
 def _cross(u: Array, v: Array) -> Array:
@@ -44,26 +44,35 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "triangle": _triangle,
     "cross": _cross,
 }
-SHAPE_REACH = 1.3  # no shape extends beyond this many radii
+SHAPE_REACH = 1.48  # no shape extends beyond this many radii
+
+
+def _halves(u: Array, v: Array) -> Array:
+    return as_f32(np.float32(2) * (u + np.float32(0.1)))
 
 
 def _stripes(u: Array, v: Array) -> Array:
-    return as_f32(np.sin(np.float32(2 * np.pi * 0.95) * v + np.float32(0.7)))
+    return as_f32(np.sin(np.float32(2 * np.pi * 1.1) * v + np.float32(0.7)))
 
 
 def _checker(u: Array, v: Array) -> Array:
-    k = np.float32(2 * np.pi * 0.55)
+    k = np.float32(2 * np.pi * 0.9)
     return as_f32(np.float32(1.6) * np.sin(k * u + np.float32(0.5)) * np.sin(k * v + np.float32(0.5)))
 
 
-def _rings(u: Array, v: Array) -> Array:
+def _spot(u: Array, v: Array) -> Array:
     # Off centre, so that turning in place can be seen.
-    du, dv = u - np.float32(0.45), v - np.float32(0.2)
-    return as_f32(np.sin(np.float32(2 * np.pi * 0.95) * np.sqrt(du * du + dv * dv)))
+    du, dv = u - np.float32(0.3), v - np.float32(0.2)
+    return as_f32(np.float32(5) * (np.sqrt(du * du + dv * dv) - np.float32(0.42)))
 
 
-# Patterns in [-1, 1] (before the soft threshold), in units of the object's radius; none is a full circle's symmetry.
-TEXTURES: dict[str, Callable[[Array, Array], Array]] = {"stripes": _stripes, "checker": _checker, "rings": _rings}
+# Patterns around 0 (below: dark, above: light), in units of the object's radius; none is a full circle's symmetry.
+TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
+    "halves": _halves,
+    "stripes": _stripes,
+    "checker": _checker,
+    "spot": _spot,
+}
 
 
 def hsv_to_rgb(hue: float, saturation: float, value: float) -> Array:
