@@ -332,14 +332,15 @@ def test_background_iteration_ends_and_raises():
 # -------------------------------------------------------------------------------------------------------- pool
 
 
-def _echo(task, publish):
-    publish(task)
-    if task == "stall":
-        time.sleep(60)
+def _echo(task, context):
+    context.publish(task)
     return {
         "task": task,
         "same": [torch.arange(6).reshape(2, 3).t(), torch.empty(0, 3), torch.tensor(True)],
         "half": torch.full((5,), 1.5, dtype=torch.float16),
+        "after": torch.arange(17, dtype=torch.float64),
+        "large": context.stack([torch.full((600, 1000), i, dtype=torch.uint8) for i in (task, 1)]),
+        "small": context.stack([torch.ones(2), torch.zeros(2)]),
     }
 
 
@@ -353,6 +354,11 @@ def test_pool_keeps_order_and_carries_every_tensor():
         assert last["same"][1].shape == (0, 3)
         assert last["same"][2].dtype == torch.bool
         assert last["half"].tolist() == [1.5] * 5
+        assert last["after"].tolist() == list(range(17))
+        assert last["small"].tolist() == [[1, 1], [0, 0]]
+        for task, result in enumerate(results):
+            assert result["large"].shape == (2, 600, 1000)
+            assert result["large"].sum() == 600_000 * (task + 1)
         assert list(pool.run([])) == []
     finally:
         pool.close()
@@ -377,8 +383,8 @@ def test_pool_reads_tasks_only_as_far_as_needed():
         pool.close()
 
 
-def _row_then_sleep(task, publish):
-    publish(7)
+def _row_then_sleep(task, context):
+    context.publish(7)
     time.sleep(60)
 
 
@@ -394,7 +400,7 @@ def test_pool_names_the_rows_of_stalled_workers():
         assert time.monotonic() - started < 2
 
 
-def _exit(task, publish):
+def _exit(task, context):
     os._exit(3)
 
 

@@ -247,6 +247,8 @@ def test_motion_energy_against_a_slow_loop_and_in_pieces(clips, monkeypatch):
     whole = MotionEnergy(size_px=16).compute(clips / "noise.mp4")
     assert whole["mean"] == pytest.approx(changes.sum() / 2.375, rel=1e-5)
     assert whole["per_second"][1] == pytest.approx(changes[8:16].sum(), rel=1e-5)
+    # The last bin is shorter than a second, and still a rate.
+    assert whole["per_second"][2] == pytest.approx(changes[16:].sum() / 0.375, rel=1e-5)
     monkeypatch.setattr("unreel.data.sidecars._DECODE_BYTES", 3 * 48 * 64 * 3)
     pieces = MotionEnergy(size_px=16).compute(clips / "noise.mp4")
     assert pieces["per_second"] == pytest.approx(whole["per_second"])

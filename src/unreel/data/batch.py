@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, get_args
 
@@ -163,8 +163,11 @@ def _stack_aligned(items: Sequence[Aligned]) -> Aligned:
     return Aligned(kind, torch.stack(tensors))
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples into a batch. Raises ValueError when they disagree in views, sizes or targets."""
+def collate(samples: Sequence[Sample], *, stack: Callable[[list[Tensor]], Tensor] = torch.stack) -> Batch:
+    """Stack samples into a batch. Raises ValueError when they disagree in views, sizes or targets.
+
+    ``stack`` joins the clips of a view; a loader's worker passes one that writes to shared memory.
+    """
     if not samples:
         raise ValueError("cannot collate an empty list of samples")
     views: list[View] = []
@@ -174,7 +177,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
             {n: torch.stack([p.params.values[n] for p in parts]) for n in names}, parts[0].params.shared
         )
         aligned = {n: _stack_aligned([p.aligned[n] for p in parts]) for n in parts[0].aligned}
-        clips = torch.stack([p.clips for p in parts])
+        clips = stack([p.clips for p in parts])
         views.append(View(clips, torch.stack([p.times_s for p in parts]), params, aligned))
     return Batch(
         tuple(views),

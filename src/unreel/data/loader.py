@@ -7,7 +7,7 @@ to know is in its tickets, so workers, ranks and restarts change who computes a 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,7 +20,7 @@ from unreel.core.settings import Range
 from unreel.data.batch import Batch, collate
 from unreel.data.contracts import Ticket
 from unreel.data.dataset import ClipDataset, EvaluationDataset, EvaluationSample
-from unreel.data.workers import WorkerPool, WorkerTrouble, in_background, isolate, run_guarded
+from unreel.data.workers import WorkerContext, WorkerPool, WorkerTrouble, in_background, isolate, run_guarded
 
 _log = logging.getLogger("unreel.data")
 
@@ -38,8 +38,9 @@ class _TrainJob:
     dataset: ClipDataset
     quarantine: Mapping[str, str]
 
-    def __call__(self, tickets: Sequence[Ticket], publish: Callable[[int], None]) -> Batch:
-        return collate([self.dataset.fill(t, quarantine=self.quarantine, publish=publish) for t in tickets])
+    def __call__(self, tickets: Sequence[Ticket], context: WorkerContext) -> Batch:
+        samples = [self.dataset.fill(t, quarantine=self.quarantine, publish=context.publish) for t in tickets]
+        return collate(samples, stack=context.stack)
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class _EvaluationJob:
     dataset: EvaluationDataset
     quarantine: Mapping[str, str]
 
-    def __call__(self, row: int, publish: Callable[[int], None]) -> EvaluationSample:
-        return self.dataset.read(row, quarantine=self.quarantine, publish=publish)
+    def __call__(self, row: int, context: WorkerContext) -> EvaluationSample:
+        return self.dataset.read(row, quarantine=self.quarantine, publish=context.publish)
 
 
 class ClipLoader:
@@ -218,7 +219,7 @@ class ClipLoader:
             return
         job = _TrainJob(self.dataset, self._quarantine)
         for step in range(start_step, total_steps):
-            batch = job(self.tickets(step), _ignore)
+            batch = job(self.tickets(step), WorkerContext())
             yield batch.pin_memory() if self.pin_memory else batch
 
     def _pool(self) -> WorkerPool[Sequence[Ticket], Batch]:
@@ -252,10 +253,6 @@ class ClipLoader:
                 f"the share of {self.max_fault_share:g} (max_fault_share) that a run tolerates. The last:\n{last}\n"
                 "All are in the run's faults.jsonl; `unreel data check` lists every unreadable file."
             )
-
-
-def _ignore(row: int) -> None:
-    del row
 
 
 def iterate_evaluation(

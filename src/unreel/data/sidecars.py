@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, TextIO, TypeAlias, runtime_checkable
 
@@ -27,7 +26,7 @@ from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.settings import Range
 from unreel.data.index import cache_folder
 from unreel.data.manifest import Manifest
-from unreel.data.workers import WorkerPool, WorkerTrouble, isolate, run_guarded
+from unreel.data.workers import WorkerContext, WorkerPool, WorkerTrouble, isolate, run_guarded
 from unreel.media import Decoder, MediaError, UnreadableError, decoder_for
 
 Values: TypeAlias = Mapping[str, Any]
@@ -258,11 +257,11 @@ class _Job:
     producer: Producer
     skipped: Mapping[str, str]
 
-    def __call__(self, row: int, publish: Callable[[int], None]) -> tuple[int, str | None, dict[str, Any]]:
+    def __call__(self, row: int, context: WorkerContext) -> tuple[int, str | None, dict[str, Any]]:
         path = self.manifest.relative(row)
         if path in self.skipped:
             return row, self.skipped[path], {}
-        publish(row)
+        context.publish(row)
         try:
             return row, None, dict(self.producer.compute(self.manifest.absolute(row)))
         except MediaError as error:
@@ -336,7 +335,9 @@ def _compute(
     manifest: Manifest, producer: Producer, rows: Sequence[int], workers: int, timeout_s: float
 ) -> Iterator[tuple[int, str | None, dict[str, Any]]]:
     if not workers:
-        yield from map(partial(_Job(manifest, producer, {}), publish=lambda row: None), rows)
+        job = _Job(manifest, producer, {})
+        for row in rows:
+            yield job(row, WorkerContext())
         return
     skipped: dict[str, str] = {}
 

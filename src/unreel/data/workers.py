@@ -1,7 +1,7 @@
 """Worker processes that turn tasks into batches, in order, and a watch over the file each has in hand.
 
-A batch leaves a worker as one block of shared memory, sent as a file descriptor, with the structure pickled beside
-it: nothing to clean up when a worker is killed, and one mapping per batch however many tensors it holds.
+A batch leaves a worker in blocks of shared memory, sent as file descriptors, with the structure pickled beside them:
+nothing to clean up when a worker is killed, and few mappings per batch however many tensors it holds.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _ALIGN_BYTES = 64  # a cache line, and enough for every dtype
+_OWN_BLOCK_BYTES = 1024 * 1024  # below this, a copy is cheaper than another descriptor
 _POLL_S = 1.0
 # A worker that is killed for memory leaves this exit code (SIGKILL).
 _KILLED = -9
@@ -68,35 +69,26 @@ WorkerTrouble: TypeAlias = WorkerStalledError | WorkerDiedError
 # ------------------------------------------------------------------------------------------------------- transport
 
 
-class _Packer(pickle.Pickler):
-    """Pickles a structure; its tensors are left out, and get a place in one block of bytes."""
+class _Block:
+    """Shared memory that vanishes with its last user; ``descriptor`` is what another process maps it by."""
 
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=5)
-        self.size = 0
-        self.tensors: list[tuple[int, Tensor]] = []
-        self._places: dict[int, tuple[int, tuple[int, ...], torch.dtype]] = {}
+    def __init__(self, size: int) -> None:
+        if hasattr(os, "memfd_create"):
+            self.descriptor = os.memfd_create("unreel-batch", os.MFD_CLOEXEC)
+        else:
+            with tempfile.TemporaryFile() as file:
+                self.descriptor = os.dup(file.fileno())
+        os.ftruncate(self.descriptor, size)
+        self.size = size
+        self.data = _map(self.descriptor, size)
 
-    def persistent_id(self, obj: object) -> tuple[int, tuple[int, ...], torch.dtype] | None:
-        if not isinstance(obj, Tensor):
-            return None
-        place = self._places.get(id(obj))
-        if place is None:
-            place = (self.size, tuple(obj.shape), obj.dtype)
-            self._places[id(obj)] = place
-            self.tensors.append((self.size, obj))  # also keeps the object, and with it its id, alive
-            self.size += -(-obj.nbytes // _ALIGN_BYTES) * _ALIGN_BYTES
-        return place
+    def close(self) -> None:
+        """Give up the descriptor; mappings stay."""
+        os.close(self.descriptor)
 
 
-class _Unpacker(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, block: Tensor) -> None:
-        super().__init__(file)
-        self._block = block
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        offset, shape, dtype = pid
-        return _slot(self._block, offset, shape, dtype)
+def _map(descriptor: int, size: int) -> Tensor:
+    return torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8)
 
 
 def _slot(block: Tensor, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -108,47 +100,126 @@ def _slot(block: Tensor, offset: int, shape: tuple[int, ...], dtype: torch.dtype
     return block[offset : offset + count * dtype.itemsize].view(dtype).view(shape)
 
 
-def _shared_file(size: int) -> int:
-    """A descriptor of ``size`` bytes of memory that vanish with their last user."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("unreel-batch", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
-    return descriptor
+class WorkerContext:
+    """What a job may use besides its task. This one is for jobs that run in the main process."""
+
+    def publish(self, row: int) -> None:
+        """To be called before a row is read, so that the main process knows what a worker has in hand."""
+
+    def stack(self, parts: list[Tensor]) -> Tensor:
+        """``torch.stack``; in a worker, into shared memory, which saves the copy into it."""
+        return torch.stack(parts)
 
 
-def _send(connection: Connection, index: int, result: object, receiver: int) -> None:
+class _Published(WorkerContext):
+    """A worker's context: the row in hand is in ``state``, large stacks are in blocks of their own."""
+
+    def __init__(self, state: Any, number: int) -> None:
+        self._state = state
+        self._place = 2 * number
+        self.blocks: dict[int, _Block] = {}  # by the address of the tensor in it
+
+    def publish(self, row: int) -> None:
+        self._state[self._place] = -1
+        self._state[self._place + 1] = time.monotonic_ns()
+        self._state[self._place] = row
+
+    def stack(self, parts: list[Tensor]) -> Tensor:
+        size = sum(p.nbytes for p in parts)
+        if size < _OWN_BLOCK_BYTES:
+            return torch.stack(parts)
+        block = _Block(size)
+        stacked = _slot(block.data, 0, (len(parts), *parts[0].shape), parts[0].dtype)
+        self.blocks[stacked.data_ptr()] = block
+        return torch.stack(parts, out=stacked)
+
+    def clear(self) -> None:
+        """Nothing in hand, no block kept."""
+        self._state[self._place] = -1
+        for block in self.blocks.values():
+            block.close()
+        self.blocks = {}
+
+
+class _Place(NamedTuple):
+    """Where a tensor is: which block (0 holds all that have none of their own), and at which byte."""
+
+    block: int
+    offset: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class _Packer(pickle.Pickler):
+    """Pickles a structure without its tensors, and gives each a place in the blocks."""
+
+    def __init__(self, file: io.BytesIO, blocks: dict[int, _Block]) -> None:
+        super().__init__(file, protocol=5)
+        self.size = 0  # of block 0
+        self.loose: list[tuple[_Place, Tensor]] = []
+        self._numbers = {address: number for number, address in enumerate(blocks, 1)}
+        self._sizes = {address: block.size for address, block in blocks.items()}
+        self._places: dict[int, _Place] = {}
+        self._kept: list[Tensor] = []  # alive, so that no id is used twice
+
+    def persistent_id(self, obj: object) -> tuple[Any, ...] | None:
+        if not isinstance(obj, Tensor):
+            return None
+        place = self._places.get(id(obj))
+        if place is None:
+            shape, address = tuple(obj.shape), obj.data_ptr()
+            if obj.is_contiguous() and self._sizes.get(address) == obj.nbytes:
+                place = _Place(self._numbers[address], 0, shape, obj.dtype)
+            else:
+                place = _Place(0, self.size, shape, obj.dtype)
+                self.loose.append((place, obj))
+                self.size += -(-obj.nbytes // _ALIGN_BYTES) * _ALIGN_BYTES
+            self._places[id(obj)] = place
+            self._kept.append(obj)
+        return tuple(place)
+
+
+class _Unpacker(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, blocks: Sequence[Tensor]) -> None:
+        super().__init__(file)
+        self._blocks = blocks
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        block, offset, shape, dtype = pid
+        return _slot(self._blocks[block], offset, shape, dtype)
+
+
+def _send(connection: Connection, index: int, result: object, blocks: dict[int, _Block], receiver: int) -> None:
     file = io.BytesIO()
-    packer = _Packer(file)
+    packer = _Packer(file, blocks)
     packer.dump(result)
-    connection.send_bytes(pickle.dumps((index, packer.size, file.getvalue())))
-    if packer.size == 0:
-        return
-    descriptor = _shared_file(packer.size)
-    try:
-        block = torch.frombuffer(mmap.mmap(descriptor, packer.size), dtype=torch.uint8)
-        for offset, tensor in packer.tensors:
+    sizes = [packer.size, *(b.size for b in blocks.values())]
+    connection.send_bytes(pickle.dumps((index, sizes, file.getvalue())))
+    if packer.size:
+        rest = _Block(packer.size)
+        for place, tensor in packer.loose:
             if tensor.numel():
-                _slot(block, offset, tuple(tensor.shape), tensor.dtype).copy_(tensor)
-        reduction.send_handle(connection, descriptor, receiver)
-    finally:
-        os.close(descriptor)
+                _slot(rest.data, *place[1:]).copy_(tensor)
+        reduction.send_handle(connection, rest.descriptor, receiver)
+        rest.close()
+    for block in blocks.values():
+        reduction.send_handle(connection, block.descriptor, receiver)
 
 
 def _receive(connection: Connection, pin_memory: bool) -> tuple[int, Any]:
-    index, size, structure = pickle.loads(connection.recv_bytes())
-    block = torch.empty(0, dtype=torch.uint8)
-    if size:
+    index, sizes, structure = pickle.loads(connection.recv_bytes())
+    blocks = []
+    for size in sizes:
+        if not size:
+            blocks.append(torch.empty(0, dtype=torch.uint8))
+            continue
         descriptor = reduction.recv_handle(connection)
         try:
-            block = torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8)
+            block = _map(descriptor, size)
         finally:
             os.close(descriptor)
-        if pin_memory:
-            block = block.pin_memory()
-    return index, _Unpacker(io.BytesIO(structure), block).load()
+        blocks.append(block.pin_memory() if pin_memory else block)
+    return index, _Unpacker(io.BytesIO(structure), blocks).load()
 
 
 # --------------------------------------------------------------------------------------------------------- workers
@@ -183,11 +254,7 @@ def _work(job: Any, connection: Connection, state: Any, number: int, inherited: 
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
 
-    def publish(row: int) -> None:
-        state[2 * number] = -1
-        state[2 * number + 1] = time.monotonic_ns()
-        state[2 * number] = row
-
+    context = _Published(state, number)
     while True:
         while not connection.poll(_PARENT_CHECK_S):
             if parent is None or not parent.is_alive():
@@ -197,23 +264,24 @@ def _work(job: Any, connection: Connection, state: Any, number: int, inherited: 
         except (EOFError, OSError):
             return
         try:
-            result = job(task, publish)
+            result = job(task, context)
         except Exception as error:
             result = _failure(error)
-        finally:
-            state[2 * number] = -1
+        state[2 * number] = -1
         try:
-            _send(connection, index, result, os.getppid())
+            _send(connection, index, result, context.blocks, os.getppid())
         except (BrokenPipeError, ConnectionResetError):
             return
+        finally:
+            context.clear()
+        del result
 
 
 class WorkerPool(Generic[Task, Result]):
-    """Processes that run ``job(task, publish)``; ``run`` yields the results in the order of the tasks.
+    """Processes that run ``job(task, context)``; ``run`` yields the results in the order of the tasks.
 
     Args:
-        job: called in the workers with a task and a ``publish(row)`` to call before reading a row. Pickled where
-            processes are not forked.
+        job: called in the workers with a task and a :class:`WorkerContext`. Pickled where processes are not forked.
         workers: ≥ 1, each with one torch thread.
         timeout_s: how long a published row may be in hand.
         prefetch: tasks given to each worker ahead; at most workers × prefetch results exist unread.
@@ -223,7 +291,7 @@ class WorkerPool(Generic[Task, Result]):
 
     def __init__(
         self,
-        job: Callable[[Task, Callable[[int], None]], Result],
+        job: Callable[[Task, WorkerContext], Result],
         workers: int,
         *,
         timeout_s: float,
