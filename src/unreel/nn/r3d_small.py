@@ -143,6 +143,7 @@ def r3d_tiny(
     stem_stride: Sequence[int] = (1, 2, 2),
     in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "none",
+    remove_dc: bool = False,
     bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
     bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
 ) -> SmallR3D:
@@ -161,7 +162,12 @@ def r3d_tiny(
         bn_momentum=bn_momentum,
     )
     encoder.input_spec = input_spec(
-        num_frames=8, stride_frames=2, size_px=48, in_channels=in_channels, normalization=normalization
+        num_frames=8,
+        stride_frames=2,
+        size_px=48,
+        in_channels=in_channels,
+        normalization=normalization,
+        remove_dc=remove_dc,
     )
     return encoder
 
@@ -179,6 +185,7 @@ def r3d_small(
     stem_stride: Sequence[int] = (1, 2, 2),
     in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "none",
+    remove_dc: bool = False,
     bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
     bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
 ) -> SmallR3D:
@@ -197,6 +204,11 @@ def r3d_small(
         bn_momentum=bn_momentum,
     )
     encoder.input_spec = input_spec(
-        num_frames=16, stride_frames=2, size_px=64, in_channels=in_channels, normalization=normalization
+        num_frames=16,
+        stride_frames=2,
+        size_px=64,
+        in_channels=in_channels,
+        normalization=normalization,
+        remove_dc=remove_dc,
     )
     return encoder

@@ -26,10 +26,12 @@ def input_spec(
     in_channels: int = 3,
     normalization: Normalization = "none",
     min_frames: int = 1,
+    remove_dc: bool = False,
 ) -> InputSpec:
     """An input spec with ImageNet's channel statistics, or with none.
 
-    One channel takes the mean of ImageNet's three. Raises UsageError for ImageNet statistics with other channel counts.
+    ``remove_dc``: feed each clip minus its mean over time, which leaves what moves. One channel takes the mean of
+    ImageNet's three. Raises UsageError for ImageNet statistics with other channel counts.
     """
     if normalization not in get_args(Normalization):
         raise UsageError(f"normalization is one of {', '.join(get_args(Normalization))}, got {normalization!r}")
@@ -49,6 +51,7 @@ def input_spec(
         mean=mean,
         std=std,
         min_frames=min_frames,
+        remove_dc=remove_dc,
     )
 
 
