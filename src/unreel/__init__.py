@@ -12,7 +12,6 @@ __version__ = "0.1.0"
 __all__ = [
     "embed",
     "evaluate",
-    "index",
     "load_encoder",
     "pretrain",
     "save_encoder",
@@ -21,7 +20,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from unreel.api import embed, evaluate, index, load_encoder, pretrain, save_encoder, search, wrap_encoder
+    from unreel.api import embed, evaluate, load_encoder, pretrain, save_encoder, search, wrap_encoder
 
 
 def __getattr__(name: str) -> object:

@@ -126,6 +126,8 @@ def search(
     """
     if top < 1:
         raise UsageError(f"top must be ≥ 1, got {top}")
+    if not Path(query).exists():
+        raise DataError(f"{os.fspath(query)}: there is no such file")
     built = _encoder(encoder)
     asked = embed_features(built, [query], **options)
     gallery = embed_features(built, data, **options)

@@ -38,6 +38,35 @@ def index(data: Path, /, *, out: Path | None = None, workers: int = 2, common: C
 
 
 @data_app.command
+def annotate(
+    name: str, data: Path, /, *, out: Path | None = None, workers: int = 2, common: Common = NO_OPTIONS
+) -> int:
+    """Compute a fact of every video once, for methods that need it; goes on where it was stopped.
+
+    Args:
+        name: What to compute: motion_energy.
+        data: A folder of videos, or a manifest (CSV or Parquet).
+        out: Folder for the table; the cache by default.
+        workers: Processes that compute; 0 does it in this one.
+    """
+    from unreel.data.manifest import Manifest
+    from unreel.data.sidecars import annotate as compute
+    from unreel.data.sidecars import create_producer
+
+    producer = create_producer(name)
+    with Progress(f"annotate {name}", unit="videos") as bar:
+        found = compute(Manifest.open(data), producer, out=out, workers=workers, progress=bar)
+    lines = [f"{found.computed} computed, {found.known} known already", f"wrote {found.table}"]
+    lines += [f"fault: {message}" for _, message in found.failed[:10]]
+    if len(found.failed) > 10:
+        lines.append(f"fault: … and {len(found.failed) - 10} more")
+    failed = [{"path": path, "message": message} for path, message in found.failed]
+    plain = {"table": str(found.table), "computed": found.computed, "known": found.known, "failed": failed}
+    common.print(plain, "\n".join(lines))
+    return 0
+
+
+@data_app.command
 def synth(
     world: Literal["actions"] = "actions",
     /,

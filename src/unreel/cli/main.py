@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -13,6 +14,7 @@ from cyclopts import CycloptsError
 
 from unreel.cli.app import app
 from unreel.core.errors import UnreelError, UsageError
+from unreel.core.progress import set_quiet
 
 DONE, FAILED, WRONG_CALL = 0, 1, 2
 
@@ -67,9 +69,22 @@ def _report(error: BaseException, code: int, arguments: Sequence[str], *, hint: 
     return code
 
 
+class _StderrHandler(logging.Handler):
+    """Messages of the parts, on the stderr of the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        print(f"{level}{self.format(record)}", file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 when done, 1 when the work failed, 2 when the call was wrong."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    set_quiet("--quiet" in given or bool(os.environ.get("UNREEL_QUIET")))
+    logger = logging.getLogger("unreel")
+    if not logger.handlers:
+        logger.addHandler(_StderrHandler())
+    logger.setLevel(logging.WARNING if "--quiet" in given else logging.INFO)
     hint = f"try: {_command_of(given)} --help"
     try:
         code = app(fold_overrides(given), exit_on_error=False, print_error=False, result_action="return_value")

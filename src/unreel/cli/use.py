@@ -11,18 +11,19 @@ from unreel.cli.common import NO_OPTIONS, Common, table
 from unreel.core.errors import UsageError
 
 
-def embed(encoder: Path, data: Path, /, *, out: Path, common: Common = NO_OPTIONS) -> int:
+def embed(encoder: Path, data: Path, /, *, out: Path, label: str = "label", common: Common = NO_OPTIONS) -> int:
     """Write one embedding per video.
 
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
         data: A folder of videos, or a manifest (CSV or Parquet).
         out: The file to write: .npz or .parquet.
+        label: The label column to write beside the vectors, where there are several.
     """
     from unreel import api
 
     api.check_table_suffix(out)
-    embeddings = api.embed(encoder, data)
+    embeddings = api.embed(encoder, data, label=label, progress=not common.quiet)
     api.write_embeddings(embeddings, out)
     count, width = embeddings.vectors.shape
     common.print(
@@ -98,7 +99,7 @@ def search(encoder: Path, data: Path, query: Path, /, *, top: int = 5, common: C
     """
     from unreel import api
 
-    hits = api.search(encoder, data, query, top=top)
+    hits = api.search(encoder, data, query, top=top, progress=not common.quiet)
     rows = [{"rank": i + 1, "similarity": round(h.similarity, 4), "path": h.path} for i, h in enumerate(hits)]
     text = table(("rank", "similarity", "path"), [tuple(r.values()) for r in rows])
     common.print({"query": str(query), "results": rows}, text)

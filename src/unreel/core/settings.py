@@ -169,6 +169,8 @@ def _plain(hint: Any, value: object) -> object:
     """A default or a validated value as YAML can hold it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, list | tuple):
+        return [_plain(Any, item) for item in value]
     return TypeAdapter(hint).dump_python(value, mode="json")
 
 

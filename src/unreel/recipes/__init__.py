@@ -44,7 +44,7 @@ def load_recipe(name_or_path: str | PathLike[str]) -> Recipe:
     text = os.fspath(name_or_path)
     if text in list_recipes():
         path = _FOLDER / f"{text}.yaml"
-    elif text.endswith((".yaml", ".yml")) or os.sep in text:
+    elif text.endswith((".yaml", ".yml")) or os.sep in text or Path(text).exists():
         path = Path(text)
         if path.is_dir():  # a run
             path = path / "config.yaml"

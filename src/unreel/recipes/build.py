@@ -11,12 +11,13 @@ import torch
 
 from unreel import __version__
 from unreel.core.distributed import rank, world_size
-from unreel.core.errors import DataError, UsageError, nearest
+from unreel.core.errors import UsageError, nearest
 from unreel.core.settings import Builder, Layer, Section, Sections, Settings, describe
 from unreel.data.batch import Batch
 from unreel.data.dataset import ClipDataset
 from unreel.data.loader import ClipLoader
 from unreel.data.manifest import Manifest, Source
+from unreel.data.sidecars import require
 from unreel.methods import Method, create_method, method_builder
 from unreel.nn import Encoder, create_encoder
 from unreel.nn.registry import ENCODERS
@@ -90,6 +91,8 @@ def place_overrides(
     homes: dict[str, list[str]] = {}
     for section, part in schema.items():
         names = [layer.sections.get(section, {}).get("name") for layer in (*layers, Layer("call", sections))]
+        if part.choose is not None:
+            homes.setdefault("name", []).append(section)
         chosen = next((str(n) for n in reversed(names) if n is not None), part.default_name)
         for builder in part.resolve(chosen):
             for info in describe(builder):
@@ -100,7 +103,7 @@ def place_overrides(
         if len(found) != 1:
             if found:
                 raise UsageError(f"{key!r} is a setting of {' and '.join(found)}; write {found[0]}={{{key!r}: …}}")
-            close = nearest(key, homes)
+            close = nearest(key, homes, limit=1)
             hint = f"; did you mean {' or '.join(f'{homes[c][0]}.{c}' for c in close)}?" if close else ""
             raise UsageError(f"unknown setting {key!r}{hint}")
         sections.setdefault(found[0], {})[key] = value
@@ -178,7 +181,8 @@ def prepare(
         overrides: layers over the recipe.
         call: keyword overrides over those, see ``place_overrides``.
 
-    Raises: UsageError for wrong settings, before any file is opened; DataError for missing files or too few.
+    Raises: UsageError for wrong settings, before any file is opened; DataError for missing files or facts, or too few
+        videos.
     """
     start_processes()
     own_method = method if isinstance(method, Method) else None
@@ -223,13 +227,8 @@ def prepare(
             own_encoder = create_encoder(name, seed=train["seed"], **settings.arguments("encoder"))
         name = str(settings["method"]["name"])
         own_method = create_method(name, own_encoder, seed=train["seed"], **settings.arguments("method"))
-    if own_method.sidecars:
-        first = own_method.sidecars[0]
-        raise DataError(
-            f"{type(own_method).__name__} needs {', '.join(own_method.sidecars)} of every video: compute them first "
-            f"with unreel data annotate {first} {source}"
-        )
-    dataset = ClipDataset(manifest, own_method.sampler, own_method.views, seed=train["seed"])
+    sidecars = require(own_method.sidecars, manifest)
+    dataset = ClipDataset(manifest, own_method.sampler, own_method.views, seed=train["seed"], sidecars=sidecars)
     arguments = settings.arguments("train", ClipLoader)
     loader = ClipLoader(dataset, rank=rank(), world_size=world_size(), **arguments)
     global_batch = train["batch_size"] * train["accumulate"]
