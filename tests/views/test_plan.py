@@ -285,3 +285,34 @@ def test_wrong_pipelines_are_refused() -> None:
         ViewPlan([[HorizontalFlip()], [Grayscale()]], shared=["flip"])
     with pytest.raises(UsageError, match="at least one pipeline"):
         ViewPlan([])
+
+
+def _compiled_equals_eager(count: int, **options: object) -> None:
+    eager, fast = (
+        ViewPlan([[RandomResizedCrop(40), ColorJitter(1.0, compiled=c, **options)]])  # type: ignore[arg-type]
+        for c in (False, True)
+    )
+    batch = batch_of(eager, count)
+    a, b = (plan.apply(batch).views[0].clips for plan in (eager, fast))
+    assert float((a - b).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("pivot", ["clip", "frame", "gray"])
+@pytest.mark.parametrize("consistent", [True, False])
+def test_the_compiler_s_expressions_are_the_eager_ones(
+    consistent: bool, pivot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = color.CompiledKernels(color._scale_shift, color._turn_hsv)
+    monkeypatch.setattr(color, "compiled_kernels", lambda: kernels)
+    _compiled_equals_eager(12, contrast_pivot=pivot, consistent=consistent)
+    _compiled_equals_eager(4, contrast_pivot=pivot, hue=0.0)
+    grey = torch.rand(3, 1, 2, 8, 8)
+    params = {k: v.unsqueeze(0).expand(3, *v.shape) for k, v in ColorJitter(1.0).draw(Key(0), SIZE, {}).items()}
+    one, two = (ColorJitter(1.0, compiled=c).apply(grey, params) for c in (True, False))
+    assert torch.equal(one, two)
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager() -> None:
+    """Real compilation, some 15 seconds."""
+    _compiled_equals_eager(6)

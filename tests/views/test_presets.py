@@ -68,10 +68,11 @@ def test_every_knob_reaches_its_operation() -> None:
         blur_padding="reflect",
         solarize_p=0.6,
         solarize_threshold=0.25,
+        compiled=True,
     )
     assert ops["crop"] == RandomResizedCrop(48, (0.08, 0.9), (0.75, 1.25), sampler="torchvision", consistent=False)
     assert ops["jitter"] == ColorJitter(
-        0.3, 0.4, 0.4, 0.4, 0.07, contrast_pivot="gray", saturation_mode="blend", consistent=False
+        0.3, 0.4, 0.4, 0.4, 0.07, contrast_pivot="gray", saturation_mode="blend", consistent=False, compiled=True
     )
     assert ops["blur"] == GaussianBlur(0.5, (0.2, 1.5), padding="reflect", consistent=False)
     assert ops["solarize"] == Solarize(0.6, 0.25, consistent=False)

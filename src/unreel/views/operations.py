@@ -459,6 +459,9 @@ class ColorJitter(_DeviceOperation):
     Factors are uniform in [max(0, 1 − s), 1 + s], the hue shift in [−hue, hue] of the circle (cvrl.md §4, step 4);
     a strength of 0 leaves that operation out. ``contrast_pivot`` and ``saturation_mode`` as in ``views.color``. With
     one draw per frame, the pivot ``clip`` is each frame's own mean.
+
+    ``compiled`` runs one pass per operation instead of many, after some tens of seconds of torch.compile in the first
+    batch: for long runs. The result is that of eager within 1e-5 in float32.
     """
 
     p: float = 0.8
@@ -468,6 +471,7 @@ class ColorJitter(_DeviceOperation):
     hue: float = 0.2
     contrast_pivot: color.ContrastPivot = "clip"
     saturation_mode: color.SaturationMode = "hsv"
+    compiled: bool = False
     consistent: bool = True
     name: str = "jitter"
 
@@ -502,6 +506,9 @@ class ColorJitter(_DeviceOperation):
     def _sequence(self, x: Tensor, part: list[int], *, order: tuple[int, ...], params: dict[str, Tensor]) -> None:
         knobs = [JITTER_OPERATIONS[i] for i in order]
         factor = {knob: _factor(params[knob], part, x) for knob in knobs}
+        if self.compiled and x.shape[1] == 3 and self.saturation_mode == "hsv":
+            x.copy_(self._compiled(x, knobs, factor))
+            return
         start = 0
         while start < len(knobs):
             # Up to the next contrast all is pointwise, so a block of frames takes those passes together; a contrast
@@ -511,6 +518,32 @@ class ColorJitter(_DeviceOperation):
             for first, block in _frame_blocks(x):
                 self._pointwise(block, first, knobs[start:stop], factor, center)
             start = stop
+
+    def _compiled(self, x: Tensor, knobs: list[str], factor: dict[str, color.Factor]) -> Tensor:
+        # All as (n, C, pixels), parameters as (n, C, 1) or (n, 1): few shapes mean few compilations.
+        kernels = color.compiled_kernels()
+        shape, (count, channels) = x.shape, x.shape[:2]
+        values = {k: torch.as_tensor(v, dtype=x.dtype, device=x.device).view(-1, 1) for k, v in factor.items()}
+        none, one = x.new_zeros(count, 1), x.new_ones(count, 1)
+        x = x.view(count, channels, -1)
+        done = ""
+        for i, knob in enumerate(knobs):
+            if knob == "contrast" and self.contrast_pivot == "frame" and shape[2] > 1:
+                clip = x.view(shape)
+                x = color.contrast_(clip, factor[knob], color.contrast_center(clip, "frame")).view(x.shape)
+            elif knob in ("brightness", "contrast"):
+                scale = values[knob].unsqueeze(1).expand(count, channels, 1).contiguous()
+                shift = torch.zeros_like(scale)
+                if knob == "contrast":
+                    center = color.contrast_center(x.view(shape), self.contrast_pivot).view(count, -1, 1)
+                    shift = center * (1 - scale)
+                x = kernels.scale_shift(x, scale, shift)
+            elif knob != done:
+                both = set(knobs[i : i + 2]) == {"saturation", "hue"}
+                done = knobs[i + 1] if both else ""
+                shift = values["hue"] if both or knob == "hue" else none
+                x = kernels.turn_hsv(x, shift, values["saturation"] if both or knob == "saturation" else one)
+        return x.view(shape)
 
     def _pointwise(
         self, x: Tensor, first: int, knobs: list[str], factor: dict[str, color.Factor], center: Tensor | None

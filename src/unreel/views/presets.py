@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from unreel.core.errors import UsageError, unknown_name
+from unreel.core.settings import Range
 from unreel.views.color import ContrastPivot, SaturationMode
 from unreel.views.geometry import Padding
 from unreel.views.operation import Operation
@@ -32,31 +33,32 @@ _RELEASE_SOLARIZE = (0.0, 0.2)
 def view_plan(
     preset: ViewPreset = "paper",
     *,
-    size: int = 224,
-    num_views: int = 2,
+    size: Annotated[int, Range(ge=1, unit="px")] = 224,
+    num_views: Annotated[int, Range(ge=1)] = 2,
     consistent: bool = True,
-    crop_area_min: float = 0.3,
-    crop_area_max: float = 1.0,
-    crop_aspect_min: float = 0.5,
-    crop_aspect_max: float = 2.0,
+    crop_area_min: Annotated[float, Range(ge=0, le=1)] = 0.3,
+    crop_area_max: Annotated[float, Range(ge=0, le=1)] = 1.0,
+    crop_aspect_min: Annotated[float, Range(gt=0)] = 0.5,
+    crop_aspect_max: Annotated[float, Range(gt=0)] = 2.0,
     crop_sampler: CropSampler = "tf",
     antialias: bool | None = None,
-    flip_p: float = 0.5,
-    jitter_p: float = 0.8,
-    jitter_strength: float = 1.0,
-    brightness: float | None = None,
-    contrast: float | None = None,
-    saturation: float | None = None,
-    hue: float | None = None,
+    flip_p: Annotated[float, Range(ge=0, le=1)] = 0.5,
+    jitter_p: Annotated[float, Range(ge=0, le=1)] = 0.8,
+    jitter_strength: Annotated[float, Range(ge=0)] = 1.0,
+    brightness: Annotated[float, Range(ge=0)] | None = None,
+    contrast: Annotated[float, Range(ge=0)] | None = None,
+    saturation: Annotated[float, Range(ge=0)] | None = None,
+    hue: Annotated[float, Range(ge=0)] | None = None,
     contrast_pivot: ContrastPivot = "clip",
     saturation_mode: SaturationMode = "hsv",
-    gray_p: float = 0.2,
-    blur_p: float | None = None,
-    blur_sigma_min: float = 0.1,
-    blur_sigma_max: float = 2.0,
+    gray_p: Annotated[float, Range(ge=0, le=1)] = 0.2,
+    blur_p: Annotated[float, Range(ge=0, le=1)] | None = None,
+    blur_sigma_min: Annotated[float, Range(ge=0, unit="px")] = 0.1,
+    blur_sigma_max: Annotated[float, Range(ge=0, unit="px")] = 2.0,
     blur_padding: Padding = "zero",
-    solarize_p: float | None = None,
-    solarize_threshold: float = 0.5,
+    solarize_p: Annotated[float, Range(ge=0, le=1)] | None = None,
+    solarize_threshold: Annotated[float, Range(ge=0, le=1)] = 0.5,
+    compiled: bool = False,
 ) -> ViewPlan:
     """The views of CVRL and their ablations (cvrl.md §4).
 
@@ -78,6 +80,7 @@ def view_plan(
         blur_p, solarize_p: in every view, replacing the preset's. 0 leaves the operation out.
         blur_sigma_min, blur_sigma_max: pixels; blur_padding: ``zero``, ``reflect`` or ``edge``.
         solarize_threshold: in [0, 1].
+        compiled: colour jitter through torch.compile: tens of seconds at the first batch, then several times faster.
     Raises: UsageError for an unknown preset or a value out of range.
     """
     if preset not in get_args(ViewPreset):
@@ -106,6 +109,7 @@ def view_plan(
         hue=0.2 * jitter_strength if hue is None else hue,
         contrast_pivot=contrast_pivot,
         saturation_mode=saturation_mode,
+        compiled=compiled,
         consistent=consistent,
     )
     pipelines: list[list[Operation]] = []
