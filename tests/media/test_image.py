@@ -19,6 +19,7 @@ from unreel.media import (
     TooShortError,
     UnreadableError,
     decoder_for,
+    encode_image,
     list_frames,
     probe,
     probe_frames,
@@ -118,3 +119,24 @@ def test_the_right_decoder(tmp_path: Path) -> None:
     assert isinstance(decoder_for(tmp_path / "a.mp4"), PyAVDecoder)
     video = write_video(tmp_path / "v.mp4", numbered_frames(4), 25)
     assert read_numbers(read_clip(video).pixels) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("format", "tolerance"), [("png", 0), ("jpeg", 3)])
+@pytest.mark.parametrize("size", [(1, 1), (33, 65), (64, 48)])
+def test_encoded_images_open_anywhere(tmp_path: Path, format: str, tolerance: float, size: tuple[int, int]) -> None:
+    height, width = size
+    picture = np.stack([np.add.outer(np.arange(height) * a, np.arange(width) * b) for a, b in ((2, 1), (1, 2), (3, 1))])
+    picture = np.clip(picture.transpose(1, 2, 0), 0, 255).astype(np.uint8)
+    path = tmp_path / f"x.{format}"
+    path.write_bytes(encode_image(picture, format=format))  # type: ignore[arg-type]
+    with Image.open(path) as other:
+        assert np.abs(np.asarray(other.convert("RGB")).astype(int) - picture).mean() <= tolerance
+    assert np.abs(read_clip(path).pixels[0].astype(int) - picture).mean() <= tolerance
+
+
+def test_what_is_no_image() -> None:
+    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(UsageError, match="image is"):
+            encode_image(wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="png"):
+        encode_image(np.zeros((4, 4, 3), np.uint8), format="tiff")  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from unreel.media.decoder import (
     VideoInfo,
 )
 from unreel.media.frames import FrameFolderDecoder, list_frames, probe_frames, read_frames
-from unreel.media.image import IMAGE_SUFFIXES, ImageDecoder
+from unreel.media.image import IMAGE_SUFFIXES, ImageDecoder, encode_image
 from unreel.media.video import PyAVDecoder
 from unreel.media.write import has_encoder, write_video
 
@@ -35,6 +35,7 @@ __all__ = [
     "UnreadableError",
     "VideoInfo",
     "decoder_for",
+    "encode_image",
     "has_encoder",
     "list_frames",
     "probe",

@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, cast
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from unreel.core.errors import UsageError
 from unreel.media.decoder import (
     Frames,
     MissingFileError,
@@ -137,3 +141,32 @@ def exif_orientation(data: bytes) -> int:
             value = number(at + 8, 2)
             return value if 1 <= value <= 8 else 0
     return 0
+
+
+def encode_image(pixels: NDArray[np.uint8], *, format: Literal["png", "jpeg"] = "png", quality: int = 3) -> bytes:
+    """An (H, W, 3) uint8 RGB image as the bytes of a PNG or JPEG file.
+
+    Args:
+        pixels: the image, at least 1 x 1.
+        format: png keeps every value; jpeg is small.
+        quality: of JPEG, from 2 (best) to 31.
+
+    Raises: UsageError for another shape, type or format.
+    """
+    image = np.ascontiguousarray(pixels)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise UsageError(f"an image is (H, W, 3) uint8 and not empty, got {image.shape} {image.dtype}")
+    codecs = {"png": ("png", "rgb24"), "jpeg": ("mjpeg", "yuvj444p")}
+    if format not in codecs:
+        raise UsageError(f"format must be 'png' or 'jpeg', got {format!r}")
+    codec, pixel_format = codecs[format]
+    context = cast(av.VideoCodecContext, av.CodecContext.create(codec, "w"))
+    context.height, context.width = image.shape[:2]
+    context.pix_fmt, context.time_base, context.thread_count = pixel_format, Fraction(1, 1), 1
+    if format == "jpeg":
+        context.options = {"qmin": str(quality), "qmax": str(quality)}
+    frame = VideoReformatter().reformat(
+        av.VideoFrame.from_ndarray(image, format="rgb24"), format=pixel_format, dst_color_range=2, threads=1
+    )
+    frame.pts = 0
+    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
