@@ -128,6 +128,7 @@ def test_autocast_does_not_lower_the_precision_of_the_loss() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = nt_xent(a, b), contrast_statistics(a, b)
     assert float(inside[0]) == float(nt_xent(a, b))
+    assert float(inside[0]) == pytest.approx(float(nt_xent(a.double(), b.double())), rel=1e-6)
     assert float(inside[1].entropy) == float(contrast_statistics(a, b).entropy)
 
 

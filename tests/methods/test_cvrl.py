@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from tests.methods.clips import loader, random_batch, rows_of, tiny_cvrl, video
@@ -243,6 +242,8 @@ def embed(method: CVRL, videos: list[Tensor]) -> np.ndarray[Any, Any]:
 
 def probe(method: CVRL, videos: list[Tensor], labels: list[int]) -> float:
     """Accuracy of a linear classifier on embeddings of videos it has not seen."""
+    from sklearn.linear_model import LogisticRegression  # here, as the pool's processes import this file too
+
     x, y = embed(method, videos), np.array(labels)
     train = np.arange(len(y)) % 2 == 0
     return float(LogisticRegression(C=1000.0, max_iter=3000).fit(x[train], y[train]).score(x[~train], y[~train]))

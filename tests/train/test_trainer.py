@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.train.toys import Seekable, Toy, ToyViews, toy_batch, toy_batches
+from tests.train.toys import Memory, Seekable, Toy, ToyViews, toy_batch, toy_batches
 from unreel.core.errors import DataError, UsageError
+from unreel.core.keys import Key
 from unreel.data.batch import Batch, Fault
 from unreel.methods import LossOutput, Progress
 from unreel.train import Checkpoints, DivergedError, Monitor, build_optimizer, fit
@@ -371,3 +372,22 @@ def test_the_views_of_the_method_are_applied_once_per_batch() -> None:
     method.views = views = Counting()  # type: ignore[assignment]
     train(method, total_steps=4, accumulate=2)
     assert views.calls == 8
+
+
+def test_batch_operations_draw_from_a_key_of_their_own_at_every_batch() -> None:
+    class Recording(Memory):
+        def __init__(self) -> None:
+            super().__init__()
+            self.keys: list[Key] = []
+
+        def __call__(self, batch: Batch, key: Key) -> Batch:
+            self.keys.append(key)
+            return super().__call__(batch, key)
+
+    method, other = Toy(), Toy()
+    method.batch_operations = one, two = Recording(), Recording()
+    train(method, total_steps=3, accumulate=2, schedule=None)
+    assert len(set(one.keys) | set(two.keys)) == 12
+    other.batch_operations = (again := Recording(),)
+    train(other, total_steps=3, accumulate=2, schedule=None)
+    assert again.keys == one.keys  # adding an operation changes no other's draw
