@@ -1,0 +1,418 @@
+"""One self-contained page about a run: what was run, what it is worth, how it went, and how to do it again."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import math
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from unreel.core.errors import DataError, UnreelError
+from unreel.core.progress import format_seconds
+from unreel.core.settings import Sections
+from unreel.data.batch import Batch
+from unreel.data.sampling import IntervalDistribution
+from unreel.media import encode_image
+from unreel.nn.weights import read_card
+from unreel.report.figures import (
+    Drawing,
+    GalleryRow,
+    contact_sheet,
+    curves,
+    interval_figure,
+    retrieval_gallery,
+    score_figure,
+)
+from unreel.stats.intervals import PairedDifference
+from unreel.tasks.scores import Report, Score
+from unreel.train.run import Run, open_run
+
+VIEWS_FILE = "views.png"
+_HERE = Path(__file__).parent
+_MOST_FAULTS = 50
+_MOST_CLASSES = 16
+_ORIGIN = re.compile(r"^  (\w+): .*?  # ([^#]+)$")
+
+
+def save_views(run_dir: str | os.PathLike[str], views: Batch | Sequence[Any]) -> Path:
+    """Keep a contact sheet of augmented views in a run's directory, for its report. See ``contact_sheet``."""
+    target = Path(run_dir) / VIEWS_FILE
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _write(target, encode_image(contact_sheet(views)))
+    return target
+
+
+def write_report(run_dir: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None) -> Path:
+    """Write ``report.html`` from what a run left in its directory; parts that are not there say how to get them.
+
+    The page needs no network and no other file. It reads config.yaml, metrics.jsonl, faults.jsonl, environment.json,
+    the encoder's card, scores.json (from an evaluation) and views.png.
+
+    Args:
+        run_dir: the run.
+        out: another file to write.
+
+    Returns: the page's path. Raises: DataError when the directory holds no run.
+    """
+    run = open_run(run_dir)
+    target = Path(out) if out is not None else run.path / "report.html"
+    _write(target, render(run).encode())
+    return target
+
+
+def render(run: Run) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "inline": _inline,
+        "number": _plain_number,
+        "difference": _difference,
+        "p": lambda v: "< 0.001" if v < 0.001 else f"{v:.3f}",
+        "basename": lambda p: os.path.basename(str(p)) or str(p),
+        "seconds": format_seconds,
+    }
+    page = _Page(run)
+    style = (_HERE / "report.css").read_text(encoding="utf-8")
+    return environment.get_template("report.html.jinja").render(page=page, style=Markup(style))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of config.yaml, with where its value came from."""
+
+    section: str
+    name: str
+    value: str
+    origin: str
+
+
+class _Page:
+    """What the template asks for, each part computed when it is asked."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.config: Sections = run.config
+        self.records = run.metrics()
+        self.environment: Mapping[str, Any] = run.environment
+        self.name = run.path.resolve().name
+
+    # ------------------------------------------------------------------------------------------------- what was run
+
+    def setting(self, section: str, name: str, default: Any = None) -> Any:
+        """A value of config.yaml, or the default where the run has none."""
+        value = self.config.get(section, {}).get(name)
+        return default if value is None else value
+
+    @functools.cached_property
+    def card(self) -> Mapping[str, Any]:
+        """What the encoder's card says of its training; empty before the run is complete."""
+        try:
+            found = read_card(self.run.encoder_path) if self.run.completed else {}
+        except UnreelError:
+            return {}
+        training = found.get("pretraining", {})
+        return training if isinstance(training, Mapping) else {}
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.setting("method", "name") or self.card.get("method") or "a method")
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name."""
+        return str(self.setting("encoder", "name") or "an encoder")
+
+    @property
+    def total_steps(self) -> int:
+        """Steps planned."""
+        return int(self.environment.get("identity", {}).get("steps") or self.steps)
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return int(self.records[-1]["step"]) if self.records else 0
+
+    @functools.cached_property
+    def seconds(self) -> float:
+        """Seconds of training, from the records."""
+        total, before = 0.0, 0
+        for record in self.records:
+            if record.get("s_per_step") is not None:
+                total += float(record["s_per_step"]) * (int(record["step"]) - before)
+                before = int(record["step"])
+        return total
+
+    def typical(self, name: str) -> float | None:
+        """Median of a quantity over the run, without the first record (which holds the start-up)."""
+        values = [float(r[name]) for r in self.records if r.get(name) is not None]
+        return float(np.median(values[1:] or values)) if values else None
+
+    @property
+    def videos(self) -> int | None:
+        """Number of training videos, where the run says so."""
+        count = self.card.get("data", {}).get("videos") if self.card else None
+        return int(count) if count is not None else None
+
+    @functools.cached_property
+    def tiles(self) -> list[tuple[str, str, str]]:
+        """Name, value and a remark of the facts on top."""
+        wait, rate = self.typical("data_wait"), self.typical("clips_per_s")
+        batch = self.setting("train", "batch_size")
+        clip = self.setting("method", "clip_frames")
+        size = self.setting("method", "size")
+        tiles = [
+            ("Method", self.method, f"{clip} frames of {size} px" if clip and size else ""),
+            ("Encoder", self.encoder, ""),
+        ]
+        if self.videos is not None:
+            tiles.append(("Videos", f"{self.videos:,}", f"batches of {batch}" if batch else ""))
+        remark = "complete" if self.run.completed else f"of {self.total_steps:,}; not complete"
+        tiles.append(("Steps", f"{self.steps:,}", remark))
+        if self.seconds:
+            tiles.append(("Training", format_seconds(self.seconds), f"{rate:.3g} clips/s" if rate else ""))
+        if wait is not None:
+            # performance.md: at most 5 % where the loader can keep up.
+            tiles.append(
+                ("Data wait", f"{100 * wait:.0f} %", "of each step" if wait <= 0.05 else "of each step: add workers")
+            )
+        return tiles
+
+    # ------------------------------------------------------------------------------------------------------- scores
+
+    @functools.cached_property
+    def report(self) -> Report | None:
+        """The evaluation in scores.json, where there is one that can be read."""
+        file = self.run.path / "scores.json"
+        try:
+            return Report.from_json(file) if file.is_file() else None
+        except DataError as error:
+            self.score_problem = str(error)
+            return None
+
+    score_problem = ""
+
+    @property
+    def scores(self) -> list[Score]:
+        """Scores of the encoder asked about."""
+        return [s for s in self.report.scores if s.encoder == "encoder"] if self.report else []
+
+    @property
+    def references(self) -> list[str]:
+        """Names of the controls."""
+        return list(dict.fromkeys(name for s in self.scores for name in s.references))
+
+    @property
+    def score_figure(self) -> Drawing | None:
+        """Dots and intervals."""
+        return score_figure(self.report) if self.report and any(s.primary for s in self.report.scores) else None
+
+    @property
+    def verdicts(self) -> list[tuple[str, str]]:
+        """A mark and a sentence per protocol."""
+        found = []
+        primary = [s for s in self.scores if s.primary]
+        for score, sentence in zip(primary, self.report.verdicts if self.report else (), strict=True):
+            difference = score.difference
+            good = bool(score.above_chance)
+            if difference is not None:
+                good = good and difference.decided and (difference.difference > 0) == score.higher_is_better
+            bad = difference is not None and difference.decided and not good
+            found.append(("good" if good else "bad" if bad else "open", sentence))
+        return found
+
+    @property
+    def confusions(self) -> list[dict[str, Any]]:
+        """Confusion matrices small enough to read, with the share of each row for shading."""
+        tables = []
+        for confusion in self.report.confusions if self.report else ():
+            if 2 <= len(confusion.classes) <= _MOST_CLASSES:
+                counts = np.array(confusion.counts, dtype=float)
+                shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+                rows = [
+                    (name, list(zip(line, share.round(2).tolist(), strict=True)))
+                    for name, line, share in zip(confusion.classes, confusion.counts, shares, strict=True)
+                ]
+                tables.append({"protocol": confusion.protocol, "classes": confusion.classes, "rows": rows})
+        return tables
+
+    @functools.cached_property
+    def gallery(self) -> list[GalleryRow]:
+        """Queries and neighbours, with pictures."""
+        return retrieval_gallery(self.report.neighbours) if self.report else []
+
+    # ------------------------------------------------------------------------------------------------------ pictures
+
+    @functools.cached_property
+    def curves(self) -> list[Drawing]:
+        """Training curves."""
+        return curves(self.records, chance=self._chance())
+
+    def _chance(self) -> dict[str, float]:
+        """Chance levels of what contrastive methods log, where the settings determine them (cvrl.md §2)."""
+        batch = self.setting("train", "batch_size")
+        if not batch or self.setting("method", "gather", "global") != "global":
+            return {}
+        chance = {"contrast_accuracy": 1 / batch}
+        plain = self.setting("method", "reduction") == "mean" and self.setting("method", "same_view_negatives") is True
+        if self.method == "cvrl" and plain and self.setting("method", "grad_scale", 1.0) == 1:
+            chance["loss"] = math.log(2 * batch - 1)
+        return chance
+
+    @property
+    def intervals(self) -> Drawing | None:
+        """Temporal sampling, for methods whose pairs have an interval."""
+        kind = self.setting("method", "interval")
+        if kind is None:
+            return None
+        try:
+            distribution = IntervalDistribution(
+                kind,
+                self.setting("method", "power", 1.0),
+                frames=self.setting("method", "fixed_frames", 0),
+                scale=self.setting("method", "interval_scale", 0.25),
+            )
+        except UnreelError:
+            return None
+        return interval_figure(distribution)
+
+    @property
+    def views(self) -> str:
+        """views.png as a data URI; empty where the run has none."""
+        file = self.run.path / VIEWS_FILE
+        return _data_uri(file.read_bytes(), "png") if file.is_file() else ""
+
+    # --------------------------------------------------------------------------------------------------- the rest
+
+    @functools.cached_property
+    def faults(self) -> list[Mapping[str, Any]]:
+        """Unreadable files of the training."""
+        return list(self.run.faults())
+
+    @property
+    def shown_faults(self) -> list[Mapping[str, Any]]:
+        """The first of them."""
+        return self.faults[:_MOST_FAULTS]
+
+    @functools.cached_property
+    def settings(self) -> list[Setting]:
+        """Every setting, in the order of config.yaml."""
+        origins: dict[tuple[str, str], str] = {}
+        section = ""
+        for line in (self.run.path / "config.yaml").read_text(encoding="utf-8").splitlines():
+            if line and not line[0].isspace():
+                section = line.split(":")[0]
+            elif match := _ORIGIN.match(line):
+                origins[section, match.group(1)] = match.group(2).strip()
+        return [
+            Setting(part, name, "—" if value is None else str(value), origins.get((part, name), ""))
+            for part, values in self.config.items()
+            for name, value in values.items()
+        ]
+
+    @property
+    def chosen(self) -> list[Setting]:
+        """Settings that somebody or a recipe chose."""
+        return [s for s in self.settings if s.origin not in ("", "default") and s.name != "digest"]
+
+    @property
+    def sessions(self) -> list[Mapping[str, Any]]:
+        """Every start of this run."""
+        return list(self.environment.get("sessions", []))
+
+    @property
+    def machine(self) -> list[tuple[str, str]]:
+        """What the last session ran on."""
+        last = self.sessions[-1] if self.sessions else {}
+        rows = [(k, str(v)) for k, v in last.get("packages", {}).items()]
+        names = ("python", "system", "device", "cuda", "cores", "threads", "processes")
+        return rows + [(k, str(last[k])) for k in names if last.get(k) not in (None, "")]
+
+    @property
+    def commands(self) -> list[tuple[str, str]]:
+        """What to type, and what it does."""
+        path = shlex.quote(os.fspath(self.run.path))
+        source = self.card.get("data", {}).get("source") if self.card else None
+        if source is None:
+            header = (self.run.path / "config.yaml").read_text(encoding="utf-8")[:2000]
+            match = re.search(r"unreel pretrain (.+?) --recipe", header)
+            source = match.group(1) if match else None
+        data = shlex.quote(str(source)) if source else "DATA"
+        again = f"unreel pretrain {data} --recipe {path}/config.yaml --out NEW-RUN"
+        return [
+            ("Run it again, with the same settings and seed", again),
+            ("Score the encoder", f"unreel evaluate {path} DATA --protocol linear knn retrieval"),
+            ("Write this page again", f"unreel report {path}"),
+        ]
+
+    @property
+    def data_digest(self) -> str:
+        """Digest of the training data."""
+        return str(self.setting("data", "digest", ""))
+
+    @property
+    def subtitle(self) -> str:
+        """One sentence on what was done."""
+        where = f" on {self.videos:,} videos" if self.videos is not None else ""
+        took = f" in {format_seconds(self.seconds)}" if self.seconds else ""
+        return f"{self.method} trained {self.encoder}{where} for {self.steps:,} steps{took}."
+
+    @property
+    def written(self) -> str:
+        """When the last session ended, or began."""
+        last = self.sessions[-1] if self.sessions else {}
+        stamp = last.get("ended") or last.get("started")
+        try:
+            return datetime.fromisoformat(str(stamp)).strftime("%-d %B %Y, %H:%M") if stamp else ""
+        except ValueError:
+            return str(stamp)
+
+    @property
+    def version(self) -> str:
+        """The version that ran."""
+        last = self.sessions[-1] if self.sessions else {}
+        return str(last.get("packages", {}).get("unreel", ""))
+
+
+def _inline(pixels: NDArray[np.uint8]) -> str:
+    return _data_uri(encode_image(pixels, format="jpeg"), "jpeg")
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _plain_number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+
+
+def _difference(value: PairedDifference) -> str:
+    return f"{value.difference:+.3f} [{value.low:+.3f}, {value.high:+.3f}]".replace("-", "−")
+
+
+def _write(target: Path, content: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
