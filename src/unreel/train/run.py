@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +24,6 @@ from unreel.core.distributed import barrier, rank, world_size
 from unreel.core.errors import DataError, UnreelError, UsageError, unknown_name
 from unreel.core.progress import Progress as Bar
 from unreel.core.settings import Range, Sections, Settings, load_sections
-from unreel.data.batch import Batch
 from unreel.methods.method import Method
 from unreel.nn.encoder import Encoder
 from unreel.nn.weights import FILE_NAME, load_encoder, save_encoder
@@ -32,7 +31,7 @@ from unreel.train.backend import Precision, choose_device, start_processes
 from unreel.train.checkpoint import Checkpoints, differences
 from unreel.train.monitor import Monitor, Probe, read_lines
 from unreel.train.schedule import constant, warmup_cosine
-from unreel.train.trainer import FitResult, fit, steps_per_epoch
+from unreel.train.trainer import FitResult, Loader, fit, steps_per_epoch
 
 ScheduleName: TypeAlias = Literal["cosine", "constant"]
 Schedule: TypeAlias = Callable[[int], float]
@@ -132,7 +131,7 @@ def make_schedule(name: ScheduleName, base_lr: float, total_steps: int, warmup_s
     return lambda step: flat(step) * min(1.0, step / warmup_steps) if warmup_steps else flat(step)
 
 
-def run_length(loader: Iterable[Batch], *, epochs: float | None, steps: int | None, accumulate: int) -> int:
+def run_length(loader: Loader, *, epochs: float | None, steps: int | None, accumulate: int) -> int:
     """Optimiser steps of a run: ``steps``, or ``epochs`` passes over the loader. Exactly one is given.
 
     Raises: UsageError otherwise, or when the loader has no length.
@@ -150,7 +149,7 @@ def run_length(loader: Iterable[Batch], *, epochs: float | None, steps: int | No
 
 def pretrain(
     method: Method,
-    loader: Iterable[Batch],
+    loader: Loader,
     *,
     out: str | PathLike[str],
     optimizer: torch.optim.Optimizer,

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from os import PathLike
 from types import FrameType
-from typing import Annotated, Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,10 @@ class SeekableLoader(Protocol):
         """Batches ``start_step``, …, ``total_steps`` − 1, over as many epochs as that takes."""
 
 
-def steps_per_epoch(loader: Iterable[Batch]) -> int | None:
+Loader: TypeAlias = Iterable[Batch] | SeekableLoader
+
+
+def steps_per_epoch(loader: Loader) -> int | None:
     """Batches in one pass over the loader; None when it does not say."""
     known = getattr(loader, "steps_per_epoch", None)
     if known is None:
@@ -68,7 +71,7 @@ def steps_per_epoch(loader: Iterable[Batch]) -> int | None:
     return int(known) if known else None
 
 
-def _batches(loader: Iterable[Batch], start: int, total: int) -> Generator[Batch, None, None]:
+def _batches(loader: Loader, start: int, total: int) -> Generator[Batch, None, None]:
     """Batches ``start``, …, ``total`` − 1; a plain iterable that ends is started again."""
     if isinstance(loader, SeekableLoader):
         position = start
@@ -228,7 +231,7 @@ def _eval_mode(module: nn.Module) -> Generator[None, None, None]:
 
 def fit(
     method: Method,
-    loader: Iterable[Batch],
+    loader: Loader,
     optimizer: torch.optim.Optimizer,
     *,
     total_steps: Annotated[int, Range(ge=1)] | None = None,
