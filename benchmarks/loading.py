@@ -1,7 +1,8 @@
 """Clips per second and core, from file to cropped uint8 views: 2 clips × 16 frames per video, stride 2, crop to 224.
 
 Every variant reads the same frames and cuts the same boxes; variants take turns within each round, so that what else
-the machine does hits all alike. Ratios are medians of per-round ratios. Peers that are not installed are left out:
+the machine does hits all alike. Decoding is timed by the processor's clock (one thread: seconds of one core), which a
+busy machine disturbs least. Ratios are medians of per-round ratios. Peers that are not installed are left out:
 
     pip install -r benchmarks/requirements-loading.txt
     python benchmarks/loading.py --out loading.json
@@ -186,10 +187,10 @@ def decoding(folder: Path, gop: int, args: argparse.Namespace) -> dict[str, Any]
     for number in range(args.rounds):
         work = jobs(dataset, number + 1)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            started = time.perf_counter()
+            started = time.process_time()
             for job in work:
                 found[name](job)
-            times[name].append(time.perf_counter() - started)
+            times[name].append(time.process_time() - started)
     reference = "torchcodec per clip" if "torchcodec per clip" in found else "pyav full"
     result = _summary(times, 2 * args.videos, reference)
     if "torchcodec one call" in found:

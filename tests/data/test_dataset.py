@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
@@ -14,6 +16,7 @@ from unreel.data.dataset import (
     ClipDataset,
     EvaluationDataset,
     SourceReader,
+    _take,
     read_array,
     resize_frames,
 )
@@ -429,3 +432,12 @@ def test_evaluation_never_substitutes():
     assert "needs at least 64 frames" in short.fault.message
     held = dataset.read(1, quarantine={"video2.mp4": "hung"})
     assert held.fault.cause == "Quarantined"
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 4), st.integers(1, 3))
+def test_taking_frames_is_indexing(places, first, step):
+    frames = torch.arange(30).reshape(10, 3)
+    for place in (np.array(places), np.arange(first, 10, step), np.arange(9, first, -step)):
+        assert torch.equal(_take(frames, place), frames[torch.from_numpy(place)])
+    even = _take(frames, np.arange(first, 10, step))
+    assert even.untyped_storage().data_ptr() == frames.untyped_storage().data_ptr()

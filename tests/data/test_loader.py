@@ -206,8 +206,12 @@ def test_two_workers_start_within_a_second_and_end_with_the_iterator():
 
 
 def test_batches_outlive_the_loader():
-    batches = list(ClipLoader(videos(8), 2, workers=2).iterate(0, 4))
-    again = list(ClipLoader(videos(8), 2).iterate(0, 4))
+    list(ClipLoader(videos(8), 2, workers=2).iterate(0, 1))  # multiprocessing's own descriptors are open from here on
+    descriptors = Path("/dev/fd")
+    before = len(list(descriptors.iterdir()))
+    batches = list(ClipLoader(videos(8), 2, workers=2).iterate(0, 40))
+    assert len(list(descriptors.iterdir())) == before  # none is held by a batch that is kept
+    again = list(ClipLoader(videos(8), 2).iterate(0, 40))
     assert all(same(a, b) for a, b in zip(batches, again, strict=True))
     batches[0].views[0].clips.zero_()  # writable memory of our own
     assert same(batches[1], again[1])

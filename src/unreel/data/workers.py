@@ -7,7 +7,6 @@ nothing to clean up when a worker is killed, and few mappings per batch however 
 from __future__ import annotations
 
 import io
-import mmap
 import multiprocessing
 import os
 import pickle
@@ -88,7 +87,8 @@ class _Block:
 
 
 def _map(descriptor: int, size: int) -> Tensor:
-    return torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8)
+    # Opened anew by its number: a mapping that keeps no descriptor, so that kept batches cannot exhaust them.
+    return torch.from_file(f"/dev/fd/{descriptor}", shared=True, size=size, dtype=torch.uint8)
 
 
 def _slot(block: Tensor, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
