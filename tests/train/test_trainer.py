@@ -391,3 +391,24 @@ def test_batch_operations_draw_from_a_key_of_their_own_at_every_batch() -> None:
     other.batch_operations = (again := Recording(),)
     train(other, total_steps=3, accumulate=2, schedule=None)
     assert again.keys == one.keys  # adding an operation changes no other's draw
+
+
+def test_float16_skips_steps_until_its_scale_fits() -> None:
+    class Loud(Toy):
+        """Gradients that overflow float32 at the scaler's first scale, 2^16, and not at the next."""
+
+        def forward(self, batch: Batch) -> LossOutput:
+            output = super().forward(batch)
+            factor = 2.0**112  # 2^16 · 2^112 = 2^128 is the first power of two beyond float32
+            return LossOutput(
+                output.loss.detach() + (self.head.bias.sum() - self.head.bias.detach().sum()) * factor, {}
+            )
+
+    method = Loud()
+    optimizer = torch.optim.SGD(method.parameters(), lr=2.0**-120)
+    result = train(method, precision="float16", total_steps=4, optimizer=optimizer, schedule=None)
+    assert result.skipped == 1
+    assert method.calls[2::3] == ["end 1 False", "end 2 True", "end 3 True", "end 4 True"]
+    quiet = Toy()
+    assert train(quiet, precision="float16", total_steps=8).skipped < 4
+    assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in quiet.parameters())
