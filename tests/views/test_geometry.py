@@ -132,6 +132,21 @@ def test_blur_against_loops(padding: str, radius: int) -> None:
             torch.testing.assert_close(got[n, c, 0], torch.tensor(columns, dtype=torch.float64).T)
 
 
+@pytest.mark.parametrize("padding", ["zero", "reflect", "edge"])
+def test_wide_frames_are_blurred_in_stripes_without_seams(padding: str) -> None:
+    """Frames above the stripe's width against a plain sum over shifted copies; many planes, several σ."""
+    clips = noise(3, 3, 7, 200, 130)
+    sigma = torch.tensor([2.0, 0.6, 0.25], dtype=torch.float64)
+    got = geometry.gaussian_blur(clips, sigma, 11, padding)  # type: ignore[arg-type]
+    mode = {"zero": "constant", "reflect": "reflect", "edge": "replicate"}[padding]
+    padded = torch.nn.functional.pad(clips.view(-1, 7, 200, 130), (11, 11, 11, 11), mode=mode).view(3, 3, 7, 222, 152)
+    weights = torch.exp(-(torch.arange(-11, 12, dtype=torch.float64) ** 2) / (2 * sigma[:, None] ** 2))
+    weights = (weights / weights.sum(1, keepdim=True)).view(3, 23, 1, 1, 1, 1)
+    rows = sum(weights[:, j] * padded[..., j : j + 130] for j in range(23))
+    want = sum(weights[:, j] * rows[..., j : j + 200, :] for j in range(23))  # type: ignore[index]
+    torch.testing.assert_close(got, want)
+
+
 def test_check_20_blur_taps() -> None:
     """Check 20: centre and neighbour of the 23 taps at σ = 1, 2; σ = 0.1 is the identity."""
     taps = geometry.blur_taps(torch.tensor([1.0, 2.0, 0.1, 0.0], dtype=torch.float64), 11)

@@ -161,6 +161,35 @@ def blur_matrix(sigma: Tensor, size: int, radius: int, padding: Padding = "zero"
 
 _MATRIX_ELEMENTS = 1 << 20
 """Blur matrices are built for about this many elements at a time."""
+_BAND_BLOCK = 32
+"""On CPU, wide frames are blurred in stripes of this many lines: a stripe needs only its band of the matrix."""
+_BLUR_ELEMENTS = 1 << 19
+"""On CPU, about this many pixels go through both products at a time, so that the second finds them in the cache."""
+
+
+def _stripes(size: int, reach: int) -> list[tuple[int, int, int, int]]:
+    """Lines first … last of the result, and low … high of the source that they see."""
+    step = _BAND_BLOCK if size > 2 * _BAND_BLOCK else size
+    edges = [(first, min(first + step, size)) for first in range(0, size, step)]
+    return [(first, last, max(first - reach, 0), min(last + reach, size)) for first, last in edges]
+
+
+def _blur_clip_(clip: Tensor, across: Tensor, down: Tensor, reach: int) -> None:
+    """In-place blur of one contiguous clip (C, T, H, W) with its matrices, on CPU."""
+    height, width = clip.shape[-2:]
+    planes = clip.view(-1, height, width)
+    step = max(1, _BLUR_ELEMENTS // (height * width))
+    lines = torch.empty_like(planes[:step])
+    across = across.t()
+    for start in range(0, len(planes), step):
+        part = planes[start : start + step]
+        between = lines[: len(part)]
+        source, target = part.view(-1, width), between.view(-1, width)
+        for first, last, low, high in _stripes(width, reach):
+            torch.mm(source[:, low:high], across[low:high, first:last], out=target[:, first:last])
+        for first, last, low, high in _stripes(height, reach):
+            band = down[first:last, low:high].expand(len(part), -1, -1)
+            torch.bmm(band, between[:, low:high], out=part[:, first:last])
 
 
 def gaussian_blur_(
@@ -168,26 +197,24 @@ def gaussian_blur_(
 ) -> Tensor:
     """In-place blur of contiguous (N, C, T, H, W), one σ per clip: of all, (N,), or of ``rows``, (len(rows),).
 
-    Two matrix products with banded matrices: exact for every padding, and several times faster on CPU than a
-    depthwise convolution, which spends its time outside the multiply units.
+    Two products with banded matrices: exact for every padding, and several times faster on CPU than a depthwise
+    convolution, which spends its time outside the multiply units.
     """
-    channels, frames, height, width = clips.shape[1:]
-    planes = channels * frames
+    height, width = clips.shape[-2:]
     where = list(range(len(clips))) if rows is None else list(rows)
     sigma = sigma.to(device=clips.device, dtype=clips.dtype, non_blocking=True)
-    step = max(1, _MATRIX_ELEMENTS // (width * width + height * height))
-    if clips.device.type != "cpu":
-        step = len(where)
+    on_cpu = clips.device.type == "cpu"
+    step = max(1, _MATRIX_ELEMENTS // (width * width + height * height)) if on_cpu else max(1, len(where))
     for start in range(0, len(where), step):
-        part = where[start : start + step]
-        across = blur_matrix(sigma[start : start + step], width, radius, padding)
-        down = across if height == width else blur_matrix(sigma[start : start + step], height, radius, padding)
-        if clips.device.type == "cpu":  # clip by clip, in the cache; a broadcast product would copy matrices per frame
+        part, some = where[start : start + step], sigma[start : start + step]
+        across = blur_matrix(some, width, radius, padding)
+        down = across if height == width else blur_matrix(some, height, radius, padding)
+        if on_cpu:  # clip by clip, in the cache
+            reaches = (blur_taps(some, radius)[:, radius + 1 :] > 0).sum(1).tolist()
             for n, row in enumerate(part):
-                clip = clips[row].view(planes, height, width)
-                lines = torch.mm(clip.view(planes * height, width), across[n].t())
-                torch.bmm(down[n].expand(planes, -1, -1), lines.view(planes, height, width), out=clip)
+                _blur_clip_(clips[row], across[n], down[n], reaches[n])
             continue
+        planes = clips.shape[1] * clips.shape[2]
         index = torch.tensor(part, device=clips.device)
         lines = torch.bmm(clips[index].view(len(part), planes * height, width), across.transpose(1, 2))
         blurred = torch.matmul(down[:, None], lines.view(len(part), planes, height, width))

@@ -72,7 +72,7 @@ def _factor(values: Tensor, part: list[int], like: Tensor) -> color.Factor:
     return values[part].to(device=like.device, dtype=like.dtype, non_blocking=True).view(-1, 1, 1, 1, 1)
 
 
-def _frame_blocks(clips: Tensor) -> Iterator[tuple[int, Tensor]]:
+def frame_blocks(clips: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Views of a few frames each with their first frame's number, on CPU; the whole elsewhere."""
     pixels, frames = clips.shape[0] * clips.shape[3] * clips.shape[4], clips.shape[2]
     per_block = max(1, _FRAME_BLOCK_PIXELS // pixels)
@@ -515,7 +515,7 @@ class ColorJitter(_DeviceOperation):
             # needs the mean of all frames as they are by then.
             stop = next((i for i in range(start + 1, len(knobs)) if knobs[i] == "contrast"), len(knobs))
             center = color.contrast_center(x, self.contrast_pivot) if knobs[start] == "contrast" else None
-            for first, block in _frame_blocks(x):
+            for first, block in frame_blocks(x):
                 self._pointwise(block, first, knobs[start:stop], factor, center)
             start = stop
 

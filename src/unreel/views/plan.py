@@ -14,7 +14,7 @@ from unreel.data.batch import Aligned, Batch, View, ViewParams
 from unreel.data.contracts import FrameSize
 from unreel.views import aligned as _aligned
 from unreel.views.operation import GeometricOperation, Operation, SourceOperation
-from unreel.views.operations import HorizontalFlip
+from unreel.views.operations import HorizontalFlip, frame_blocks
 
 
 class ViewPlan:
@@ -171,7 +171,13 @@ class ViewPlan:
             )
         count, frames, height, width, channels = clips.shape
         out = torch.empty(count, channels, frames, height, width, dtype=torch.get_default_dtype(), device=clips.device)
-        out.copy_(clips.permute(0, 4, 1, 2, 3)).div_(255)
+        pixels = clips.permute(0, 4, 1, 2, 3)
+        if out.device.type == "cpu":  # a few frames at a time: the second pass finds them in the cache
+            for source, target in zip(pixels, out, strict=True):
+                for first, block in frame_blocks(target.unsqueeze(0)):
+                    block[0].copy_(source[:, first : first + block.shape[2]]).div_(255)
+        else:
+            out.copy_(pixels).div_(255)
         # Which clips are touched, and in which order, is decided on the host: one wait for the parameters.
         operations = self._device[view]
         names = {op.name for op in operations}
