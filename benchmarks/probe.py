@@ -120,7 +120,8 @@ def main() -> None:
         }
         print(
             f"{name:22s} {rows[name]['seconds_median']:7.2f} s  "
-            f"{rows[name]['speed_to_scikit_learn']:5.2f} × scikit-learn  accuracy {accuracy:.4f}  C {c:g}  objective {reached:.6g}"
+            f"{rows[name]['speed_to_scikit_learn']:5.2f} × scikit-learn  "
+            f"accuracy {accuracy:.4f}  C {c:g}  objective {reached:.6g}"
         )
     result = {
         "setting": {key: value for key, value in vars(options).items() if key != "out"},

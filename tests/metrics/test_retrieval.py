@@ -93,6 +93,15 @@ def test_the_best_run_is_searched_where_many_runs_tie():
     assert found.indices.tolist() == [[5000, 9999, 7000, 0, 1]]
 
 
+def test_a_tie_between_runs_goes_to_the_lower_row():
+    """One row far ahead, and a row of the same second value in every run of columns."""
+    gallery = np.zeros((10_000, 1), np.float32)
+    gallery[37::64] = 3
+    gallery[9_000] = 5
+    found = r.nearest(np.ones((1, 1), np.float32), gallery, k=2, similarity="dot")
+    assert found.indices.tolist() == [[9000, 37]]
+
+
 def test_too_few_after_exclusion_says_so():
     found = r.nearest(np.eye(2), np.eye(2), k=2, query_ids=["a", "b"], gallery_ids=["a", "c"])
     assert found.indices.tolist() == [[1, -1], [1, 0]]

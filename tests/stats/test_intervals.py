@@ -61,6 +61,15 @@ def test_group_mean_is_weighted_by_samples_and_matches_a_slow_loop():
     assert fast_bca.high == pytest.approx(slow_bca.high, abs=1e-9)
 
 
+@pytest.mark.parametrize("place", [0, 9])
+def test_every_sample_is_drawn(place):
+    """One of ten is in a resample with probability 0.65, the first and the last alike."""
+    values = np.zeros(10)
+    values[place] = 1
+    assert bootstrap_ci(values).high >= 0.2
+    assert bootstrap_ci(lambda i: float(np.mean(values[i])), n=10).high >= 0.2
+
+
 def test_a_statistic_gets_whole_groups_only():
     groups = np.array(["b", "a", "b", "c", "a", "a"])
     seen = []
