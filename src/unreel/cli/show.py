@@ -21,9 +21,9 @@ def demo(
     """
     if full and tiny:
         raise UsageError("--full and --tiny exclude each other")
-    from unreel.cli.demo import run_demo
+    from unreel.cli.demo import Size, run_demo
 
-    size = "full" if full else "tiny" if tiny else "standard"
+    size: Size = "full" if full else "tiny" if tiny else "standard"
     outcome = run_demo(out, size=size, seed=seed, say=common.say)
     common.print(outcome.data, outcome.text)
     return 0

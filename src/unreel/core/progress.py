@@ -86,6 +86,7 @@ class Progress:
         self._show_after_s = show_after_s
         self._next_write = self._start + (show_after_s if self._terminal else max(show_after_s, _LINE_EVERY_S))
         self._shown = False
+        self._written = -1  # the count in the last plain line
 
     def __enter__(self) -> Progress:
         return self
@@ -152,6 +153,7 @@ class Progress:
         self._shown = True
         if not self._terminal:
             self._stream.write(self.text() + "\n")
+            self._written = self.done
         else:
             columns = shutil.get_terminal_size().columns
             line = self.text()
@@ -167,7 +169,7 @@ class Progress:
         if _quiet:
             return
         now = self._clock()
-        if self._shown or now - self._start >= self._show_after_s:
+        if (self._shown or now - self._start >= self._show_after_s) and self._written != self.done:
             self._write(now)
             if self._terminal:
                 self._stream.write("\n")

@@ -1,0 +1,146 @@
+"""Every command once, in the order a stranger would use them, on the smallest world that is still real."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unreel.cli.main import main
+
+SMALL = [
+    *("--encoder.name", "r3d_tiny", "--method.size", "32", "--method.clip_frames", "4", "--method.hidden-dim", "16"),
+    *("--train.steps", "2", "--train.warmup_epochs=0", "--train.batch_size", "4", "--train.workers", "0"),
+]
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, object]:
+    """A command's JSON; it must be all that is on stdout."""
+    code = main([*map(str, arguments), "--json", "--quiet"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    assert captured.err == ""
+    return json.loads(captured.out)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("path") / "run"
+    assert main(["pretrain", str(tiny_world), "--out", str(out), *SMALL, "--quiet"]) == 0
+    return out
+
+
+def test_index(capsys: pytest.CaptureFixture[str], tiny_world: Path, tmp_path: Path) -> None:
+    found = call(capsys, "data", "index", tiny_world, "--out", tmp_path / "m.csv")
+    assert (found["sources"], found["readable"], found["splits"]) == (32, 32, {"train": 16, "test": 16})
+    again = call(capsys, "data", "index", tmp_path / "m.csv")
+    assert again["readable"] == 32
+    assert main(["data", "index", str(tiny_world)]) == 0
+    assert "videos    32 readable of 32" in capsys.readouterr().out
+
+
+def test_annotate(capsys: pytest.CaptureFixture[str], tiny_world: Path, tmp_path: Path) -> None:
+    arguments = ("data", "annotate", "motion_energy", tiny_world, "--out", tmp_path, "--workers", 0)
+    assert call(capsys, *arguments)["computed"] == 32
+    assert call(capsys, *arguments)["known"] == 32
+    assert main(["data", "annotate", "motion", str(tiny_world)]) == 2
+    assert "did you mean 'motion_energy'" in capsys.readouterr().err
+
+
+def test_dry_run(capsys: pytest.CaptureFixture[str], tiny_world: Path) -> None:
+    found = call(capsys, "pretrain", tiny_world, "--dry-run", *SMALL)
+    assert (found["steps"], found["videos"], found["encoder"]) == (2, 16, "r3d_tiny")
+    assert found["settings"]["method"]["size"] == 32
+    assert main(["pretrain", str(tiny_world), "--dry-run", *SMALL]) == 0
+    assert capsys.readouterr().out.endswith("Nothing was trained or written.\n")
+
+
+def test_list_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = call(capsys, "pretrain", "x", "--list-settings", "--train.steps", 7)["settings"]
+    steps = next(row for row in rows if row["setting"] == "train.steps")
+    assert steps == {"setting": "train.steps", "value": "7", "may_be": steps["may_be"], "origin": "command line"}
+    assert "≥ 1 steps" in steps["may_be"]
+    epochs = next(row for row in rows if row["setting"] == "train.epochs")
+    assert epochs["value"] == "none"
+
+
+def test_pretrain_again_changes_nothing(capsys: pytest.CaptureFixture[str], run: Path, tiny_world: Path) -> None:
+    before = (run / "encoder.safetensors").stat().st_mtime_ns
+    found = call(capsys, "pretrain", tiny_world, "--out", run, *SMALL)
+    assert found["completed"] is True
+    assert found["last"]["step"] == 2
+    assert (run / "encoder.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--out is missing: say where"),
+        (
+            ["--out", "r", "--method.temprature", "1"],
+            "unknown setting method.temprature; did you mean method.temperature",
+        ),
+        (["--out", "r", "--method.temperature", "-1"], "method.temperature must be > 0, got -1"),
+        (
+            ["--out", "r", "--method.views", "papr"],
+            "method.views must be one of paper, release, crop_only, none, got 'papr'",
+        ),
+        (["--out", "r", "--encoder.name", "r3d_teeny"], "unknown encoder 'r3d_teeny'; did you mean 'r3d_tiny'"),
+        (["--out", "r", "--trian.steps", "1"], "unknown section 'trian'; did you mean 'train'?"),
+        (["--out", "r", "--train.rank", "1"], "train.rank is not a setting"),
+        (["--out", "r", "--recipe", "nowhere.yaml"], "recipe nowhere.yaml: there is no such file"),
+    ],
+)
+def test_wrong_settings(
+    capsys: pytest.CaptureFixture[str], tiny_world: Path, arguments: list[str], message: str
+) -> None:
+    assert main(["pretrain", str(tiny_world), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_failed_work(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_world: Path) -> None:
+    out = str(tmp_path / "run")
+    for data, message in ((tmp_path / "gone", "there is no such file or folder"), (tmp_path, "no video or image file")):
+        assert main(["pretrain", str(data), "--out", out]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["pretrain", str(tiny_world), "--out", out]) == 1
+    assert "fewer than one global batch of 32" in capsys.readouterr().err
+    assert main(["embed", str(tmp_path / "gone"), str(tiny_world), "--out", str(tmp_path / "v.npz")]) == 1
+    assert "no encoder at" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_embed(capsys: pytest.CaptureFixture[str], run: Path, tiny_world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "v.npz"
+    assert call(capsys, "embed", run, tiny_world, "--out", out) == {
+        "embeddings": str(out),
+        "videos": 32,
+        "features": 192,
+    }
+    assert main(["embed", str(run), str(tiny_world), "--out", "v.txt"]) == 2
+
+
+def test_search(capsys: pytest.CaptureFixture[str], run: Path, tiny_world: Path) -> None:
+    query = tiny_world / "test" / "00000.mp4"
+    found = call(capsys, "search", run, tiny_world, query, "--top", 3)
+    assert [row["rank"] for row in found["results"]] == [1, 2, 3]
+    assert main(["search", str(run), str(tiny_world), "gone.mp4"]) == 1
+
+
+def test_evaluate_and_report(capsys: pytest.CaptureFixture[str], run: Path, tiny_world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    found = call(
+        capsys,
+        *("evaluate", run, tiny_world, "--protocol", "knn", "retrieval", "--label", "motion", "--out", out),
+        "--frame-statistics",
+    )
+    assert {(s["protocol"], s["encoder"]) for s in found["scores"]} == {
+        (protocol, encoder)
+        for protocol in ("knn", "retrieval")
+        for encoder in ("encoder", "random-init", "frame-statistics")
+    }
+    assert json.loads(out.read_text()) == found
+    assert (run / "scores.json").exists()
+    page = call(capsys, "report", run)
+    assert Path(str(page["report"])).stat().st_size > 10_000
+    assert main(["evaluate", str(run), str(tiny_world)]) in (1, 2)
+    assert "which label?" in capsys.readouterr().err
