@@ -188,18 +188,17 @@ def _curve(name: str, points: NDArray[np.float64], chance: float | None) -> Draw
     text = f"{title} from {ends[0]} to {ends[1]}"
     if chance is not None:
         text += f"; chance is {_number(chance, share)}"
-    return Drawing(f"curve-{name}", f"{title}: {_number(shown[-1], share)}", text, figure)
+    head = title if name == "lr" else f"{title}: {_number(float(shown[-1]), share)}"
+    return Drawing(f"curve-{name}", head, text, figure)
 
 
 def _smoothed(values: NDArray[np.float64], span: float = 0.05) -> NDArray[np.float64]:
-    """Exponential mean over about ``span`` of the run, without the pull towards the first value."""
-    keep = 1 - 1 / max(2.0, span * len(values))
-    total = weight = 0.0
-    out = np.empty_like(values)
-    for i, value in enumerate(values):
-        total, weight = keep * total + value, keep * weight + 1
-        out[i] = total / weight
-    return out
+    """Centred mean over about ``span`` of the run (one-sided at the ends), so that the line does not lag behind."""
+    half = max(1, round(span * len(values) / 2))
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    here = np.arange(len(values))
+    first, last = np.maximum(here - half, 0), np.minimum(here + half + 1, len(values))
+    return np.asarray((total[last] - total[first]) / (last - first))
 
 
 def _limits(values: NDArray[np.float64], also: float | None, *, floor: float | None) -> tuple[float, float]:
@@ -293,15 +292,16 @@ def interval_figure(distribution: IntervalDistribution, *, num_starts: int = 100
         draws: how many; they are the same every time.
     """
     uniform = Key("interval figure").numpy().random(draws)
-    drawn = distribution.intervals(uniform, num_starts) / num_starts
-    bins = np.linspace(0, 1, 21)
-    exact = distribution.pmf(num_starts).numpy().reshape(20, -1).sum(1) if num_starts % 20 == 0 else None
+    drawn = distribution.intervals(uniform, num_starts)
+    parts = min(20, num_starts)
+    part_of = np.arange(num_starts) * parts // num_starts  # counted in whole frames: no edge falls to rounding
+    counts = np.bincount(part_of[drawn], minlength=parts)
+    exact = np.bincount(part_of, weights=distribution.pmf(num_starts).numpy(), minlength=parts)
+    edges = np.linspace(0, 1, parts + 1)
     with rc_context(_STYLE):
         figure, axes = _axes()
-        counts, _ = np.histogram(drawn, bins)
-        axes.bar(bins[:-1], counts / draws, width=0.05, align="edge", color=SERIES[0], alpha=0.35, linewidth=0)
-        if exact is not None:
-            axes.stairs(exact, bins, color=SERIES[0], linewidth=1.4)
+        axes.bar(edges[:-1], counts / draws, width=1 / parts, align="edge", color=SERIES[0], alpha=0.35, linewidth=0)
+        axes.stairs(exact, edges, color=SERIES[0], linewidth=1.4)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
         axes.set_xlim(0, 1)
@@ -309,7 +309,7 @@ def interval_figure(distribution: IntervalDistribution, *, num_starts: int = 100
         axes.grid(axis="x", visible=False)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("time between the two clips, share of the possible starts")
-    half = float((drawn < 0.5).mean())
+    half = float((drawn < num_starts / 2).mean())
     text = f"{100 * half:.0f} % of pairs are less than half of the video apart ({distribution.kind})"
     return Drawing("intervals", f"Time between the two clips: {distribution.kind}", text, figure)
 
@@ -434,7 +434,8 @@ def retrieval_gallery(
 
 def middle_frame(path: str) -> NDArray[np.uint8]:
     """The middle frame of a video, image or folder of frames, (H, W, 3) uint8. Raises MediaError."""
-    return read_clip(path, indices=[probe(path).num_frames // 2]).pixels[0]
+    image: NDArray[np.uint8] = read_clip(path, indices=[probe(path).num_frames // 2]).pixels[0]
+    return image
 
 
 def shrink(image: NDArray[np.uint8], height_px: int) -> NDArray[np.uint8]:
@@ -445,5 +446,4 @@ def shrink(image: NDArray[np.uint8], height_px: int) -> NDArray[np.uint8]:
     size = (height_px, max(1, math.floor(width * height_px / height + 0.5)))
     planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     small = torch.nn.functional.interpolate(planes, size=size, mode="bilinear", antialias=True)
-    shrunk: NDArray[np.uint8] = small[0].permute(1, 2, 0).contiguous().numpy()
-    return shrunk
+    return np.array(small[0].permute(1, 2, 0).numpy(), dtype=np.uint8)

@@ -20,7 +20,6 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UnreelError
-from unreel.core.progress import format_seconds
 from unreel.core.settings import Sections
 from unreel.data.batch import Batch
 from unreel.data.sampling import IntervalDistribution
@@ -87,7 +86,7 @@ def render(run: Run) -> str:
         "difference": _difference,
         "p": lambda v: "< 0.001" if v < 0.001 else f"{v:.3f}",
         "basename": lambda p: os.path.basename(str(p)) or str(p),
-        "seconds": format_seconds,
+        "without_path": lambda f: str(f.get("message", "")).removeprefix(f"{f.get('path', '')}: "),
     }
     page = _Page(run)
     style = (_HERE / "report.css").read_text(encoding="utf-8")
@@ -188,7 +187,7 @@ class _Page:
         remark = "complete" if self.run.completed else f"of {self.total_steps:,}; not complete"
         tiles.append(("Steps", f"{self.steps:,}", remark))
         if self.seconds:
-            tiles.append(("Training", format_seconds(self.seconds), f"{rate:.3g} clips/s" if rate else ""))
+            tiles.append(("Training", duration(self.seconds), f"{rate:.3g} clips/s" if rate else ""))
         if wait is not None:
             # performance.md: at most 5 % where the loader can keep up.
             tiles.append(
@@ -258,6 +257,13 @@ class _Page:
     def gallery(self) -> list[GalleryRow]:
         """Queries and neighbours, with pictures."""
         return retrieval_gallery(self.report.neighbours) if self.report else []
+
+    @property
+    def thumbnail_px(self) -> int:
+        """Width of a picture 80 pixels high, of the gallery's usual shape."""
+        shapes = [t.pixels.shape for r in self.gallery for t in (r.query, *r.neighbours) if t.pixels is not None]
+        usual = float(np.median([w / h for h, w, _ in shapes])) if shapes else 4 / 3
+        return round(80 * min(1.9, max(0.75, usual)))
 
     # ------------------------------------------------------------------------------------------------------ pictures
 
@@ -372,8 +378,8 @@ class _Page:
     def subtitle(self) -> str:
         """One sentence on what was done."""
         where = f" on {self.videos:,} videos" if self.videos is not None else ""
-        took = f" in {format_seconds(self.seconds)}" if self.seconds else ""
-        return f"{self.method} trained {self.encoder}{where} for {self.steps:,} steps{took}."
+        took = f" in {duration(self.seconds)}" if self.seconds else ""
+        return f"Trained {self.encoder} with {self.method}{where} for {self.steps:,} steps{took}."
 
     @property
     def written(self) -> str:
@@ -390,6 +396,16 @@ class _Page:
         """The version that ran."""
         last = self.sessions[-1] if self.sessions else {}
         return str(last.get("packages", {}).get("unreel", ""))
+
+
+def duration(seconds: float) -> str:
+    """ "45 s", "3 min 7 s", "2 h 15 min": what a person would say."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
+    return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 >= 60 else "")
 
 
 def _inline(pixels: NDArray[np.uint8]) -> str:
