@@ -139,6 +139,28 @@ def test_frames_cut_by_an_edit_list_are_not_there(tmp_path: Path) -> None:
     assert read_numbers(read_clip(cut, indices=[5, 0]).pixels) == [9, 4]
 
 
+@pytest.mark.parametrize(("suffix", "container"), [(".ts", "mpegts"), (".asf", "asf"), (".mp4", "mp4")])
+def test_time_may_begin_before_zero(tmp_path: Path, suffix: str, container: str) -> None:
+    source = write_video(tmp_path / "whole.mp4", numbered_frames(10), 25, options=B_FRAMES)
+    early = tmp_path / f"early{suffix}"
+    options = {"avoid_negative_ts": "disabled", "movflags": "frag_keyframe+negative_cts_offsets+delay_moov"}
+    with av.open(str(source)) as reader, av.open(str(early), "w", format=container, options=options) as writer:
+        stream = reader.streams.video[0]
+        copy = writer.add_stream_from_template(stream)
+        for packet in reader.demux(stream):
+            if packet.size:
+                packet.pts -= round(0.2 / stream.time_base)
+                packet.dts -= round(0.2 / stream.time_base)
+                packet.stream = copy
+                writer.mux(packet)
+    times = PyAVDecoder().frame_times(early)
+    assert times[0] < 0
+    np.testing.assert_allclose(np.diff(times), 0.04, atol=1e-3)
+    assert probe(early).start_s == times[0]
+    assert read_numbers(read_clip(early, indices=[9, 0, 4]).pixels) == [9, 0, 4]
+    assert read_numbers(read_clip(early, times_s=times[[0, 1]] + 0.01).pixels) == [0, 1]
+
+
 def test_hidden_reference_frames_of_vp8_are_not_counted(tmp_path: Path) -> None:
     source = write_video(tmp_path / "v.webm", numbered_frames(10), 25, codec="libvpx")
     path = tmp_path / "hidden.mkv"
