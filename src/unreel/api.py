@@ -216,8 +216,8 @@ class IndexSummary:
             lines.append(f"splits    {counted(plain['splits'])}")
         for kind in ("label", "group"):
             for name, count in plain[f"{kind}s"].items():
-                what = "classes" if kind == "label" else "groups"
-                lines.append(f"{kind:<9} {'' if name == kind else name + ': '}{count} {what}")
+                what = ("class", "classes") if kind == "label" else ("group", "groups")
+                lines.append(f"{kind:<9} {'' if name == kind else name + ': '}{count} {what[count != 1]}")
         lines += [f"note      {notice}" for notice in self.manifest.notices]
         lines += [f"fault     {fault.message}" for fault in self.faults[:10]]
         if len(self.faults) > 10:

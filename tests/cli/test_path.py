@@ -111,11 +111,15 @@ def test_failed_work(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_wo
 
 def test_embed(capsys: pytest.CaptureFixture[str], run: Path, tiny_world: Path, tmp_path: Path) -> None:
     out = tmp_path / "v.npz"
-    assert call(capsys, "embed", run, tiny_world, "--out", out) == {
-        "embeddings": str(out),
-        "videos": 32,
-        "features": 192,
-    }
+    found = call(capsys, "embed", run, tiny_world, "--out", out)
+    assert found == {"embeddings": str(out), "videos": 32, "features": 192, "unreadable": []}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "data" / "good.mp4").write_bytes((tiny_world / "test" / "00000.mp4").read_bytes())
+    assert main(["embed", str(run), str(tmp_path / "data"), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"wrote {out}: 1 videos × 192 features\nleft out: ")
+    assert "broken.mp4" in text
     assert main(["embed", str(run), str(tiny_world), "--out", "v.txt"]) == 2
 
 

@@ -52,13 +52,20 @@ def pretrain(
         common.print(found.to_plain(), found.text())
         return 0
     from unreel import api
+    from unreel.core.distributed import rank
 
     assert out is not None  # checked above, before anything was imported
     run = api.run_prepared(prepared, out=out)
+    if rank() > 0:  # one process speaks for all
+        return 0
     records = [record for record in run.metrics() if "loss" in record]
     last = records[-1] if records else {}
+    faulty = sorted({fault["path"] for fault in run.faults()})
     text = f"run: {run.path}" + (f", loss {last['loss']:.3f} at step {last['step']}" if last else "")
+    if faulty:
+        text += f"\n{len(faulty)} files could not be read and were replaced by others: see {run.path / 'faults.jsonl'}"
     if not run.completed:
-        text += "; stopped before its end, the same command goes on"
-    common.print({"run": str(run.path), "completed": run.completed, "last": last}, text)
+        text += "\nstopped before its end: the same command goes on"
+    plain = {"run": str(run.path), "completed": run.completed, "last": last, "unreadable": faulty}
+    common.print(plain, text)
     return 0

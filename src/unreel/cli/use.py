@@ -26,10 +26,13 @@ def embed(encoder: Path, data: Path, /, *, out: Path, label: str = "label", comm
     embeddings = api.embed(encoder, data, label=label, progress=not common.quiet)
     api.write_embeddings(embeddings, out)
     count, width = embeddings.vectors.shape
-    common.print(
-        {"embeddings": str(out), "videos": count, "features": width},
-        f"wrote {out}: {count} videos × {width} features",
-    )
+    unreadable = [{"path": fault.path, "message": fault.message} for fault in embeddings.faults]
+    text = [f"wrote {out}: {count} videos × {width} features"]
+    text += [f"left out: {fault.message}" for fault in embeddings.faults[:10]]
+    if len(unreadable) > 10:
+        text.append(f"left out: … and {len(unreadable) - 10} more")
+    plain = {"embeddings": str(out), "videos": count, "features": width, "unreadable": unreadable}
+    common.print(plain, "\n".join(text))
     return 0
 
 

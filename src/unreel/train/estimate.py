@@ -14,8 +14,8 @@ from unreel.nn.count import count_macs
 from unreel.nn.encoder import Encoder
 from unreel.train.backend import Precision, autocast
 
-# Forward passes of this many multiply–accumulates take about a second on two cores: enough to time, soon over.
-_TIMED_MACS = 20e9
+# Forward passes of this many multiply–accumulates take a fraction of a second: enough to time, soon over.
+_TIMED_MACS = 5e9
 _LONG_S = 5.0
 
 
