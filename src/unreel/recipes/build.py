@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import cast
 
 import torch
 
-from unreel import __version__
 from unreel.core.distributed import rank, world_size
 from unreel.core.errors import UsageError, nearest
 from unreel.core.settings import Builder, Layer, Section, Sections, Settings, describe
@@ -214,7 +214,7 @@ def prepare(
     manifest.check_files()
     source = os.path.abspath(data) if isinstance(data, str | os.PathLike) else found.root
     header = (
-        f"unreel {__version__}: the complete settings of a run, each with its origin.\n"
+        f"unreel {version('unreel')}: the complete settings of a run, each with its origin.\n"
         f"To run it again: unreel pretrain {source} --recipe THIS-FILE --out NEW-RUN"
     )
     layers.append(Layer("call", {"data": {"digest": manifest.digest}}))
