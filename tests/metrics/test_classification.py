@@ -18,6 +18,7 @@ def pair(seed, n=60, classes=5):
     return predictions, labels
 
 
+@pytest.mark.filterwarnings("ignore:A single label:UserWarning")
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 6))
 def test_agrees_with_scikit_learn(seed, n, classes):

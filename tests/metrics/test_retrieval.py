@@ -93,13 +93,18 @@ def test_the_best_run_is_searched_where_many_runs_tie():
     assert found.indices.tolist() == [[5000, 9999, 7000, 0, 1]]
 
 
-def test_a_tie_between_runs_goes_to_the_lower_row():
-    """One row far ahead, and a row of the same second value in every run of columns."""
-    gallery = np.zeros((10_000, 1), np.float32)
-    gallery[37::64] = 3
-    gallery[9_000] = 5
-    found = r.nearest(np.ones((1, 1), np.float32), gallery, k=2, similarity="dot")
-    assert found.indices.tolist() == [[9000, 37]]
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_ties_between_runs_go_to_the_lower_row(k):
+    """One value that counts in each run of 64 columns, of few distinct ones: ties across runs are the rule."""
+    rng = np.random.default_rng(k)
+    block = torch.full((200, 64 * 40 + 7), -100.0)
+    for row in block:
+        places = 64 * np.arange(40) + rng.integers(0, 64, 40)
+        row[torch.from_numpy(places)] = torch.from_numpy(rng.integers(0, 12, 40).astype(np.float32))
+    values, columns = r._top_k(block, k)
+    slow = block.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(values, slow.values[:, :k])
+    assert torch.equal(columns, slow.indices[:, :k])
 
 
 def test_too_few_after_exclusion_says_so():

@@ -80,6 +80,8 @@ def test_labels_unseen_in_training_are_wrong_and_said():
     assert outcomes.values["accuracy"][0] == 0
     assert outcomes.n == 8
     assert "elsewhere" in outcomes.notes[0]
+    nowhere = FeatureSet(test.vectors, np.full(8, "elsewhere"))
+    assert LinearProbe(c=1.0).fit(blobs(1)).score(nowhere).chance == {"accuracy": 0.0}
 
 
 @pytest.mark.parametrize(("of_a", "chance"), [(6, 0.6), (2, 0.7 * 0.2 + 0.3 * 0.8)])

@@ -35,11 +35,11 @@ def test_cut_never_takes_the_last_group_of_a_class():
     assert not mask[10]
 
 
-def test_cut_adds_no_group_to_others_when_rows_are_added():
-    """The order of groups is keyed by name: a new group moves no other's key."""
+def test_adding_groups_moves_no_others_key():
     few, more = blobs(0, n=40, groups=40), blobs(0, n=44, groups=44)
+    more.groups[40:] = ["a0", "a1", "a2", "a3"]  # sorted before all others
     a, b = set(few.groups[group_cut(few)]), set(more.groups[group_cut(more)])
-    assert len(a - b) <= 4
+    assert len(a & b) >= len(a) - 3  # the quota may be met earlier, that is all
 
 
 def test_features_are_checked():

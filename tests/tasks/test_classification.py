@@ -8,7 +8,7 @@ from tests.contracts.test_task import TaskContract, blobs
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest, Row
 from unreel.protocols import ArrayClips, FeatureSet, LinearProbe
-from unreel.tasks import LabelTask
+from unreel.tasks import TASKS, LabelTask
 
 PIXELS = np.zeros((60, 2, 8, 8, 3), np.uint8)
 
@@ -44,6 +44,11 @@ class TestGivenSplits(TaskContract):
     def make(self, order=None):
         splits = np.array(["train", "val", "test", "train"])[np.arange(60) // 3 % 4]
         return LabelTask(arrays(order=order), splits=list(splits if order is None else splits[order]))
+
+
+def test_it_is_registered():
+    assert TASKS["label"] is LabelTask
+    assert TASKS.names() == ["label"]
 
 
 def test_hash_split_says_so_and_is_stable_when_sources_are_added():

@@ -5,9 +5,10 @@ from unreel.tasks.classification import LabelTask
 from unreel.tasks.evaluate import evaluate, profiles
 from unreel.tasks.scores import Report, Score
 from unreel.tasks.sgd_probe import SGDProbe
-from unreel.tasks.task import Metric, Parts, Task
+from unreel.tasks.task import TASKS, Metric, Parts, Task
 
 __all__ = [
+    "TASKS",
     "FrameStatistics",
     "LabelTask",
     "Metric",

@@ -17,7 +17,7 @@ from unreel.data.splits import hash_split
 from unreel.media import Decoder
 from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, ManifestClips
 from unreel.protocols.protocol import FeatureSet, Outcomes
-from unreel.tasks.task import Metric, Parts, Resampled
+from unreel.tasks.task import TASKS, Metric, Parts, Resampled
 
 _SHOWN = 5
 
@@ -71,6 +71,7 @@ BALANCED_ACCURACY = Metric("balanced_accuracy", statistic=lambda o: _set_metric(
 MACRO_F1 = Metric("macro_f1", statistic=lambda o: _set_metric(o, "macro_f1"))
 
 
+@TASKS.register("label")
 class LabelTask:
     """One label per source, with parts that never share a group.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from unreel.core.registry import Registry
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
 from unreel.protocols.features import ClipSource, Embeddings
@@ -67,3 +68,7 @@ class Task(Protocol):
 
     def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:
         """The metrics that apply to a protocol's outcomes, the primary one first."""
+
+
+TASKS: Registry[Callable[..., Task]] = Registry("task")
+"""Tasks by name; each can be built without this by calling it."""
