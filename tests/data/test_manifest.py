@@ -264,7 +264,7 @@ def rows(draw: st.DrawFn) -> Row:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(table=st.lists(rows(), min_size=1, max_size=5))
 def test_round_trips_are_exact(tmp_path_factory: pytest.TempPathFactory, table: list[Row]) -> None:
     folder = tmp_path_factory.getbasetemp()
