@@ -45,6 +45,7 @@ def test_pretrain_leaves_a_run_and_learns_from_the_training_split_only(run: Any)
         "environment.json",
         "encoder.safetensors",
         "report.html",
+        "views.png",
         "checkpoints",
     } <= {p.name for p in run.path.iterdir()}
     config = (run.path / "config.yaml").read_text()

@@ -14,6 +14,7 @@ import numpy as np
 from unreel.core.distributed import rank
 from unreel.core.errors import DataError, UsageError
 from unreel.core.progress import Progress, format_seconds
+from unreel.data.batch import Batch, collate
 from unreel.data.index import IndexFault
 from unreel.data.index import index as probe_all
 from unreel.data.manifest import Manifest, Source
@@ -291,7 +292,15 @@ def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: boo
         **settings.arguments("train", train_run.pretrain),
     )
     if run.completed and rank() == 0:
-        from unreel.report.html import write_report
+        from unreel.report.html import save_views, write_report
 
+        save_views(run.path, first_views(prepared))
         write_report(run.path)
     return run
+
+
+def first_views(prepared: Prepared, *, samples: int = 6) -> Batch:
+    """The first samples of the run's first batch as the method sees them: views applied, on the CPU."""
+    loader = prepared.loader
+    chosen = [loader.dataset.fill(ticket, quarantine=loader.quarantine) for ticket in loader.tickets(0)[:samples]]
+    return prepared.method.views.apply(collate(chosen))
