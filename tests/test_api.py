@@ -79,11 +79,10 @@ def test_an_encoder_or_a_method_may_be_passed(run: Any, tiny_world: Path, tmp_pa
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert all(torch.equal(encoder.state_dict()[name], two[name]) for name in two)
 
-    settings = {k: v for k, v in SMALL.items() if k in ("size", "clip_frames", "hidden_dim", "out_dim")}
+    recipe = prepare("cvrl", tiny_world, encoder="r3d_tiny", call=SMALL).settings
+    settings = recipe.arguments("method")
     train = {k: v for k, v in SMALL.items() if k not in settings}
-    method = create_method(
-        "cvrl", create_encoder("r3d_tiny", seed=0), seed=0, hidden_layers=2, bn_momentum=0.1, **settings
-    )
+    method = create_method("cvrl", create_encoder("r3d_tiny", seed=0), seed=0, **settings)
     by_method = unreel.pretrain(method, tiny_world, out=tmp_path / "method", **train)
     three = unreel.load_encoder(by_method).state_dict()
     assert all(torch.equal(one[name], three[name]) for name in one)

@@ -14,7 +14,7 @@ import numpy as np
 from unreel.core.distributed import rank
 from unreel.core.errors import DataError, UsageError
 from unreel.core.progress import Progress, format_seconds
-from unreel.data.batch import Batch, collate
+from unreel.data.batch import Batch
 from unreel.data.index import IndexFault
 from unreel.data.index import index as probe_all
 from unreel.data.manifest import Manifest, Source
@@ -301,6 +301,4 @@ def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: boo
 
 def first_views(prepared: Prepared, *, samples: int = 6) -> Batch:
     """The first samples of the run's first batch as the method sees them: views applied, on the CPU."""
-    loader = prepared.loader
-    chosen = [loader.dataset.fill(ticket, quarantine=loader.quarantine) for ticket in loader.tickets(0)[:samples]]
-    return prepared.method.views.apply(collate(chosen))
+    return prepared.method.views.apply(prepared.loader.first(samples))

@@ -188,6 +188,11 @@ class ClipLoader:
             for slot in range(self.rank * local, (self.rank + 1) * local)
         ]
 
+    def first(self, samples: int) -> Batch:
+        """The first ``samples`` of step 0, read in this process; for a look at what training sees."""
+        tickets = self.tickets(0)[:samples]
+        return collate([self.dataset.fill(t, quarantine=self._quarantine) for t in tickets])
+
     def iterate(self, start_step: int = 0, total_steps: int | None = None) -> Iterator[Batch]:
         """The batches of steps start_step, …, total_steps − 1 (one epoch where None).
 
