@@ -232,6 +232,12 @@ def test_several_encoders_decode_once(encoder, folder, monkeypatch):
         np.testing.assert_allclose(found.vectors, alone.vectors, rtol=1e-4, atol=1e-5)
 
 
+def test_workers_give_the_same(encoder, folder):
+    one, two = (embed(encoder, folder, clips=PLAN, workers=w, progress=False) for w in (0, 2))
+    np.testing.assert_array_equal(one.vectors, two.vectors)
+    np.testing.assert_array_equal(one.ids, two.ids)
+
+
 def test_progress_counts_every_source(encoder):
     calls = []
     embed(encoder, ArrayClips(clips(3)), progress=lambda done, total: calls.append((done, total)))

@@ -36,6 +36,15 @@ def test_check_24_softmax_averaging_is_the_default_and_differs_from_logits():
     assert average_views(fitted.logits(views), "logits").argmax() == 0
 
 
+def test_every_view_is_trained_on():
+    """The first view of each training sample says nothing; the others say all."""
+    train, test = blobs(1, views=3), blobs(2, n=60)
+    hidden = train.vectors.copy()
+    hidden[:, 0] = 0
+    blind = FeatureSet(hidden, train.labels, train.groups, train.ids)
+    assert SGDProbe().fit(blind).score(test).score() > 0.6
+
+
 def test_learning_rate_32_needs_the_norm():
     """cvrl.md §6.1: 32 only makes sense with the L2 norm, which makes the probe blind to the features' scale."""
     train, test = blobs(1, n=200), blobs(2, n=200)
