@@ -147,6 +147,17 @@ def test_wide_frames_are_blurred_in_stripes_without_seams(padding: str) -> None:
     torch.testing.assert_close(got, want)
 
 
+def test_blurring_clips_together_or_one_by_one_is_the_same() -> None:
+    clips = noise(4, 3, 2, 70, 20)
+    sigma = torch.tensor([1.5, 0.7], dtype=torch.float64)
+    want = geometry.gaussian_blur_(clips.clone(), sigma, 5, "edge", rows=[3, 1])
+    got = clips.clone()
+    across, down = (geometry.blur_matrix(sigma, n, 5, "edge") for n in (20, 70))
+    geometry._blur_together_(got, [3, 1], across, down)
+    torch.testing.assert_close(got, want)
+    assert torch.equal(got[::2], clips[::2])
+
+
 def test_check_20_blur_taps() -> None:
     """Check 20: centre and neighbour of the 23 taps at σ = 1, 2; σ = 0.1 is the identity."""
     taps = geometry.blur_taps(torch.tensor([1.0, 2.0, 0.1, 0.0], dtype=torch.float64), 11)

@@ -157,6 +157,18 @@ def test_tf_sampler_has_the_distribution_of_the_specification() -> None:
     assert abs(mean(areas) - moments(got)[4] / (180 * 240)) > 0.01
 
 
+def test_tf_sampler_draws_every_height_alike() -> None:
+    """At aspect 1 the heights run from that of the least area to the frame's, both included, all equally likely."""
+    op = RandomResizedCrop(64, (0.3, 1.0), (1.0, 1.0))
+    counts: dict[int, int] = {}
+    for i in range(2800):
+        x1, y1, x2, y2 = (int(v) for v in op.draw(Key(4, i), FrameSize(40, 60, 1), {})["box"][0])
+        assert x2 - x1 == y2 - y1
+        counts[y2 - y1] = counts.get(y2 - y1, 0) + 1
+    assert sorted(counts) == list(range(27, 41))  # √(0.3 · 2400) = 26.8
+    assert all(deviations(n, 2800, 1 / 14) < 4 for n in counts.values()), counts
+
+
 def test_torchvision_sampler_is_log_uniform_in_aspect_and_falls_back_to_the_centre() -> None:
     op = RandomResizedCrop(64, (0.05, 0.2), (0.5, 2.0), sampler="torchvision")
     ratios, areas, ends = [], [], 0
@@ -194,6 +206,10 @@ def test_per_frame_draws_extend_the_clip_s_draw() -> None:
             assert torch.equal(many[name][:1], value), (op, name)
             assert torch.equal(more[name][:4], many[name]), (op, name)
             assert value.dtype in (torch.float32, torch.bool, torch.int64)
+    flags = torch.stack([HorizontalFlip(consistent=False).draw(Key(i), SIZE, {})["apply"] for i in range(50)])
+    assert bool((flags != flags[:, :1]).any(0)[1:].all())
+    sigma = GaussianBlur(consistent=False).draw(Key(3), SIZE, {})["sigma"]
+    assert len(set(sigma.tolist())) == 4
     varied = RandomResizedCrop(consistent=False).draw(Key(3), SIZE, {})["box"]
     assert len({tuple(b) for b in varied.tolist()}) == 4
 
@@ -205,6 +221,7 @@ def test_a_knob_never_changes_another_knob_s_draw() -> None:
         other = ColorJitter(**{knob: 0.0}).draw(key, SIZE, {})  # type: ignore[arg-type]
         for name, value in base.items():
             assert (name == knob) != torch.equal(other[name], value)
+    assert len({round(base[k].item(), 6) for k in ("brightness", "contrast", "saturation")}) == 3
     never = ColorJitter(p=0.0).draw(key, SIZE, {})
     assert all(torch.equal(never[n], v) for n, v in base.items() if n != "apply")
 

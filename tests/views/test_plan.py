@@ -14,7 +14,7 @@ from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Batch, Sample, View, ViewParams, collate
 from unreel.data.contracts import FrameSize, SupportsViews
-from unreel.views import color, geometry
+from unreel.views import color, geometry, operations
 from unreel.views.operations import (
     JITTER_OPERATIONS,
     CenterCrop,
@@ -115,6 +115,34 @@ def test_apply_equals_one_operation_after_the_other_clip_by_clip(dtype: torch.dt
         assert clips.dtype == dtype
     finally:
         torch.set_default_dtype(old)
+
+
+@pytest.mark.parametrize("pivot", ["clip", "frame", "gray"])
+def test_blocks_of_frames_do_not_show(pivot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large clips are worked on a few frames at a time, small ones in gathered groups: the same pixels either way."""
+    plan = ViewPlan([[RandomResizedCrop(24), HorizontalFlip(), ColorJitter(1.0, contrast_pivot=pivot), Grayscale()]])  # type: ignore[arg-type]
+    batch = batch_of(plan, 12)
+    whole = plan.apply(batch).views[0].clips
+    for pixels, elements in ((1, 1), (600, 1), (1 << 20, 1 << 30)):
+        monkeypatch.setattr(operations, "_FRAME_BLOCK_PIXELS", pixels)
+        monkeypatch.setattr(operations, "_GATHER_ELEMENTS", elements)
+        torch.testing.assert_close(plan.apply(batch).views[0].clips, whole, atol=2e-6, rtol=0)
+
+
+def test_every_draw_has_its_own_key() -> None:
+    """view, then operation: renaming an operation moves its draw, and nothing is drawn twice from one address."""
+    plan = view_plan("release", size=24)
+    for op in plan.pipelines[1]:
+        want = op.draw(Key(6, 1, op.name), SIZE, {})
+        got = plan.draw(Key(6), 1, SIZE, {}).operation(op.name)
+        assert all(torch.equal(got[k], v) for k, v in want.items())
+    agree = {(a, b): 0 for a in ("flip", "gray") for b in ("gray", "blur") if a != b}
+    halves = ViewPlan([[HorizontalFlip(), Grayscale(0.5), GaussianBlur(0.5)]])
+    for i in range(200):
+        values = halves.draw(Key(i), 0, SIZE, {})
+        for a, b in agree:
+            agree[a, b] += bool(values[f"{a}.apply"] == values[f"{b}.apply"])
+    assert all(60 < n < 140 for n in agree.values()), agree
 
 
 def test_per_frame_draws_treat_every_frame_as_a_clip() -> None:
@@ -306,6 +334,9 @@ def test_the_compiler_s_expressions_are_the_eager_ones(
     monkeypatch.setattr(color, "compiled_kernels", lambda: kernels)
     _compiled_equals_eager(12, contrast_pivot=pivot, consistent=consistent)
     _compiled_equals_eager(4, contrast_pivot=pivot, hue=0.0)
+    _compiled_equals_eager(4, contrast_pivot=pivot, saturation_mode="blend")
+    monkeypatch.setattr(operations, "_FRAME_BLOCK_PIXELS", 1600)
+    _compiled_equals_eager(12, contrast_pivot=pivot, consistent=consistent)
     grey = torch.rand(3, 1, 2, 8, 8)
     params = {k: v.unsqueeze(0).expand(3, *v.shape) for k, v in ColorJitter(1.0).draw(Key(0), SIZE, {}).items()}
     one, two = (ColorJitter(1.0, compiled=c).apply(grey, params) for c in (True, False))
@@ -316,3 +347,12 @@ def test_the_compiler_s_expressions_are_the_eager_ones(
 def test_compiled_equals_eager() -> None:
     """Real compilation, some 15 seconds."""
     _compiled_equals_eager(6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_pixels_of_the_cpu() -> None:
+    batch = batch_of(STRONG, 12)
+    for a, b in zip(STRONG.apply(batch).views, STRONG.apply(batch.to("cuda")).views, strict=True):
+        assert b.clips.is_cuda
+        torch.testing.assert_close(b.clips.cpu(), a.clips, atol=1e-5, rtol=0)

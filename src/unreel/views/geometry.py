@@ -192,6 +192,15 @@ def _blur_clip_(clip: Tensor, across: Tensor, down: Tensor, reach: int) -> None:
             torch.bmm(band, between[:, low:high], out=part[:, first:last])
 
 
+def _blur_together_(clips: Tensor, rows: Sequence[int], across: Tensor, down: Tensor) -> None:
+    """In-place blur of the clips ``rows`` of (N, C, T, H, W), as two batched products."""
+    count, (channels, frames, height, width) = len(rows), clips.shape[1:]
+    index = torch.tensor(rows, device=clips.device)
+    lines = torch.bmm(clips[index].view(count, -1, width), across.transpose(1, 2))
+    blurred = torch.matmul(down[:, None], lines.view(count, channels * frames, height, width))
+    clips[index] = blurred.view(count, channels, frames, height, width)
+
+
 def gaussian_blur_(
     clips: Tensor, sigma: Tensor, radius: int, padding: Padding, *, rows: Sequence[int] | None = None
 ) -> Tensor:
@@ -214,11 +223,7 @@ def gaussian_blur_(
             for n, row in enumerate(part):
                 _blur_clip_(clips[row], across[n], down[n], reaches[n])
             continue
-        planes = clips.shape[1] * clips.shape[2]
-        index = torch.tensor(part, device=clips.device)
-        lines = torch.bmm(clips[index].view(len(part), planes * height, width), across.transpose(1, 2))
-        blurred = torch.matmul(down[:, None], lines.view(len(part), planes, height, width))
-        clips[index] = blurred.view(len(part), *clips.shape[1:])
+        _blur_together_(clips, part, across, down)
     return clips
 
 

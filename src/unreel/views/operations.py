@@ -506,65 +506,70 @@ class ColorJitter(_DeviceOperation):
     def _sequence(self, x: Tensor, part: list[int], *, order: tuple[int, ...], params: dict[str, Tensor]) -> None:
         knobs = [JITTER_OPERATIONS[i] for i in order]
         factor = {knob: _factor(params[knob], part, x) for knob in knobs}
-        if self.compiled and x.shape[1] == 3 and self.saturation_mode == "hsv":
-            x.copy_(self._compiled(x, knobs, factor))
-            return
         start = 0
         while start < len(knobs):
             # Up to the next contrast all is pointwise, so a block of frames takes those passes together; a contrast
             # needs the mean of all frames as they are by then.
             stop = next((i for i in range(start + 1, len(knobs)) if knobs[i] == "contrast"), len(knobs))
             center = color.contrast_center(x, self.contrast_pivot) if knobs[start] == "contrast" else None
+            run = self._compiled if self.compiled and x.shape[1] == 3 else self._pointwise
             for first, block in frame_blocks(x):
-                self._pointwise(block, first, knobs[start:stop], factor, center)
+                here = center
+                if center is not None and center.shape[2] > 1:
+                    here = center[:, :, first : first + block.shape[2]]
+                run(block, knobs[start:stop], factor, here)
             start = stop
 
-    def _compiled(self, x: Tensor, knobs: list[str], factor: dict[str, color.Factor]) -> Tensor:
-        # All as (n, C, pixels), parameters as (n, C, 1) or (n, 1): few shapes mean few compilations.
-        kernels = color.compiled_kernels()
-        shape, (count, channels) = x.shape, x.shape[:2]
-        values = {k: torch.as_tensor(v, dtype=x.dtype, device=x.device).view(-1, 1) for k, v in factor.items()}
-        none, one = x.new_zeros(count, 1), x.new_ones(count, 1)
-        x = x.view(count, channels, -1)
+    def _pointwise(self, x: Tensor, knobs: list[str], factor: dict[str, color.Factor], center: Tensor | None) -> None:
+        """In place; only the first knob may be contrast, about ``center``."""
         done = ""
         for i, knob in enumerate(knobs):
-            if knob == "contrast" and self.contrast_pivot == "frame" and shape[2] > 1:
-                clip = x.view(shape)
-                x = color.contrast_(clip, factor[knob], color.contrast_center(clip, "frame")).view(x.shape)
-            elif knob in ("brightness", "contrast"):
-                scale = values[knob].unsqueeze(1).expand(count, channels, 1).contiguous()
-                shift = torch.zeros_like(scale)
-                if knob == "contrast":
-                    center = color.contrast_center(x.view(shape), self.contrast_pivot).view(count, -1, 1)
-                    shift = center * (1 - scale)
-                x = kernels.scale_shift(x, scale, shift)
-            elif knob != done:
-                both = set(knobs[i : i + 2]) == {"saturation", "hue"}
-                done = knobs[i + 1] if both else ""
-                shift = values["hue"] if both or knob == "hue" else none
-                x = kernels.turn_hsv(x, shift, values["saturation"] if both or knob == "saturation" else one)
-        return x.view(shape)
-
-    def _pointwise(
-        self, x: Tensor, first: int, knobs: list[str], factor: dict[str, color.Factor], center: Tensor | None
-    ) -> None:
-        done = ""
-        for i, knob in enumerate(knobs):
-            value = factor[knob]
             if knob == "brightness":
-                color.brightness_(x, value)
+                color.brightness_(x, factor[knob])
             elif knob == "contrast" and center is not None:
-                per_frame = center.shape[2] > 1
-                color.contrast_(x, value, center[:, :, first : first + x.shape[2]] if per_frame else center)
+                color.contrast_(x, factor[knob], center)
             elif knob == done:
                 continue  # taken together with the one before
-            elif set(knobs[i : i + 2]) == {"saturation", "hue"} and self.saturation_mode == "hsv":
+            elif self._both(knobs, i):
                 color.hue_(x, factor["hue"], factor["saturation"])
                 done = knobs[i + 1]
             elif knob == "saturation":
-                color.saturation_(x, value, self.saturation_mode)
+                color.saturation_(x, factor[knob], self.saturation_mode)
             else:
-                color.hue_(x, value)
+                color.hue_(x, factor[knob])
+
+    def _both(self, knobs: list[str], i: int) -> bool:
+        return set(knobs[i : i + 2]) == {"saturation", "hue"} and self.saturation_mode == "hsv"
+
+    def _compiled(self, x: Tensor, knobs: list[str], factor: dict[str, color.Factor], center: Tensor | None) -> None:
+        """``_pointwise`` with compiled kernels, on (n, C, pixels) and (n, C, 1): few shapes mean few compilations."""
+        kernels = color.compiled_kernels()
+        count, channels = x.shape[:2]
+        work = x.view(count, channels, -1)
+        values = {k: torch.as_tensor(v, dtype=x.dtype, device=x.device).view(-1, 1) for k, v in factor.items()}
+        done = ""
+        for i, knob in enumerate(knobs):
+            if knob == "contrast" and center is not None and center.shape[2] > 1:
+                color.contrast_(x, factor[knob], center)
+                work = x.view(count, channels, -1)
+            elif knob in ("brightness", "contrast"):
+                scale = values[knob].unsqueeze(1).expand(count, channels, 1).contiguous()
+                shift = torch.zeros_like(scale)
+                if knob == "contrast" and center is not None:
+                    shift = center.view(count, -1, 1) * (1 - scale)
+                work = kernels.scale_shift(work, scale, shift)
+            elif knob == "saturation" and self.saturation_mode == "blend":
+                x.copy_(work.view(x.shape))
+                color.saturation_(x, factor[knob], "blend")
+                work = x.view(count, channels, -1)
+            elif knob != done:
+                both = self._both(knobs, i)
+                done = knobs[i + 1] if both else ""
+                none, one = x.new_zeros(count, 1), x.new_ones(count, 1)
+                shift = values["hue"] if both or knob == "hue" else none
+                work = kernels.turn_hsv(work, shift, values["saturation"] if both or knob == "saturation" else one)
+        if work.data_ptr() != x.data_ptr():
+            x.copy_(work.view(x.shape))
 
 
 @dataclass(frozen=True)
