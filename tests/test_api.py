@@ -103,9 +103,9 @@ def test_embed_search_and_evaluate(run: Any, tiny_world: Path, tmp_path: Path) -
     unit = embeddings.vectors / np.linalg.norm(embeddings.vectors, axis=1, keepdims=True)
     cosines = np.delete(unit @ unit[16], 16)
     assert np.allclose([hit.similarity for hit in hits], np.sort(cosines)[::-1], atol=1e-5)
-    with pytest.raises(UsageError, match="top must be ≥ 1"):
+    with pytest.raises(UsageError, match="must be ≥ 1, got 0"):
         unreel.search(encoder, tiny_world, videos[0], top=0)
-    with pytest.raises(DataError, match=r"gone\.mp4: there is no such file"):
+    with pytest.raises(DataError, match=r"gone\.mp4"):
         unreel.search(encoder, tiny_world, "gone.mp4")
     with pytest.raises(DataError, match="no other video"):
         unreel.search(encoder, videos[:1], videos[0], progress=False)

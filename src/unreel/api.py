@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from unreel.core.distributed import rank
-from unreel.core.errors import DataError, UsageError
+from unreel.core.errors import UsageError
 from unreel.core.progress import Progress, format_seconds
 from unreel.data.batch import Batch
 from unreel.data.index import IndexFault
 from unreel.data.index import index as probe_all
 from unreel.data.manifest import Manifest, Source
 from unreel.methods import Method
-from unreel.metrics.retrieval import nearest as nearest_rows
 from unreel.nn import Encoder
 from unreel.nn.external import wrap_encoder
 from unreel.nn.weights import load_encoder as load_encoder_file
 from unreel.nn.weights import save_encoder
 from unreel.protocols.features import Embeddings
 from unreel.protocols.features import embed as embed_features
+from unreel.protocols.retrieval import Hit
+from unreel.protocols.retrieval import search as search_features
 from unreel.recipes.build import Prepared, prepare
 from unreel.train import run as train_run
 from unreel.train.run import Run
@@ -105,40 +106,19 @@ def evaluate(
     return evaluate_task(_encoder(encoder), data, protocol=protocol, **options)
 
 
-@dataclass(frozen=True)
-class Hit:
-    """A found video: its path, and the cosine of its embedding with the query's, in [−1, 1]."""
-
-    path: str
-    similarity: float
-
-
 def search(
-    encoder: AnyEncoder, data: Source, query: str | os.PathLike[str], *, top: int = 5, **options: Any
+    encoder: AnyEncoder, data: Source | Embeddings, query: str | os.PathLike[str], *, top: int = 5, **options: Any
 ) -> list[Hit]:
     """The ``top`` videos most like one video, best first; the query itself is left out.
 
     Args:
         encoder: an encoder, a run, or the path of either.
-        data: the videos to search.
+        data: the videos to search, or their embeddings.
         query: a video file.
         top: how many, ≥ 1; fewer come back when there are fewer.
-        options: as for ``embed``.
+        options: clips, device, store and others, see ``unreel.protocols.search``.
     """
-    if top < 1:
-        raise UsageError(f"top must be ≥ 1, got {top}")
-    if not Path(query).exists():
-        raise DataError(f"{os.fspath(query)}: there is no such file")
-    built = _encoder(encoder)
-    asked = embed_features(built, [query], **options)
-    gallery = embed_features(built, data, **options)
-    others = gallery.sources != asked.sources[0]
-    if not others.any():
-        raise DataError("there is no other video to search in")
-    gallery = gallery.select(others)
-    found = nearest_rows(asked.vectors, gallery.vectors, k=min(top, len(gallery)))
-    pairs = zip(found.indices[0], found.similarities[0], strict=True)
-    return [Hit(str(gallery.ids[i]), float(similarity)) for i, similarity in pairs]
+    return search_features(_encoder(encoder), [query], data, top, **options)[0]
 
 
 def check_table_suffix(path: Path) -> None:

@@ -279,7 +279,7 @@ def test_search_finds_the_others_and_itself_only_when_asked(encoder, folder):
     assert [len(row) for row in both] == [6, 6]
     with pytest.raises(UsageError, match="clip plan"):
         search(encoder, [query], gallery, progress=False)
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="must be ≥ 1"):
         search(encoder, [query], gallery, 0)
 
 

@@ -149,10 +149,10 @@ def search(
         k: at most this many per query.
         clips, store, device, progress: as ``embed``.
         include_same: also find the query itself (the same bytes and span) where the gallery holds it.
-    Raises: DataError for a query that cannot be read; UsageError for k < 1 or a gallery cut by another clip plan.
+    Raises: DataError for a query that cannot be read or a gallery with nothing else; UsageError for k < 1 or a gallery cut by another clip plan.
     """
     if k < 1:
-        raise UsageError(f"k: expected at least 1, got {k}")
+        raise UsageError(f"the number of videos to find must be ≥ 1, got {k}")
     options: dict[str, Any] = {"clips": clips, "store": store, "device": device, "progress": progress}
     queries = embed(encoder, list(query_paths), **options)
     if queries.faults:
@@ -167,6 +167,8 @@ def search(
         query_ids=None if include_same else queries.sources,
         gallery_ids=None if include_same else table.sources,
     )
+    if (found.indices < 0).all():
+        raise DataError("there is no other video to search in")
     return [
         [
             Hit(table.paths[i], table.spans[i], float(similarity))
