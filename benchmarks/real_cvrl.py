@@ -442,7 +442,7 @@ def render(found: Mapping[str, Any]) -> str:
     lines = [
         "# CVRL on real video",
         "",
-        "Rendered from [cvrl.json](cvrl.json) by `python benchmarks/real_cvrl.py --render`; no number here is typed.",
+        "Rendered from [cvrl.json](cvrl.json) by `python benchmarks/real_cvrl.py --render`; all numbers are in it.",
         "",
         "Two small public collections, pre-trained on their own training part without labels on a CPU, then probed "
         "with the encoder frozen. Controls: the same architecture with random weights, and 46 plain statistics of "
@@ -451,9 +451,11 @@ def render(found: Mapping[str, Any]) -> str:
         "training part would give they do not know; the spread over seeds shows what the seed alone does.",
         "",
     ]
+    if not found.get("report"):
+        lines += ["The report seeds have not been run yet.", ""]
     for name, entry in found.get("report", {}).items():
         lines += section(name, entry)
-    lines += developed(found.get("development", {}), found.get("report", {}))
+    lines += developed(found.get("development", {}), found.get("screening", {}))
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -501,37 +503,40 @@ def section(name: str, entry: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def developed(entries: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
-    """How the settings were chosen."""
-    if not entries:
+def developed(entries: Mapping[str, Any], screening: Mapping[str, Any]) -> list[str]:
+    """How the settings were chosen: what was tried, and the chosen ones on held-out groups."""
+    if not entries and not screening:
         return []
     lines = [
         "## How the settings were chosen",
         "",
-        "On development seeds and a third of the training part that pre-training and probes did not see, cut by whole "
-        "groups, another third for each seed; the test part was not opened. Means over the seeds:",
-        "",
+        "On development seeds and the training parts; no test part was opened.",
     ]
-    rows = []
-    for name, entry in entries.items():
-        for s in entry["scores"]:
-            v = s["values"]
-            rows.append(
-                [
-                    name,
-                    f"{s['protocol']}, {METRIC_NAMES[s['metric']]}",
-                    ", ".join(str(x) for x in entry["seeds"]),
-                    str(s["n"]),
-                    number(v["frame-statistics"]),
-                    number(v["random-init"]),
-                    number(v[CVRL]),
-                ]
-            )
-    header = ("data", "protocol", "seeds", "n", "frame statistics", "random weights", "CVRL")
-    lines += table(header, rows)
-    for name in entries:
-        if tried := report.get(name, entries[name]).get("tried") or entries[name].get("tried"):
-            lines += [f"Tried on {name}: {tried}", ""]
+    lines.append("")
+    if screening:
+        rows = [
+            [r["data"], r["what"], r["seed"], *(number(r[k]) for k in ("linear", "knn", "hit1", "map"))]
+            for r in screening["rows"]
+        ]
+        lines += [screening["how"], ""]
+        lines += table(("data", "tried", "seed", "linear", "knn (k = 10)", "hit@1", "mAP"), rows)
+        lines += [screening["found"], ""]
+    if entries:
+        lines += [
+            "The chosen settings with `--develop`: a third of the training part, cut by whole groups, was held out of "
+            "pre-training and probing and scored, another third for each seed. Means over the seeds:",
+            "",
+        ]
+        rows = []
+        for name, entry in entries.items():
+            for s in entry["scores"]:
+                v = s["values"]
+                cells = [name, f"{s['protocol']}, {METRIC_NAMES[s['metric']]}", ", ".join(map(str, entry["seeds"]))]
+                rows.append(
+                    [*cells, str(s["n"]), *(number(v[net]) for net in ("frame-statistics", "random-init", CVRL))]
+                )
+        header = ("data", "protocol", "seeds", "n", "frame statistics", "random weights", "CVRL")
+        lines += table(header, rows)
     return lines
 
 
