@@ -81,8 +81,8 @@ def resized_crop(frames: Tensor, box: Tensor, size: Size | None, *, antialias: b
         for index, row in enumerate(boxes):
             x1, y1, x2, y2 = _integer_box(row, height, width)
             chosen = frames if len(boxes) == 1 else frames[index : index + 1]
-            part = chosen[:, y1:y2, x1:x2]
-            parts.append(part.contiguous() if size is None else resize(part, size, antialias=antialias).contiguous())
+            part = chosen[:, y1:y2, x1:x2].contiguous()  # the resize of a strided cut is up to twice as slow
+            parts.append(part if size is None else resize(part, size, antialias=antialias).contiguous())
         return parts[0] if len(parts) == 1 else torch.cat(parts)
     check_clips(frames, "resized_crop")
     lead, (channels, num_frames, height, width) = frames.shape[:-4], frames.shape[-4:]

@@ -80,7 +80,8 @@ def view_plan(
         blur_p, solarize_p: in every view, replacing the preset's. 0 leaves the operation out.
         blur_sigma_min, blur_sigma_max: pixels; blur_padding: ``zero``, ``reflect`` or ``edge``.
         solarize_threshold: in [0, 1].
-        compiled: colour jitter through torch.compile: tens of seconds at the first batch, then several times faster.
+        compiled: colour jitter through torch.compile: tens of seconds at the first batch, then one kernel per
+            operation; for long runs on a GPU.
     Raises: UsageError for an unknown preset or a value out of range.
     """
     if preset not in get_args(ViewPreset):
