@@ -441,3 +441,34 @@ def test_taking_frames_is_indexing(places, first, step):
         assert torch.equal(_take(frames, place), frames[torch.from_numpy(place)])
     even = _take(frames, np.arange(first, 10, step))
     assert even.untyped_storage().data_ptr() == frames.untyped_storage().data_ptr()
+
+
+def test_a_cache_changes_how_often_files_are_read_and_nothing_else():
+    spans = Manifest("", (Row("video0.mp4", start_s=0.5, end_s=3.5), Row("video1.mp4"), Row("video2.mp4")))
+    one_row_mb = 40 * 24 * 32 * 3 / 1e6
+
+    def epochs(cache_mb: float) -> tuple[list[Sample], MemoryDecoder]:
+        decoder = MemoryDecoder()
+        data = ClipDataset(spans, PairSampler(8, 2), WholeFrames(2), decoder=decoder, cache_mb=cache_mb)
+        return [data.sample(row, epoch) for epoch in range(3) for row in range(3)], decoder
+
+    plain, plain_decoder = epochs(0)
+    for cache_mb, reads in ((10.0, 3), (1.8 * one_row_mb, 5)):  # room for all; for the span's 30 frames and one row
+        cached, decoder = epochs(cache_mb)
+        assert len(decoder.calls) == reads
+        for a, b in zip(plain, cached, strict=True):
+            for view_a, view_b in zip(a.views, b.views, strict=True):
+                assert torch.equal(view_a.clips, view_b.clips)
+                assert torch.equal(view_a.times_s, view_b.times_s)
+    assert len(plain_decoder.calls) == 9
+
+
+def test_a_cached_row_that_breaks_late_still_gives_its_whole_frames():
+    class BreaksLate(MemoryDecoder):
+        def read(self, path, *, indices=None, times_s=None):
+            if max(indices) > 20:
+                raise UnreadableError(path, "breaks in the middle")
+            return super().read(path, indices=indices)
+
+    data = ClipDataset(videos(1), Fixed(indices(2, 4)), WholeFrames(1), decoder=BreaksLate(), cache_mb=10)
+    assert frame_numbers(data.sample(0), 0) == [2, 4]

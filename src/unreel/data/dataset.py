@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Annotated, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
+from unreel.core.settings import Range
 from unreel.data.batch import Aligned, AlignedKind, Fault, Sample, View
 from unreel.data.contracts import ClipRequest, FrameSize, Sampler, SourceInfo, SupportsViews, Ticket
 from unreel.data.manifest import Manifest
@@ -75,15 +77,20 @@ class SourceReader:
     Args:
         manifest: what to read.
         decoder: reads every row; None chooses by the kind of file.
+        cache_mb: keep the decoded frames of whole rows up to this size, per process. Rows come in another order each
+            epoch, so those that came first are kept, none is thrown out.
     """
 
-    def __init__(self, manifest: Manifest, decoder: Decoder | None = None) -> None:
+    def __init__(self, manifest: Manifest, decoder: Decoder | None = None, *, cache_mb: float = 0.0) -> None:
         self.manifest = manifest
         self.decoder = decoder
+        self.cache_mb = cache_mb
         self._facts: OrderedDict[int, _Facts] = OrderedDict()
+        self._kept: dict[int, Frames] = {}
+        self._room = int(cache_mb * 1e6)
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"manifest": self.manifest, "decoder": self.decoder, "_facts": OrderedDict()}
+    def __reduce__(self) -> tuple[object, ...]:  # what was read stays with the process that read it
+        return partial(SourceReader, cache_mb=self.cache_mb), (self.manifest, self.decoder)
 
     def facts(self, row: int) -> _Facts:
         """Probed facts and span of a row. Raises MediaError; TooShortError for a span without a frame."""
@@ -134,6 +141,22 @@ class SourceReader:
             return read_frames(listed, indices=indices)
         return self._back_end(row).read(self.manifest.absolute(row), indices=indices)
 
+    def _cached(self, row: int, indices: NDArray[np.int64]) -> Frames:
+        facts = self.facts(row)
+        whole = self._kept.get(row)
+        if whole is None:
+            size = facts.num_frames * facts.video.height * facts.video.width * 3
+            if size > self._room:
+                return self._read(row, indices)
+            try:
+                whole = self._read(row, facts.first + np.arange(facts.num_frames))
+            except MediaError:  # the frames asked for may be whole where others are not
+                return self._read(row, indices)
+            self._kept[row] = whole
+            self._room -= size
+        place = indices - facts.first
+        return Frames(whole.pixels[place], whole.times_s[place])
+
     def resolve(self, row: int, request: ClipRequest) -> NDArray[np.int64]:
         """Frame numbers in the file for a request within the row's span: (T,) int64.
 
@@ -163,7 +186,7 @@ class SourceReader:
 
         Raises: MediaError, by cause; UnreadableError where frames differ in size from what probing told.
         """
-        frames = self._read(row, indices)
+        frames = self._cached(row, indices) if self.cache_mb else self._read(row, indices)
         video = self.facts(row).video
         if frames.pixels.shape[1:3] != (video.height, video.width):
             raise UnreadableError(
@@ -241,6 +264,8 @@ class ClipDataset:
         sidecars: computed facts by name, handed to the sampler and the views.
         aligned: masks, boxes … that follow each view's geometry.
         decoder: reads every row; None chooses by the kind of file.
+        cache_mb: decoded frames kept in memory, per loader worker; for collections of small videos, whose decoding
+            would otherwise be repeated each epoch. The samples are the same.
     Raises: UsageError when sampler and views disagree in number; DataError for an empty manifest or a row that lacks
         an aligned file.
     """
@@ -255,6 +280,7 @@ class ClipDataset:
         sidecars: Mapping[str, SidecarLike] | None = None,
         aligned: Sequence[AlignedSource] = (),
         decoder: Decoder | None = None,
+        cache_mb: Annotated[float, Range(ge=0, unit="MB")] = 0.0,
     ) -> None:
         if sampler.num_views != views.num_views:
             raise UsageError(
@@ -275,7 +301,7 @@ class ClipDataset:
         self.seed = seed
         self.sidecars = dict(sidecars or {})
         self.aligned = tuple(aligned)
-        self.reader = SourceReader(manifest, decoder)
+        self.reader = SourceReader(manifest, decoder, cache_mb=cache_mb)
 
     def __len__(self) -> int:
         return len(self.manifest)

@@ -28,6 +28,7 @@ from unreel.train.backend import start_processes
 
 # What a caller of `pretrain` and `ClipLoader` puts in place; everything else in their signatures is a setting.
 _WIRED = frozenset({"out", "settings", "card", "resume", "rank", "world_size", "quarantine"})
+_DATA_WIRED = frozenset({"manifest", "sampler", "views", "seed", "sidecars", "aligned", "decoder"})
 # Sections that a recipe may hold although the caller passes the object itself.
 _OBJECTS = frozenset({"method", "encoder"})
 
@@ -53,7 +54,7 @@ def _encoder_builder(name: str) -> Builder:
 
 def settings_schema(*, method: bool = True, encoder: bool = True) -> dict[str, Section]:
     """The sections of a pre-training recipe; without those that the caller passes as objects."""
-    schema = {"data": Section((choose_rows,), omit=frozenset({"manifest"}))}
+    schema = {"data": Section((choose_rows, ClipDataset), omit=_DATA_WIRED)}
     if method:
         schema["method"] = Section(choose=method_builder, default_name="cvrl")
     if encoder:
@@ -210,7 +211,7 @@ def prepare(
     settings = Settings.resolve(schema, layers)  # before any file is looked at
 
     found = Manifest.open(data)
-    manifest = choose_rows(found, **settings.arguments("data"))
+    manifest = choose_rows(found, **settings.arguments("data", choose_rows))
     manifest.check_files()
     source = os.path.abspath(data) if isinstance(data, str | os.PathLike) else found.root
     header = (
@@ -228,7 +229,14 @@ def prepare(
         name = str(settings["method"]["name"])
         own_method = create_method(name, own_encoder, seed=train["seed"], **settings.arguments("method"))
     sidecars = require(own_method.sidecars, manifest)
-    dataset = ClipDataset(manifest, own_method.sampler, own_method.views, seed=train["seed"], sidecars=sidecars)
+    dataset = ClipDataset(
+        manifest,
+        own_method.sampler,
+        own_method.views,
+        seed=train["seed"],
+        sidecars=sidecars,
+        **settings.arguments("data", ClipDataset),
+    )
     arguments = settings.arguments("train", ClipLoader)
     loader = ClipLoader(dataset, rank=rank(), world_size=world_size(), **arguments)
     global_batch = train["batch_size"] * train["accumulate"]
