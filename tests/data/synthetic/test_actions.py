@@ -243,6 +243,7 @@ def test_wrong_arguments_are_refused():
         {"camera": 1.5},
         {"period_frames": (9.0, 8.0)},
         {"num_backgrounds": 0},
+        {"drift_turns": 2.0},
         {"background_link": "colour"},
         {"test_background": "swap"},
     ):

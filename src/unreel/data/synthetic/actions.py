@@ -146,6 +146,8 @@ class ActionWorld:
         size_px, num_frames, fps: of every video.
         period_frames: range of the oscillations' periods; the two splits take disjoint bins of it.
         radius_px, amplitude_px: ranges of the objects' radii and of their offsets' swing, for ``size_px = 64``.
+        drift_turns: the most that an object which does not spin turns over the video, in full turns; at a steady rate
+            drawn between half of it and all of it, either way. An object's pose then is not what its clips share.
         num_backgrounds: textures shared by all classes and both splits.
         background_shift: show another part of the texture in every video, which makes it tell videos apart.
         num_colors: hues per split, disjoint between the splits.
@@ -170,6 +172,7 @@ class ActionWorld:
         period_frames: tuple[float, float] = (8.0, 16.0),
         radius_px: tuple[float, float] = (8.0, 10.0),
         amplitude_px: tuple[float, float] = (9.0, 12.0),
+        drift_turns: float = 0.0,
         num_backgrounds: int = 8,
         background_shift: bool = False,
         num_colors: int = 6,
@@ -188,6 +191,8 @@ class ActionWorld:
             raise UsageError(f"size_px must be even and at least 32 (the codec's 4:2:0), got {size_px}")
         if num_frames < 2 or fps < 1:
             raise UsageError(f"a video needs at least 2 frames and 1 frame per second, got {num_frames} at {fps}")
+        if not 0 <= drift_turns <= 1:
+            raise UsageError(f"drift_turns is between 0 and 1 turn per video (more would be a spin), got {drift_turns}")
         if not 2 <= period_frames[0] < period_frames[1]:
             raise UsageError(f"period_frames must be 2 ≤ low < high, got {period_frames}")
         if num_backgrounds < 1 or num_colors < 1:
@@ -213,6 +218,7 @@ class ActionWorld:
         self.period_frames = period_frames
         self.radius_px = radius_px
         self.amplitude_px = amplitude_px
+        self.drift_turns = drift_turns
         self.num_backgrounds = num_backgrounds
         self.background_shift = background_shift
         self.num_colors = num_colors
@@ -316,7 +322,8 @@ class ActionWorld:
             heading = key.child("heading").uniform(0, 2 * np.pi)
             x = along * np.cos(heading) - across * np.sin(heading)
             y = along * np.sin(heading) + across * np.cos(heading)
-        angle = np.full_like(t, still["angle"])
+        turned = self.drift_turns * key.child("drift").uniform(0.5, 1.0)
+        angle = still["angle"] + way * turned * 2 * np.pi * t / self.num_frames
         if motion == "spin":
             angle = way * turn
         shape, texture = APPEARANCES[recipe.appearance].split("-")
