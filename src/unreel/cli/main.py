@@ -80,6 +80,9 @@ class _StderrHandler(logging.Handler):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 when done, 1 when the work failed, 2 when the call was wrong."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # Threads that wait for one another sleep instead of spinning: where others use the cores too, a loader's worker
+    # or another job, spinning makes a training step ten times as long. Read when torch is imported, hence here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     set_quiet("--quiet" in given or bool(os.environ.get("UNREEL_QUIET")))
     logger = logging.getLogger("unreel")
     if not logger.handlers:
