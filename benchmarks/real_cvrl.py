@@ -152,7 +152,9 @@ def run_seed(name: str, manifest: Manifest, seed: int, out: Path, workers: int) 
     start = time.perf_counter()
     settings: dict[str, Any] = {change.setting: change.value for change in about.changes}
     # ``data.split`` is left at its default: the split called train, and no label is looked at.
-    run = unreel.pretrain("cvrl", manifest, recipe=RECIPE, out=out, seed=seed, workers=workers, **settings)
+    run = unreel.pretrain(
+        "cvrl", manifest, recipe=RECIPE, out=out, seed=seed, workers=workers, cache_mb=600, **settings
+    )
     trained = time.perf_counter()
     encoder = unreel.load_encoder(run)
     task = LabelTask(manifest, seed=seed)
