@@ -30,7 +30,7 @@ WORLD: Mapping[str, Any] = {
     "camera": 0.25,
     "radius_px": (14.0, 16.0),
     "amplitude_px": (9.0, 11.0),
-    "period_frames": (9.0, 13.0),
+    "period_frames": (10.0, 12.0),
     "drift_turns": 0.5,
 }
 

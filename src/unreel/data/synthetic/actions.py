@@ -44,11 +44,11 @@ MOTIONS: tuple[str, ...] = (
     "flicker",  # stays, its brightness comes and goes
     "settle",  # glides to another place, slows down and stays there: cannot be reversed
 )
-APPEARANCES: tuple[str, ...] = tuple(f"{shape}-{texture}" for shape in ("disc", "cross") for texture in TEXTURES)
-_DISTRACTORS = ("square", "triangle")  # shapes of no class
+APPEARANCES: tuple[str, ...] = tuple(f"{shape}-{texture}" for shape in ("disc", "bar") for texture in TEXTURES)
+_DISTRACTORS = ("square", "triangle", "cross")  # shapes of no class
 
 # What one phase does to the drawing, at size_px = 64 (lengths scale with the frame).
-_SIZE_SWING = 0.35  # of the log radius
+_SIZE_SWING = 0.25  # of the log radius
 _LIGHT_SWING = 0.4  # of the brightness
 _SETTLE_SCALE = 0.78  # makes the mean square offset of "settle" that of an oscillation, r²/2 (measured)
 # Periods in frames: [low, high) is cut into bins, training takes the even ones and test the odd ones.

@@ -37,14 +37,19 @@ def _cross(u: Array, v: Array) -> Array:
     return as_f32(np.minimum(np.maximum(a - long, b - short), np.maximum(a - short, b - long)))
 
 
+def _bar(u: Array, v: Array) -> Array:
+    return as_f32(np.maximum(np.abs(u) - np.float32(1.4), np.abs(v) - np.float32(0.5)))
+
+
 # Signed distances in units of the object's radius, negative inside; areas agree within 10 %.
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "disc": _disc,
     "square": _square,
     "triangle": _triangle,
     "cross": _cross,
+    "bar": _bar,
 }
-SHAPE_REACH = 1.48  # no shape extends beyond this many radii
+SHAPE_REACH = 1.49  # no shape extends beyond this many radii
 
 
 def _halves(u: Array, v: Array) -> Array:
@@ -52,11 +57,11 @@ def _halves(u: Array, v: Array) -> Array:
 
 
 def _stripes(u: Array, v: Array) -> Array:
-    return as_f32(np.sin(np.float32(2 * np.pi * 1.1) * v + np.float32(0.7)))
+    return as_f32(np.sin(np.float32(2 * np.pi * 0.8) * u + np.float32(0.7)))
 
 
 def _checker(u: Array, v: Array) -> Array:
-    k = np.float32(2 * np.pi * 0.9)
+    k = np.float32(2 * np.pi * 1.1)
     return as_f32(np.float32(1.6) * np.sin(k * u + np.float32(0.5)) * np.sin(k * v + np.float32(0.5)))
 
 
