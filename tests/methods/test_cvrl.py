@@ -100,12 +100,23 @@ def test_loss_options_reach_the_loss(options: dict[str, Any], expected: dict[str
 
 
 def test_grad_scale_multiplies_the_gradient() -> None:
-    gradients = []
+    gradients, losses = [], []
     for scale in (1.0, 4.0):
         method = tiny_cvrl(grad_scale=scale)
-        method(random_batch()).loss.backward()
+        loss = method(random_batch()).loss
+        loss.backward()
         gradients.append(method.head[0].weight.grad)
+        losses.append(float(loss.detach()))
     torch.testing.assert_close(gradients[1], 4 * gradients[0])
+    assert losses[0] == losses[1]  # what is logged stays comparable
+
+
+def test_head_options_reach_the_head() -> None:
+    head = tiny_cvrl(bn_eps=1e-3, bn_momentum=0.2).head
+    assert (head[1].eps, head[1].momentum) == (1e-3, 0.2)
+    bare = tiny_cvrl(batch_norm=False, bias=False).head
+    assert [type(m) for m in bare] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert all(m.bias is None for m in bare if isinstance(m, nn.Linear))
 
 
 # --- two processes (check 11) -----------------------------------------------------------------------------------

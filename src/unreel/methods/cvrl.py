@@ -39,14 +39,15 @@ class CVRL(Method):
         size: side of the square clips, pixels.
         consistent: one draw per clip; False draws per frame, the ablation that hurts (§4).
         hidden_layers, hidden_dim, out_dim: the projection head: three hidden layers of 2048, 128 out (§2).
-        bn_momentum: of the head's batch norms; decay 0.997 (§2).
+        batch_norm, bias: whether the head has batch norms, and biases in its linear layers (§8.3).
+        bn_momentum, bn_eps: of the head's batch norms; decay 0.997 and 1e-5 (§2).
         temperature: of the loss.
         reduction: "mean" (the paper), or "sum_of_views" (the release: twice the mean; the learning rate is tied to it).
         same_view_negatives: False drops the other videos' clips of the anchor's own view.
         normalize: False compares projections as they are.
         gather: negatives from all processes ("global") or this one ("local").
-        grad_scale: factor on the gradient of the loss. The release, taken literally, multiplies it by the number of
-            replicas (§2, replica scaling trap).
+        grad_scale: factor on the gradient of the loss, not on its value. The release, taken literally, multiplies the
+            gradient by the number of replicas (§2, replica scaling trap).
         view_options: every other argument of ``unreel.views.presets.view_plan``.
 
     Raises: UsageError for values that cannot be.
@@ -70,7 +71,10 @@ class CVRL(Method):
         hidden_layers: Annotated[int, Range(ge=0)] = 3,
         hidden_dim: Annotated[int, Range(ge=1)] = 2048,
         out_dim: Annotated[int, Range(ge=1)] = 128,
+        batch_norm: bool = True,
         bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.003,
+        bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
+        bias: bool = True,
         temperature: Annotated[float, Range(gt=0)] = 0.1,
         reduction: Reduction = "mean",
         same_view_negatives: bool = True,
@@ -88,7 +92,10 @@ class CVRL(Method):
             hidden_layers=hidden_layers,
             hidden_dim=hidden_dim,
             out_dim=out_dim,
+            batch_norm=batch_norm,
             bn_momentum=bn_momentum,
+            bn_eps=bn_eps,
+            bias=bias,
         )
         self.sampler = PairSampler(
             clip_frames,
@@ -105,7 +112,7 @@ class CVRL(Method):
         self.same_view_negatives, self.gather, self.grad_scale = same_view_negatives, gather == "global", grad_scale
 
     def forward(self, batch: Batch) -> LossOutput:
-        """Loss of B videos with two views each; logs loss, contrast accuracy and entropy (§2)."""
+        """Loss of B videos with two views each; logs contrast accuracy and entropy (§2)."""
         first, second = batch.views
         # All first views, then all second views, in one pass: batch norm sees both (§2).
         clips = torch.cat([first.clips, second.clips])
@@ -122,4 +129,6 @@ class CVRL(Method):
         )
         found = contrast_statistics(a, b, temperature=self.temperature, normalize=self.normalize, gather=self.gather)
         logs = {"contrast_accuracy": found.accuracy, "contrast_entropy": found.entropy}
-        return LossOutput(loss * self.grad_scale, logs)
+        if self.grad_scale != 1:
+            loss = loss.detach() + self.grad_scale * (loss - loss.detach())  # the logged value stays the loss
+        return LossOutput(loss, logs)
