@@ -43,6 +43,16 @@ def test_a_truncated_file_falls_back_to_the_one_before(
     assert "step-000000002.pt cannot be read" in caplog.text
 
 
+def test_an_unreadable_later_checkpoint_does_not_push_out_the_one_just_written(tmp_path: Path) -> None:
+    _, newest = save(Checkpoints(tmp_path), 5, 9)
+    newest.write_bytes(b"")
+    checkpoints = Checkpoints(tmp_path, keep=1)  # a resumed run may keep fewer
+    save(checkpoints, 6)
+    state = checkpoints.load(settings=SETTINGS)
+    assert state is not None
+    assert state["step"] == 6
+
+
 def test_no_readable_checkpoint_is_an_error_not_a_new_start(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     for path in save(checkpoints, 1, 2):

@@ -119,7 +119,8 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
             raise UnreelError(f"{path}: the checkpoint could not be written ({error}); is the disk full?") from error
-        for old in self.paths()[: -self.keep]:
+        # Later ones were unreadable, or the run would have gone on from there: they must not push this one out.
+        for old in [p for p in self.paths() if p.name <= path.name][: -self.keep]:
             old.unlink(missing_ok=True)
         for leftover in self.folder.glob(".step-*.pt.*"):  # of a process that was killed while writing
             leftover.unlink(missing_ok=True)
