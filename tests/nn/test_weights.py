@@ -14,6 +14,7 @@ from unreel.core.errors import DataError, UsageError
 from unreel.nn import Encoder, create_encoder, load_encoder, load_weights, read_card, save_encoder
 from unreel.nn import weights as weights_module
 from unreel.nn.matching import PREFIXES, best_prefix, tensors_digest
+from unreel.train.checkpoint import Checkpoints
 
 
 def tiny(seed: int = 0, **arguments: object) -> Encoder:
@@ -135,6 +136,15 @@ def test_a_vissl_checkpoint_is_unwrapped(tmp_path: Path) -> None:
     trunk = copied(origin, "_feature_blocks.")
     torch.save({"classy_state_dict": {"base_model": {"model": {"trunk": trunk}}}}, tmp_path / "a.torch")
     assert load_weights(target, tmp_path / "a.torch", "vissl").coverage == 1
+    assert same(origin, target)
+
+
+def test_a_runs_own_checkpoint_gives_its_encoder(tmp_path: Path) -> None:
+    origin, target = tiny(1), tiny(2)
+    state = {**copied(origin, "encoder."), "head.weight": torch.zeros(2, 2)}
+    saved = Checkpoints(tmp_path).save({"step": 3, "method": state, "optimizer": {}, "scaler": {}}, settings={"a": 1})
+    report = load_weights(target, saved)
+    assert (report.coverage, report.prefix, report.dropped) == (1, "encoder.", ("head.weight",))
     assert same(origin, target)
 
 

@@ -38,6 +38,7 @@ _NESTS = (
     ("encoder",),
     ("network",),
     ("net",),
+    ("method",),  # unreel's own checkpoints of a run
 )
 
 
