@@ -213,6 +213,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_reaches_no_checkpoint(tmp_p
     assert [p.name for p in Checkpoints(tmp_path).paths()] == ["step-000000002.pt", "step-000000004.pt"]
 
 
+@pytest.mark.parametrize("at", [3, 19])
+def test_weights_that_are_not_finite_reach_no_checkpoint(at: int, tmp_path: Path) -> None:
+    """A finite loss with a gradient that is not: step ``at`` breaks the weights, the next loss would come too late."""
+    with pytest.raises(DivergedError, match=rf"weights are not finite after {at + 1} of 20 steps.*max_grad_norm"):
+        train(Broken(gradients_at=(at,)), checkpoint=Checkpoints(tmp_path, every_steps=2))
+    state = torch.load(Checkpoints(tmp_path).paths()[-1], weights_only=True)
+    assert state["step"] == at - 1
+    assert all(torch.isfinite(v).all() for v in state["method"].values())
+
+
 def test_a_step_whose_gradients_are_not_finite_is_skipped() -> None:
     method = Broken(gradients_at=(2, 3))
     result = train(method, total_steps=6, max_grad_norm=1.0)
@@ -281,6 +291,20 @@ def test_a_seekable_loader_is_not_read_from_the_beginning(tmp_path: Path, truth:
     assert not differing(method.state_dict(), truth["method"])
 
 
+class Lengthless:
+    """Can be started again, but does not say how long it is."""
+
+    def __iter__(self) -> Any:
+        return iter(toy_batches())
+
+
+def test_a_loader_without_length_goes_on_in_the_right_pass(tmp_path: Path, truth: dict[str, Any]) -> None:
+    train(Toy(), Lengthless(), checkpoint=tmp_path, stop_after=14)  # two passes of six, and two batches
+    method = Toy()
+    assert train(method, Lengthless(), checkpoint=tmp_path).resumed_from == 14
+    assert not differing(method.state_dict(), truth["method"])
+
+
 def test_loaders_that_cannot_serve_are_refused() -> None:
     with pytest.raises(DataError, match="empty"):
         train(Toy(), [])
@@ -320,6 +344,29 @@ def test_another_run_is_refused_with_the_reason(tmp_path: Path) -> None:
         train(method, checkpoint=tmp_path, optimizer=other)
     with pytest.raises(UsageError, match=r"settings.data.folder was unset, is b"):
         train(Toy(), checkpoint=tmp_path, settings={"data": {"folder": "b"}})
+
+
+def test_what_is_logged_now_and_then_is_averaged_over_the_steps_that_logged_it() -> None:
+    class Sparse(Toy):
+        def forward(self, batch: Batch) -> LossOutput:
+            output = super().forward(batch)
+            now = {"pace": torch.tensor(6.0)} if len(self.seen) % 5 == 1 else {}
+            return LossOutput(output.loss, {**output.logs, **now})
+
+    assert train(Sparse(), monitor=Monitor(log_every=10)).last["pace"] == 6.0
+
+
+def test_the_probe_leaves_every_part_in_its_mode() -> None:
+    class Begun(Toy):
+        def on_step_begin(self, progress: Progress) -> None:
+            super().on_step_begin(progress)
+            if progress.step == 0:
+                self.encoder.net[1].eval()  # a frozen norm
+
+    method = Begun()
+    train(method, total_steps=4, monitor=Monitor(probe=lambda encoder: {"knn": 0.0}, probe_every=2))
+    assert method.encoder.training
+    assert not method.encoder.net[1].training
 
 
 def test_records_and_faults_are_written_and_rewound(tmp_path: Path) -> None:

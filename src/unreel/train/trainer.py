@@ -38,7 +38,7 @@ _MOST_SKIPPED = 25
 
 
 class DivergedError(UnreelError):
-    """The loss, or the gradients of many steps in a row, are not finite; nothing of it reached a checkpoint."""
+    """The loss, the weights, or the gradients of many steps in a row, are not finite; no checkpoint holds any of it."""
 
 
 class FitResult(NamedTuple):
@@ -82,14 +82,14 @@ def _batches(loader: Loader, start: int, total: int) -> Generator[Batch, None, N
     length = steps_per_epoch(loader)
     skip = start % length if length else start
     while True:
-        found = False
-        for index, batch in enumerate(loader):
-            found = True
-            if index >= skip:
+        count = 0
+        for batch in loader:
+            count += 1
+            if count > skip:
                 yield batch
-        if not found:
+        if not count:
             raise DataError("the loader is empty, or a generator that cannot be started again; pass a list or a loader")
-        skip = 0
+        skip = max(0, skip - count)  # without a length, the passes before ``start`` are counted by reading them
 
 
 class _Stop:
@@ -159,6 +159,7 @@ class _Window:
 
     def clear(self) -> None:
         self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, float] = {}
         self.steps = self.clips = 0
         self.waited_s, self.start_s = 0.0, time.perf_counter()
 
@@ -166,11 +167,13 @@ class _Window:
         for name, value in logs.items():
             scaled = value.detach().float() * weight
             self.sums[name] = self.sums[name] + scaled if name in self.sums else scaled
+            self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def means(self) -> dict[str, float]:
         if not self.sums:
             return {}
-        stacked = all_reduce_mean(torch.stack(list(self.sums.values())) / max(1, self.steps))
+        # Over the steps that logged the name: what a method logs now and then is not diluted by the others.
+        stacked = all_reduce_mean(torch.stack([total / self.weights[name] for name, total in self.sums.items()]))
         return dict(zip(self.sums, stacked.tolist(), strict=True))
 
     def timing(self) -> dict[str, float]:
@@ -220,13 +223,14 @@ def _restart_batch_operations(method: Method, saved: Sequence[Sequence[dict[str,
 
 @contextmanager
 def _eval_mode(module: nn.Module) -> Generator[None, None, None]:
-    training = module.training
+    modes = [(part, part.training) for part in module.modules()]  # a method may keep parts (norms) in evaluation
     module.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        module.train(training)
+        for part, training in modes:
+            part.training = training
 
 
 def fit(
@@ -276,8 +280,8 @@ def fit(
         stop_after: stop (and save) once this many steps are done, as a job with a time limit does.
 
     Returns: where it ended, and the last record.
-    Raises: DivergedError for a loss that is not finite; UsageError for a checkpoint of another run or a call that
-        cannot work; DataError for a loader without batches.
+    Raises: DivergedError for a loss or weights that are not finite; UsageError for a checkpoint of another run or a
+        call that cannot work; DataError for a loader without batches.
     """
     if accumulate < 1 or (total_steps is not None and total_steps < 1):
         raise UsageError(f"accumulate and total_steps must be at least 1, got {accumulate} and {total_steps}")
@@ -329,6 +333,12 @@ def fit(
     monitor.resume(first)
 
     def save(step: int) -> None:
+        # A finite loss can have gradients that are not: the weights tell one step before the next loss would.
+        if not all(bool(torch.isfinite(p).all()) for p in method.parameters()):
+            raise DivergedError(
+                f"the weights are not finite after {step} of {total_steps} steps: training has diverged. They were not "
+                "saved; lower the learning rate, lengthen the warm-up, or set max_grad_norm"
+            )
         if saver is None:
             return
         memories = gather_objects([operation.state_dict() for operation in method.batch_operations])
