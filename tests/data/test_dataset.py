@@ -320,7 +320,7 @@ def test_quarantined_files_are_not_touched():
 
 def test_no_reserve_left_is_an_error_that_names_the_files():
     dataset = ClipDataset(manifest("bad1.mp4", "bad2.mp4"), PairSampler(4, 2), WholeFrames(), decoder=MemoryDecoder())
-    with pytest.raises(DataError, match=r"(?s)step 5: bad1.mp4 and its 1 reserves .*bad2\.mp4: is made up.*data check"):
+    with pytest.raises(DataError, match=r"(?s)step 5: bad1.mp4 and its 1 reserves .*bad2\.mp4: is made up.*data index"):
         dataset[Ticket(0, 5, 0, (1,))]
 
 

@@ -372,7 +372,7 @@ class ClipDataset:
         listed = "\n".join(f"  {message}" for _, _, message in failed)
         raise DataError(
             f"step {ticket.step}: {failed[0][0]} and its {len(failed) - 1} reserves cannot be read:\n{listed}\n"
-            "Look for a missing disk or a wrong root; `unreel data check` lists every unreadable file."
+            "Look for a missing disk or a wrong root; `unreel data index` lists every unreadable file."
         )
 
 

@@ -256,7 +256,7 @@ class ClipLoader:
             raise DataError(
                 f"{self.faults_seen} of {self.samples_seen} samples could not be read and were refilled, more than "
                 f"the share of {self.max_fault_share:g} (max_fault_share) that a run tolerates. The last:\n{last}\n"
-                "All are in the run's faults.jsonl; `unreel data check` lists every unreadable file."
+                "All are in the run's faults.jsonl; `unreel data index` lists every unreadable file."
             )
 
 

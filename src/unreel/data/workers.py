@@ -416,8 +416,8 @@ def isolate(error: WorkerTrouble, relative: Callable[[int], str]) -> dict[str, s
         return {relative(row): str(error) for row in error.rows}
     if error.exit_code == _KILLED:
         raise DataError(
-            f"{error}: usually the machine ran out of memory. Use fewer workers, a smaller batch, or a prepared copy "
-            "of the videos (`unreel data prepare`)"
+            f"{error}: usually the machine ran out of memory. Use fewer workers, a smaller batch, a smaller "
+            "data.cache_mb, or videos of fewer pixels"
         ) from None
     if error.row is None:
         raise DataError(f"{error} with no file in hand; run with workers=0 to see why") from None
