@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from tests.contracts.test_task import TaskContract, blobs
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest, Row
-from unreel.protocols import ArrayClips, FeatureSet, LinearProbe
+from unreel.protocols import KNN, ArrayClips, FeatureSet, LinearProbe
 from unreel.tasks import TASKS, LabelTask
 
 PIXELS = np.zeros((60, 2, 8, 8, 3), np.uint8)
@@ -161,6 +161,16 @@ def test_set_metrics_equal_scikit_learn_on_any_resample():
     # Four equal classes: guessing finds a quarter of each, with a precision of a quarter.
     assert metrics["balanced_accuracy"].statistic(outcomes).chance == pytest.approx(0.25)
     assert metrics["macro_f1"].statistic(outcomes).chance == pytest.approx(0.25)
+
+
+def test_a_training_class_that_is_neither_tested_nor_predicted_has_a_chance_too():
+    train = FeatureSet(np.eye(3)[[0] * 6 + [1] * 3 + [2] * 3] + 0.001 * np.arange(12)[:, None], list("aaaaaabbbccc"))
+    outcomes = KNN(k=1).fit(train).score(FeatureSet(np.eye(3)[[1, 1, 2, 2]], list("bbcc")))
+    metrics = {m.name: m.statistic(outcomes) for m in LabelTask(arrays()).metrics(outcomes) if m.statistic}
+    assert metrics["macro_f1"].statistic(np.arange(4)) == 1.0
+    # Guessing at the shares 1/2, 1/4, 1/4 finds a quarter of b and of c; F1 is 0, 1/3 and 1/3.
+    assert metrics["balanced_accuracy"].chance == pytest.approx(1 / 4)
+    assert metrics["macro_f1"].chance == pytest.approx(2 / 9)
 
 
 def test_chance_of_set_metrics_is_what_blind_answers_reach():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from tests.contracts.test_task import ProtocolContract, blobs
 from unreel.core.errors import UsageError
@@ -34,6 +35,12 @@ def test_check_24_softmax_averaging_is_the_default_and_differs_from_logits():
     assert fitted.views == "probabilities"
     assert fitted.predict(sample).argmax() == 1
     assert average_views(fitted.logits(views), "logits").argmax() == 0
+
+
+def test_no_global_generator_moves():
+    before = torch.random.get_rng_state()
+    SGDProbe(epochs=5).fit(blobs(1))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_every_view_is_trained_on():

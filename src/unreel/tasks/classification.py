@@ -29,9 +29,12 @@ def _set_metric(outcomes: Outcomes, kind: str) -> Resampled:
     better of always answering the most frequent training class and guessing at training shares.
     """
     assert outcomes.predictions is not None
-    everything = np.concatenate([outcomes.labels, outcomes.predictions])
+    assert outcomes.classes is not None
+    assert outcomes.class_shares is not None
+    # With the training classes: blind answers name them even where no test sample has them and none is predicted.
+    everything = np.concatenate([outcomes.labels, outcomes.predictions, outcomes.classes])
     names, codes = np.unique(everything, return_inverse=True)
-    truth, guess = codes[: outcomes.n], codes[outcomes.n :]
+    truth, guess = codes[: outcomes.n], codes[outcomes.n : 2 * outcomes.n]
     num = len(names)
 
     def score(rows: NDArray[np.int64], predicted: NDArray[Any]) -> float:
@@ -45,11 +48,9 @@ def _set_metric(outcomes: Outcomes, kind: str) -> Resampled:
         seen = both > 0
         return float((2 * right[seen] / both[seen]).mean())
 
-    assert outcomes.classes is not None
-    assert outcomes.class_shares is not None
     shares = dict(zip(outcomes.classes.tolist(), outcomes.class_shares.tolist(), strict=True))
     best = max(shares, key=lambda c: shares[c])
-    constant = score(np.arange(outcomes.n), np.full(outcomes.n, _code(names, best)))
+    constant = score(np.arange(outcomes.n), np.full(outcomes.n, int(np.flatnonzero(names == best)[0])))
     present = np.bincount(truth, minlength=num) / outcomes.n
     guessed = np.array([shares.get(name, 0.0) for name in names.tolist()])
     seen = present > 0
@@ -59,12 +60,6 @@ def _set_metric(outcomes: Outcomes, kind: str) -> Resampled:
         both = present + guessed
         guessing = float((2 * present * guessed / np.where(both > 0, both, 1))[both > 0].mean())
     return Resampled(lambda rows: score(rows, guess), max(constant, guessing))
-
-
-def _code(names: NDArray[Any], name: object) -> int:
-    """Position of a class; −1 where neither labels nor predictions have it."""
-    found = np.flatnonzero(names == name)
-    return int(found[0]) if found.size else -1
 
 
 BALANCED_ACCURACY = Metric("balanced_accuracy", statistic=lambda o: _set_metric(o, "balanced_accuracy"))
@@ -211,7 +206,7 @@ class LabelTask:
                 more = f" and {len(straddling) - _SHOWN} more" if len(straddling) > _SHOWN else ""
                 raise DataError(
                     f"{len(straddling)} {what}s are in more than one part: {shown}{more}. Scores would be too good; "
-                    "split by group (`unreel data split`) or leave the split column out"
+                    "give each group one split (unreel.data.splits.hash_split does), or leave the split column out"
                 )
 
     def clips(self, plan: ClipPlan, *, decoder: Decoder | None = None) -> ClipSource:

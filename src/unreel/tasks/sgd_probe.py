@@ -21,7 +21,8 @@ class SGDProbe:
 
     Differs from the paper: features are cached, so a step sees one of the V stored views of a sample, drawn anew every
     epoch, instead of a fresh random crop. Everything else as there: no weight decay, no Nesterov, cosine with linear
-    warm-up, softmax averaged over the test views.
+    warm-up, softmax averaged over the test views. The paper's 30 test views are those of ``ClipPlan()``, which the
+    caller gives where features are made; without it clips are cut as the encoder was trained.
 
     Args:
         lr: at a batch of 1024, scaled linearly to the batch used. 32 needs ``l2_normalize``; without it 0.1 to 1.
@@ -61,7 +62,8 @@ class SGDProbe:
         num, num_views, width = x.shape
         batch = min(self.batch_size, num)
         steps = -(-num // batch)
-        layer = nn.Linear(width, len(classes))
+        # Not drawn anywhere, so that no global generator moves.
+        layer = nn.Linear(width, len(classes), device="meta").to_empty(device="cpu")
         nn.init.zeros_(layer.weight)  # a convex problem: the start only has to be the same every time
         nn.init.zeros_(layer.bias)
         optimizer = torch.optim.SGD(layer.parameters(), lr=self.lr, momentum=self.momentum)
