@@ -14,7 +14,7 @@ from unreel.nn import InputSpec, create_encoder
 from unreel.nn.encoder import Encoder, StageInfo
 from unreel.protocols import ArrayClips, LinearProbe, Retrieval
 from unreel.tasks import LabelTask, Report, evaluate, profiles
-from unreel.tasks.evaluate import resolve_protocols
+from unreel.tasks.evaluate import _Resampling, resolve_protocols
 
 ALL = ["linear", "knn", "retrieval"]
 
@@ -169,12 +169,19 @@ def test_few_groups_are_said_and_a_perfect_score_keeps_its_width():
     found = evaluate(
         Oracle(), world(36, strength=90, per_group=6), protocol="linear", num_resamples=100, progress=False
     )
-    score = found.score()
-    assert score.n_groups < 20
+    assert found.score().n_groups < 20
     assert "too narrow" in found.verdicts[0]
-    if score.value == 1.0:
-        assert score.interval.low < 0.8
-        assert "exact binomial" in score.interval_rule
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+@pytest.mark.parametrize("by_function", [False, True])
+def test_all_right_or_all_wrong_keeps_its_width(right, by_function):
+    values = (lambda rows: right) if by_function else np.full(30, right)
+    interval, rule = _Resampling(0.95, 100, 0).interval(values, np.repeat(np.arange(10), 3))
+    # Clopper and Pearson, ten of ten: 0.025 ** (1 / 10).
+    assert interval.width == pytest.approx(1 - 0.025**0.1)
+    assert right in interval
+    assert "exact binomial over 10 groups" in rule
 
 
 def test_one_group_gives_no_interval():

@@ -226,12 +226,12 @@ class _Resampling:
         num_groups = len(np.unique(groups))
         if num_groups < 2:
             return None, "none: fewer than two groups"
+        found = bootstrap_ci(values, **self._options(groups))
         # All right or all wrong: a bootstrap would claim certainty from any n, the exact binomial does not.
-        if not callable(values) and np.all(values == values[0]) and values[0] in (0.0, 1.0):
-            found = exact_proportion_ci(int(values[0]) * num_groups, num_groups, level=self.level)
+        if found.low == found.high and found.low in (0.0, 1.0):
+            found = exact_proportion_ci(int(found.low) * num_groups, num_groups, level=self.level)
             return found, f"exact binomial over {num_groups} groups (all outcomes are equal)"
-        rule = f"percentile bootstrap over {num_groups} groups, {self.num_resamples} resamples"
-        return bootstrap_ci(values, **self._options(groups)), rule
+        return found, f"percentile bootstrap over {num_groups} groups, {self.num_resamples} resamples"
 
     def difference(
         self, a: NDArray[np.float64] | Statistic, b: NDArray[np.float64] | Statistic, groups: NDArray[Any]

@@ -265,7 +265,9 @@ def _verdict(s: Score) -> str:
     d = s.difference
     if d is not None:
         half = (d.high - d.low) / 2
-        if not d.decided:
+        if not d.decided and half == 0:
+            parts.append("no different from random-init in any resample")
+        elif not d.decided:
             parts.append(
                 f"difference to random-init undecided ({d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}]): "
                 f"n is too small for differences below about {half:.3f}"
