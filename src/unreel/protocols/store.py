@@ -56,8 +56,9 @@ def encoder_digest(encoder: Encoder) -> str:
 class TableKey:
     """What all rows of one file have in common.
 
-    ``encoder``: its digest (weights, structure, ``prepare``); ``clips``: digest of the clip plan and decoder;
-    ``layer``: the stage that was pooled; ``dtype``: the precision of the computation.
+    ``encoder``: its digest (weights, structure, ``prepare``); ``clips``: digest of the clip plan
+    (by contract all decoders give the same frames); ``layer``: the stage that was pooled; ``dtype``: the precision of
+    the computation.
     """
 
     encoder: str
