@@ -23,7 +23,7 @@ import torch
 
 from unreel.cli.demo import CLASS_SETS, PROTOCOLS, run_demo
 
-REPORT_SEEDS = (1001, 1002, 1003)
+REPORT_SEEDS = (2001, 2002, 2003)
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 COMMANDS = {"standard": "unreel demo --seed SEED", "full": "unreel demo --full --seed SEED"}
 TUNING = """\
@@ -69,7 +69,8 @@ def render(results: Mapping[str, Any]) -> str:
         "# The demo on report seeds",
         "",
         "Written by `benchmarks/demo_seeds.py` from `demo.json`. Percent, with 95 % bootstrap intervals over test",
-        "videos; the difference is paired (pre-trained − random-init, same videos). Report seeds were run once.",
+        "videos; the difference is paired (pre-trained − random-init, same videos). Report seeds were run once. (Seeds 1001",
+        "and 1002 were begun on the world of step 3 below and given up when step 4 was taken; these are new ones.)",
         "",
     ]
     for size, runs in results["runs"].items():
