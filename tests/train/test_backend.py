@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from unreel.train.backend import autocast, channels_last, choose_device, detect_launch, distribute
+from unreel.train import backend
+from unreel.train.backend import (
+    Launch,
+    autocast,
+    channels_last,
+    choose_device,
+    detect_launch,
+    distribute,
+    start_processes,
+)
 
 
 def test_torchrun_is_detected() -> None:
@@ -25,6 +34,20 @@ def test_srun_is_detected_and_a_batch_script_is_not(nodes: str, first: str) -> N
     assert detect_launch(step) == (2, 4, 0, first, 32345)
     assert detect_launch({**step, "MASTER_ADDR": "head", "MASTER_PORT": "1234"}) == (2, 4, 0, "head", 1234)
     assert detect_launch({**step, "SLURM_STEP_NUM_TASKS": "1"}) is None
+
+
+@pytest.mark.parametrize(("visible", "device"), [(1, 0), (4, 3)])
+def test_a_process_takes_its_own_device_or_the_only_one_it_sees(
+    visible: int, device: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(backend.dist, "init_process_group", lambda *args, **options: None)
+    monkeypatch.setattr(backend, "detect_launch", lambda: Launch(3, 4, 3, "localhost", 1234))
+    assert start_processes()
+    assert taken == [device]
 
 
 def test_precision_and_device() -> None:

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tests.methods.clips import random_batch, tiny_cvrl
+from unreel.core import distributed
 from unreel.core.errors import DataError, UsageError
 from unreel.core.settings import describe
+from unreel.data.batch import Fault
 from unreel.data.dataset import ClipDataset
 from unreel.data.loader import ClipLoader
 from unreel.data.manifest import Manifest
 from unreel.methods import CVRL
+from unreel.nn import create_encoder
 from unreel.nn.weights import read_card
 from unreel.train import build_optimizer
 from unreel.train.run import Run, make_schedule, open_run, pretrain, run_length
@@ -159,6 +164,49 @@ def test_trains_on_real_files_through_the_loader(tiny_world: Path, tmp_path: Pat
     assert run.completed
     assert run.metrics()[-1]["step"] == 5
     assert 0 < run.metrics()[-1]["data_wait"] < 1
+
+
+class Partial(CVRL):
+    """A method with a part that no step uses."""
+
+    def __init__(self, encoder: Any, **settings: Any) -> None:
+        super().__init__(encoder, **settings)
+        self.spare = nn.Linear(1, 1)
+
+
+def on_ranks(folder: str) -> dict[str, Any]:
+    """A run of two steps whose method has a parameter without gradient, with a fault on each rank."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        settings = {"clip_frames": 4, "stride": 1, "size": 16, "hidden_layers": 1, "hidden_dim": 16, "out_dim": 8}
+        method = Partial(create_encoder("r3d_tiny"), **settings)
+    number = distributed.rank()
+    faults = [Fault(f"{number}.mp4", "truncated", "", "x.mp4", step) for step in (0, 1)]
+    batches = [replace(random_batch(2, seed=fault.step), faults=(fault,)) for fault in faults]
+    run = pretrain(
+        method,
+        batches,
+        out=folder,
+        optimizer=build_optimizer(method, lr=0.05),
+        steps=2,
+        device="cpu",
+        resume=False,
+        unused_parameters=True,
+    )
+    return {"completed": run.completed, "faults": run.faults(), "counted": run.metrics()[-1]["faults"]}
+
+
+@pytest.mark.ddp
+def test_two_processes_share_a_directory_and_write_the_faults_of_both(ddp: Any, tmp_path: Path) -> None:
+    for found in ddp.run(on_ranks, str(tmp_path / "run")):
+        assert found["completed"]
+        assert [(f["path"], f["at_step"]) for f in found["faults"]] == [
+            ("0.mp4", 1),
+            ("1.mp4", 1),
+            ("0.mp4", 2),
+            ("1.mp4", 2),
+        ]
+        assert found["counted"] == 4
 
 
 def test_everything_plain_is_a_setting() -> None:

@@ -67,7 +67,8 @@ def start_processes() -> bool:
     if launch is None or (dist.is_available() and dist.is_initialized()):
         return False
     if torch.cuda.is_available():
-        torch.cuda.set_device(launch.local_rank)
+        # Modulo, because a launcher may show each process only its own device, as number 0.
+        torch.cuda.set_device(launch.local_rank % max(1, torch.cuda.device_count()))
     dist.init_process_group(
         "nccl" if torch.cuda.is_available() else "gloo",
         init_method=f"tcp://{launch.address}:{launch.port}" if "RANK" not in os.environ else "env://",

@@ -45,6 +45,8 @@ _NEUTRAL = frozenset(
         "pin_memory",
         "start_method",
         "timeout_s",
+        "cache_mb",
+        "unused_parameters",
         "device",
         "log_every",
         "checkpoint_every",
@@ -168,6 +170,7 @@ def pretrain(
     max_grad_norm: Annotated[float, Range(gt=0)] | None = None,
     memory_format: Literal["contiguous", "channels_last"] = "contiguous",
     synchronise_norm: bool = True,
+    unused_parameters: bool = False,
     log_every: Annotated[int, Range(ge=1, unit="steps")] = 10,
     checkpoint_every: Annotated[int, Range(ge=1, unit="steps")] | None = None,
     checkpoint_every_s: Annotated[float, Range(ge=0, unit="s")] = 600.0,
@@ -192,7 +195,8 @@ def pretrain(
         log_every, checkpoint_every, checkpoint_every_s, keep_checkpoints: see ``Monitor`` and ``Checkpoints``.
         probe, probe_every: an online measure of the encoder, see ``Monitor``.
         stop_after: stop and save once this many steps are done.
-        device, precision, seed, accumulate, max_grad_norm, memory_format, synchronise_norm: as in ``fit``.
+        device, precision, seed, accumulate, max_grad_norm, memory_format, synchronise_norm, unused_parameters: as in
+            ``fit``.
 
     Raises: UsageError when the directory holds another run, naming what differs; and what ``fit`` raises.
     """
@@ -210,6 +214,7 @@ def pretrain(
     identity: dict[str, object] = {**_identity(plain), "schedule": _name_of(schedule), "warmup_steps": warmup}
     identity["steps"] = total
     _check_directory(run, identity, resume=resume)
+    barrier()  # or a slow process would find what rank 0 has just written, and take it for an older run
     if rank() == 0:
         _write_beginning(run, settings, plain, identity)
     barrier()
@@ -245,6 +250,7 @@ def pretrain(
             max_grad_norm=max_grad_norm,
             memory_format=memory_format,
             synchronise_norm=synchronise_norm,
+            unused_parameters=unused_parameters,
             checkpoint=saver,
             monitor=monitor,
             settings=identity,

@@ -26,7 +26,7 @@ from unreel.core.distributed import all_reduce_mean, all_reduce_sum, gather_obje
 from unreel.core.errors import DataError, UnreelError, UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
-from unreel.data.batch import Batch
+from unreel.data.batch import Batch, Fault
 from unreel.methods.method import LossOutput, Method, Progress
 from unreel.train.backend import Precision, autocast, channels_last, choose_device, distribute, start_processes
 from unreel.train.checkpoint import Checkpoints
@@ -341,6 +341,7 @@ def fit(
             )
         if saver is None:
             return
+        write_faults()
         memories = gather_objects([operation.state_dict() for operation in method.batch_operations])
         quarantine = gather_objects(sorted(getattr(loader, "quarantine", ())))
         saver.save(
@@ -375,12 +376,20 @@ def fit(
         asked_s = time.perf_counter()
         batch = next(batches)
         window.waited_s += time.perf_counter() - asked_s
-        for fault in batch.faults:
-            monitor.fault(fault, step=step + 1)
+        faults.extend((step + 1, fault) for fault in batch.faults)
+        if world_size() == 1:
+            write_faults()
         return batch
+
+    def write_faults() -> None:
+        """Hand the faults of all processes to the monitor, which writes on rank 0 only."""
+        for at, fault in sorted((entry for part in gather_objects(faults) for entry in part), key=lambda e: e[0]):
+            monitor.fault(fault, step=at)
+        faults.clear()
 
     batches = _batches(loader, first * accumulate, total_steps * accumulate)
     readback, window = _Readback(target), _Window()
+    faults: list[tuple[int, Fault]] = []
     record: dict[str, float] = {}
     unapplied_in_a_row, size = 0, 0
     step, saved = first, first if state is not None else -1
@@ -456,6 +465,7 @@ def fit(
             method.on_step_end(progress._replace(step=step), applied)
             probed = _probe(method, monitor) if monitor.wants_probe(step) else {}
             if step % monitor.log_every == 0 or step == total_steps:
+                write_faults()
                 lr = float(optimizer.param_groups[0]["lr"])
                 record = {"step": step, "epoch": epoch, "lr": lr, **window.means(), **window.timing()}
                 record |= {"skipped": skipped, "faults": monitor.faults, **probed}
