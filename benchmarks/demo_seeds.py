@@ -69,8 +69,8 @@ def render(results: Mapping[str, Any]) -> str:
         "# The demo on report seeds",
         "",
         "Written by `benchmarks/demo_seeds.py` from `demo.json`. Percent, with 95 % bootstrap intervals over test",
-        "videos; the difference is paired (pre-trained − random-init, same videos). Report seeds were run once. (Seeds 1001",
-        "and 1002 were begun on the world of step 3 below and given up when step 4 was taken; these are new ones.)",
+        "videos; the difference is paired (pre-trained − random-init, same videos). Report seeds were run once. (Seeds",
+        "1001 and 1002 were begun on the world of step 3 below and given up when step 4 was taken; these are new.)",
         "",
     ]
     for size, runs in results["runs"].items():
