@@ -10,8 +10,9 @@ import torch
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
+from unreel.media.image import encode_image
 from unreel.media.write import write_video
-from unreel.nn import create_encoder
+from unreel.nn import InputSpec, create_encoder
 from unreel.protocols import ArrayClips, FeatureStore, ManifestClips, default_plan, embed, search
 from unreel.protocols.features import embed_all, encode, evaluation_mode
 
@@ -247,6 +248,27 @@ def test_progress_counts_every_source(encoder):
 def test_default_plan_is_how_the_encoder_was_trained(encoder):
     plan, spec = default_plan(encoder.input_spec), encoder.input_spec
     assert (plan.num_frames, plan.stride, plan.size_px) == (spec.num_frames, spec.stride_frames, spec.size_px)
+
+
+def test_an_encoder_of_single_frames_sees_frames_of_the_whole_video():
+    plan = default_plan(InputSpec(num_frames=1))
+    assert plan.indices(101)[:, 0].tolist() == [0, 33, 66, 100]
+    assert plan.indices(1)[:, 0].tolist() == [0, 0, 0, 0]
+
+
+def test_equal_clips_of_an_image_are_encoded_once(encoder, tmp_path, monkeypatch):
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 255, (36, 40, 3), dtype=np.uint8)
+        (tmp_path / f"{i}.png").write_bytes(encode_image(pixels))
+    seen = counting(monkeypatch)
+    found = embed(encoder, tmp_path, clips=PLAN, store=tmp_path / "store", progress=False)
+    assert sum(seen) == 3
+    assert found.per_view.shape[:2] == (3, PLAN.num_views)
+    np.testing.assert_array_equal(found.per_view[:, 0], found.per_view[:, 1])
+    assert found.vectors.std(0).max() > 0
+    again = embed(encoder, tmp_path, clips=PLAN, store=tmp_path / "store", progress=False)
+    assert sum(seen) == 3
+    np.testing.assert_array_equal(again.per_view, found.per_view)
 
 
 def test_select_keeps_columns_together(encoder):

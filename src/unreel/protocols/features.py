@@ -48,7 +48,7 @@ class Embeddings:
         faults: what could not be read and why.
         per_view: (N, V, D) float32, so that averaging stays the protocol's choice.
         rows: (N,) position of each source in the data.
-        sources: (N,) names by content and span: equal names are the same bytes.
+        sources: (N,) names by file name, size, head and tail (``core.digests.file_digest``), and span.
         paths, spans: absolute paths, and (start, end) seconds or ``None`` for whole files.
         num_asked: sources in the data, readable or not.
         clips: the digest of how clips were cut.
@@ -119,11 +119,14 @@ class ClipSource(Protocol):
 
 
 def default_plan(spec: InputSpec, *, num_clips: int = 4) -> ClipPlan:
-    """Test clips as the encoder was trained: its frames, stride and size; ``num_clips`` clips, one centre crop."""
+    """Test clips as the encoder was trained: its frames, stride and size; ``num_clips`` clips, one centre crop.
+
+    An encoder of single frames sees ``num_clips`` frames spread over a video, not its first alone.
+    """
     return ClipPlan(
         num_frames=spec.num_frames,
         stride=spec.stride_frames,
-        num_clips=num_clips if spec.num_frames > 1 else 1,
+        num_clips=num_clips,
         num_crops=1,
         size_px=spec.size_px,
         short_side_px=spec.size_px,
@@ -387,6 +390,7 @@ class _Job:
             if row not in self.found:
                 self.first.setdefault(k, row)
         self.todo = set(self.first.values())
+        self.num_views: dict[int, int] = {}
         self.fresh: dict[str, NDArray[np.float32]] = {}
 
     def keep(self, row: int, vectors: NDArray[np.float32], name: str) -> None:
@@ -395,6 +399,8 @@ class _Job:
                 f"{name}: its embedding is not finite; the encoder's weights have diverged, "
                 "or bfloat16 is too coarse for it"
             )
+        if len(vectors) < self.num_views[row]:
+            vectors = np.repeat(vectors, self.num_views[row], 0)
         self.found[row] = self.fresh[self.keys[row]] = vectors
         if len(self.fresh) >= _ROWS_PER_COMMIT:
             self.commit()
@@ -529,9 +535,12 @@ def embed_all(
                 if isinstance(views, Fault):
                     faults[row] = views
                 else:
+                    # The clips of a still image are all equal: one is encoded, its vector stands for each.
+                    different = views[:1] if all(torch.equal(views[0], v) for v in views[1:]) else views
                     for job in jobs:
+                        job.num_views[row] = len(views)
                         if row in job.todo:
-                            for finished, vectors in job.batcher.push(row, views):
+                            for finished, vectors in job.batcher.push(row, different):
                                 job.keep(finished, vectors, names[finished])
                 report()
             for job in jobs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,8 @@ def evaluate(
         protocol: names from the profile ("linear", "knn", "retrieval"), or protocols.
         label, group: which columns (see ``LabelTask``); not with a ``Task``.
         baselines: ``random-init`` (the same architecture, fresh weights from ``seed``), ``frame-statistics``.
-        external: other frozen encoders to stand beside, one or several by name; each sees clips as it was trained.
+        external: other frozen encoders to stand beside, one or several by name; each sees as many clips
+            and crops, cut as it was trained.
         profile: a named set of protocols.
         clips: the test clips; ``None``: as the encoder was trained.
         store, device, batch_size, precision, decoder, workers, progress: as ``embed``.
@@ -149,7 +150,7 @@ def evaluate(
     source = task.clips(plan, decoder=decoder)
     embeddings = dict(zip(nets, embed_all(list(nets.values()), source, **options), strict=True))
     for name, net in others.items():
-        own_plan = default_plan(net.input_spec, num_clips=plan.num_clips)
+        own_plan = replace(default_plan(net.input_spec, num_clips=plan.num_clips), num_crops=plan.num_crops)
         embeddings[name] = embed_all([net], task.clips(own_plan, decoder=decoder), **options)[0]
     faults = merge_faults(embeddings.values())
     embeddings = _common(embeddings)
