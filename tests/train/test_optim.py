@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from unreel.core.errors import UsageError
 from unreel.nn import create_encoder
 from unreel.nn.heads import projection_mlp
 from unreel.train.optim import LARS, build_optimizer, split_parameters
@@ -52,6 +53,9 @@ def test_nonsense_is_refused() -> None:
         build_optimizer(Odd())
     with pytest.raises(ValueError, match="did you mean 'adamw'"):
         build_optimizer(Odd(), name="adam", lr=1.0)  # type: ignore[arg-type]
+    for wrong in ({"name": "lars"}, {"momentum": 0.0}):
+        with pytest.raises(UsageError, match="nesterov"):
+            build_optimizer(Odd(), lr=1.0, nesterov=True, **wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nothing to train"):
         build_optimizer(nn.Linear(2, 2).requires_grad_(False), lr=1.0)
 

@@ -342,6 +342,14 @@ def test_another_run_is_refused_with_the_reason(tmp_path: Path) -> None:
     other = build_optimizer(method, lr=0.05, momentum=0.5)
     with pytest.raises(UsageError, match=r"optimizer.momentum was 0.9, is 0.5"):
         train(method, checkpoint=tmp_path, optimizer=other)
+    method = Toy()
+    other = build_optimizer(method, lr=0.05, weight_decay=0.5)
+    with pytest.raises(UsageError, match=r"optimizer.group 0.weight_decay was 1e-06, is 0.5"):
+        train(method, checkpoint=tmp_path, optimizer=other)
+    method = Toy()
+    method.head.requires_grad_(False)  # the old run's momentum does not fit these groups
+    with pytest.raises(UsageError, match=r"optimizer.group 0.n was 2, is 1"):
+        train(method, checkpoint=tmp_path, optimizer=build_optimizer(method, lr=0.05))
     with pytest.raises(UsageError, match=r"settings.data.folder was unset, is b"):
         train(Toy(), checkpoint=tmp_path, settings={"data": {"folder": "b"}})
 

@@ -123,7 +123,8 @@ def build_optimizer(
         momentum, nesterov: of "sgd" (and momentum of "lars"). betas: of "adamw". trust_coefficient: of "lars".
         weight_decay, decay: how much, and on what: "kernels" or "all".
 
-    Raises: UsageError when nothing is trainable, or neither ``lr`` nor ``global_batch`` is given.
+    Raises: UsageError when nothing is trainable, when neither ``lr`` nor ``global_batch`` is given, or when Nesterov's
+    momentum is asked of an optimiser that has none.
     """
     if name not in get_args(OptimizerName):
         raise unknown_name("optimizer", name, get_args(OptimizerName))
@@ -131,6 +132,8 @@ def build_optimizer(
         if global_batch is None:
             raise UsageError("build_optimizer needs lr, or global_batch to scale lr_per_256 by")
         lr = lr_per_256 * global_batch / 256
+    if nesterov and (name != "sgd" or momentum == 0):
+        raise UsageError(f"nesterov=True needs name='sgd' and a momentum above 0, got {name!r} and {momentum}")
     kernels, rest = split_parameters(module)
     if not kernels and not rest:
         raise UsageError("nothing to train: every parameter has requires_grad=False")

@@ -188,11 +188,22 @@ class _Window:
 def _describe(method: Method, optimizer: torch.optim.Optimizer, extra: Mapping[str, object]) -> dict[str, object]:
     """What makes a run what it is, as far as the loop can see it; compared before a checkpoint is used."""
     shapes = {name: list(p.shape) for name, p in method.named_parameters()}
-    plain = {k: v for k, v in optimizer.defaults.items() if isinstance(v, bool | int | float | str | tuple)}
+
+    def plain(values: Mapping[str, object]) -> dict[str, object]:
+        return {k: v for k, v in values.items() if isinstance(v, bool | int | float | str | tuple)}
+
+    # What the groups say counts, not only the defaults: weight decay stands there. Their rates move as training goes.
+    groups = {
+        f"group {i}": {
+            **plain({k: v for k, v in group.items() if k not in ("lr", "initial_lr")}),
+            "n": len(group["params"]),
+        }
+        for i, group in enumerate(optimizer.param_groups)
+    }
     return {
         "method": type(method).__name__,
         "parameters": mapping_digest(shapes),
-        "optimizer": {"class": type(optimizer).__name__, **plain},
+        "optimizer": {"class": type(optimizer).__name__, **plain(optimizer.defaults), **groups},
         **extra,
     }
 
