@@ -148,8 +148,10 @@ def search(
         gallery: a folder, a manifest, a list of paths, or ``Embeddings`` made by the same encoder and clip plan.
         k: at most this many per query.
         clips, store, device, progress: as ``embed``.
-        include_same: also find the query itself (the same bytes and span) where the gallery holds it.
-    Raises: DataError for a query that cannot be read or a gallery with nothing else; UsageError for k < 1 or a gallery cut by another clip plan.
+        include_same: also find the query itself where the gallery holds it: the same file name, size, head, tail and
+            span. A copy under another name is always found.
+    Raises: DataError for a query that cannot be read or a gallery with nothing else; UsageError for k < 1 or a gallery
+        cut by another clip plan.
     """
     if k < 1:
         raise UsageError(f"the number of videos to find must be ≥ 1, got {k}")
