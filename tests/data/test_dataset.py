@@ -182,6 +182,24 @@ def test_requests_outside_the_span_are_too_short(request_):
         dataset.sample(0)
 
 
+def test_spans_and_times_of_a_variable_frame_rate_go_by_presentation_time(tmp_path):
+    shown = np.array([0.0, 0.1, 0.15, 0.4, 0.9, 1.0, 1.05, 1.6])
+    pixels = np.full((8, 24, 32, 3), 20, np.uint8) * np.arange(1, 9, dtype=np.uint8)[:, None, None, None]
+    path = write_video(tmp_path / "v.mp4", pixels, 25, times_s=shown)
+    rows = Manifest(str(tmp_path), (Row(path.name, start_s=0.1, end_s=1.0), Row(path.name, start_s=0.95)))
+    reader = SourceReader(rows)
+    assert (reader.facts(0).first, reader.facts(0).num_frames) == (1, 4)
+    assert (reader.facts(1).first, reader.facts(1).num_frames) == (5, 3)
+    # Seconds count from the span's start; each gives the frame that is on screen then.
+    wanted = reader.resolve(0, times(0.0, 0.04, 0.05, 0.29, 0.3, 0.79, 0.8))
+    assert wanted.tolist() == [1, 1, 2, 2, 3, 3, 4]
+    frames, times_s = reader.read(0, wanted)
+    np.testing.assert_allclose(times_s, shown[wanted], atol=1e-4)
+    np.testing.assert_allclose(frames.float().mean((1, 2, 3)), 20.0 * (wanted + 1), atol=4)
+    with pytest.raises(TooShortError):
+        reader.resolve(0, times(0.9))
+
+
 def test_empty_spans_and_refusing_samplers_are_too_short():
     dataset = ClipDataset(
         manifest("video1.mp4", start_s=9.0), UniformSampler(), WholeFrames(1), decoder=MemoryDecoder()
