@@ -276,7 +276,7 @@ def _verdict(s: Score) -> str:
             better = (d.difference > 0) == s.higher_is_better
             parts.append(f"{'better' if better else 'WORSE'} than random-init by {abs(d.difference):.3f}")
     if s.n_groups < FEW_GROUPS:
-        parts.append(f"intervals from {s.n_groups} groups are too narrow, read them with care")
+        parts.append(f"bootstrap intervals from {s.n_groups} groups are too narrow, read them with care")
     return f"{head}: {'; '.join(parts)}"
 
 
