@@ -87,6 +87,8 @@ class EncoderSuite:
         torch.testing.assert_close(
             prepared.mean(2), torch.zeros(2, encoder.input_spec.channels, 4, 4), atol=1e-6, rtol=0
         )
+        with pytest.raises(UsageError, match="leaves nothing of a clip of one frame"):
+            encoder.prepare(torch.rand(2, encoder.input_spec.channels, 1, 4, 4))
 
     @pytest.mark.parametrize(
         "bad", [torch.zeros(2, 8, 8, 3), torch.zeros(1, 2, 8, 4, 4), torch.zeros(1, 4, 8, 8, 3, dtype=torch.int32)]

@@ -82,7 +82,7 @@ class Encoder(nn.Module):
         Args:
             clips: uint8 (B, T, H, W, C) as decoded, or float (B, C, T, H, W) in [0, 1] as augmented.
         Returns: float (B, C', T, H, W) with C' = ``input_spec.channels``.
-        Raises: UsageError for another dtype, rank or channel count.
+        Raises: UsageError for another dtype, rank or channel count, and for one frame with ``remove_dc``.
         """
         spec = self.input_spec
         if clips.ndim != 5:
@@ -106,6 +106,11 @@ class Encoder(nn.Module):
             std = torch.tensor(spec.std, dtype=x.dtype, device=x.device).view(1, -1, 1, 1, 1)
             x = (x - mean) / std
         if spec.remove_dc:
+            if x.shape[2] == 1:
+                raise UsageError(
+                    "this encoder sees each clip minus its mean over time (remove_dc), which leaves nothing of a "
+                    "clip of one frame; give it at least 2 frames, or train one without remove_dc for images"
+                )
             x = x - x.mean(2, keepdim=True)
         if x.shape[2] < spec.min_frames:
             repeats = -(-spec.min_frames // x.shape[2])
