@@ -105,7 +105,7 @@ def test_embed_search_and_evaluate(run: Any, tiny_world: Path, tmp_path: Path) -
     assert np.allclose([hit.similarity for hit in hits], np.sort(cosines)[::-1], atol=1e-5)
     with pytest.raises(UsageError, match="must be ≥ 1, got 0"):
         unreel.search(encoder, tiny_world, videos[0], top=0)
-    with pytest.raises(DataError, match=r"gone\.mp4"):
+    with pytest.raises(DataError, match=r"gone\.mp4: there is no such file"):
         unreel.search(encoder, tiny_world, "gone.mp4")
     with pytest.raises(DataError, match="no other video"):
         unreel.search(encoder, videos[:1], videos[0], progress=False)

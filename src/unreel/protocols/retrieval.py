@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -155,6 +156,9 @@ def search(
     """
     if k < 1:
         raise UsageError(f"the number of videos to find must be ≥ 1, got {k}")
+    for path in query_paths:
+        if not Path(path).exists():
+            raise DataError(f"{fspath(path)}: there is no such file")
     options: dict[str, Any] = {"clips": clips, "store": store, "device": device, "progress": progress}
     queries = embed(encoder, list(query_paths), **options)
     if queries.faults:
