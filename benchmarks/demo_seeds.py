@@ -72,6 +72,7 @@ def render(results: Mapping[str, Any]) -> str:
         "Written by `benchmarks/demo_seeds.py` from `demo.json`. Percent, with 95 % bootstrap intervals over test",
         "videos; the difference is paired (pre-trained − random-init, same videos). Report seeds were run once. (Seeds",
         "1001 and 1002 were begun on the world of step 3 below and given up when step 4 was taken; these are new.)",
+        "Seconds are of runs with one thread each that shared the two cores with one or two others.",
         "",
     ]
     for size, runs in results["runs"].items():
