@@ -145,11 +145,25 @@ class Pressing(Toy):
 
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path: Path) -> None:
     method = Pressing()
-    with pytest.raises(KeyboardInterrupt):
-        train(method, checkpoint=tmp_path)
+    # A suite started in the background inherits "ignored", which fit rightly leaves alone.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(method, checkpoint=tmp_path)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert method.calls[-1] == "end 4 True"
     assert [p.name for p in Checkpoints(tmp_path).paths()] == ["step-000000004.pt"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert train(Pressing(), checkpoint=tmp_path).completed
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_accumulation_is_the_mean_of_the_parts() -> None:

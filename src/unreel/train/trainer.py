@@ -103,7 +103,8 @@ class _Stop:
     def __enter__(self) -> _Stop:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._wish)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # a job in the background ignores Ctrl-C
+                    self._before[number] = signal.signal(number, self._wish)
         return self
 
     def _wish(self, number: int, frame: FrameType | None) -> None:
