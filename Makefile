@@ -26,14 +26,14 @@ $(STAMP): pyproject.toml constraints.txt
 	  && echo $$(( $$(date +%s) - start )) > $@ \
 	  && echo "set-up: $$(cat $@) s"
 
-demo: $(STAMP)   ## The whole path on a built-in world: train, prove, report (5 minutes on 2 cores)
+demo: $(STAMP)   ## The whole path on a built-in world: train, prove, report (3 minutes on 2 cores)
 	@echo "set-up took $$(cat $(STAMP)) s"
 	$(BIN)/unreel demo $(ARGS)
 
-test: $(STAMP)   ## The whole suite (10 minutes on 2 cores)
+test: $(STAMP)   ## The whole suite (2 minutes on 2 cores)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-check: $(STAMP)  ## The unit part of the suite (2 minutes)
+check: $(STAMP)  ## The unit part of the suite
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not ddp and not gpu" $(ARGS)
 
 lint: $(STAMP)   ## Style, formatting and the direction of imports
