@@ -33,7 +33,8 @@ chance 12.5 %. The statistics, the probes and the control were never touched.
 1. Frames as they are, 8 or 4 shared backgrounds, 300 steps: the net learns the background (kNN 88 and 100 %) and
    nothing else (motion, linear 15 → 14 and 16 → 16). With a single background motion begins at once (200 steps,
    linear 20 → 37), but not with views of 32 instead of 48 pixels (150 steps, 15 → 18).
-2. Each clip minus its mean over time (`remove_dc`), 4 backgrounds: motion in 100 steps, linear 54 → 68, kNN 38 → 58.
+2. Each clip minus its mean over time (`dct_highpass: 1`), 4 backgrounds: motion in 100 steps, linear 54 → 68,
+   kNN 38 → 58.
    Appearance stays at chance: period, swing and pose tell the videos apart, so nothing asks for it.
 3. Larger objects, fewer hues, periods of 9 to 13 instead of 8 to 16 frames: appearance after 225 steps, linear 16 → 23.
    A slow turn of every object (pose no longer stands for a video) and a uniform interval: kNN 12 → 19, motion 25 → 42.

@@ -80,14 +80,14 @@ class EncoderSuite:
         torch.testing.assert_close(encoder.prepare(grey), grey)
 
     def test_prepare_removes_dc_then_repeats(self, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(encoder, "input_spec", replace(encoder.input_spec, remove_dc=True, min_frames=7))
+        monkeypatch.setattr(encoder, "input_spec", replace(encoder.input_spec, dct_highpass=1, min_frames=7))
         prepared = encoder.prepare(torch.rand(2, encoder.input_spec.channels, 3, 4, 4))
         assert prepared.shape[2] == 9
         assert torch.equal(prepared[:, :, :3], prepared[:, :, 3:6])
         torch.testing.assert_close(
             prepared.mean(2), torch.zeros(2, encoder.input_spec.channels, 4, 4), atol=1e-6, rtol=0
         )
-        with pytest.raises(UsageError, match="leaves nothing of a clip of one frame"):
+        with pytest.raises(UsageError, match="leaves nothing of a clip of 1 frame;"):
             encoder.prepare(torch.rand(2, encoder.input_spec.channels, 1, 4, 4))
 
     @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from unreel.core.keys import Key
+from unreel.core.keys import Key, uniforms
 
 PARTS = st.lists(st.integers(-(2**70), 2**70) | st.text(max_size=6), max_size=4)
 
@@ -132,3 +132,23 @@ def test_repr_is_the_address():
     key = Key(1, "a", 2)
     assert repr(key) == "Key(1, 'a', 2)"
     assert eval(repr(key)) == key
+
+
+def test_uniforms_belong_to_the_sample() -> None:
+    key, ids = Key(3, "dropout"), torch.tensor([5, -7, 2**62, 5])
+    draws = uniforms(key, ids, 4, 3)
+    assert draws.shape == (4, 4, 3)
+    assert torch.equal(draws[0], draws[3])
+    assert torch.equal(uniforms(key, ids[1:3], 4, 3), draws[1:3])
+    assert not torch.equal(uniforms(key.child("other"), ids, 4, 3), draws)
+    assert not torch.equal(uniforms(Key(4, "dropout"), ids, 4, 3), draws)
+
+
+def test_uniforms_are_uniform_and_uncorrelated() -> None:
+    draws = uniforms(Key(0), torch.arange(2000), 50).double()
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    counts = torch.histc(draws, 20, 0, 1)
+    assert float(((counts - 5000) ** 2 / 5000).sum()) < 45  # chi square with 19 degrees, p about 0.0007
+    for a, b in ((draws[:-1, 0], draws[1:, 0]), (draws[:, :-1].flatten(), draws[:, 1:].flatten())):
+        assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 0.08

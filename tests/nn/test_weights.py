@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unreel.core.errors import DataError, UsageError
-from unreel.nn import Encoder, create_encoder, load_encoder, load_weights, read_card, save_encoder
+from unreel.nn import Encoder, InputSpec, create_encoder, load_encoder, load_weights, read_card, save_encoder
 from unreel.nn import weights as weights_module
 from unreel.nn.matching import PREFIXES, best_prefix, tensors_digest
 from unreel.train.checkpoint import Checkpoints
@@ -92,10 +92,23 @@ def test_missing_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
 
 def test_a_file_from_a_newer_version_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as m:
-        m.setattr(weights_module, "_FORMAT", 2)
+        m.setattr(weights_module, "_FORMAT", weights_module._FORMAT + 1)
         path = save_encoder(tiny(), tmp_path)
     with pytest.raises(DataError, match="newer"):
         load_encoder(path)
+
+
+def test_a_card_of_the_first_format_keeps_its_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = InputSpec.to_card
+    with monkeypatch.context() as m:
+        m.setattr(weights_module, "_FORMAT", 1)
+        m.setattr(
+            InputSpec,
+            "to_card",
+            lambda spec: {**{k: v for k, v in written(spec).items() if k != "dct_highpass"}, "remove_dc": True},
+        )
+        path = save_encoder(tiny(), tmp_path)
+    assert load_encoder(path).input_spec.dct_highpass == 1
 
 
 # -- checkpoints from elsewhere ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ a global generator, so worker count, process count, restarts and neighbouring ro
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from typing import TypeAlias
 
@@ -17,6 +18,16 @@ from numpy.typing import NDArray
 KeyPart: TypeAlias = int | str
 
 _TWO_POW_53 = float(1 << 53)
+
+# SplitMix64 (Steele, Lea & Flood 2014): increment and multipliers of its finaliser, as signed 64-bit values.
+_GOLDEN, _MIX_1, _MIX_2 = (n - (1 << 64) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """The finaliser of SplitMix64 on int64, which wraps; a shift of a negative number is made a logical one."""
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _MIX_1
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _MIX_2
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
 class Key:
@@ -90,3 +101,21 @@ class Key:
 
     def __hash__(self) -> int:
         return hash(self._bytes())
+
+
+def uniforms(key: Key, ids: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Draws uniform on [0, 1) for many samples at once: row i depends on ``key`` and ``ids[i]`` only.
+
+    For draws inside a method's ``forward``: whichever process holds a sample, in whatever order, its draw is the same.
+
+    Args:
+        key: the address above the samples, such as ``batch.key.child("dropout")``.
+        ids: (B,) int64, such as ``batch.sample_id``; the device of the result.
+        shape: of one sample's draw.
+    Returns: (B, shape…) float32, 24 random bits each.
+    """
+    count = math.prod(shape)
+    start = _mix(ids.to(torch.int64) + _GOLDEN) ^ key.bits()
+    steps = torch.arange(1, count + 1, device=ids.device, dtype=torch.int64) * _GOLDEN
+    bits = _mix(_mix(start)[:, None] + steps)
+    return (((bits >> 40) & 0xFFFFFF).to(torch.float32) / (1 << 24)).reshape(len(ids), *shape)

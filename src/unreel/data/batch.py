@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from unreel.core.keys import Key
+
 AlignedKind: TypeAlias = Literal["mask", "soft_mask", "boxes", "points", "depth", "flow"]
 ALIGNED_KINDS: tuple[str, ...] = get_args(AlignedKind)
 
@@ -115,7 +117,8 @@ class Batch:
     """B samples with V views each; views may differ in size and length.
 
     ``targets[name]`` is (B, ...); ``sample_id``, ``group`` and ``row`` are (B,) int64. Row i of every view comes from
-    the same source. Batches compare groups, never file names.
+    the same source. Batches compare groups, never file names. ``key`` is the address of draws that
+    ``forward`` makes (``unreel.core.keys.uniforms``), the same on all processes and another at every step.
     """
 
     views: tuple[View, ...]
@@ -124,6 +127,7 @@ class Batch:
     group: Tensor
     row: Tensor
     faults: tuple[Fault, ...] = ()
+    key: Key = field(default_factory=lambda: Key("batch"))
 
     def __len__(self) -> int:
         return int(self.sample_id.shape[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -26,7 +27,10 @@ class InputSpec:
     """What an encoder expects, stored on its card, so that every later use feeds it the same.
 
     ``num_frames`` at ``stride_frames`` and ``size_px`` are what it was trained on (others work unless they are below
-    ``min_frames``); ``mean`` and ``std`` are per channel on values in [0, 1]; ``channels=1`` converts RGB to grey.
+    ``min_frames``: shorter ones are repeated whole); ``mean`` and ``std`` are per channel on values in [0, 1];
+    ``channels=1`` converts RGB to grey. ``dct_highpass`` = k takes away the k lowest temporal frequencies of every
+    clip (the first k coefficients of its DCT-II along time; tcgl.md §1.3, §4): 0 none, 1 the mean over time, so that
+    what moves is left.
     """
 
     num_frames: int = 16
@@ -36,7 +40,7 @@ class InputSpec:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     min_frames: int = 1
-    remove_dc: bool = False
+    dct_highpass: int = 0
 
     def __post_init__(self) -> None:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
@@ -44,12 +48,45 @@ class InputSpec:
                 f"input spec: mean and std need one value per channel ({self.channels}), "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
+        if self.dct_highpass < 0:
+            raise UsageError(f"input spec: dct_highpass counts coefficients, got {self.dct_highpass}")
         if any(s <= 0 for s in self.std):
             raise UsageError(f"input spec: std must be positive, got {self.std}")
 
     def to_card(self) -> dict[str, object]:
         """Plain values for the JSON card."""
         return asdict(self)
+
+
+@functools.lru_cache(maxsize=32)
+def _low_frequencies(frames: int, count: int) -> Tensor:
+    """(frames, frames) float64: the projection onto the ``count`` lowest orthonormal DCT-II functions."""
+    time = torch.arange(frames, dtype=torch.float64) + 0.5
+    order = torch.arange(count, dtype=torch.float64)[:, None]
+    basis = torch.cos(torch.pi / frames * order * time) * (2 / frames) ** 0.5
+    basis[0] = frames**-0.5
+    projection: Tensor = basis.T @ basis
+    return projection
+
+
+def dct_highpass(clips: Tensor, count: int) -> Tensor:
+    """Clips (B, C, T, H, W) without their ``count`` lowest temporal DCT-II coefficients; 1: minus the mean over time.
+
+    Raises: UsageError for clips of no more than ``count`` frames, of which nothing would be left.
+    """
+    frames = clips.shape[2]
+    if frames <= count:
+        raise UsageError(
+            f"this encoder sees clips without their {count} lowest temporal frequencies (dct_highpass), which leaves "
+            f"nothing of a clip of {frames} frame{'s' * (frames != 1)}; give it at least {count + 1} frames, or train "
+            "one with dct_highpass=0"
+        )
+    if count == 0:
+        return clips
+    if count == 1:
+        return clips - clips.mean(2, keepdim=True)
+    low = _low_frequencies(frames, count).to(clips)
+    return clips - torch.einsum("ts,bcshw->bcthw", low, clips)
 
 
 # ITU-R BT.601 luma, the weights of CVRL's and torchvision's grey (cvrl.md §4).
@@ -82,7 +119,7 @@ class Encoder(nn.Module):
         Args:
             clips: uint8 (B, T, H, W, C) as decoded, or float (B, C, T, H, W) in [0, 1] as augmented.
         Returns: float (B, C', T, H, W) with C' = ``input_spec.channels``.
-        Raises: UsageError for another dtype, rank or channel count, and for one frame with ``remove_dc``.
+        Raises: UsageError for another dtype, rank or channel count, and for clips of ``dct_highpass`` frames or fewer.
         """
         spec = self.input_spec
         if clips.ndim != 5:
@@ -105,13 +142,8 @@ class Encoder(nn.Module):
             mean = torch.tensor(spec.mean, dtype=x.dtype, device=x.device).view(1, -1, 1, 1, 1)
             std = torch.tensor(spec.std, dtype=x.dtype, device=x.device).view(1, -1, 1, 1, 1)
             x = (x - mean) / std
-        if spec.remove_dc:
-            if x.shape[2] == 1:
-                raise UsageError(
-                    "this encoder sees each clip minus its mean over time (remove_dc), which leaves nothing of a "
-                    "clip of one frame; give it at least 2 frames, or train one without remove_dc for images"
-                )
-            x = x - x.mean(2, keepdim=True)
+        if spec.dct_highpass:
+            x = dct_highpass(x, spec.dct_highpass)
         if x.shape[2] < spec.min_frames:
             repeats = -(-spec.min_frames // x.shape[2])
             x = x.repeat(1, 1, repeats, 1, 1)

@@ -143,7 +143,7 @@ def r3d_tiny(
     stem_stride: Sequence[int] = (1, 2, 2),
     in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "none",
-    remove_dc: bool = False,
+    dct_highpass: Annotated[int, Range(ge=0)] = 0,
     bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
     bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
 ) -> SmallR3D:
@@ -167,7 +167,7 @@ def r3d_tiny(
         size_px=48,
         in_channels=in_channels,
         normalization=normalization,
-        remove_dc=remove_dc,
+        dct_highpass=dct_highpass,
     )
     return encoder
 
@@ -185,7 +185,7 @@ def r3d_small(
     stem_stride: Sequence[int] = (1, 2, 2),
     in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "none",
-    remove_dc: bool = False,
+    dct_highpass: Annotated[int, Range(ge=0)] = 0,
     bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
     bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
 ) -> SmallR3D:
@@ -209,6 +209,6 @@ def r3d_small(
         size_px=64,
         in_channels=in_channels,
         normalization=normalization,
-        remove_dc=remove_dc,
+        dct_highpass=dct_highpass,
     )
     return encoder

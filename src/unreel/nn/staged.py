@@ -26,12 +26,12 @@ def input_spec(
     in_channels: int = 3,
     normalization: Normalization = "none",
     min_frames: int = 1,
-    remove_dc: bool = False,
+    dct_highpass: int = 0,
 ) -> InputSpec:
     """An input spec with ImageNet's channel statistics, or with none.
 
-    ``remove_dc``: feed each clip minus its mean over time, which leaves what moves. One channel takes the mean of
-    ImageNet's three. Raises UsageError for ImageNet statistics with other channel counts.
+    ``dct_highpass``: how many of a clip's lowest temporal frequencies to take away (``InputSpec``). One channel takes
+    the mean of ImageNet's three. Raises UsageError for ImageNet statistics with other channel counts.
     """
     if normalization not in get_args(Normalization):
         raise UsageError(f"normalization is one of {', '.join(get_args(Normalization))}, got {normalization!r}")
@@ -51,7 +51,7 @@ def input_spec(
         mean=mean,
         std=std,
         min_frames=min_frames,
-        remove_dc=remove_dc,
+        dct_highpass=dct_highpass,
     )
 
 

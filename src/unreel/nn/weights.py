@@ -24,7 +24,7 @@ from unreel.nn.registry import create_encoder
 
 FILE_NAME = "encoder.safetensors"
 _CARD = "unreel_card"
-_FORMAT = 1
+_FORMAT = 2  # 1 said remove_dc: true where 2 says dct_highpass: 1
 
 # Where frameworks keep the state dict inside a checkpoint, tried in order (virb.md §3.2).
 _NESTS = (
@@ -130,6 +130,10 @@ def read_card(path: str | Path) -> dict[str, Any]:
         raise DataError(f"{file} has no unreel card; build the encoder and use load_weights(encoder, path)")
     if int(card.get("format", 0)) > _FORMAT:
         raise DataError(f"{file} was written by a newer unreel ({card.get('unreel')}); upgrade to read it")
+    if int(card.get("format", 0)) == 1:
+        for part in (card.get("input_spec"), card.get("arguments")):
+            if isinstance(part, dict) and "remove_dc" in part:
+                part["dct_highpass"] = int(part.pop("remove_dc"))
     return card
 
 

@@ -436,7 +436,7 @@ def fit(
                             f"before it was {size or 'another number elsewhere'}"
                         )
                     size = len(batch)
-                batch = _place(method, batch, target)
+                batch = replace(_place(method, batch, target), key=Key(seed, step * accumulate + part, "forward"))
                 for index, operation in enumerate(method.batch_operations):
                     batch = operation(batch, Key(seed, step * accumulate + part, f"batch operation {index}"))
                 if memory_format == "channels_last":
