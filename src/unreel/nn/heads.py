@@ -1,10 +1,31 @@
-"""Heads on top of an embedding: CVRL's projection MLP, and a linear classifier."""
+"""Heads on top of an embedding: CVRL's projection MLP, a linear classifier, and dropout without a hidden state."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from unreel.core.errors import UsageError
+from unreel.core.keys import Key, uniforms
+
+
+def keyed_dropout(x: Tensor, key: Key, ids: Tensor, p: float) -> Tensor:
+    """Dropout whose mask follows from the sample and the step, so that two processes drop what one would.
+
+    For training only: call it with p = 0 in evaluation.
+
+    Args:
+        x: (B, …).
+        key: the address of the draw, such as ``batch.key.child("dropout")``.
+        ids: (B,) int64, such as ``batch.sample_id``.
+        p: the share of values set to 0, in [0, 1); the others are divided by 1 − p. 0 gives x itself.
+    Raises: UsageError for p outside [0, 1).
+    """
+    if not 0 <= p < 1:
+        raise UsageError(f"dropout takes p in [0, 1), got {p}")
+    if p == 0:
+        return x
+    keep = uniforms(key, ids, *x.shape[1:]) >= p
+    return x * keep.to(x.dtype) / (1 - p)
 
 
 def _glorot_(linear: nn.Linear) -> None:

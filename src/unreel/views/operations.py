@@ -595,6 +595,32 @@ class Grayscale(_DeviceOperation):
 
 
 @dataclass(frozen=True)
+class ChannelReplication(_DeviceOperation):
+    """One of the channels, uniformly drawn, in the place of all, with probability ``p`` (tcgl.md §8, puzzles).
+
+    Against shortcuts of order tasks: chromatic aberration and the drift of white balance tell where or when a crop was
+    taken (Noroozi & Favaro 2016; OPN's channel splitting, Lee et al. 2017).
+    """
+
+    p: float = 1.0
+    consistent: bool = True
+    name: str = "channel"
+
+    def __post_init__(self) -> None:
+        _check_probability(self.name, self.p)
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``apply`` (T',) bool, and ``channel`` (T',) float in [0, 1): the share of the channels before the chosen."""
+        return {"apply": self._flag(key, self.p, size), "channel": self._uniform(key, "channel", (0.0, 1.0), size)}
+
+    def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
+        rows = params["apply"].nonzero().flatten().tolist()
+        chosen = (params["channel"] * clips.shape[1]).to(torch.int64).clamp(max=clips.shape[1] - 1).tolist()
+        for row in rows:
+            clips[row] = clips[row, chosen[row]].clone()
+
+
+@dataclass(frozen=True)
 class GaussianBlur(_DeviceOperation):
     """Gaussian blur with σ uniform in ``sigma`` pixels, with probability ``p`` (cvrl.md §4, step 6).
 

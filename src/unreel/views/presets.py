@@ -11,11 +11,13 @@ from unreel.views.geometry import Padding
 from unreel.views.operation import Operation
 from unreel.views.operations import (
     CenterCrop,
+    ChannelReplication,
     ColorJitter,
     CropSampler,
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
+    RandomCrop,
     RandomResizedCrop,
     Resize,
     Solarize,
@@ -23,6 +25,7 @@ from unreel.views.operations import (
 from unreel.views.plan import ViewPlan
 
 ViewPreset: TypeAlias = Literal["paper", "release", "crop_only", "none"]
+DrawPer: TypeAlias = Literal["tuple", "snippet", "frame"]
 
 # Probabilities of blur and solarise in the release: view 1 always blurred, view 2 rarely blurred and sometimes
 # solarised (cvrl.md §4, steps 6 and 7). Views beyond the second follow the second.
@@ -128,3 +131,71 @@ def view_plan(
         ]
         pipelines.append([crop, *(op for p, op in rest if p > 0)])
     return ViewPlan(pipelines)
+
+
+def snippet_views(
+    num_views: int,
+    *,
+    size: Annotated[int, Range(ge=1, unit="px")] = 112,
+    resize: tuple[int, int] | None = (128, 171),
+    antialias: bool = True,
+    crop: Literal["random", "center"] = "random",
+    crop_per: DrawPer = "snippet",
+    flip_p: Annotated[float, Range(ge=0, le=1)] = 0.0,
+    flip_per: Literal["tuple", "snippet"] = "tuple",
+    jitter_p: Annotated[float, Range(ge=0, le=1)] = 0.0,
+    brightness: Annotated[float, Range(ge=0)] = 0.8,
+    contrast: Annotated[float, Range(ge=0)] = 0.8,
+    saturation: Annotated[float, Range(ge=0)] = 0.8,
+    hue: Annotated[float, Range(ge=0)] = 0.2,
+    gray_p: Annotated[float, Range(ge=0, le=1)] = 0.0,
+    channel_p: Annotated[float, Range(ge=0, le=1)] = 0.0,
+    color_per: DrawPer = "tuple",
+) -> ViewPlan:
+    """The views of tasks about time and order: resize, then one random crop (tcgl.md §1.2).
+
+    Flip and colour are off, as in the papers' code. Where they are on, all snippets of a tuple share the draw: one
+    that differs between snippets is a cue or noise, not content.
+
+    Args:
+        num_views: snippets per sample.
+        size: side of the square crop, pixels.
+        resize: (high, wide) of the frame before the crop, its aspect not kept; None crops the frame as it is.
+        antialias: of the resize.
+        crop: "random", or "center" as in the papers' tests.
+        crop_per: "snippet" draws a place for each snippet, so that their offset tells nothing, the same for all its
+            frames; "tuple" one for all snippets; "frame" one for each frame, which shakes the clip (OPN's jitter, and
+            the fault P4 of the released TCGL loaders).
+        flip_p: probability of a mirror image; flip_per: "tuple" or "snippet".
+        jitter_p: probability of the colour jitter; brightness, contrast, saturation, hue: its strengths (defined in
+            the release and not used there, with p 0.8).
+        gray_p: probability of luma in all channels; channel_p: of one channel, drawn, in all ("channel replication").
+        color_per: how often jitter, grey and channel are drawn.
+    Raises: UsageError for a crop larger than the resized frame, an unknown name, or a number out of range.
+    """
+    for name, value in (("crop_per", crop_per), ("color_per", color_per)):
+        if value not in get_args(DrawPer):
+            raise unknown_name(name, value, get_args(DrawPer))
+    if flip_per not in ("tuple", "snippet"):
+        raise unknown_name("flip_per", flip_per, ("tuple", "snippet"))
+    if crop not in ("random", "center"):
+        raise unknown_name("crop", crop, ("random", "center"))
+    if num_views < 1:
+        raise UsageError(f"snippet_views: num_views must be at least 1, got {num_views}")
+    if resize is not None and size > min(resize):
+        raise UsageError(f"snippet_views: a crop of {size} px does not fit the resized frame of {resize} (high, wide)")
+    steady = color_per != "frame"
+    cut: Operation = CenterCrop(size) if crop == "center" else RandomCrop(size, consistent=crop_per != "frame")
+    jitter = ColorJitter(jitter_p, brightness, contrast, saturation, hue, consistent=steady)
+    colors: list[tuple[float, Operation]] = [
+        (jitter_p, jitter),
+        (gray_p, Grayscale(gray_p, consistent=steady)),
+        (channel_p, ChannelReplication(channel_p, consistent=steady)),
+    ]
+    used = [op for p, op in colors if p > 0]
+    flip = [HorizontalFlip(flip_p)] if flip_p > 0 else []
+    pipeline = [*([] if resize is None else [Resize(resize, antialias=antialias)]), cut, *flip, *used]
+    shared = [op.name for op in used] if color_per == "tuple" else []
+    shared += [cut.name] if crop_per == "tuple" else []
+    shared += [op.name for op in flip] if flip_per == "tuple" else []
+    return ViewPlan([pipeline] * num_views, shared=shared)

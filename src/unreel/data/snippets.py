@@ -1,0 +1,123 @@
+"""Snippets: short clips of one video, one after the other, whose order a network is to tell (tcgl.md §1.1).
+
+An order of n snippets is a vector with order[p] = chronological index of the snippet that stands at position p. Its
+class is its number among the lexicographic permutations of 0 … n − 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unreel.core.errors import UsageError
+from unreel.core.keys import Key
+from unreel.core.settings import Range
+from unreel.data.contracts import ClipRequest, SamplerDraw, SourceInfo
+
+MOST_SNIPPETS = 7
+"""7! = 5,040 classes; the papers use 2 to 4."""
+
+
+def permutations(n: int) -> Tensor:
+    """All orders of ``n`` snippets, lexicographic: (n!, n) int64. Raises UsageError unless 1 ≤ n ≤ 7."""
+    if not 1 <= n <= MOST_SNIPPETS:
+        raise UsageError(f"orders are listed for 1 to {MOST_SNIPPETS} snippets, got {n}")
+    return torch.tensor(list(itertools.permutations(range(n))))
+
+
+def permutation_class(order: Tensor | NDArray[np.int64] | Sequence[int]) -> int:
+    """The row of ``permutations(n)`` that equals ``order`` (n,).
+
+    Raises: UsageError when ``order`` is no permutation of 0 … n − 1.
+    """
+    items = [int(i) for i in order]
+    if sorted(items) != list(range(len(items))):
+        raise UsageError(f"an order is a permutation of 0 … n − 1, got {items}")
+    # Each later item that is smaller skips a block of (n − 1 − p)! permutations.
+    return sum(sum(b < a for b in items[p + 1 :]) * math.factorial(len(items) - 1 - p) for p, a in enumerate(items))
+
+
+def clip_span(clip_frames: int, stride: int = 1) -> int:
+    """Frames from the first to the last of a clip, both included. Raises UsageError for counts below 1."""
+    if clip_frames < 1 or stride < 1:
+        raise UsageError(f"a clip needs at least 1 frame at stride at least 1, got {clip_frames} at stride {stride}")
+    return (clip_frames - 1) * stride + 1
+
+
+def require_frames(source: SourceInfo, needed: int, what: str) -> None:
+    """Refuse a source of fewer than ``needed`` frames. Raises UsageError, which samplers raise (``data.contracts``)."""
+    if source.num_frames < needed:
+        raise UsageError(f"{what} need {needed} frames, the source has {source.num_frames}; leave shorter ones out")
+
+
+class SnippetSampler:
+    """``num_snippets`` clips, ``interval`` frames apart, in shuffled positions (VCOP, Xu et al. 2019; tcgl.md §1.1).
+
+    The first snippet starts uniformly in 0 … L − span, both included; with the defaults snippet k starts 24 k frames
+    later and the span is 64 frames.
+
+    Args:
+        num_snippets: per draw.
+        clip_frames, stride: frames per snippet and frames between them.
+        interval: frames between the last frame of a snippet and the first of the next, both left out.
+        shuffle: False keeps them in chronological order, whose class is 0.
+
+    Targets: ``order`` (num_snippets,) int64, order[p] = chronological index of the snippet at position p;
+    ``order_class`` () int64, its row among ``permutations(num_snippets)``.
+    """
+
+    def __init__(
+        self,
+        num_snippets: Annotated[int, Range(ge=1, le=MOST_SNIPPETS)] = 3,
+        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
+        interval: Annotated[int, Range(ge=0, unit="frames")] = 8,
+        *,
+        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
+        shuffle: bool = True,
+    ) -> None:
+        if not 1 <= num_snippets <= MOST_SNIPPETS or interval < 0:
+            raise UsageError(
+                f"a tuple has 1 to {MOST_SNIPPETS} snippets and no negative interval, got {num_snippets} snippets at "
+                f"{interval} frames"
+            )
+        self.num_snippets = num_snippets
+        self.clip_frames = clip_frames
+        self.stride = stride
+        self.interval = interval
+        self.shuffle = shuffle
+        self.step = clip_span(clip_frames, stride) + interval
+
+    @property
+    def num_views(self) -> int:
+        """One view per snippet."""
+        return self.num_snippets
+
+    @property
+    def min_frames(self) -> int:
+        """Frames from the first of the first snippet to the last of the last: 64 with the defaults."""
+        return self.step * self.num_snippets - self.interval
+
+    def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
+        """One clip per position. Raises UsageError for a source shorter than ``min_frames``."""
+        what = f"{self.num_snippets} snippets of {self.clip_frames} frames, {self.interval} apart,"
+        require_frames(source, self.min_frames, what)
+        start = key.child("start").integer(0, source.num_frames - self.min_frames + 1)
+        n = self.num_snippets
+        order = key.child("order").permutation(n) if self.shuffle else np.arange(n, dtype=np.int64)
+        frames = start + self.stride * np.arange(self.clip_frames, dtype=np.int64)
+        clips = tuple(ClipRequest(frames + self.step * int(k)) for k in order)
+        targets = {"order": torch.from_numpy(order), "order_class": torch.tensor(permutation_class(order))}
+        return SamplerDraw(clips, targets)
+
+    def __repr__(self) -> str:
+        return (
+            f"SnippetSampler({self.num_snippets}, {self.clip_frames}, {self.interval}, stride={self.stride}, "
+            f"shuffle={self.shuffle})"
+        )
