@@ -98,3 +98,30 @@ class TestWrapped2d(EncoderSuite):
                 )
             )
         return wrap_encoder(module, input_spec=InputSpec(num_frames=4, size_px=32), layers=["low", "high"]).eval()
+
+
+class TestC3D(EncoderSuite):
+    """At a sixteenth of the width; clips of 8 frames, the fewest it takes."""
+
+    frames = 8
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder("c3d", width=4, seed=0).eval()
+
+
+class TestR3D18(EncoderSuite):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder("r3d_18", width=4, seed=0).eval()
+
+
+class TestR2Plus1D18(EncoderSuite):
+    """The shallow net, on one channel."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder("r2plus1d_18", layers=(1, 1, 1, 1), width=4, in_channels=1, seed=0).eval()

@@ -1,7 +1,9 @@
 """Encoders, heads, norms, inflation, weights."""
 
 # Importing an architecture's module registers it.
+from unreel.nn import c3d as c3d
 from unreel.nn import r3d as r3d
+from unreel.nn import r3d_18 as r3d_18
 from unreel.nn import r3d_small as r3d_small
 from unreel.nn import resnet as resnet
 from unreel.nn import vit_tiny as vit_tiny

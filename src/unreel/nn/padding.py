@@ -43,7 +43,9 @@ class SameMaxPool3d(nn.MaxPool3d):
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C, ceil(T/s), ceil(H/s), ceil(W/s))."""
         pads = same_padding(input.shape[2:], self.kernel_size, self.stride)
-        return super().forward(functional.pad(input, pads, value=float("-inf")))  # type: ignore[no-any-return]
+        if any(pads):  # pad copies even when there is nothing to add
+            input = functional.pad(input, pads, value=float("-inf"))
+        return super().forward(input)  # type: ignore[no-any-return]
 
 
 def _check(kernel: Sequence[int], padding: str) -> None:

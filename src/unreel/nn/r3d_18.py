@@ -1,0 +1,186 @@
+"""R3D-18 and R(2+1)D-18: basic-block video ResNets, the backbones of the snippet-order methods.
+
+Source of every number: tcgl.md §1.4 (layers, middle widths), checks 1 and 2. ``layers=(2, 2, 2, 2)`` is the usual
+18-layer net; the tables of VCOP and TCGL have (1, 1, 1, 1), ten layers really, under the same name.
+
+Parameters carry torchvision's names for video ResNets (``stem.0``, ``layer1.0.conv1.0`` …): its R3D-18 is this one and
+its weights fit. Its R(2+1)D-18 is another net (45 channels inside the stem, one middle width per block, a plain 1×1×1
+shortcut), whose weights are refused. Stages are ``stem``, ``res2`` … ``res5``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeAlias
+
+from torch import Tensor, nn
+
+from unreel.core.errors import UsageError
+from unreel.core.settings import Range
+from unreel.nn.padding import conv3d
+from unreel.nn.registry import register_encoder
+from unreel.nn.staged import Normalization, StagedEncoder, StageStep, input_spec
+
+Size3: TypeAlias = tuple[int, int, int]
+#: (in channels, out channels, kernel, stride) → the modules of one convolution, in order
+MakeConv: TypeAlias = Callable[[int, int, Size3, Size3], list[nn.Module]]
+
+
+def middle_width(in_channels: int, out_channels: int, kernel: Size3) -> int:
+    """Channels between the spatial and the temporal half of a factored convolution, ≥ 1.
+
+    floor(kt·kh·kw·cin·cout / (kh·kw·cin + kt·cout)): as many parameters as the whole convolution (tcgl.md §1.4).
+    """
+    time, area = kernel[0], kernel[1] * kernel[2]
+    return max(1, (time * area * in_channels * out_channels) // (area * in_channels + time * out_channels))
+
+
+class BasicBlock3d(nn.Module):
+    """Two 3×3×3 convolutions with batch norm, a 1×1×1 one as the shortcut where the shape changes."""
+
+    def __init__(
+        self, in_channels: int, channels: int, *, stride: int, conv: MakeConv, norm: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__()
+        kernel, strides = (3, 3, 3), (stride, stride, stride)
+        self.conv1 = nn.Sequential(
+            _one(conv(in_channels, channels, kernel, strides)), norm(channels), nn.ReLU(inplace=True)
+        )
+        self.conv2 = nn.Sequential(_one(conv(channels, channels, kernel, (1, 1, 1))), norm(channels))
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(_one(conv(in_channels, channels, (1, 1, 1), strides)), norm(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) to (B, C', ceil(T/s), ceil(H/s), ceil(W/s))."""
+        y = self.conv2(self.conv1(x))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))  # type: ignore[no-any-return]
+
+
+def _one(modules: list[nn.Module]) -> nn.Module:
+    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+
+
+class BasicR3D(StagedEncoder):
+    """The R3D-18 family, whole or factored. See ``r3d_18`` for the arguments.
+
+    Raises: UsageError for a width below 1 and for ``layers`` that are not four numbers of at least 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[int] = (2, 2, 2, 2),
+        width: int = 64,
+        factored: bool = False,
+        in_channels: int = 3,
+        bn_eps: float = 1e-5,
+        bn_momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if len(layers) != 4 or min(layers) < 1:
+            raise UsageError(f"layers needs one number of blocks for each of res2 … res5, got {list(layers)}")
+        if width < 1:
+            raise UsageError(f"width is the number of channels of the stem, got {width}")
+
+        def norm(channels: int) -> nn.Module:
+            return nn.BatchNorm3d(channels, eps=bn_eps, momentum=bn_momentum)
+
+        def whole(cin: int, cout: int, kernel: Size3, stride: Size3) -> list[nn.Module]:
+            return [conv3d(cin, cout, kernel, stride)]
+
+        def halves(cin: int, cout: int, kernel: Size3, stride: Size3) -> list[nn.Module]:
+            middle = middle_width(cin, cout, kernel)
+            return [
+                conv3d(cin, middle, (1, kernel[1], kernel[2]), (1, stride[1], stride[2])),
+                norm(middle),
+                nn.ReLU(inplace=True),
+                conv3d(middle, cout, (kernel[0], 1, 1), (stride[0], 1, 1)),
+            ]
+
+        conv: MakeConv = halves if factored else whole
+        self.stem = nn.Sequential(*conv(in_channels, width, (3, 7, 7), (1, 2, 2)), norm(width), nn.ReLU(inplace=True))
+        steps = {"stem": StageStep(width, 1, 2)}
+        channels = width
+        for i, depth in enumerate(layers):
+            stride, wider = 1 if i == 0 else 2, width * 2**i
+            blocks = []
+            for block in range(depth):
+                blocks.append(BasicBlock3d(channels, wider, stride=1 if block else stride, conv=conv, norm=norm))
+                channels = wider
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+            steps[f"res{i + 2}"] = StageStep(channels, stride, stride)
+        self.set_steps(steps)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def stage(self, name: str) -> nn.Module:
+        """The module that makes stage ``name`` from the stage before it."""
+        self.check_names([name])
+        return self.stem if name == "stem" else self.get_submodule(f"layer{int(name.removeprefix('res')) - 1}")
+
+
+@register_encoder("r3d_18")
+def r3d_18(
+    *,
+    layers: Sequence[int] = (2, 2, 2, 2),
+    width: Annotated[int, Range(ge=1)] = 64,
+    size: Annotated[int, Range(ge=1)] = 112,
+    in_channels: Annotated[int, Range(ge=1)] = 3,
+    normalization: Normalization = "none",
+    dct_highpass: Annotated[int, Range(ge=0)] = 0,
+    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
+    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
+) -> BasicR3D:
+    """R3D-18: 33,166,272 parameters, 512 features, strides 8 in time and 16 in space (tcgl.md §1.4).
+
+    Args:
+        layers: blocks of each stage; (1, 1, 1, 1) is the net of VCOP's and most of TCGL's tables.
+        width: channels of the stem and of the first stage; the others have 2, 4 and 8 times as many.
+        size: pixels of a side that the input spec asks for.
+        in_channels: 3, or 1 for grey clips.
+        normalization: "none" as in the papers, or "imagenet" statistics.
+        dct_highpass: how many of a clip's lowest temporal frequencies ``prepare`` takes away; TCGL takes 1, the mean.
+        bn_eps, bn_momentum: of every batch norm.
+    """
+    encoder = BasicR3D(layers=layers, width=width, in_channels=in_channels, bn_eps=bn_eps, bn_momentum=bn_momentum)
+    encoder.input_spec = input_spec(
+        num_frames=16,
+        size_px=size,
+        in_channels=in_channels,
+        normalization=normalization,
+        dct_highpass=dct_highpass,
+    )
+    return encoder
+
+
+@register_encoder("r2plus1d_18")
+def r2plus1d_18(
+    *,
+    layers: Sequence[int] = (2, 2, 2, 2),
+    width: Annotated[int, Range(ge=1)] = 64,
+    size: Annotated[int, Range(ge=1)] = 112,
+    in_channels: Annotated[int, Range(ge=1)] = 3,
+    normalization: Normalization = "none",
+    dct_highpass: Annotated[int, Range(ge=0)] = 0,
+    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
+    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
+) -> BasicR3D:
+    """R(2+1)D-18: 33,178,423 parameters, 512 features; arguments as ``r3d_18`` (tcgl.md §1.4).
+
+    Every convolution of R3D-18, the 1×1×1 shortcuts included, is a spatial one, batch norm, ReLU and a temporal one,
+    with ``middle_width`` channels between them.
+    """
+    encoder = BasicR3D(
+        layers=layers, width=width, factored=True, in_channels=in_channels, bn_eps=bn_eps, bn_momentum=bn_momentum
+    )
+    encoder.input_spec = input_spec(
+        num_frames=16,
+        size_px=size,
+        in_channels=in_channels,
+        normalization=normalization,
+        dct_highpass=dct_highpass,
+    )
+    return encoder
