@@ -8,8 +8,14 @@ A textured object moves in front of a textured background. Two independent sets 
 Every state an object can be in (two offsets, size, angle, brightness) has the same distribution at any one time in
 every motion class: the coordinates that a class leaves still are frozen at a random phase of the same oscillation. So
 the average frame of every class is the same. Backgrounds are few and shared by all classes, so they mislead whoever
-trusts them. A draw's address is (world seed, split, number within the split, attribute): adding a video, or a
-property, never changes another.
+trusts them.
+
+Two further sets of classes, off by default, are independent of these: **event** (6, ``events``), what a second actor
+goes through over the whole video, in three pairs that only the arrow of time tells apart; and **count**
+(``bystanders``), how many small still objects lie about.
+
+A draw's address is (world seed, split, number within the split, attribute): adding a video, or a property, never
+changes another.
 """
 
 from __future__ import annotations
@@ -44,25 +50,55 @@ MOTIONS: tuple[str, ...] = (
     "flicker",  # stays, its brightness comes and goes
     "settle",  # glides to another place, slows down and stays there: cannot be reversed
 )
+EVENTS: tuple[str, ...] = (
+    "arrive",  # glides in, slowing down to rest
+    "depart",  # its time reversal
+    "dissolve",  # fades, fast and then slowly
+    "condense",
+    "burst",  # its radius jumps and relaxes
+    "collapse",
+)
 APPEARANCES: tuple[str, ...] = tuple(f"{shape}-{texture}" for shape in ("disc", "bar") for texture in TEXTURES)
 _DISTRACTORS = ("square", "triangle", "cross")  # shapes of no class
+_EVENT_SHAPE = "ring"  # of no class either, and without a pose
 
 # What one phase does to the drawing, at size_px = 64 (lengths scale with the frame).
 _SIZE_SWING = 0.25  # of the log radius
 _LIGHT_SWING = 0.4  # of the brightness
 _SETTLE_SCALE = 0.78  # makes the mean square offset of "settle" that of an oscillation, r²/2 (measured)
+# What an event does over the whole video, at size_px = 64; each video's rate is within ± 15 % of it.
+_EVENT_RADIUS_PX = (6.0, 7.0)
+_EVENT_TRAVEL_PX = 24.0  # of "arrive"; a third of a frame, 9 px of it in the first fifth of the video and 1 in the last
+_EVENT_FADE = 2.5  # of "dissolve": the opacity falls to exp(−2.5) = 8 %
+_EVENT_SWING = 1.0  # of "burst": of the log radius, from 0.4 below its middle to 0.6 above
+_EVENT_JUMP, _EVENT_RELAX = 0.06, 3.0  # of "burst": share of the video that the jump takes, rate of what follows
+# Twelve places along the border, as shares of the frame, for still objects: none in the corners, none in the middle.
+_BYSTANDER_PLACES: tuple[tuple[float, float], ...] = tuple(
+    place for a in (0.3, 0.5, 0.7) for place in ((a, 0.09), (a, 0.91), (0.09, a), (0.91, a))
+)
+_BYSTANDER_RADIUS_PX = (3.5, 4.5)
 # Periods in frames: [low, high) is cut into bins, training takes the even ones and test the odd ones.
 _PERIOD_BINS = 8
 # Depths in arbitrary units, far to near.
-DEPTHS: dict[str, float] = {"background": 10.0, "distractor": 6.0, "object": 4.0, "occluder": 2.0}
+DEPTHS: dict[str, float] = {
+    "background": 10.0,
+    "bystander": 8.0,
+    "distractor": 6.0,
+    "object": 4.0,
+    "event": 3.0,
+    "occluder": 2.0,
+}
 # Class numbers of ``Truth.masks``.
-MASK_CLASSES: tuple[str, ...] = ("background", "object", "distractor", "occluder")
+MASK_CLASSES: tuple[str, ...] = ("background", "object", "distractor", "occluder", "event", "bystander")
 # A pentatonic scale from A3: one pitch per appearance (Hz).
 _PITCHES_HZ = tuple(220.0 * 2 ** (semitone / 12) for semitone in (0, 2, 4, 7, 9, 12, 14, 16))
 
 
 class Recipe(NamedTuple):
-    """One video's own draws, in pixels, frames and radians; what is not listed follows from the key."""
+    """One video's own draws, in pixels, frames and radians; what is not listed follows from the key.
+
+    ``event`` is −1 in a world without events.
+    """
 
     motion: int
     appearance: int
@@ -74,14 +110,18 @@ class Recipe(NamedTuple):
     camera_moves: bool
     has_distractor: bool
     has_occluder: bool
+    event: int = -1
+    num_bystanders: int = 0
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Ground truth of one scene: T frames of H × W, N objects (the target first, then the distractor if there is one).
+    """Ground truth of one scene: T frames of H × W, N objects: the target, the distractor, the event's actor and the
+    bystanders, those that there are.
 
-    ``boxes`` (T, N, 4) float32 x1 y1 x2 y2 in pixels, of the whole object, hidden or not, clipped to the frame;
-    ``masks`` (T, H, W) uint8, numbers into ``MASK_CLASSES``, what is in front wins; ``depth`` (T, H, W) float32;
+    ``boxes`` (T, N, 4) float32 x1 y1 x2 y2 in pixels, of the whole object, hidden, faded or not, clipped to the frame;
+    ``masks`` (T, H, W) uint8, numbers into ``MASK_CLASSES``, what is in front wins (of an actor that fades, where it
+    makes more than half of the colour); ``depth`` (T, H, W) float32;
     ``flow`` (T, H, W, 2) float32, the way (x, y) in pixels of what is seen at t until t + 1 (the last frame's leads
     out of the video); ``counts`` (T,) int64 objects with a visible pixel; ``ego_motion`` (T, 2) float32, the camera's
     way (x, y) in pixels until t + 1; ``background``: the texture's number.
@@ -100,7 +140,8 @@ class Truth:
 class Scene:
     """One rendered video: ``frames`` (T, H, W, 3) uint8, ``audio`` (samples,) float32 mono in [−1, 1], its labels.
 
-    ``truth`` is ``None`` unless it was asked for.
+    ``event`` is empty in a world without events; ``count`` are the bystanders. ``truth`` is ``None`` unless it was
+    asked for.
     """
 
     name: str
@@ -113,11 +154,16 @@ class Scene:
     background: str
     recipe: Recipe
     truth: Truth | None = None
+    event: str = ""
+    count: int = 0
 
 
 @dataclass(frozen=True)
 class _Track:
-    """The state of one object at T + 1 times: what is drawn, and what the flow follows."""
+    """The state of one object at T + 1 times: what is drawn, and what the flow follows.
+
+    ``kind`` is one of ``MASK_CLASSES``; ``opacity`` in [0, 1], ``None`` for a solid object.
+    """
 
     x: Array
     y: Array
@@ -127,6 +173,8 @@ class _Track:
     shape: str
     texture: str
     colours: tuple[Array, Array]
+    kind: str = "object"
+    opacity: Array | None = None
 
     def shifted(self, dx: Array, dy: Array) -> _Track:
         return replace(self, x=self.x + dx, y=self.y + dy)
@@ -157,6 +205,9 @@ class ActionWorld:
             gives the class away with probability ``background_strength`` in training. In test the link is
             ``test_background``: the ``"same"``, ``"swapped"`` (it points at another class) or ``"random"``.
         contrast: of the background, 0 is flat.
+        events: show a second actor, a ring in front, that goes through one of ``EVENTS`` over the whole video. The
+            frames of one member of a pair are, in the actor's layer, exactly the other's, last to first.
+        bystanders: fewest and most small still objects of no class along the border, at most 12; (0, 0) shows none.
         audio_rate_hz: sampling rate of the sound; 0 for silent files.
     """
 
@@ -183,6 +234,8 @@ class ActionWorld:
         background_strength: float = 0.9,
         test_background: Literal["same", "swapped", "random"] = "random",
         contrast: float = 0.5,
+        events: bool = False,
+        bystanders: tuple[int, int] = (0, 0),
         audio_rate_hz: int = 16_000,
     ) -> None:
         if num_train < 0 or num_test < 0 or num_train + num_test == 0:
@@ -205,6 +258,8 @@ class ActionWorld:
         ):
             if not 0 <= share <= 1:
                 raise UsageError(f"{name} is a share in [0, 1], got {share}")
+        if not 0 <= bystanders[0] <= bystanders[1] <= len(_BYSTANDER_PLACES):
+            raise UsageError(f"bystanders: expected 0 ≤ fewest ≤ most ≤ {len(_BYSTANDER_PLACES)}, got {bystanders}")
         if background_link not in ("none", "motion", "appearance"):
             raise unknown_name("background link", background_link, ("none", "motion", "appearance"))
         if test_background not in ("same", "swapped", "random"):
@@ -229,6 +284,8 @@ class ActionWorld:
         self.background_strength = background_strength
         self.test_background = test_background
         self.contrast = contrast
+        self.events = events
+        self.bystanders = bystanders
         self.audio_rate_hz = audio_rate_hz
 
     def __len__(self) -> int:
@@ -255,6 +312,14 @@ class ActionWorld:
         motion, appearance = divmod(int(order[number % pairs]), len(APPEARANCES))
         return motion, appearance
 
+    def event(self, index: int) -> int:
+        """Event class, −1 without events. Each run of 6 videos of a split holds every class once, in keyed order."""
+        if not self.events:
+            return -1
+        split, number = self.locate(index)
+        order = Key("action-world", self.seed, split, "event block", number // len(EVENTS)).permutation(len(EVENTS))
+        return int(order[number % len(EVENTS)])
+
     def recipe(self, index: int) -> Recipe:
         """The draws that describe one video, without drawing it."""
         key = self.key(index)
@@ -279,6 +344,8 @@ class ActionWorld:
             camera_moves=key.child("camera").bernoulli(self.camera),
             has_distractor=key.child("distractor").bernoulli(self.distractor),
             has_occluder=key.child("occluder").bernoulli(self.occlusion),
+            event=self.event(index),
+            num_bystanders=key.child("bystanders").integer(self.bystanders[0], self.bystanders[1] + 1),
         )
 
     def _background_number(self, key: Key, split: str, motion: int, appearance: int) -> int:
@@ -365,6 +432,60 @@ class ActionWorld:
             shape=shape,
             texture=texture,
             colours=self._colours(key, split),
+            kind="distractor",
+        )
+
+    def _event(self, key: Key, event: int, split: str) -> _Track:
+        """The second actor's states at T + 1 times; classes 2k and 2k + 1 of one key are each other's reversal."""
+        key = key.child("event")
+        t = np.arange(self.num_frames + 1, dtype=np.float64)
+        last = self.num_frames - 1
+        # A reversed process is looked at from its end; the state after the last frame lies just before the beginning.
+        s = (t if event % 2 == 0 else last - t) / last
+        rate = key.child("rate").uniform(0.85, 1.15)
+        scale = self.size_px / 64
+        name = EVENTS[event - event % 2]
+        travel, swing, opacity = np.zeros_like(s), np.zeros_like(s), None
+        if name == "arrive":
+            travel = _EVENT_TRAVEL_PX * scale * rate * np.square(1 - s)
+        elif name == "dissolve":
+            opacity = as_f32(np.exp(-_EVENT_FADE * rate * np.maximum(s, 0)))
+        else:
+            jump = np.clip(s / _EVENT_JUMP, 0, 1)
+            swing = _EVENT_SWING * (jump * np.exp(-_EVENT_RELAX * rate * np.maximum(s - _EVENT_JUMP, 0)) - 0.4)
+        heading = key.child("heading").uniform(0, 2 * np.pi)
+        place = [self.size_px * key.child(axis).uniform(0.3, 0.7) for axis in ("x", "y")]
+        radius = scale * key.child("radius").uniform(*_EVENT_RADIUS_PX)
+        one = np.ones(self.num_frames + 1, dtype=np.float32)
+        return _Track(
+            x=as_f32(place[0] + travel * np.cos(heading)),
+            y=as_f32(place[1] + travel * np.sin(heading)),
+            radius=as_f32(radius * np.exp(swing)),
+            angle=as_f32(key.child("angle").uniform(0, 2 * np.pi) * one),
+            light=one,
+            shape=_EVENT_SHAPE,
+            texture=list(TEXTURES)[key.child("texture").integer(0, len(TEXTURES))],
+            colours=self._colours(key, split),
+            kind="event",
+            opacity=opacity,
+        )
+
+    def _bystander(self, key: Key, number: int, split: str) -> _Track:
+        """A small still object at its own place along the border."""
+        place = _BYSTANDER_PLACES[int(key.child("bystanders", "places").permutation(len(_BYSTANDER_PLACES))[number])]
+        key = key.child("bystander", number)
+        one = np.ones(self.num_frames + 1, dtype=np.float32)
+        radius = self.size_px / 64 * key.child("radius").uniform(*_BYSTANDER_RADIUS_PX)
+        return _Track(
+            x=as_f32(self.size_px * place[0] * one),
+            y=as_f32(self.size_px * place[1] * one),
+            radius=as_f32(radius * one),
+            angle=as_f32(key.child("angle").uniform(0, 2 * np.pi) * one),
+            light=one,
+            shape=_DISTRACTORS[key.child("shape").integer(0, len(_DISTRACTORS))],
+            texture=list(TEXTURES)[key.child("texture").integer(0, len(TEXTURES))],
+            colours=self._colours(key, split),
+            kind="bystander",
         )
 
     # ---------------------------------------------------------------------------------------------------- rendering
@@ -383,9 +504,12 @@ class ActionWorld:
         tracks = [self._track(key, recipe, split)]
         if recipe.has_distractor:
             tracks.append(self._distractor(key, recipe, split))
+        if recipe.event >= 0:
+            tracks.append(self._event(key, recipe.event, split))
+        tracks += [self._bystander(key, i, split) for i in range(recipe.num_bystanders)]
         tracks = [track.shifted(-camera_x, -camera_y) for track in tracks]
         canvas, margin = self._canvas(key, recipe, camera_x[:-1], camera_y[:-1])
-        for track in reversed(tracks):
+        for track in sorted(tracks, key=lambda track: -DEPTHS[track.kind]):
             _paint(canvas, margin, track, self.num_frames)
         bar = self._occluder(key, recipe) if recipe.has_occluder else None
         inner = canvas[:, margin : margin + self.size_px, margin : margin + self.size_px]
@@ -402,6 +526,8 @@ class ActionWorld:
             background=f"background-{recipe.background}",
             recipe=recipe,
             truth=self._truth(recipe, tracks, camera_x, camera_y, bar) if truth else None,
+            event=EVENTS[recipe.event] if recipe.event >= 0 else "",
+            count=recipe.num_bystanders,
         )
 
     def _canvas(self, key: Key, recipe: Recipe, camera_x: Array, camera_y: Array) -> tuple[NDArray[np.uint8], int]:
@@ -469,16 +595,18 @@ class ActionWorld:
     ) -> Truth:
         size, frames = self.size_px, self.num_frames
         grid = np.arange(size, dtype=np.float32)
-        masks = np.zeros((frames, size, size), dtype=np.uint8)
+        seen_as = np.zeros((frames, size, size), dtype=np.uint8)  # number of the track in front, from 1
         ego = np.stack([np.diff(camera_x), np.diff(camera_y)], axis=-1)
         flow = np.broadcast_to(-ego[:, None, None], (frames, size, size, 2)).copy()
         boxes = np.empty((frames, len(tracks), 4), dtype=np.float32)
-        for number in reversed(range(len(tracks))):
+        for number in sorted(range(len(tracks)), key=lambda n: -DEPTHS[tracks[n].kind]):
             track = tracks[number]
             dx = grid[None, None, :] - track.x[:-1, None, None]
             dy = grid[None, :, None] - track.y[:-1, None, None]
-            covered = _coverage(track, dx, dy) > 0.5
-            masks[covered] = number + 1
+            cover = _coverage(track, dx, dy)
+            boxes[:, number] = _boxes(track, cover > 0.5, size)
+            covered = cover * (1 if track.opacity is None else track.opacity[:-1, None, None]) > 0.5
+            seen_as[covered] = number + 1
             # A pixel of the object keeps its local coordinates: it moves by the change of a similarity transform.
             ratio = track.radius[1:] / track.radius[:-1]
             turn = track.angle[1:] - track.angle[:-1]
@@ -486,12 +614,14 @@ class ActionWorld:
             move_x = (a - 1) * dx - b * dy + np.diff(track.x)[:, None, None]
             move_y = b * dx + (a - 1) * dy + np.diff(track.y)[:, None, None]
             flow[covered] = np.stack([move_x, move_y], axis=-1)[covered]
-            boxes[:, number] = _boxes(track, covered, size)
+        if bar is not None:
+            seen_as[:, :, bar[0] : bar[1]] = 0
+        masks = np.array([0, *(MASK_CLASSES.index(track.kind) for track in tracks)], dtype=np.uint8)[seen_as]
         if bar is not None:
             masks[:, :, bar[0] : bar[1]] = 3
             flow[:, :, bar[0] : bar[1]] = 0  # fixed to the camera
         depth = np.array([DEPTHS[name] for name in MASK_CLASSES], dtype=np.float32)[masks]
-        seen = [np.any(masks == number + 1, axis=(1, 2)) for number in range(len(tracks))]
+        seen = [np.any(seen_as == number + 1, axis=(1, 2)) for number in range(len(tracks))]
         return Truth(
             boxes=boxes,
             masks=masks,
@@ -573,6 +703,8 @@ class ActionWorld:
 
     def _write_manifest(self, root: Path, truth: bool) -> Path:
         columns = ["path", "split", "label.motion", "label.appearance", "label.background", "group"]
+        with_event, with_count = self.events, self.bystanders[1] > 0
+        columns[4:4] = ["label.event"] * with_event + ["label.count"] * with_count
         rows = []
         for index in range(len(self)):
             (split, number), recipe = self.locate(index), self.recipe(index)
@@ -585,6 +717,7 @@ class ActionWorld:
                 f"background-{recipe.background}",
                 f"{split}-{number:05d}",
             ]
+            row[4:4] = [EVENTS[recipe.event]] * with_event + [str(recipe.num_bystanders)] * with_count
             rows.append([*row, f"truth/{name}.npz"] if truth else row)
         if truth:
             columns.append("file.truth")
@@ -631,6 +764,8 @@ def _paint(canvas: NDArray[np.uint8], margin: int, track: _Track, num_frames: in
     cover = np.clip(np.float32(0.5) - SHAPES[track.shape](u, v) * track.radius[:num_frames, None, None], 0, 1)[
         ..., None
     ]
+    if track.opacity is not None:
+        cover = cover * track.opacity[:num_frames, None, None, None]
     tone = np.clip(np.float32(0.5) + np.float32(1.5) * TEXTURES[track.texture](u, v), 0, 1)[..., None]
     bright, dark = track.colours
     paint = (dark + tone * (bright - dark)) * track.light[:num_frames, None, None, None]

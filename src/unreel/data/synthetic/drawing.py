@@ -41,6 +41,10 @@ def _bar(u: Array, v: Array) -> Array:
     return as_f32(np.maximum(np.abs(u) - np.float32(1.4), np.abs(v) - np.float32(0.5)))
 
 
+def _ring(u: Array, v: Array) -> Array:
+    return as_f32(np.abs(np.sqrt(u * u + v * v) - np.float32(1.0)) - np.float32(0.22))
+
+
 # Signed distances in units of the object's radius, negative inside; areas agree within 10 %.
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "disc": _disc,
@@ -48,6 +52,7 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "triangle": _triangle,
     "cross": _cross,
     "bar": _bar,
+    "ring": _ring,
 }
 SHAPE_REACH = 1.49  # no shape extends beyond this many radii
 
