@@ -260,7 +260,8 @@ def pretrain(
 def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: bool = True) -> Run:
     """Train what ``prepare`` built, and write the report."""
     settings = prepared.settings
-    card = {"data": {"source": prepared.source, "videos": len(prepared.manifest), "digest": prepared.manifest.digest}}
+    digest = settings["data"]["digest"]  # of the rows chosen, those too short for the method included
+    card = {"data": {"source": prepared.source, "videos": len(prepared.manifest), "digest": digest}}
     run = train_run.pretrain(
         prepared.method,
         prepared.batches,
@@ -268,6 +269,7 @@ def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: boo
         optimizer=prepared.optimizer,
         settings=settings,
         card=card,
+        notes=prepared.notes,
         resume=resume,
         **settings.arguments("train", train_run.pretrain),
     )

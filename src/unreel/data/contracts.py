@@ -45,7 +45,11 @@ class SamplerDraw(NamedTuple):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Chooses which times each view reads. Pure: the draw depends on the key and the source only. Picklable."""
+    """Chooses which times each view reads. Pure: the draw depends on the key and the source only. Picklable.
+
+    A sampler that needs a certain length says so in an optional attribute ``min_frames``: shorter rows are left out
+    before a run starts. Without it (see the function of that name) every row will do.
+    """
 
     @property
     def num_views(self) -> int:
@@ -53,6 +57,11 @@ class Sampler(Protocol):
 
     def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
         """One clip request per view. Raises TooShortError's cause as ValueError when the source cannot serve it."""
+
+
+def min_frames(sampler: Sampler) -> int:
+    """Frames that a row's span must have for this sampler: its attribute ``min_frames``, or 1 where it has none."""
+    return int(getattr(sampler, "min_frames", 1))
 
 
 class FrameSize(NamedTuple):

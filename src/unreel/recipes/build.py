@@ -11,10 +11,12 @@ from typing import cast
 import torch
 
 from unreel.core.distributed import rank, world_size
-from unreel.core.errors import UsageError, nearest
+from unreel.core.errors import DataError, UsageError, nearest
 from unreel.core.settings import Builder, Layer, Section, Sections, Settings, describe
 from unreel.data.batch import Batch
+from unreel.data.contracts import min_frames
 from unreel.data.dataset import ClipDataset
+from unreel.data.lengths import long_enough
 from unreel.data.loader import ClipLoader
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sidecars import require
@@ -27,7 +29,7 @@ from unreel.train import run as train_run
 from unreel.train.backend import start_processes
 
 # What a caller of `pretrain` and `ClipLoader` puts in place; everything else in their signatures is a setting.
-_WIRED = frozenset({"out", "settings", "card", "resume", "rank", "world_size", "quarantine"})
+_WIRED = frozenset({"out", "settings", "card", "notes", "resume", "rank", "world_size", "quarantine"})
 _DATA_WIRED = frozenset({"manifest", "sampler", "views", "seed", "sidecars", "aligned", "decoder"})
 # Sections that a recipe may hold although the caller passes the object itself.
 _OBJECTS = frozenset({"method", "encoder"})
@@ -138,7 +140,9 @@ def list_all(recipe: str | os.PathLike[str], overrides: Sequence[Layer] = ()) ->
 class Prepared:
     """Everything a pre-training run is made of, before its first step.
 
-    ``source`` is where the data were found, ``num_found`` how many rows there were before ``data.split`` chose.
+    ``source`` is where the data were found, ``num_found`` how many rows there were before ``data.split`` chose, and
+    ``num_short`` how many of those it chose have fewer frames than the method's sampler needs: ``manifest`` is without
+    them. ``notes`` says so, for people.
     """
 
     settings: Settings
@@ -148,6 +152,15 @@ class Prepared:
     method: Method
     loader: ClipLoader
     optimizer: torch.optim.Optimizer
+    num_short: int = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever reads the run's results should know of its data, a sentence each."""
+        if not self.num_short:
+            return ()
+        total, needed = len(self.manifest) + self.num_short, min_frames(self.method.sampler)
+        return (f"{self.num_short} of {total} videos are shorter than {needed} frames and were left out.",)
 
     @property
     def batches(self) -> Iterable[Batch]:
@@ -228,6 +241,8 @@ def prepare(
             own_encoder = create_encoder(name, seed=train["seed"], **settings.arguments("encoder"))
         name = str(settings["method"]["name"])
         own_method = create_method(name, own_encoder, seed=train["seed"], **settings.arguments("method"))
+    manifest, short = long_enough(manifest, min_frames(own_method.sampler))
+    _check_enough_are_long(own_method, len(manifest), short, settings)
     sidecars = require(own_method.sidecars, manifest)
     dataset = ClipDataset(
         manifest,
@@ -241,4 +256,20 @@ def prepare(
     loader = ClipLoader(dataset, rank=rank(), world_size=world_size(), **arguments)
     global_batch = train["batch_size"] * train["accumulate"]
     optimizer = build_optimizer(own_method, global_batch=global_batch, **settings["optimizer"])
-    return Prepared(settings, manifest, source, len(found), own_method, loader, optimizer)
+    return Prepared(settings, manifest, source, len(found), own_method, loader, optimizer, short)
+
+
+# Settings of methods that decide how many frames a sampler needs, and which way they help.
+_LENGTH_KNOBS = {"num_snippets": "fewer", "clip_frames": "shorter clips", "interval": "smaller", "stride": "smaller"}
+
+
+def _check_enough_are_long(method: Method, kept: int, short: int, settings: Settings) -> None:
+    batch_size = settings["train"]["batch_size"]
+    if not short or kept >= batch_size:
+        return
+    knobs = [f"method.{name} ({way})" for name, way in _LENGTH_KNOBS.items() if name in settings.get("method", {})]
+    raise DataError(
+        f"{short} of {kept + short} videos are shorter than the {min_frames(method.sampler)} frames that "
+        f"{method.sampler!r} needs; the {kept} others are fewer than one batch of {batch_size}. Use longer videos, or "
+        f"change {', '.join([*knobs, 'train.batch_size (smaller)'])}"
+    )

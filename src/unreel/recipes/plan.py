@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from unreel.core.distributed import world_size
 from unreel.core.progress import format_seconds
 from unreel.core.settings import Settings
+from unreel.data.contracts import min_frames
 from unreel.nn import count_parameters
 from unreel.recipes.build import Prepared
 from unreel.train.backend import choose_device
@@ -19,6 +20,8 @@ class Plan:
 
     videos: int
     videos_found: int
+    videos_too_short: int
+    min_frames: int
     method: str
     clips: str
     encoder: str
@@ -43,7 +46,13 @@ class Plan:
 
     def text(self) -> str:
         """A few lines for people."""
-        share = "" if self.videos == self.videos_found else f" of {self.videos_found} (the others are held out)"
+        share, held_out = "", self.videos_found - self.videos - self.videos_too_short
+        if self.videos != self.videos_found:
+            why = (
+                [f"{self.videos_too_short} are shorter than {self.min_frames} frames"] if self.videos_too_short else []
+            )
+            why += [f"{'the others' if not why else held_out} are held out"] if held_out else []
+            share = f" of {self.videos_found} ({', '.join(why)})"
         return "\n".join(
             [
                 f"videos    {self.videos}{share}",
@@ -81,6 +90,8 @@ def plan(prepared: Prepared) -> Plan:
     return Plan(
         videos=len(prepared.manifest),
         videos_found=prepared.num_found,
+        videos_too_short=prepared.num_short,
+        min_frames=min_frames(method.sampler),
         method=str(settings["method"]["name"]) if "method" in settings else type(method).__name__,
         clips=f"{views} clips of {spec.num_frames} frames (every {spec.stride_frames}), {spec.size_px}² pixels",
         encoder=encoder.architecture or type(encoder).__name__,

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -79,6 +79,11 @@ class Run:
             return {}
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return found
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of the run's data: videos left out as too short (environment.json)."""
+        return [str(note) for note in self.environment.get("notes", [])]
 
     @property
     def encoder_path(self) -> Path:
@@ -162,6 +167,7 @@ def pretrain(
     warmup_steps: Annotated[int, Range(ge=0, unit="steps")] | None = None,
     settings: Settings | Mapping[str, Mapping[str, object]] | None = None,
     card: Mapping[str, object] | None = None,
+    notes: Sequence[str] = (),
     resume: bool = True,
     device: str | None = None,
     precision: Precision = "float32",
@@ -191,6 +197,7 @@ def pretrain(
         schedule: "cosine", "constant", or a function from step to learning rate; the base rate is the optimiser's.
         settings: the complete settings with their origins, for config.yaml and to tell runs apart.
         card: what the encoder's card should say besides: recipe, data.
+        notes: sentences for whoever reads the results; logged, kept in environment.json, shown on top of the report.
         resume: False refuses a directory that holds a run.
         log_every, checkpoint_every, checkpoint_every_s, keep_checkpoints: see ``Monitor`` and ``Checkpoints``.
         probe, probe_every: an online measure of the encoder, see ``Monitor``.
@@ -216,7 +223,7 @@ def pretrain(
     _check_directory(run, identity, resume=resume)
     barrier()  # or a slow process would find what rank 0 has just written, and take it for an older run
     if rank() == 0:
-        _write_beginning(run, settings, plain, identity)
+        _write_beginning(run, settings, plain, identity, notes)
     barrier()
     if run.completed:
         return run
@@ -303,7 +310,10 @@ def _write_beginning(
     settings: Settings | Mapping[str, Mapping[str, object]] | None,
     plain: dict[str, dict[str, object]],
     identity: dict[str, object],
+    notes: Sequence[str],
 ) -> None:
+    for note in notes:
+        log.info("%s", note)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         config = settings.to_yaml() if isinstance(settings, Settings) else yaml.safe_dump(plain, sort_keys=False)
@@ -311,7 +321,7 @@ def _write_beginning(
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         old = run.environment
         entry = {"started": now, **describe_environment()}
-        record = {**old, "identity": identity, "sessions": [*old.get("sessions", []), entry]}
+        record = {**old, "identity": identity, "notes": [*notes], "sessions": [*old.get("sessions", []), entry]}
         _write(run.path / "environment.json", json.dumps(record, indent=1))
     except OSError as error:
         raise UnreelError(f"{run.path}: the run's directory cannot be written ({error.strerror or error})") from error
