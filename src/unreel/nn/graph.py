@@ -60,7 +60,7 @@ def random_path(draws: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
         draws: (..., N) uniforms on [0, 1), such as ``unreel.core.keys.uniforms`` gives per sample.
     Returns: (..., N, N).
     """
-    return order_graph(draws.argsort(-1, stable=True), dtype=dtype)
+    return order_graph(draws.argsort(dim=-1, stable=True), dtype=dtype)
 
 
 # --- corruption -------------------------------------------------------------------------------------------------

@@ -1,0 +1,393 @@
+"""TCGL: temporal contrastive graph learning (Liu et al., IEEE TIP 2022, arXiv 2112.03587; first as arXiv 2101.00820).
+
+From one video take three snippets and shuffle them; cut each into four frame-sets; take the mean over time away from
+all of them; encode all with one network. Frame-sets are the nodes of a graph per snippet, snippets the nodes of a graph
+per video. Nodes agree with themselves in a corrupted copy of their graph (contrast), and the snippets tell in which
+order they were filmed (adaptive snippet order prediction). The graphs and heads are thrown away afterwards
+(tcgl.md §0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unreel.core.errors import UsageError, unknown_name
+from unreel.core.keys import Key, uniforms
+from unreel.core.settings import Range
+from unreel.data.batch import Batch
+from unreel.data.snippets import SnippetSampler
+from unreel.losses.graph import node_info_nce
+from unreel.methods.method import LossOutput, Method
+from unreel.methods.registry import register_method
+from unreel.methods.view_options import takes_view_options
+from unreel.nn.encoder import Encoder
+from unreel.nn.graph import (
+    GraphAttention,
+    GraphConv,
+    GraphLayer,
+    chain,
+    drop_edges,
+    edgeless,
+    full,
+    mask_features,
+    normalized_adjacency,
+    order_graph,
+    random_path,
+)
+from unreel.nn.heads import keyed_dropout
+from unreel.nn.norm import separate_calls
+from unreel.views.presets import snippet_views
+
+IntraEdges: TypeAlias = Literal["chain", "full", "random"]
+InterEdges: TypeAlias = Literal["order", "position_chain", "full", "random"]
+HeadGraph: TypeAlias = Literal["order", "position_chain", "full", "none"]
+Grouping: TypeAlias = Literal["per_call", "joint"]
+Corruption: TypeAlias = Literal["both", "edges", "nodes", "noise"]
+Activation: TypeAlias = Literal["none", "relu", "elu"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "elu": nn.ELU}
+
+
+class SnippetGate(nn.Module):
+    """Every snippet's features, weighed in the light of all snippets: f_k = σ(W_k2 ReLU(W_k1 z)) ∘ h_k (§3, 1–3).
+
+    z is the concatenation of all h; the weights are separate for each position k, and kept together in one tensor.
+    """
+
+    def __init__(self, num_snippets: int, features: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(num_snippets * features, num_snippets * hidden)  # W_k1 of all k, one below the other
+        self.weight = nn.Parameter(torch.empty(num_snippets, features, hidden))  # W_k2
+        self.bias = nn.Parameter(torch.empty(num_snippets, features))
+        bound = hidden**-0.5  # as nn.Linear draws it, for each k
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Snippets (B, n, F) to the same."""
+        squeezed = self.squeeze(h.flatten(1)).relu().unflatten(1, (len(self.weight), -1))
+        return (torch.einsum("bkr,kfr->bkf", squeezed, self.weight) + self.bias).sigmoid() * h
+
+
+class OrderHead(nn.Module):
+    """Adaptive snippet order prediction: gate, concatenate, two linear layers, one logit per order (§3).
+
+    Args:
+        num_snippets: n; there are n! orders, numbered as ``unreel.data.snippets.permutations``.
+        features: width of a snippet, and of the layer between.
+        adaptive: False leaves the gate out. gate_hidden: the gate's inner width, 256.
+        dropout: before the last layer.
+    """
+
+    def __init__(
+        self,
+        num_snippets: int,
+        features: int = 512,
+        *,
+        adaptive: bool = True,
+        gate_hidden: int = 256,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.gate = SnippetGate(num_snippets, features, gate_hidden) if adaptive else nn.Identity()
+        self.fc = nn.Linear(num_snippets * features, features)
+        self.classifier = nn.Linear(features, math.factorial(num_snippets))
+        self.dropout = dropout
+
+    def forward(self, h: Tensor, key: Key, ids: Tensor) -> Tensor:
+        """Snippets (B, n, F) by position to logits (B, n!); ``key`` and ``ids`` (B,) address the dropout's draw."""
+        q = self.fc(self.gate(h).flatten(1)).relu()
+        q = keyed_dropout(q, key, ids, self.dropout if self.training else 0.0)
+        return self.classifier(q)  # type: ignore[no-any-return]
+
+
+@register_method("tcgl")
+class TCGL(Method):
+    """Nodes agree across views of their graph, and snippets tell their order. Defaults are the paper's but for one.
+
+    **The leak.** In the paper and its code the graph of the snippets is built from their order and then given to the
+    head that predicts the order, so a large part of the answer can be read off the graph: features without any content
+    reach 1/2 (§7, P1; ``examples/tcgl_leak.py``). Here the head gets a graph that knows nothing of the order, unless
+    ``head_graph="order"`` asks for the paper's. The contrast keeps the paper's graph; the head then has a pass of its
+    own through the same graph convolution.
+
+    Logged: the parts of the loss; ``order_accuracy``, whose chance level is 1/n! (1/6 for three snippets; 1/2 with
+    ``head_graph="order"``, which finds the order up to reversal for three snippets); and
+    ``order_accuracy_up_to_reversal``, which takes the snippets in reversed order (i → n − 1 − i) for right as well:
+    chance 2/n! (1/3; 1 with ``head_graph="order"``).
+
+    Args:
+        encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it.
+        num_snippets, clip_frames, interval, stride: snippets per video, frames of each, frames between one and the
+            next, and frames between frames: 3 of 16 consecutive frames, 8 apart, span 64 (§1.1).
+        num_frame_sets: parts of a snippet, the nodes of its graph: 4. With 1 there is nothing to contrast: the intra
+            loss is 0 and its passes are left out.
+        size: side of the square clips, pixels.
+        dct_highpass: temporal frequencies taken away from every snippet, and from every frame-set over its own frames:
+            1, the mean over time, is STKD as released; 0 is the earlier preprint (§1.3, §4).
+        bn_grouping: whose statistics a batch norm sees. "per_call": the released code encodes each snippet of the
+            tuple and each of its frame-sets in a call of its own; "joint": all snippets together and all frame-sets
+            together.
+        intra_edges: of a snippet's graph: "chain", "full", or "random" (a path in random order, drawn per graph).
+        inter_edges: of the snippets' graph in the contrast: "order" joins neighbours in time (the paper),
+            "position_chain" neighbours in the shuffled tuple, "full", or "random".
+        head_graph: of the snippets' graph before the order head: "order" is the paper's and leaks; "position_chain"
+            and "full" do not; "none" convolves each snippet by itself.
+        p_edge, p_feat: probabilities that an edge is removed, and that a feature dimension is set to 0 (§2.3).
+        corrupt: which views of a graph are corrupted: "second" (the code) or "both" (GRACE).
+        corruption: "both" edges and features, only "edges", only "nodes" (the features), or "noise": Gaussian noise on
+            the features and nothing else. noise_std: its standard deviation, 1 (P6).
+        edge_drop: "directed" removes each direction of an edge by itself, "undirected" both together.
+        edge_mask_scope: of the snippets' own graphs: "batch" draws one set of edges per position for the whole batch
+            (the code), "sample" one per graph. The snippets' graph, another for each order, has always its own.
+        gnn: "gcn", or "gat" for graph attention.
+        gcn_layers: 2 gives the head a second layer; the contrast stays at the first (§2.4).
+        share_intra_gcn: one graph convolution for the snippets at all positions; False has one for each.
+        gcn_act: after each graph convolution: "none" (the code), "relu" or "elu".
+        hidden: width of graph convolutions, projection and head, whatever the encoder's.
+        proj: activation inside the projection MLP that all graphs share, or "none" for no projection.
+        temperature: of the node contrast.
+        adaptive, gate_hidden, dropout: of the order head, see ``OrderHead``.
+        w_intra, w_inter, w_order: weights of the losses. A loss of weight 0 is not computed, nor are the parts made
+            that only it needs.
+        view_options: every other argument of ``unreel.views.presets.snippet_views``.
+
+    Raises: UsageError for values that cannot be, such as frame-sets of no more frames than ``dct_highpass``.
+    """
+
+    @takes_view_options("num_views", "size", of=snippet_views)
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        num_snippets: Literal[2, 3, 4] = 3,
+        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
+        interval: Annotated[int, Range(ge=0, unit="frames")] = 8,
+        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
+        num_frame_sets: Literal[1, 2, 4, 8] = 4,
+        size: Annotated[int, Range(ge=8, unit="px")] = 112,
+        dct_highpass: Annotated[int, Range(ge=0)] = 1,
+        bn_grouping: Grouping = "per_call",
+        intra_edges: IntraEdges = "chain",
+        inter_edges: InterEdges = "order",
+        head_graph: HeadGraph = "position_chain",
+        p_edge: Annotated[float, Range(ge=0, lt=1)] = 0.2,
+        p_feat: Annotated[float, Range(ge=0, lt=1)] = 0.1,
+        corrupt: Literal["second", "both"] = "second",
+        corruption: Corruption = "both",
+        noise_std: Annotated[float, Range(ge=0)] = 1.0,
+        edge_drop: Literal["directed", "undirected"] = "directed",
+        edge_mask_scope: Literal["batch", "sample"] = "batch",
+        gnn: GraphLayer = "gcn",
+        gcn_layers: Literal[1, 2] = 1,
+        share_intra_gcn: bool = False,
+        gcn_act: Activation = "none",
+        hidden: Annotated[int, Range(ge=1)] = 512,
+        proj: Activation = "elu",
+        temperature: Annotated[float, Range(gt=0)] = 0.5,
+        adaptive: bool = True,
+        gate_hidden: Annotated[int, Range(ge=1)] = 256,
+        dropout: Annotated[float, Range(ge=0, lt=1)] = 0.5,
+        w_intra: Annotated[float, Range(ge=0)] = 1.0,
+        w_inter: Annotated[float, Range(ge=0)] = 1.0,
+        w_order: Annotated[float, Range(ge=0)] = 1.0,
+        **view_options: Any,
+    ) -> None:
+        super().__init__()
+        for name, value, options in (
+            ("num_snippets", num_snippets, (2, 3, 4)),
+            ("num_frame_sets", num_frame_sets, (1, 2, 4, 8)),
+            ("bn_grouping", bn_grouping, get_args(Grouping)),
+            ("intra_edges", intra_edges, get_args(IntraEdges)),
+            ("inter_edges", inter_edges, get_args(InterEdges)),
+            ("head_graph", head_graph, get_args(HeadGraph)),
+            ("corrupt", corrupt, ("second", "both")),
+            ("corruption", corruption, get_args(Corruption)),
+            ("edge_drop", edge_drop, ("directed", "undirected")),
+            ("edge_mask_scope", edge_mask_scope, ("batch", "sample")),
+            ("gnn", gnn, get_args(GraphLayer)),
+            ("gcn_layers", gcn_layers, (1, 2)),
+            ("gcn_act", gcn_act, get_args(Activation)),
+            ("proj", proj, get_args(Activation)),
+        ):
+            if value not in options:
+                raise unknown_name(name, str(value), map(str, options))
+        if clip_frames % num_frame_sets:
+            raise UsageError(f"{clip_frames} frames cannot be cut into {num_frame_sets} equal frame-sets")
+        if clip_frames // num_frame_sets <= dct_highpass:
+            raise UsageError(
+                f"frame-sets of {clip_frames // num_frame_sets} frames have nothing left once their {dct_highpass} "
+                "lowest temporal frequencies are taken away; lower dct_highpass or num_frame_sets, or raise clip_frames"
+            )
+        if encoder.input_spec.dct_highpass not in (0, dct_highpass):
+            raise UsageError(
+                f"the encoder was built with dct_highpass={encoder.input_spec.dct_highpass}, the method with "
+                f"{dct_highpass}; set it in one place only"
+            )
+        if not (w_intra or w_inter or w_order):
+            raise UsageError("w_intra, w_inter and w_order are all 0: there is nothing to learn")
+        if num_frame_sets == 1 and not (w_inter or w_order):
+            raise UsageError("a snippet of one frame-set has nothing to contrast, and w_inter and w_order are 0")
+
+        self.encoder = encoder
+        self.sampler = SnippetSampler(num_snippets, clip_frames, interval, stride=stride)
+        self.views = snippet_views(num_snippets, size=size, **view_options)
+        encoder.input_spec = replace(
+            encoder.input_spec,
+            num_frames=clip_frames,
+            stride_frames=stride,
+            size_px=size,
+            dct_highpass=dct_highpass,
+        )
+
+        if num_frame_sets == 1:
+            w_intra = 0.0
+        self.w_intra, self.w_inter, self.w_order = w_intra, w_inter, w_order
+        self.num_snippets, self.num_frame_sets, self.per_call = num_snippets, num_frame_sets, bn_grouping == "per_call"
+        self.intra_edges, self.inter_edges, self.head_graph = intra_edges, inter_edges, head_graph
+        self.p_edge, self.p_feat, self.noise_std = p_edge, p_feat, noise_std
+        self.corrupt, self.corruption = corrupt, corruption
+        self.directed, self.edges_per_sample = edge_drop == "directed", edge_mask_scope == "sample"
+        self.temperature = temperature
+
+        # Attention without edges has nothing to weigh: it is a convolution, without idle parameters.
+        attention = gnn == "gat" and (w_inter > 0 or head_graph != "none")
+        inter_layer = GraphAttention if attention else GraphConv
+        intra_layer = GraphAttention if gnn == "gat" else GraphConv
+        width = encoder.num_features
+        intra_layers = 0 if not w_intra else 1 if share_intra_gcn else num_snippets
+        self.gcn_intra = nn.ModuleList(intra_layer(width, hidden) for _ in range(intra_layers))
+        self.gcn_inter = nn.ModuleList(inter_layer(width, hidden) for _ in range(1 if w_inter or w_order else 0))
+        self.gcn_second = nn.ModuleList(
+            (GraphAttention if gnn == "gat" and head_graph != "none" else GraphConv)(hidden, hidden)
+            for _ in range(gcn_layers - 1 if w_order else 0)
+        )
+        self.gcn_act = _ACTIVATIONS[gcn_act]()
+        self.projector: nn.Module = nn.Identity()
+        if proj != "none" and (w_intra or w_inter):
+            self.projector = nn.Sequential(nn.Linear(hidden, hidden), _ACTIVATIONS[proj](), nn.Linear(hidden, hidden))
+        self.order_head: OrderHead | None = None
+        if w_order:
+            self.order_head = OrderHead(
+                num_snippets, hidden, adaptive=adaptive, gate_hidden=gate_hidden, dropout=dropout
+            )
+
+    def forward(self, batch: Batch) -> LossOutput:
+        """Loss of B videos; the n views are the snippets by position, the targets those of ``SnippetSampler``."""
+        snippets, frame_sets = self.encode(batch)
+        parts: dict[str, Tensor] = {}
+        if frame_sets is not None:
+            edges = self.edges(self.intra_edges, frame_sets, batch, batch.key.child("intra graph"))
+            scope = batch.sample_id if self.edges_per_sample else batch.sample_id.new_zeros(1)
+            parts["intra_loss"] = self.contrast(
+                frame_sets, edges, self.gcn_intra, batch.key.child("intra"), batch.sample_id, edge_ids=scope
+            )
+        if self.w_inter:
+            edges = self.edges(self.inter_edges, snippets, batch, batch.key.child("inter graph"))
+            parts["inter_loss"] = self.contrast(
+                snippets, edges, self.gcn_inter, batch.key.child("inter"), batch.sample_id, edge_ids=batch.sample_id
+            )
+        logs: dict[str, Tensor] = {}
+        if self.w_order:
+            truth = batch.targets["order_class"]
+            logits = self.order_logits(snippets, batch)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            parts["order_loss"] = functional.cross_entropy(logits, truth)
+            predicted = logits.detach().argmax(1)
+            mirrored = logits.shape[1] - 1 - predicted  # the lexicographic number of the order i → n − 1 − i
+            hit = predicted == truth
+            logs["order_accuracy"] = hit.float().mean()
+            logs["order_accuracy_up_to_reversal"] = (hit | (mirrored == truth)).float().mean()
+        weights = {"intra_loss": self.w_intra, "inter_loss": self.w_inter, "order_loss": self.w_order}
+        loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+        return LossOutput(loss, {**{name: part.detach() for name, part in parts.items()}, **logs})
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Nodes: snippets (B, 1, n, D), one graph of n per video; frame-sets (B, n, K, D), or None where unused.
+
+        Frame-sets are cut before ``prepare``, so that each loses the mean over its own frames (§1.3).
+        """
+        n, sets = self.num_snippets, self.num_frame_sets if self.w_intra else 0
+        calls = range(n * (1 + sets))  # in the code: snippet p, then its frame-sets, for each p (§1.4)
+        whole = torch.cat([view.clips for view in batch.views])
+        snippets = self._run(whole, calls[:: 1 + sets], len(calls))
+        snippets = snippets.reshape(n, len(batch), -1).transpose(0, 1).unsqueeze(1)
+        if not sets:
+            return snippets, None
+        cut = torch.cat([part for view in batch.views for part in view.clips.chunk(sets, 2)])
+        found = self._run(cut, [call for call in calls if call % (1 + sets)], len(calls))
+        return snippets, found.reshape(n, sets, len(batch), -1).permute(2, 0, 1, 3)
+
+    def _run(self, clips: Tensor, calls: Sequence[int], num_calls: int) -> Tensor:
+        """Clips of ``len(calls)`` calls, one after the other, to embeddings (…, D)."""
+        prepared = self.encoder.prepare(clips)
+        if not self.per_call:
+            return self.encoder(prepared)  # type: ignore[no-any-return]
+        with separate_calls(self.encoder, calls, num_calls):
+            return self.encoder(prepared)  # type: ignore[no-any-return]
+
+    def edges(self, kind: str, nodes: Tensor, batch: Batch, key: Key) -> Tensor:
+        """The adjacency of graphs with these nodes (B, G, N, …): (N, N), the same for all, or (B, G or 1, N, N)."""
+        groups, count = nodes.shape[1:3]
+        dtype = torch.promote_types(nodes.dtype, torch.float32)
+        if kind == "order":
+            return order_graph(batch.targets["order"], dtype=dtype).unsqueeze(1)
+        if kind == "random":
+            return random_path(uniforms(key, batch.sample_id, groups, count), dtype=dtype)
+        build = {"chain": chain, "position_chain": chain, "full": full, "none": edgeless}[kind]
+        return build(count, device=nodes.device, dtype=dtype)
+
+    def convolve(self, layers: nn.ModuleList, x: Tensor, adjacency: Tensor) -> Tensor:
+        """Nodes (B, G, N, D) to (B, G, N, F): by one layer, or by a layer for each of the G graphs."""
+        s = normalized_adjacency(adjacency)
+        if len(layers) == 1:
+            h = layers[0](x, s)
+        else:
+            s = s.expand(*x.shape[:2], *s.shape[-2:])
+            h = torch.stack([layer(x[:, g], s[:, g]) for g, layer in enumerate(layers)], 1)
+        return self.gcn_act(h)  # type: ignore[no-any-return]
+
+    def contrast(
+        self, x: Tensor, adjacency: Tensor, layers: nn.ModuleList, key: Key, ids: Tensor, *, edge_ids: Tensor
+    ) -> Tensor:
+        """The node contrast of graphs (B, G, N, D) with their corrupted selves: a scalar (§2.3–2.5)."""
+        clean = (x, adjacency)
+        second = self.corrupted(x, adjacency, key.child("second"), ids, edge_ids)
+        first = clean if self.corrupt == "second" else self.corrupted(x, adjacency, key.child("first"), ids, edge_ids)
+        u, v = (self.projector(self.convolve(layers, *view)).flatten(0, 1) for view in (first, second))
+        return node_info_nce(u, v, self.temperature)
+
+    def corrupted(self, x: Tensor, adjacency: Tensor, key: Key, ids: Tensor, edge_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Nodes and edges of another view. In evaluation too, as in the code: only the losses see it (§2.3).
+
+        ``ids`` (B,) address the draws of features, ``edge_ids`` (B,), or (1,) for the whole batch, those of edges.
+        """
+        groups, count, width = x.shape[1:]
+        if self.corruption in ("both", "edges"):
+            draws = uniforms(key.child("edges"), edge_ids, groups, count, count)
+            adjacency = drop_edges(adjacency, draws, self.p_edge, directed=self.directed)
+        if self.corruption in ("both", "nodes"):
+            x = mask_features(x, uniforms(key.child("features"), ids, groups, width), self.p_feat)
+        if self.corruption == "noise":
+            # Box and Muller: 1 − u is never 0.
+            radius, angle = uniforms(key.child("noise"), ids, 2, groups, count, width).unbind(1)
+            normal = (-2 * (1 - radius).log()).sqrt() * (2 * math.pi * angle).cos()
+            x = x + self.noise_std * normal.to(x.dtype)
+        return x, adjacency
+
+    def order_logits(self, snippets: Tensor, batch: Batch) -> Tensor:
+        """Snippets (B, 1, n, D), never corrupted, to logits over the n! orders (B, n!)."""
+        assert self.order_head is not None
+        adjacency = self.edges(self.head_graph, snippets, batch, batch.key.child("head graph"))
+        h = self.convolve(self.gcn_inter, snippets, adjacency)
+        if len(self.gcn_second):
+            h = self.convolve(self.gcn_second, h, adjacency)
+        logits: Tensor = self.order_head(h.squeeze(1), batch.key.child("dropout"), batch.sample_id)
+        return logits
