@@ -81,7 +81,7 @@ def embed(encoder: AnyEncoder, data: Source, **options: Any) -> Embeddings:
     Args:
         encoder: an encoder, a run, or the path of either.
         data: a folder, a manifest, or a list of paths.
-        options: clips, device, store and others, see ``unreel.protocols.features.embed``.
+        options: clips, pooling, device, store and others, see ``unreel.protocols.features.embed``.
     """
     return embed_features(_encoder(encoder), data, **options)
 
@@ -90,7 +90,7 @@ def evaluate(
     encoder: AnyEncoder,
     data: Source,
     *,
-    protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol] = "linear",
+    protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol] | None = None,
     **options: Any,
 ) -> Report:
     """What an encoder is worth on labelled videos: scores with n, chance, a random-init control and intervals.
@@ -98,8 +98,8 @@ def evaluate(
     Args:
         encoder: an encoder, a run, or the path of either.
         data: a labelled manifest, or a folder with one sub-folder per class.
-        protocol: "linear", "knn", "retrieval", or several.
-        options: label, group, baselines, store and others, see ``unreel.tasks.evaluate``.
+        protocol: "linear", "knn", "retrieval", "svm", or several; the profile's first ("linear") by default.
+        options: profile, gallery, label, group, baselines, store and others, see ``unreel.tasks.evaluate``.
     """
     from unreel.tasks import evaluate as evaluate_task
 

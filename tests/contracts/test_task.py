@@ -212,7 +212,7 @@ class TaskContract:
     def test_metrics_know_their_direction_and_resample(self):
         task = self.make()
         parts = task.parts(self.embeddings(task))
-        for protocol in PROFILES["standard"].values():
+        for protocol in PROFILES["standard"].protocols.values():
             outcomes = protocol.fit(parts.train).score(parts.test)
             metrics = task.metrics(outcomes)
             assert metrics[0].name == outcomes.primary

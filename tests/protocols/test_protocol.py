@@ -5,7 +5,7 @@ import pytest
 
 from tests.contracts.test_task import blobs
 from unreel.core.errors import DataError, UsageError
-from unreel.protocols import PROFILES, FeatureProtocol, FeatureSet, get_protocol
+from unreel.protocols import PROFILES, PROTOCOLS, FeatureProtocol, FeatureSet, get_protocol
 from unreel.protocols.protocol import ClassifierOutcome, group_cut, training_parts
 
 
@@ -73,7 +73,10 @@ def test_encode_marks_what_training_never_showed():
 
 
 def test_profiles_hold_protocols_and_unknown_names_get_help():
-    assert all(isinstance(p, FeatureProtocol) and p.name == n for n, p in PROFILES["standard"].items())
+    for profile in PROFILES.values():
+        assert all(isinstance(p, FeatureProtocol) and p.name == n for n, p in profile.protocols.items())
+    assert list(PROFILES["standard"].protocols) == ["linear", "knn", "retrieval"]
+    assert get_protocol("svm") is PROTOCOLS["svm"]  # not in the profile: the usual settings
     assert get_protocol("knn").name == "knn"
     with pytest.raises(UsageError, match="did you mean 'linear'"):
         get_protocol("liner")

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
 from unreel.cli.common import NO_OPTIONS, Common, table
 from unreel.core.errors import UsageError
 
+Protocols: TypeAlias = Annotated[
+    tuple[Literal["linear", "knn", "retrieval", "svm"], ...], Parameter(consume_multiple=True)
+]
 
-def embed(encoder: Path, data: Path, /, *, out: Path, label: str = "label", common: Common = NO_OPTIONS) -> int:
+
+def embed(
+    encoder: Path,
+    data: Path,
+    /,
+    *,
+    out: Path,
+    label: str = "label",
+    pooling: str = "encoder",
+    common: Common = NO_OPTIONS,
+) -> int:
     """Write one embedding per video.
 
     Args:
@@ -19,11 +32,12 @@ def embed(encoder: Path, data: Path, /, *, out: Path, label: str = "label", comm
         data: A folder of videos, or a manifest (CSV or Parquet).
         out: The file to write: .npz or .parquet.
         label: The label column to write beside the vectors, where there are several.
+        pooling: How the last map becomes a vector: encoder (its own way), gap, or windows such as max-1x2x2.
     """
     from unreel import api
 
     api.check_table_suffix(out)
-    embeddings = api.embed(encoder, data, label=label, progress=not common.quiet)
+    embeddings = api.embed(encoder, data, label=label, pooling=pooling, progress=not common.quiet)
     api.write_embeddings(embeddings, out)
     count, width = embeddings.vectors.shape
     unreadable = [{"path": fault.path, "message": fault.message} for fault in embeddings.faults]
@@ -41,12 +55,12 @@ def evaluate(
     data: Path,
     /,
     *,
-    protocol: Annotated[tuple[Literal["linear", "knn", "retrieval"], ...], Parameter(consume_multiple=True)] = (
-        "linear",
-    ),
+    protocol: Protocols | None = None,
+    gallery: Path | None = None,
     label: str | None = None,
     group: str | None = None,
     profile: str = "standard",
+    pooling: str | None = None,
     frame_statistics: bool = False,
     seed: int = 0,
     out: Path | None = None,
@@ -59,10 +73,14 @@ def evaluate(
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
         data: A labelled manifest, or a folder with one sub-folder per class.
-        protocol: What is done with the embeddings; several may be named.
+        protocol: What is done with the embeddings; several may be named. By default the profile's first, in standard
+            linear; retrieval with a gallery.
+        gallery: Another data set to look up the data's test part in, labels matched by name.
         label: The label column, where there are several.
         group: The column of what must not straddle splits (patient, scene), where there are several.
-        profile: A named set of protocols.
+        profile: A named set of protocols with their test clips and pooling: standard, paper-cvrl, paper-tcgl.
+        pooling: How the last map becomes a vector: encoder (its own way), gap, or windows such as max-1x2x2; by
+            default the profile's.
         frame_statistics: Also score plain statistics of the pixels, a control that needs no network.
         seed: Of the control's weights, the split (where the data has none) and the resampling.
         out: Also write the scores to this .json file.
@@ -76,9 +94,11 @@ def evaluate(
         encoder,
         data,
         protocol=protocol,
+        gallery=gallery,
         label=label,
         group=group,
         profile=profile,
+        pooling=pooling,
         baselines=baselines,
         seed=seed,
         progress=not common.quiet,

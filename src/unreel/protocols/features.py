@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
 from unreel.nn.encoder import Encoder, InputSpec
+from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.store import FeatureStore, FeatureTable, TableKey, encoder_digest
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -46,12 +48,13 @@ class Embeddings:
         ids: (N,) text, path and span ("cat/1.mp4", "cat/1.mp4#0-2.5"); unique unless a source is listed twice.
         labels, groups: (N,) text, empty where a source has none; ``None`` where no source has any.
         faults: what could not be read and why.
-        per_view: (N, V, D) float32, so that averaging stays the protocol's choice.
+        per_view: (N, V, D) float32, so that averaging stays the protocol's choice; (N, 1, D), the mean over views, for
+            a pooling that does not keep them.
         rows: (N,) position of each source in the data.
         sources: (N,) names by file name, size, head and tail (``core.digests.file_digest``), and span.
         paths, spans: absolute paths, and (start, end) seconds or ``None`` for whole files.
         num_asked: sources in the data, readable or not.
-        clips: the digest of how clips were cut.
+        clips: the digest of how clips were cut. pooling: how maps became vectors (``Pooling.key``).
     """
 
     vectors: NDArray[np.float32]
@@ -66,6 +69,7 @@ class Embeddings:
     spans: tuple[tuple[float, float | None] | None, ...] = ()
     num_asked: int = 0
     clips: str = ""
+    pooling: str = ""
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -271,6 +275,55 @@ class ArrayClips:
             yield self.clips[row]
 
 
+class JoinedClips:
+    """Several clip sources one after the other, cut alike: what is stored of one serves all.
+
+    Args:
+        parts: the sources.
+        prefixes: put before each part's ids, so that equal paths in two data sets stay apart.
+    Raises: UsageError when the parts are cut by different plans.
+    """
+
+    def __init__(self, parts: Sequence[ClipSource], *, prefixes: Sequence[str] | None = None) -> None:
+        if len({part.digest for part in parts}) != 1:
+            raise UsageError("clip sources can be joined when they are cut by one clip plan")
+        self.parts = list(parts)
+        named = prefixes if prefixes is not None else [""] * len(self.parts)
+        self.ids = [prefix + name for prefix, part in zip(named, self.parts, strict=True) for name in part.ids]
+        self.labels = self._joined([part.labels for part in self.parts])
+        self.groups = self._joined([part.groups for part in self.parts])
+        self._places = [(part, row) for part in self.parts for row in range(len(part.ids))]
+
+    def _joined(self, columns: Sequence[Sequence[str] | None]) -> list[str] | None:
+        if all(column is None for column in columns):
+            return None
+        return [
+            value
+            for part, column in zip(self.parts, columns, strict=True)
+            for value in (column if column is not None else [""] * len(part.ids))
+        ]
+
+    @property
+    def digest(self) -> str:
+        """That of every part."""
+        return self.parts[0].digest
+
+    def source(self, row: int) -> str:
+        """As the part names it."""
+        part, own = self._places[row]
+        return part.source(own)
+
+    def location(self, row: int) -> tuple[str, tuple[float, float | None] | None]:
+        """As the part says."""
+        part, own = self._places[row]
+        return part.location(own)
+
+    def read(self, rows: Sequence[int], *, workers: int = 0) -> Iterator[Tensor | Fault]:
+        """Each run of rows of one part is read by that part."""
+        for part, run in itertools.groupby((self._places[row] for row in rows), key=lambda place: place[0]):
+            yield from part.read([own for _, own in run], workers=workers)
+
+
 @contextmanager
 def evaluation_mode(encoder: Encoder, device: torch.device | str | None = None) -> Iterator[torch.device]:
     """The encoder in evaluation mode on a device; each module's mode, and the device, are put back afterwards."""
@@ -295,6 +348,7 @@ def encode(
     clips: Tensor,
     *,
     layer: str | None = None,
+    pooling: PoolingLike = None,
     device: torch.device | str | None = None,
     precision: Precision = "float32",
 ) -> Tensor:
@@ -303,19 +357,27 @@ def encode(
     Running statistics do not change: the encoder is in evaluation mode meanwhile.
     """
     with evaluation_mode(encoder, device) as target, torch.inference_mode():
-        return _forward(encoder, clips, layer, target, precision)
+        return _forward(encoder, clips, layer, target, precision, Pooling.of(pooling))
 
 
-def _forward(encoder: Encoder, clips: Tensor, layer: str | None, device: torch.device, precision: Precision) -> Tensor:
+def _forward(
+    encoder: Encoder,
+    clips: Tensor,
+    layer: str | None,
+    device: torch.device,
+    precision: Precision,
+    pooling: Pooling,
+) -> Tensor:
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         x = encoder.prepare(clips.to(device, non_blocking=True))
         weight = next(encoder.parameters(), None)
         if weight is not None and weight.is_floating_point():
             x = x.to(weight.dtype)
-        if layer is None or layer == encoder.last_stage:
+        stage = encoder.last_stage if layer is None else layer
+        if pooling.kind == "encoder" and stage == encoder.last_stage:
             out = encoder(x)
         else:
-            out = encoder.pool(encoder.forward_features(x, [layer])[layer])
+            out = pooling(encoder, encoder.forward_features(x, [stage])[stage], stage)
     vectors: Tensor = out.to(torch.float32).cpu()
     return vectors
 
@@ -337,9 +399,10 @@ class _Batcher:
         device: torch.device,
         batch_size: int | None,
         precision: Precision,
+        pooling: Pooling,
     ) -> None:
         self.encoder, self.layer, self.device = encoder, layer, device
-        self.batch_size, self.precision = batch_size, precision
+        self.batch_size, self.precision, self.pooling = batch_size, precision, pooling
         self.waiting: list[tuple[int, int]] = []  # rows and their numbers of views, whose clips lie in `parts` in order
         self.parts: list[Tensor] = []
         self.done = torch.empty(0, 0)
@@ -366,7 +429,7 @@ class _Batcher:
         outputs = [self.done] if self.done.numel() else []
         for start in range(0, used, size):
             batch = together[start : min(start + size, used)]
-            outputs.append(_forward(self.encoder, batch, self.layer, self.device, self.precision))
+            outputs.append(_forward(self.encoder, batch, self.layer, self.device, self.precision, self.pooling))
         self.parts = [together[used:]] if used < len(together) else []
         self.done = torch.cat(outputs)
         while self.waiting and len(self.done) >= self.waiting[0][1]:
@@ -399,7 +462,9 @@ class _Job:
                 f"{name}: its embedding is not finite; the encoder's weights have diverged, "
                 "or bfloat16 is too coarse for it"
             )
-        if len(vectors) < self.num_views[row]:
+        if not self.batcher.pooling.keep_views:
+            vectors = vectors.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
+        elif len(vectors) < self.num_views[row]:
             vectors = np.repeat(vectors, self.num_views[row], 0)
         self.found[row] = self.fresh[self.keys[row]] = vectors
         if len(self.fresh) >= _ROWS_PER_COMMIT:
@@ -430,7 +495,7 @@ def as_clip_source(
     decoder: Decoder | None = None,
 ) -> ClipSource:
     """Whatever can be embedded as a ``ClipSource``: files are cut by ``clips``, or as the encoder was trained."""
-    if isinstance(data, ManifestClips | ArrayClips):
+    if isinstance(data, ManifestClips | ArrayClips | JoinedClips):
         return data
     if isinstance(data, Manifest) or not isinstance(data, ClipSource):
         plan = clips if clips is not None else default_plan(encoder.input_spec)
@@ -447,6 +512,7 @@ def embed(
     batch_size: int | None = None,
     store: FeatureStore | str | os.PathLike[str] | None = None,
     layer: str | None = None,
+    pooling: PoolingLike = None,
     precision: Precision = "float32",
     label: str = "label",
     group: str = "group",
@@ -454,7 +520,7 @@ def embed(
     workers: int | None = None,
     progress: ProgressLike = True,
 ) -> Embeddings:
-    """One vector per view of each source, from a frozen encoder.
+    """One vector per view of each source, or their mean, from a frozen encoder.
 
     The encoder runs in evaluation mode without gradient and is left exactly as it was. A source that cannot be read is
     reported in ``faults`` and left out; nothing takes its place.
@@ -466,14 +532,16 @@ def embed(
         device: where to compute; ``None``: where the encoder is.
         batch_size: clips per forward pass; ``None``: by their size.
         store: a feature store or its folder: what is there is read, what is computed is added.
-        layer: a stage name; ``None``: the last, as ``encoder(x)`` pools it.
+        layer: a stage name; ``None``: the last.
+        pooling: how the stage's map becomes a vector (``Pooling``, or a name such as "max-1x2x2"); ``None``: as the
+            encoder does it.
         precision: ``float32``, or ``bfloat16`` by autocast.
         label, group: which columns of a manifest to carry along.
         decoder: reads every file; ``None`` chooses by kind.
         workers: decoding processes; ``None``: none on the CPU, up to 8 beside a CUDA device.
         progress: show a bar; or a function of (done, total).
-    Raises: UsageError for an unknown layer or data of a wrong kind; DataError for missing files, no readable source,
-        or an embedding that is not finite.
+    Raises: UsageError for an unknown layer, data of a wrong kind, or a pooling that does not fit the map; DataError for
+        missing files, no readable source, or an embedding that is not finite.
     """
     return embed_all(
         [encoder],
@@ -482,6 +550,7 @@ def embed(
         batch_size=batch_size,
         store=store,
         layer=layer,
+        pooling=pooling,
         precision=precision,
         workers=workers,
         progress=progress,
@@ -496,11 +565,15 @@ def embed_all(
     batch_size: int | None = None,
     store: FeatureStore | str | os.PathLike[str] | None = None,
     layer: str | None = None,
+    pooling: PoolingLike | Sequence[PoolingLike] = None,
     precision: Precision = "float32",
     workers: int | None = None,
     progress: ProgressLike = True,
 ) -> list[Embeddings]:
-    """``embed`` with several encoders on the same clips: each source is decoded once for all of them."""
+    """``embed`` with several encoders on the same clips: each source is decoded once for all of them.
+
+    ``pooling`` is one for all encoders, or one for each.
+    """
     if precision not in ("float32", "bfloat16"):
         raise UsageError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
     if batch_size is not None and batch_size < 1:
@@ -513,17 +586,22 @@ def embed_all(
             keys[row] = data.source(row)
         except DataError as error:
             faults[row] = Fault(name, type(error).__name__, str(error), "", -1)
+    asked = [pooling] * len(encoders) if pooling is None or isinstance(pooling, str | Pooling) else list(pooling)
+    poolings = [Pooling.of(p).resolved(encoder) for p, encoder in zip(asked, encoders, strict=True)]
     held = store if isinstance(store, FeatureStore) or store is None else FeatureStore(store)
     jobs: list[_Job] = []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        for encoder in encoders:
+        for encoder, pooled in zip(encoders, poolings, strict=True):
             stage = encoder.check_names(None if layer is None else [layer])[0]
             table: FeatureTable | None = None
             if held is not None:
-                table = stack.enter_context(held.open(TableKey(encoder_digest(encoder), data.digest, stage, precision)))
+                key = TableKey(encoder_digest(encoder), data.digest, stage, precision, pooled.key)
+                table = stack.enter_context(held.open(key))
             target = stack.enter_context(evaluation_mode(encoder, device))
-            batcher = _Batcher(encoder, layer=stage, device=target, batch_size=batch_size, precision=precision)
+            batcher = _Batcher(
+                encoder, layer=stage, device=target, batch_size=batch_size, precision=precision, pooling=pooled
+            )
             jobs.append(_Job(dict(keys), table, batcher))
         todo = sorted(set().union(*(job.todo for job in jobs)))
         if todo:
@@ -550,7 +628,7 @@ def embed_all(
         for job in jobs:
             job.complete(faults)
     in_order = tuple(faults[r] for r in sorted(faults))
-    return [_assemble(data, names, keys, job.found, in_order) for job in jobs]
+    return [_assemble(data, names, keys, job.found, in_order, job.batcher.pooling) for job in jobs]
 
 
 def _assemble(
@@ -559,6 +637,7 @@ def _assemble(
     keys: dict[int, str],
     found: dict[int, NDArray[np.float32]],
     faults: tuple[Fault, ...],
+    pooling: Pooling,
 ) -> Embeddings:
     rows = sorted(found)
     if not rows:
@@ -572,8 +651,10 @@ def _assemble(
     def chosen(values: Sequence[str] | None) -> NDArray[Any] | None:
         return None if values is None else np.array([values[r] for r in rows])
 
+    # Of one view the mean is itself: no second copy of what may be large.
+    one = per_view.shape[1] == 1
     return Embeddings(
-        vectors=per_view.mean(1, dtype=np.float64).astype(np.float32),
+        vectors=per_view[:, 0] if one else per_view.mean(1, dtype=np.float64).astype(np.float32),
         ids=np.array([names[r] for r in rows]),
         labels=chosen(source.labels),
         groups=chosen(source.groups),
@@ -585,6 +666,7 @@ def _assemble(
         spans=tuple(span for _, span in places),
         num_asked=len(names),
         clips=source.digest,
+        pooling=pooling.key,
     )
 
 

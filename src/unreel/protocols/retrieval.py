@@ -22,6 +22,7 @@ from unreel.metrics.retrieval import (
 )
 from unreel.nn.encoder import Encoder
 from unreel.protocols.features import Embeddings, embed
+from unreel.protocols.pooling import PoolingLike
 from unreel.protocols.protocol import FeatureSet, Outcomes, check_width
 from unreel.protocols.store import FeatureStore
 
@@ -137,6 +138,7 @@ def search(
     *,
     clips: ClipPlan | None = None,
     store: FeatureStore | str | PathLike[str] | None = None,
+    pooling: PoolingLike = None,
     device: torch.device | str | None = None,
     include_same: bool = False,
     progress: bool = True,
@@ -148,24 +150,27 @@ def search(
         query_paths: video files.
         gallery: a folder, a manifest, a list of paths, or ``Embeddings`` made by the same encoder and clip plan.
         k: at most this many per query.
-        clips, store, device, progress: as ``embed``.
+        clips, store, pooling, device, progress: as ``embed``.
         include_same: also find the query itself where the gallery holds it: the same file name, size, head, tail and
             span. A copy under another name is always found.
     Raises: DataError for a query that cannot be read or a gallery with nothing else; UsageError for k < 1 or a gallery
-        cut by another clip plan.
+        cut by another clip plan or pooled otherwise.
     """
     if k < 1:
         raise UsageError(f"the number of videos to find must be ≥ 1, got {k}")
     for path in query_paths:
         if not Path(path).exists():
             raise DataError(f"{fspath(path)}: there is no such file")
-    options: dict[str, Any] = {"clips": clips, "store": store, "device": device, "progress": progress}
+    options: dict[str, Any] = {"clips": clips, "store": store, "pooling": pooling, "device": device}
+    options["progress"] = progress
     queries = embed(encoder, list(query_paths), **options)
     if queries.faults:
         raise DataError("a query cannot be read: " + "; ".join(f.message for f in queries.faults))
     table = gallery if isinstance(gallery, Embeddings) else embed(encoder, gallery, **options)
     if table.clips != queries.clips:
         raise UsageError("the gallery was embedded with another clip plan than the queries; give the same `clips`")
+    if table.pooling != queries.pooling:
+        raise UsageError("the gallery was embedded with another pooling than the queries; give the same `pooling`")
     found = nearest(
         queries.vectors,
         table.vectors,

@@ -1,7 +1,7 @@
 """The feature store: frozen features are computed once and read ever after.
 
-One SQLite file per (encoder, layer, clips, dtype); one row per source span. A manifest selects rows, so no subset is
-ever encoded twice. Several processes may read and write one store at a time.
+One SQLite file per (encoder, layer, pooling, clips, dtype); one row per source span. A manifest selects rows, so no
+subset is ever encoded twice. Several processes may read and write one store at a time.
 """
 
 from __future__ import annotations
@@ -58,22 +58,27 @@ class TableKey:
 
     ``encoder``: its digest (weights, structure, ``prepare``); ``clips``: digest of the clip plan
     (by contract all decoders give the same frames); ``layer``: the stage that was pooled; ``dtype``: the precision of
-    the computation.
+    the computation; ``pooling``: ``Pooling.key``, which also says whether rows hold the mean over views; empty for the
+    encoder's own pooling and a vector per view.
     """
 
     encoder: str
     clips: str
     layer: str
     dtype: str = "float32"
+    pooling: str = ""
 
     @cached_property
     def digest(self) -> str:
         """Name of the file."""
-        return mapping_digest({"features": _FORMAT, **asdict(self)})
+        parts = asdict(self)
+        if not self.pooling:  # as files were named before there was a choice
+            del parts["pooling"]
+        return mapping_digest({"features": _FORMAT, **parts})
 
 
 class FeatureTable:
-    """One open file of the store: source key → (V, D) float32, one vector per view. A context manager."""
+    """One open file of the store: source key → (V, D) float32, a vector per view or one mean. A context manager."""
 
     def __init__(self, store: FeatureStore, key: TableKey) -> None:
         self.store, self.key = store, key

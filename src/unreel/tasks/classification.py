@@ -103,8 +103,8 @@ class LabelTask:
         self.label, self.group = "label", ""
         notes: list[str] = []
         if isinstance(self.data, Manifest):
-            self.label = _column("label", label, self.data.label_names, required=True)
-            self.group = _column("group", group, self.data.group_names, required=False)
+            self.label = choose_column("label", label, self.data.label_names, required=True)
+            self.group = choose_column("group", group, self.data.group_names, required=False)
             labels = self.data.labels(self.label)
             groups = self.data.groups(self.group) if self.group else [""] * len(self.data)
             files = [row.path or "|".join(row.frames) for row in self.data]
@@ -252,12 +252,17 @@ class LabelTask:
 
     def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:
         """The protocol's own, its primary first; for classifiers also balanced accuracy and macro F1."""
-        own = sorted(outcomes.values, key=lambda name: name != outcomes.primary)
-        extra = (BALANCED_ACCURACY, MACRO_F1) if outcomes.predictions is not None else ()
-        return (*(Metric(name) for name in own), *extra)
+        return label_metrics(outcomes)
 
 
-def _column(family: str, name: str | None, known: Sequence[str], *, required: bool) -> str:
+def label_metrics(outcomes: Outcomes) -> tuple[Metric, ...]:
+    """The protocol's own metrics, its primary first; for classifiers also balanced accuracy and macro F1."""
+    own = sorted(outcomes.values, key=lambda name: name != outcomes.primary)
+    extra = (BALANCED_ACCURACY, MACRO_F1) if outcomes.predictions is not None else ()
+    return (*(Metric(name) for name in own), *extra)
+
+
+def choose_column(family: str, name: str | None, known: Sequence[str], *, required: bool) -> str:
     """The column asked for, or the obvious one; empty where there is none and none is needed."""
     if name is not None:
         if name not in known:

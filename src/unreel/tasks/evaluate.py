@@ -18,7 +18,7 @@ from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
 from unreel.metrics.classification import confusion_matrix
 from unreel.nn.encoder import Encoder
-from unreel.protocols import PROFILES
+from unreel.protocols import PROFILES, PROTOCOLS
 from unreel.protocols.features import (
     ArrayClips,
     Embeddings,
@@ -28,47 +28,62 @@ from unreel.protocols.features import (
     embed_all,
     merge_faults,
 )
+from unreel.protocols.pooling import Pooling, PoolingLike
+from unreel.protocols.profile import Profile, TrainedOn
 from unreel.protocols.protocol import FeatureProtocol, Outcomes
 from unreel.protocols.store import FeatureStore, encoder_digest
 from unreel.stats.intervals import Interval, PairedDifference, Statistic, bootstrap_ci, exact_proportion_ci
 from unreel.stats.intervals import paired_bootstrap as paired
 from unreel.tasks.baselines import FrameStatistics, random_init
 from unreel.tasks.classification import LabelTask
+from unreel.tasks.gallery import GalleryTask
 from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, Score, merge_notes
 from unreel.tasks.sgd_probe import SGDProbe
 from unreel.tasks.task import Metric, Parts, Task
 
 BASELINES = ("random-init", "frame-statistics")
-# What needs a training loop joins its profile here, where training may be imported.
-_TRAINED: dict[str, dict[str, FeatureProtocol]] = {"paper-cvrl": {"linear": SGDProbe()}}
+# What needs a training loop joins its profile here, where training may be imported. CVRL's encoders were trained on 16
+# frames of 224 px and are tested on 30 views of 32 frames, the defaults of ``ClipPlan`` (cvrl.md §5, §6.1).
+_TRAINED: dict[str, Profile] = {
+    "paper-cvrl": Profile({"linear": SGDProbe()}, clips=ClipPlan(), trained=TrainedOn(num_frames=16, size_px=224)),
+}
 _GALLERY_QUERIES = 12
 _GALLERY_NEIGHBOURS = 5
 
 
-def profiles() -> dict[str, dict[str, FeatureProtocol]]:
-    """Every profile: name → protocols by name."""
+def profiles() -> dict[str, Profile]:
+    """Every profile by name."""
     return {**PROFILES, **_TRAINED}
 
 
-def resolve_protocols(
-    protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol], profile: str = "standard"
-) -> list[FeatureProtocol]:
-    """Protocols by name from a profile, or as they are.
+def _profile(name: str) -> Profile:
+    known = profiles()
+    if name not in known:
+        raise unknown_name("profile", name, known)
+    return known[name]
 
+
+def resolve_protocols(
+    protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol] | None, profile: str = "standard"
+) -> list[FeatureProtocol]:
+    """Protocols by name, or as they are; ``None`` is the profile's first.
+
+    A name is looked up in the profile, and where the profile has none of that name among all (``PROTOCOLS``).
     Raises: UsageError for an unknown name, with the nearest ones, and for two protocols of one name.
     """
-    known = profiles()
-    if profile not in known:
-        raise unknown_name("profile", profile, known)
+    chosen = _profile(profile)
+    known = {**PROTOCOLS, **chosen.protocols}
+    if protocol is None:
+        protocol = chosen.first
     asked = [protocol] if isinstance(protocol, str) or not isinstance(protocol, Sequence) else list(protocol)
     if not asked:
         raise UsageError("protocol: name at least one")
     found: list[FeatureProtocol] = []
     for item in asked:
         if isinstance(item, str):
-            if item not in known[profile]:
-                raise unknown_name("protocol", item, known[profile])
-            found.append(known[profile][item])
+            if item not in known:
+                raise unknown_name("protocol", item, known)
+            found.append(known[item])
         else:
             found.append(item)
     names = [p.name for p in found]
@@ -81,13 +96,15 @@ def evaluate(
     encoder: Encoder,
     data: Source | ArrayClips | Task,
     *,
-    protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol] = "linear",
+    protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol] | None = None,
+    gallery: Source | ArrayClips | None = None,
     label: str | None = None,
     group: str | None = None,
     baselines: Sequence[str] = ("random-init",),
     external: Encoder | Mapping[str, Encoder] | None = None,
     profile: str = "standard",
     clips: ClipPlan | None = None,
+    pooling: PoolingLike = None,
     store: FeatureStore | str | os.PathLike[str] | None = None,
     device: torch.device | str | None = None,
     batch_size: int | None = None,
@@ -105,30 +122,43 @@ def evaluate(
     Args:
         encoder: what is asked about; left as it was.
         data: a labelled manifest, a folder with one sub-folder per class, clips in memory, or a ``Task``.
-        protocol: names from the profile ("linear", "knn", "retrieval"), or protocols.
+        protocol: names ("linear", "knn", "retrieval", "svm") with the profile's settings, or protocols; ``None``: the
+            profile's first, "linear" in ``standard``, or "retrieval" with a ``gallery``.
+        gallery: another data set, whose train part (all of it where it has none) takes the place of the data's own,
+            the data's test part (all of it where it has none) being the queries; see ``GalleryTask``.
         label, group: which columns (see ``LabelTask``); not with a ``Task``.
         baselines: ``random-init`` (the same architecture, fresh weights from ``seed``), ``frame-statistics``.
         external: other frozen encoders to stand beside, one or several by name; each sees as many clips
-            and crops, cut as it was trained.
-        profile: a named set of protocols.
-        clips: the test clips; ``None``: as the encoder was trained.
+            and crops, cut as it was trained, or as the profile has it for what it was trained on.
+        profile: a named set of protocols with their clips and pooling (``Profile``).
+        clips: the test clips; ``None``: the profile's, in ``standard`` as the encoder was trained.
+        pooling: how maps become vectors (``Pooling`` or its name); ``None``: the profile's, in ``standard`` as the
+            encoder does it. The frame statistics are what they are.
         store, device, batch_size, precision, decoder, workers, progress: as ``embed``.
         seed: of the control's weights, the split (where the data has none), selection and resampling.
         level: of intervals. num_resamples: of bootstraps.
         out: also write the report there (a .json file, or a folder that gets ``scores.json``).
     Raises: UsageError for unknown names; DataError where the data cannot be used (``LabelTask``).
     """
+    setting = _profile(profile)
+    if protocol is None and gallery is not None:
+        protocol = "retrieval"
     protocols = resolve_protocols(protocol, profile)
+    pooled = setting.pooling if pooling is None else Pooling.of(pooling)
     for name in baselines:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
     if isinstance(data, Task):
-        if label is not None or group is not None:
-            raise UsageError("label and group are the task's own: leave them out")
+        if label is not None or group is not None or gallery is not None:
+            raise UsageError("label, group and gallery are the task's own: leave them out")
         task: Task = data
+    elif gallery is not None:
+        task = GalleryTask(data, gallery, label=label, group=group)
     else:
         task = LabelTask(data, label=label, group=group, seed=seed)
-    plan = clips if clips is not None else default_plan(encoder.input_spec)
+    plan = clips if clips is not None else setting.plan(encoder.input_spec)
+    changes = "" if clips is not None else setting.changes(encoder.input_spec)
+    profile_notes = _profile_notes(profile, setting, protocols, protocol, changes)
     nets: dict[str, Encoder] = {"encoder": encoder}
     if "random-init" in baselines:
         nets["random-init"] = random_init(encoder, seed=seed)
@@ -148,10 +178,15 @@ def evaluate(
         "progress": progress,
     }
     source = task.clips(plan, decoder=decoder)
-    embeddings = dict(zip(nets, embed_all(list(nets.values()), source, **options), strict=True))
+    each = [None if name == "frame-statistics" else pooled for name in nets]
+    embeddings = dict(zip(nets, embed_all(list(nets.values()), source, pooling=each, **options), strict=True))
     for name, net in others.items():
-        own_plan = replace(default_plan(net.input_spec, num_clips=plan.num_clips), num_crops=plan.num_crops)
-        embeddings[name] = embed_all([net], task.clips(own_plan, decoder=decoder), **options)[0]
+        if clips is None and setting.clips is not None:
+            own_plan = setting.plan(net.input_spec)
+        else:
+            own_plan = replace(default_plan(net.input_spec, num_clips=plan.num_clips), num_crops=plan.num_crops)
+        own_clips = task.clips(own_plan, decoder=decoder)
+        embeddings[name] = embed_all([net], own_clips, pooling=pooled, **options)[0]
     faults = merge_faults(embeddings.values())
     embeddings = _common(embeddings)
 
@@ -187,9 +222,13 @@ def evaluate(
             "digest": encoder_digest(encoder),
             "num_features": int(embeddings["encoder"].vectors.shape[1]),
             "clips": {k: v for k, v in asdict(plan).items() if v is not None},
+            "pooling": pooled.name,
         },
         notes=merge_notes(
-            task.notes, collapsed, *(_named_notes(name, o) for name, part in outcomes.items() for o in part.values())
+            task.notes,
+            profile_notes,
+            collapsed,
+            *(_named_notes(name, o) for name, part in outcomes.items() for o in part.values()),
         ),
         faults=tuple({"path": f.path, "cause": f.cause, "message": f.message} for f in faults),
         neighbours=_gallery(main, embeddings["encoder"], seed),
@@ -201,6 +240,20 @@ def evaluate(
     if out is not None:
         report.to_json(out)
     return report
+
+
+def _profile_notes(
+    name: str,
+    profile: Profile,
+    protocols: Sequence[FeatureProtocol],
+    asked: str | FeatureProtocol | Sequence[str | FeatureProtocol] | None,
+    changes: str,
+) -> list[str]:
+    """What a reader of the profile's name would otherwise not expect."""
+    named = [asked] if isinstance(asked, str) else list(asked) if isinstance(asked, Sequence) else []
+    strangers = [p.name for p in protocols if p.name in named and p.name not in profile.protocols]
+    notes = [f"{p}: not a part of profile {name}, taken with its usual settings" for p in strangers]
+    return [*notes, f"profile {name}: {changes}"] if changes else notes
 
 
 def _named_notes(name: str, outcomes: Outcomes) -> list[str]:

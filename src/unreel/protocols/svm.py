@@ -1,0 +1,120 @@
+"""The linear support vector machine of the self-supervised video literature: squared hinge, no selection."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.svm import LinearSVC
+
+from unreel.core.errors import UsageError
+from unreel.protocols.linear import FeatureScaling
+from unreel.protocols.protocol import ClassifierOutcome, FeatureSet, Outcomes, check_width, training_parts
+
+SVMViewRule: TypeAlias = Literal["vectors", "scores"]
+
+
+@dataclass(frozen=True)
+class FittedSVM:
+    """One hyperplane per class: ``coefficients`` (C, D), ``intercepts`` (C,) on scaled features, over ``classes``."""
+
+    coefficients: NDArray[np.float64]
+    intercepts: NDArray[np.float64]
+    classes: NDArray[Any]
+    counts: NDArray[np.int64]
+    scaling: FeatureScaling
+    views: SVMViewRule
+    settings: Mapping[str, object]
+    notes: tuple[str, ...]
+    name: str = "svm"
+
+    def decisions(self, vectors: NDArray[Any]) -> NDArray[np.float64]:
+        """Feature vectors (..., D) to signed distances in units of the margin (..., C)."""
+        out: NDArray[np.float64] = self.scaling(vectors).astype(np.float64) @ self.coefficients.T + self.intercepts
+        return out
+
+    def predict(self, test: FeatureSet) -> NDArray[np.float64]:
+        """Decision values (N, C) over ``classes``, averaged over views where the rule is ``scores``."""
+        check_width(test, self.coefficients.shape[1])
+        if test.vectors.ndim == 3 and self.views == "scores":
+            averaged: NDArray[np.float64] = self.decisions(test.vectors).mean(1)
+            return averaged
+        return self.decisions(test.mean_over_views().vectors)
+
+    def score(self, test: FeatureSet) -> Outcomes:
+        """Accuracy per test sample; without probabilities, which a support vector machine does not have."""
+        outcomes = ClassifierOutcome.outcomes(
+            self.name, self.predict(test), self.classes, self.counts, test, self.settings, self.notes
+        )
+        return replace(outcomes, probabilities=None)
+
+
+@dataclass(frozen=True)
+class LinearSVM:
+    """L2-regularised squared hinge, one class against the rest, solved in the primal (tcgl.md §4).
+
+    Nothing is selected, so validation samples are trained on too. The solver is scikit-learn's (LIBLINEAR's trust
+    region method), whose intercept is regularised like the weights.
+
+    Args:
+        c: weight of the loss against the penalty; 100 is TCGL's.
+        views: with (N, V, D) features: ``scores`` trains on every view and averages decision values; ``vectors``
+            averages features first.
+        l2_normalize, standardize: what is done to features before; nothing in TCGL's release.
+        max_iterations: of the solver, per class; a fit that needs more is noted.
+    """
+
+    c: float = 100.0
+    views: SVMViewRule = "scores"
+    l2_normalize: bool = False
+    standardize: bool = False
+    max_iterations: int = 1000
+    name: str = "svm"
+
+    def __post_init__(self) -> None:
+        if self.c <= 0 or self.max_iterations < 1:
+            raise UsageError(f"expected c > 0 and max_iterations ≥ 1, got {self.c} and {self.max_iterations}")
+        if self.views not in get_args(SVMViewRule):
+            raise UsageError(f"views: expected one of {', '.join(get_args(SVMViewRule))}, got {self.views!r}")
+
+    def fit(self, train: FeatureSet, *, validation: FeatureSet | None = None, seed: int = 0) -> FittedSVM:
+        """Fit one hyperplane per class; ``seed`` plays no part. Errors as ``FeatureProtocol.fit``."""
+        if validation is not None:
+            check_width(validation, train.num_features)
+            train = train.joined(validation)
+        parts = training_parts(train, None, fraction=0.2, seed=seed, needs_selection=False)
+        everything, num_views = parts.everything, 1
+        rows, labels = everything.vectors, everything.labels
+        if rows.ndim == 3 and self.views == "scores":
+            num_views = rows.shape[1]
+            rows, labels = rows.reshape(-1, rows.shape[2]), np.repeat(labels, num_views)
+        elif rows.ndim == 3:
+            rows = everything.mean_over_views().vectors
+        scaling = FeatureScaling.fit(rows, l2_normalize=self.l2_normalize, standardize=self.standardize)
+        # Views of one sample share its weight, so that C means the same for any number of views.
+        model = LinearSVC(C=self.c / num_views, loss="squared_hinge", dual=False, max_iter=self.max_iterations)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            model.fit(scaling(rows), ClassifierOutcome.encode(labels, parts.classes))
+        converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+        notes = parts.notes
+        if not converged:
+            notes = (*notes, f"the solver stopped after {self.max_iterations} iterations before convergence")
+        weight, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
+        if len(weight) == 1:  # two classes: one hyperplane, seen from both sides
+            weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
+        counts = np.bincount(ClassifierOutcome.encode(everything.labels, parts.classes), minlength=len(parts.classes))
+        settings: dict[str, object] = {
+            "c": self.c,
+            "l2_normalize": self.l2_normalize,
+            "standardize": self.standardize,
+            "views": self.views,
+            "n_train": len(everything),
+            "converged": converged,
+        }
+        return FittedSVM(weight, bias, parts.classes, counts, scaling, self.views, settings, notes, self.name)

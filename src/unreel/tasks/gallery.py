@@ -1,0 +1,193 @@
+"""Across data sets: what is asked comes from one data set, what it is looked up in from another."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unreel.core.errors import DataError
+from unreel.data.manifest import SPLIT_NAMES, Manifest, Source
+from unreel.data.sampling import ClipPlan
+from unreel.media import Decoder
+from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, JoinedClips, ManifestClips
+from unreel.protocols.protocol import FeatureSet, Outcomes
+from unreel.tasks.classification import choose_column, label_metrics
+from unreel.tasks.task import TASKS, Metric, Parts
+
+_PREFIX = "gallery:"
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The labelled sources of one part of a data set: positions in the data, labels and groups ("" where none)."""
+
+    data: Manifest | ArrayClips
+    label: str
+    group: str
+    part: str
+    used: list[int]
+    labels: list[str]
+    groups: list[str]
+    unlabelled: int
+
+    @classmethod
+    def of(cls, source: Source | ArrayClips, wanted: tuple[str, ...], label: str | None, group: str | None) -> _Side:
+        """The rows of the first split of ``wanted`` and those after it that belong with it; all rows without a split.
+
+        Raises: DataError where no row has a label.
+        """
+        data: Manifest | ArrayClips = source if isinstance(source, ArrayClips) else Manifest.open(source)
+        if isinstance(data, ArrayClips):
+            if data.labels is None:
+                raise DataError("the arrays have no labels: give ArrayClips(labels=…)")
+            label, group, roles = "label", "group", [""] * len(data.labels)
+            labels = list(data.labels)
+            groups = list(data.groups) if data.groups is not None else [""] * len(labels)
+        else:
+            label = choose_column("label", label, data.label_names, required=True)
+            group = choose_column("group", group, data.group_names, required=False)
+            labels = data.labels(label)
+            groups = data.groups(group) if group else [""] * len(data)
+            roles = [SPLIT_NAMES.get(row.split.lower(), row.split) for row in data]
+        chosen = [name for name in wanted if name in roles]
+        inside = [i for i, role in enumerate(roles) if not chosen or role in chosen]
+        used = [i for i in inside if labels[i]]
+        if not used:
+            raise DataError(f"no source of {_name(data)} ({' and '.join(chosen) or 'all'}) has a {label!r} label")
+        part = f"the {' and '.join(chosen)} part" if chosen else "all"
+        return cls(
+            data,
+            label,
+            group,
+            part,
+            used,
+            [labels[i] for i in used],
+            [groups[i] for i in used],
+            len(inside) - len(used),
+        )
+
+    def clips(self, plan: ClipPlan, decoder: Decoder | None) -> ClipSource:
+        if isinstance(self.data, ArrayClips):
+            return ArrayClips(
+                self.data.clips[self.used],
+                labels=self.labels,
+                groups=None if self.data.groups is None else self.groups,
+                ids=[self.data.ids[i] for i in self.used],
+            )
+        rows = self.data.subset(self.used)
+        return ManifestClips(rows, plan, label=self.label, group=self.group or "group", decoder=decoder)
+
+
+def _name(data: Manifest | ArrayClips) -> str:
+    return "the arrays" if isinstance(data, ArrayClips) else os.path.basename(data.root)
+
+
+@TASKS.register("gallery")
+class GalleryTask:
+    """Queries from one data set, a gallery from another; labels are matched by their names.
+
+    Queries are the test part of the data (its validation part where it has no test part), or all of it where it has
+    neither; the gallery is the train and validation part of the other data set, or all of it where it has neither.
+    Protocols that fit something fit it on the gallery. A query of a class that the gallery lacks stays, and counts as
+    missed. A file that is on both sides never finds itself; groups are compared only where both sides come from one
+    folder, since elsewhere equal names mean nothing.
+
+    Args:
+        queries, gallery: manifests, what makes one, or ``ArrayClips``.
+        label, group: which columns, of both.
+    Raises: UsageError for an ambiguous column; DataError where a side has no labelled source, or the sides share no
+        label.
+    """
+
+    def __init__(
+        self,
+        queries: Source | ArrayClips,
+        gallery: Source | ArrayClips,
+        *,
+        label: str | None = None,
+        group: str | None = None,
+    ) -> None:
+        # Where there is no test part, the validation part stands in, as in LabelTask; train and validation go together.
+        self.queries = _Side.of(queries, ("test",), label, group)
+        if self.queries.part == "all":
+            self.queries = _Side.of(self.queries.data, ("val",), label, group)
+        self.gallery = _Side.of(gallery, ("train", "val"), label, group)
+        asked, held = set(self.queries.labels), set(self.gallery.labels)
+        common = asked & held
+        if not common:
+
+            def some(names: set[str]) -> str:
+                return ", ".join(sorted(names)[:3]) + (" …" if len(names) > 3 else "")
+
+            raise DataError(f"queries and gallery share no label: {some(asked)} against {some(held)}")
+        count = Counter(label in common for label in self.queries.labels)
+        notes = [
+            f"queries: {len(self.queries.used)} of {_name(self.queries.data)} ({self.queries.part}); "
+            f"gallery: {len(self.gallery.used)} of {_name(self.gallery.data)} ({self.gallery.part})"
+        ]
+        if count[False]:
+            notes.append(
+                f"{len(common)} of the queries' {len(asked)} classes are in the gallery: "
+                f"{count[False]} queries of the others count as missed"
+            )
+        for side, what in ((self.queries, "queries"), (self.gallery, "gallery sources")):
+            if side.unlabelled:
+                notes.append(f"{side.unlabelled} {what} have no {side.label!r} label: left out")
+        self.notes = tuple(notes)
+
+    @property
+    def name(self) -> str:
+        """The queries' label."""
+        return self.queries.label
+
+    def clips(self, plan: ClipPlan, *, decoder: Decoder | None = None) -> ClipSource:
+        """Queries, then the gallery, cut by a plan; ids of the gallery begin with "gallery:"."""
+        sides = [side.clips(plan, decoder) for side in (self.queries, self.gallery)]
+        return JoinedClips(sides, prefixes=("", _PREFIX))
+
+    @property
+    def _one_folder(self) -> bool:
+        a, b = self.queries.data, self.gallery.data
+        return a is b or (isinstance(a, Manifest) and isinstance(b, Manifest) and a.root == b.root)
+
+    def parts(self, embeddings: Embeddings) -> Parts:
+        """The gallery as training part, the queries as test part. Raises DataError where a side is empty."""
+        num_queries = len(self.queries.used)
+        asked = embeddings.rows < num_queries
+        for mask, what in ((asked, "query"), (~asked, "gallery source")):
+            if not mask.any():
+                raise DataError(f"no {what} could be read")
+        vectors = embeddings.per_view if embeddings.per_view.shape[1] > 1 else embeddings.per_view[:, 0]
+        labels = np.array([*self.queries.labels, *self.gallery.labels])[embeddings.rows]
+        groups = np.array([*self.queries.groups, *self.gallery.groups])[embeddings.rows]
+        ids = embeddings.ids.astype(object)
+        # A source on both sides goes by one name, by which retrieval leaves it out.
+        own = dict(zip(embeddings.sources[asked].tolist(), ids[asked].tolist(), strict=True))
+        for i in np.flatnonzero(~asked):
+            ids[i] = own.pop(str(embeddings.sources[i]), ids[i])
+        prefix = "" if self._one_folder else _PREFIX
+        identities: NDArray[Any] = np.array(
+            [
+                (group if query else prefix + group) if group else f"file:{name}"
+                for group, name, query in zip(groups.tolist(), ids.tolist(), asked.tolist(), strict=True)
+            ]
+        )
+        names = ids.astype(str)
+        for mask in (asked, ~asked):
+            twice = [name for name, number in Counter(names[mask].tolist()).items() if number > 1]
+            if twice:
+                raise DataError(f"{len(twice)} sources are listed twice, such as {twice[0]}: remove the repetitions")
+
+        def side(mask: NDArray[np.bool_]) -> FeatureSet:
+            return FeatureSet(vectors[mask], labels[mask], identities[mask], names[mask])
+
+        return Parts(side(~asked), None, side(asked))
+
+    def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:
+        """The protocol's own, its primary first; for classifiers also balanced accuracy and macro F1."""
+        return label_metrics(outcomes)
