@@ -287,7 +287,7 @@ class _Page:
     def intervals(self) -> Drawing | None:
         """Temporal sampling, for methods whose pairs have an interval."""
         kind = self.setting("method", "interval")
-        if kind is None:
+        if not isinstance(kind, str):  # elsewhere, as between snippets, an interval is a number of frames
             return None
         try:
             distribution = IntervalDistribution(
