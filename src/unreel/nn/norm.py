@@ -1,4 +1,4 @@
-"""Batch normalisation over all processes, on every device.
+"""Batch normalisation over all processes, on every device; and of several calls in one.
 
 torch's own ``SyncBatchNorm`` refuses CPU tensors, so a two-process run could not be tested without GPUs. This one
 delegates to torch's on CUDA and computes the same thing with plain collectives elsewhere.
@@ -6,69 +6,83 @@ delegates to torch's on CUDA and computes the same thing with plain collectives 
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unreel.core.distributed import is_distributed
+from unreel.core.errors import UsageError
 
 
 class _Statistics(torch.autograd.Function):
-    """Normalise (B, C, ...) with the mean and variance of all processes' rows; ranks may hold unequal numbers."""
+    """Normalise (B, C, ...) with the mean and variance of all processes' rows; ranks may hold unequal numbers.
+
+    The batch is ``parts`` equal consecutive ones, each with its own statistics; those of all parts travel together.
+    Returns the output, and (parts, C) means, biased variances and counts.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, parts: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        axes = [0, *range(2, x.ndim)]
-        view = [1, -1] + [1] * (x.ndim - 2)
+        channels = x.shape[1]
+        axes = [1, *range(3, x.ndim + 1)]
+        view = [parts, 1, channels] + [1] * (x.ndim - 2)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half inputs are summed in float32
-        rows = x.numel() // x.shape[1]
-        mean = wide.mean(axes) if rows else wide.new_zeros(x.shape[1])
+        wide = wide.view(parts, x.shape[0] // parts, *x.shape[1:])
+        rows = x.numel() // (parts * channels)
+        mean = wide.mean(axes) if rows else wide.new_zeros(parts, channels)
         deviation = (wide - mean.view(view)).square().sum(axes)
-        own = torch.cat([mean, deviation, mean.new_tensor([float(rows)])])
-        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, own)
-        table = torch.stack(parts)
-        means, deviations, counts = table[:, : len(mean)], table[:, len(mean) : -1], table[:, -1:]
+        own = torch.cat([mean, deviation, mean.new_full((parts, 1), float(rows))], 1)
+        ranks = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(ranks, own)
+        table = torch.stack(ranks)
+        means, deviations, counts = table[..., :channels], table[..., channels:-1], table[..., -1:]
         # Chan's pairwise update: exact for unequal counts and free of the cancellation in E[x²] − E[x]².
-        count = counts.sum()
+        count = counts.sum(0)
         mean = (counts * means).sum(0) / count
         variance = (deviations + counts * (means - mean).square()).sum(0) / count
         inverse = torch.rsqrt(variance + eps)
         out = (wide - mean.view(view)) * inverse.view(view)
         if weight is not None:
-            out = out * weight.to(out.dtype).view(view)
+            out = out * weight.to(out.dtype).view(view[2:])
         if bias is not None:
-            out = out + bias.to(out.dtype).view(view)
+            out = out + bias.to(out.dtype).view(view[2:])
         ctx.save_for_backward(x, weight, mean, inverse, count)
         ctx.bias_dtype, ctx.axes, ctx.view = None if bias is None else bias.dtype, axes, view
         ctx.mark_non_differentiable(mean, variance, count)
-        return out.to(x.dtype), mean, variance, count
+        return out.flatten(0, 1).to(x.dtype), mean, variance, count
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, gradient: Tensor, _mean: Tensor, _variance: Tensor, _count: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, weight, mean, inverse, count = ctx.saved_tensors
         view, axes = ctx.view, ctx.axes
-        wide = gradient.to(mean.dtype)
-        normal = (x.to(mean.dtype) - mean.view(view)) * inverse.view(view)
+        shape = (view[0], x.shape[0] // view[0], *x.shape[1:])
+        wide = gradient.to(mean.dtype).view(shape)
+        normal = (x.to(mean.dtype).view(shape) - mean.view(view)) * inverse.view(view)
         sum_gradient, sum_product = wide.sum(axes), (wide * normal).sum(axes)
-        total = torch.cat([sum_gradient, sum_product])
+        total = torch.cat([sum_gradient, sum_product], 1)
         dist.all_reduce(total)  # every row moved the mean and the variance of all ranks
-        mean_gradient, mean_product = (total / count).chunk(2)
+        mean_gradient, mean_product = (total / count).chunk(2, 1)
         scale = inverse if weight is None else inverse * weight.to(mean.dtype)
         dx = (wide - mean_gradient.view(view) - normal * mean_product.view(view)) * scale.view(view)
         # weight and bias get this rank's part only; DDP adds the parts, as for every other parameter
-        dweight = None if weight is None else sum_product.to(weight.dtype)
-        dbias = None if ctx.bias_dtype is None else sum_gradient.to(ctx.bias_dtype)
-        return dx.to(x.dtype), dweight, dbias, None
+        dweight = None if weight is None else sum_product.sum(0).to(weight.dtype)
+        dbias = None if ctx.bias_dtype is None else sum_gradient.sum(0).to(ctx.bias_dtype)
+        return dx.flatten(0, 1).to(x.dtype), dweight, dbias, None, None
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -95,15 +109,15 @@ class SyncBatchNorm(_BatchNorm):
         if input.device.type == "cuda":
             return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
         self._check_input_dim(input)
-        out, mean, variance, count = _Statistics.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+        out, mean, variance, count = _Statistics.apply(input, self.weight, self.bias, self.eps, 1)  # type: ignore[no-untyped-call]
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 assert self.num_batches_tracked is not None
                 self.num_batches_tracked.add_(1)
                 rate = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
                 unbiased = variance * (count / (count - 1).clamp(min=1))
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate)
+                self.running_mean.lerp_(mean[0].to(self.running_mean.dtype), rate)
+                self.running_var.lerp_(unbiased[0].to(self.running_var.dtype), rate)
         normalised: Tensor = out
         return normalised
 
@@ -132,3 +146,183 @@ def synchronise(module: nn.Module) -> nn.Module:
         if replacement is not child:
             setattr(module, name, replacement)
     return module
+
+
+class _Seen(NamedTuple):
+    """Statistics of one pass through a norm: a row for each of ``calls``, (len(calls), C), variances unbiased."""
+
+    calls: tuple[int, ...]
+    use: int  # how often the norm had been used in these calls before
+    mean: Tensor
+    variance: Tensor
+
+
+@dataclass
+class _Round:
+    """What a norm has seen of ``num_calls`` consecutive calls, until it has seen them all."""
+
+    num_calls: int
+    covered: set[int] = field(default_factory=set)
+    seen: list[_Seen] = field(default_factory=list)
+
+
+# A norm's unfinished round, between the contexts of one step. Not part of the model: no state dict, no copy holds it.
+_ROUNDS: WeakKeyDictionary[_BatchNorm, _Round] = WeakKeyDictionary()
+
+
+@functools.lru_cache(maxsize=256)
+def _shares(rate: float, places: tuple[int, ...], total: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What the ``places``-th of ``total`` statistics weigh in an exponential average after the last of them."""
+    return torch.tensor([rate * (1 - rate) ** (total - 1 - p) for p in places], device=device, dtype=dtype)
+
+
+@torch.no_grad()
+def _finish(norm: _BatchNorm, seen: Sequence[_Seen]) -> None:
+    """Move the running statistics as the calls would have, one by one in their order."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    order = sorted((call, s.use) for s in seen for call in s.calls)
+    place = {key: i for i, key in enumerate(order)}
+    total = len(order)
+    if norm.momentum is None:  # a plain average over everything since the start
+        assert norm.num_batches_tracked is not None
+        count = int(norm.num_batches_tracked)  # with this round's
+        keep = (count - total) / count
+    else:
+        keep = (1 - norm.momentum) ** total
+    for running in (norm.running_mean, norm.running_var):
+        running.mul_(keep)
+    for s in seen:
+        like = norm.running_mean
+        if norm.momentum is None:
+            share = like.new_full((len(s.calls),), 1 / count)
+        else:
+            places = tuple(place[call, s.use] for call in s.calls)
+            share = _shares(float(norm.momentum), places, total, like.device, like.dtype)
+        norm.running_mean.add_(share @ s.mean)
+        norm.running_var.add_(share @ s.variance)
+
+
+class _SeparateForward:
+    """A norm's ``forward`` while ``separate_calls`` is open: normalise every part by itself, keep its statistics."""
+
+    def __init__(self, norm: _BatchNorm, calls: tuple[int, ...]) -> None:
+        self.norm = norm
+        self.calls = calls
+        self.seen: list[_Seen] = []
+        self.uses = 0
+
+    def __call__(self, input: Tensor) -> Tensor:
+        """Normalise (B, C, ...), B a multiple of the number of calls."""
+        norm, parts = self.norm, len(self.calls)
+        if not norm.training:
+            return type(norm).forward(norm, input)
+        norm._check_input_dim(input)  # type: ignore[no-untyped-call]
+        if input.shape[0] % parts:
+            raise UsageError(
+                f"separate_calls holds {parts} calls, but a batch norm inside was given {input.shape[0]} rows, which "
+                f"are not {parts} equal parts"
+            )
+        track = norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None
+        mean = variance = None
+        if isinstance(norm, SyncBatchNorm) and is_distributed():
+            out, mean, biased, count = _Statistics.apply(input, norm.weight, norm.bias, norm.eps, parts)  # type: ignore[no-untyped-call]
+            if track:
+                assert norm.running_mean is not None
+                mean = mean.to(norm.running_mean.dtype)
+                variance = (biased * (count / (count - 1).clamp(min=1))).to(norm.running_mean.dtype)
+        else:
+            if track:
+                assert norm.running_mean is not None
+                mean = norm.running_mean.new_zeros(parts, norm.num_features)
+                variance = torch.zeros_like(mean)
+            pieces = []
+            for i, part in enumerate(input.chunk(parts)):
+                # Momentum 1 leaves in the two rows the part's own mean and unbiased variance.
+                own_mean, own_variance = (None, None) if mean is None or variance is None else (mean[i], variance[i])
+                pieces.append(
+                    functional.batch_norm(part, own_mean, own_variance, norm.weight, norm.bias, True, 1.0, norm.eps)
+                )
+            out = torch.cat(pieces)
+        if track:
+            assert mean is not None
+            assert variance is not None
+            self.seen.append(_Seen(self.calls, self.uses, mean, variance))
+        self.uses += 1
+        normalised: Tensor = out
+        return normalised
+
+    def commit(self, num_calls: int) -> None:
+        """Count the calls, and when all of a round have been made, move the running statistics."""
+        norm = self.norm
+        if not self.seen:
+            return
+        assert norm.num_batches_tracked is not None
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(len(self.calls) * self.uses)
+        new = _Round(num_calls)
+        unfinished = _ROUNDS.pop(norm, new)
+        common = unfinished.covered & set(self.calls)
+        if common and common != set(self.calls) and unfinished.num_calls == num_calls:
+            raise UsageError(
+                f"separate_calls: calls {sorted(common)} of {num_calls} were made before in this round, the others of "
+                f"{list(self.calls)} were not; contexts together must cover each call once"
+            )
+        if common or unfinished.num_calls != num_calls:  # a step that broke off between its contexts
+            unfinished = new
+        unfinished.covered.update(self.calls)
+        unfinished.seen += self.seen
+        if len(unfinished.covered) == num_calls:
+            _finish(norm, unfinished.seen)
+        else:
+            _ROUNDS[norm] = unfinished
+
+
+@contextmanager
+def separate_calls(module: nn.Module, calls: Sequence[int], num_calls: int) -> Iterator[None]:
+    """While open, the batch norms inside ``module`` treat one training batch as several calls made one by one.
+
+    Every batch norm (BatchNorm1d, 2d, 3d and this module's SyncBatchNorm) sees its batch as ``len(calls)`` equal
+    consecutive parts and normalises each by its own statistics (with SyncBatchNorm: over all processes). Running
+    statistics end as if the parts had been the calls number ``calls`` out of ``num_calls`` consecutive ones: they move
+    when contexts together covering 0 … num_calls − 1 have been left, in the order of the calls, whatever the order of
+    the contexts. ``num_batches_tracked`` grows by ``len(calls)`` in each. In evaluation nothing changes.
+
+    So a method whose release calls its encoder many times per step (tcgl.md §1.4, "BN statistics") runs all clips of
+    one length together, and gets the same outputs, gradients and buffers.
+
+    A context that is left by an exception leaves no trace in the buffers; a step that broke off between its contexts
+    is forgotten when its first calls are made again. Passes replayed in the backward pass (activation checkpointing)
+    happen outside of the context, and are not covered.
+
+    Args:
+        calls: which calls the parts are, in the batch's order; distinct, each in [0, num_calls).
+        num_calls: calls of a whole round, e.g. 15 for TCGL's 3 snippets and 12 frame-sets.
+
+    Raises: UsageError for calls that are repeated or out of range, a context inside a context, a batch that is not
+    ``len(calls)`` equal parts, contexts that overlap, and torch's own SyncBatchNorm inside ``module``.
+    """
+    calls = tuple(int(call) for call in calls)
+    if not calls or len(set(calls)) != len(calls) or min(calls) < 0 or max(calls) >= num_calls:
+        raise UsageError(
+            f"separate_calls takes distinct numbers of calls between 0 and {num_calls - 1} (num_calls={num_calls}), "
+            f"got {list(calls)}"
+        )
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    for norm in norms:
+        if isinstance(norm, nn.SyncBatchNorm):
+            raise UsageError(
+                "separate_calls cannot split torch's SyncBatchNorm; convert with unreel.nn.norm.synchronise"
+            )
+        if "forward" in vars(norm):
+            raise UsageError("separate_calls is open on this module already; contexts cannot be inside each other")
+    forwards = [_SeparateForward(norm, calls) for norm in norms]
+    try:
+        for forward in forwards:
+            vars(forward.norm)["forward"] = forward  # found before the class's, by Module.__call__ too
+        yield
+    finally:
+        for norm in norms:
+            vars(norm).pop("forward", None)
+    for forward in forwards:
+        forward.commit(num_calls)
