@@ -44,11 +44,25 @@ def permutation_class(order: Tensor | NDArray[np.int64] | Sequence[int]) -> int:
     return sum(sum(b < a for b in items[p + 1 :]) * math.factorial(len(items) - 1 - p) for p, a in enumerate(items))
 
 
+def up_to_reversal(order_class: Tensor, n: int) -> Tensor:
+    """Classes 0 … n!/2 − 1 that an order of n ≥ 2 snippets shares with the same video's played backwards.
+
+    Played backwards, the snippet i is n − 1 − i (which is not the tuple read backwards: tcgl.md §2.2), and class c is
+    n! − 1 − c. Any shape, int64.
+    """
+    return torch.minimum(order_class, math.factorial(n) - 1 - order_class)
+
+
 def clip_span(clip_frames: int, stride: int = 1) -> int:
     """Frames from the first to the last of a clip, both included. Raises UsageError for counts below 1."""
     if clip_frames < 1 or stride < 1:
         raise UsageError(f"a clip needs at least 1 frame at stride at least 1, got {clip_frames} at stride {stride}")
     return (clip_frames - 1) * stride + 1
+
+
+def snippet_frames(clip_frames: int, stride: int = 1, *, tile: bool = False) -> NDArray[np.int64]:
+    """Frames of a snippet after its first: 0, stride, 2·stride …, or the first ``clip_frames`` times. (clip_frames,)"""
+    return (0 if tile else stride) * np.arange(clip_frames, dtype=np.int64)
 
 
 def require_frames(source: SourceInfo, needed: int, what: str) -> None:
@@ -68,6 +82,8 @@ class SnippetSampler:
         clip_frames, stride: frames per snippet and frames between them.
         interval: frames between the last frame of a snippet and the first of the next, both left out.
         shuffle: False keeps them in chronological order, whose class is 0.
+        tile: each snippet is a single frame, shown ``clip_frames`` times: for methods that were made for images. Its
+            length is then 1.
 
     Targets: ``order`` (num_snippets,) int64, order[p] = chronological index of the snippet at position p;
     ``order_class`` () int64, its row among ``permutations(num_snippets)``.
@@ -81,6 +97,7 @@ class SnippetSampler:
         *,
         stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
         shuffle: bool = True,
+        tile: bool = False,
     ) -> None:
         if not 1 <= num_snippets <= MOST_SNIPPETS or interval < 0:
             raise UsageError(
@@ -92,7 +109,8 @@ class SnippetSampler:
         self.stride = stride
         self.interval = interval
         self.shuffle = shuffle
-        self.step = clip_span(clip_frames, stride) + interval
+        self.tile = tile
+        self.step = interval + (1 if tile else clip_span(clip_frames, stride))
 
     @property
     def num_views(self) -> int:
@@ -111,7 +129,7 @@ class SnippetSampler:
         start = key.child("start").integer(0, source.num_frames - self.min_frames + 1)
         n = self.num_snippets
         order = key.child("order").permutation(n) if self.shuffle else np.arange(n, dtype=np.int64)
-        frames = start + self.stride * np.arange(self.clip_frames, dtype=np.int64)
+        frames = start + snippet_frames(self.clip_frames, self.stride, tile=self.tile)
         clips = tuple(ClipRequest(frames + self.step * int(k)) for k in order)
         targets = {"order": torch.from_numpy(order), "order_class": torch.tensor(permutation_class(order))}
         return SamplerDraw(clips, targets)
@@ -119,5 +137,5 @@ class SnippetSampler:
     def __repr__(self) -> str:
         return (
             f"SnippetSampler({self.num_snippets}, {self.clip_frames}, {self.interval}, stride={self.stride}, "
-            f"shuffle={self.shuffle})"
+            f"shuffle={self.shuffle}, tile={self.tile})"
         )

@@ -1,16 +1,32 @@
 """Pre-training objectives, one file each."""
 
+from unreel.methods.arrow_of_time import ArrowOfTime
 from unreel.methods.cvrl import CVRL
 from unreel.methods.method import LossOutput, Method, Progress
+from unreel.methods.opn import OPN
+from unreel.methods.pace import Pace
+from unreel.methods.pretext import PretextTask
 from unreel.methods.registry import create_method, list_methods, method_builder, register_method
+from unreel.methods.rotation import Rotation
+from unreel.methods.shuffle_learn import ShuffleLearn
 from unreel.methods.tcgl import TCGL
+from unreel.methods.vcop import VCOP
+from unreel.methods.vcp import VCP
 
 __all__ = [
     "CVRL",
+    "OPN",
     "TCGL",
+    "VCOP",
+    "VCP",
+    "ArrowOfTime",
     "LossOutput",
     "Method",
+    "Pace",
+    "PretextTask",
     "Progress",
+    "Rotation",
+    "ShuffleLearn",
     "create_method",
     "list_methods",
     "method_builder",

@@ -1,7 +1,10 @@
-"""Heads on top of an embedding: CVRL's projection MLP, a linear classifier, and dropout without a hidden state."""
+"""Heads on top of embeddings of one clip or of several, and dropout without a hidden state."""
 
 from __future__ import annotations
 
+import itertools
+
+import torch
 from torch import Tensor, nn
 
 from unreel.core.errors import UsageError
@@ -94,3 +97,59 @@ class LinearHead(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """(B, in_dim) to (B, num_outputs)."""
         return self.linear(self.dropout(embeddings))  # type: ignore[no-any-return]
+
+
+class ConcatHead(nn.Module):
+    """Embeddings of n clips, concatenated, to scores: (B, n, features) to (B, num_outputs).
+
+    Args:
+        num_clips, features: n, and the width of one embedding.
+        num_outputs: scores.
+        hidden: width of a linear layer with ReLU between; 0 has none.
+        dropout: before the last layer, keyed (``keyed_dropout``).
+    """
+
+    def __init__(
+        self, num_clips: int, features: int, num_outputs: int, *, hidden: int = 0, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        width = num_clips * features
+        self.fc = nn.Linear(width, hidden) if hidden else None
+        self.classifier = nn.Linear(hidden or width, num_outputs)
+        self.dropout = dropout
+
+    def forward(self, embeddings: Tensor, key: Key, ids: Tensor) -> Tensor:
+        """Scores (B, num_outputs); ``key`` and ``ids`` (B,) address the dropout's draw."""
+        x = embeddings.flatten(1)
+        if self.fc is not None:
+            x = self.fc(x).relu()
+        return self.classifier(keyed_dropout(x, key, ids, self.dropout if self.training else 0.0))  # type: ignore[no-any-return]
+
+
+class PairHead(nn.Module):
+    """Every pair of n clips compared by one shared layer, then all pairs together to scores (VCOP; tcgl.md §8).
+
+    p_ij = ReLU(W [f_i; f_j] + b) for i < j, in the order (0,1), (0,2), …, (1,2), …; their concatenation, n(n − 1)/2
+    times ``hidden``, dropout, and a linear layer.
+
+    Args:
+        num_clips, features: n ≥ 2, and the width of one embedding.
+        num_outputs: scores.
+        hidden: width of the shared layer.
+        dropout: before the last layer, keyed (``keyed_dropout``).
+    """
+
+    def __init__(
+        self, num_clips: int, features: int, num_outputs: int, *, hidden: int = 512, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.pairs = list(itertools.combinations(range(num_clips), 2))
+        self.fc = nn.Linear(2 * features, hidden)
+        self.classifier = nn.Linear(len(self.pairs) * hidden, num_outputs)
+        self.dropout = dropout
+
+    def forward(self, embeddings: Tensor, key: Key, ids: Tensor) -> Tensor:
+        """(B, n, features) to scores (B, num_outputs); ``key`` and ``ids`` (B,) address the dropout's draw."""
+        pairs = torch.stack([embeddings[:, pair].flatten(1) for pair in self.pairs], 1)
+        x = self.fc(pairs).relu().flatten(1)
+        return self.classifier(keyed_dropout(x, key, ids, self.dropout if self.training else 0.0))  # type: ignore[no-any-return]

@@ -1,0 +1,197 @@
+"""VCP: video cloze procedure (Luo et al., AAAI 2020; tcgl.md §8, recalled).
+
+Of three consecutive clips the middle one is taken out and a candidate put in its place: the clip itself, or what an
+operation made of it. Tell the operation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unreel.core.errors import UsageError, unknown_name
+from unreel.core.keys import Key, uniforms
+from unreel.core.settings import Range
+from unreel.data.batch import Batch
+from unreel.data.contracts import ClipRequest, SamplerDraw, SourceInfo
+from unreel.data.snippets import clip_span, require_frames, snippet_frames
+from unreel.methods.pretext import BNGrouping, PretextTask, Question
+from unreel.methods.registry import register_method
+from unreel.methods.rotation import rotate
+from unreel.methods.view_options import takes_view_options
+from unreel.nn.encoder import Encoder
+from unreel.nn.heads import ConcatHead
+from unreel.views.presets import snippet_views
+
+ClozeOperation: TypeAlias = Literal["identity", "rotation", "permutation", "shuffle", "remote"]
+OPERATIONS: tuple[ClozeOperation, ...] = get_args(ClozeOperation)
+
+
+class ClozeSampler:
+    """Three clips, ``interval`` frames apart, at a uniform place; the middle one may be shuffled, or from elsewhere.
+
+    "shuffle" cuts the middle clip into ``shuffle_parts`` equal parts and puts them in another order; "remote" takes, in
+    its place, a clip that lies at least ``interval`` frames before the first or after the last. Operations on pixels
+    are left to the method. Where "remote" is among the operations all places have room for it, so that the
+    place tells nothing.
+
+    Args:
+        operations: to draw from, equally likely.
+        clip_frames, interval, stride: frames per clip, between two clips, and between two frames.
+        shuffle_parts: divides ``clip_frames``.
+
+    Targets: ``operation`` () int64, the place in ``operations``.
+    """
+
+    num_views = 3
+
+    def __init__(
+        self,
+        operations: tuple[ClozeOperation, ...] = OPERATIONS,
+        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
+        interval: Annotated[int, Range(ge=0, unit="frames")] = 8,
+        *,
+        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
+        shuffle_parts: Annotated[int, Range(ge=2)] = 4,
+    ) -> None:
+        for name in operations:
+            if name not in OPERATIONS:
+                raise unknown_name("operation", name, OPERATIONS)
+        if len(operations) < 2 or len(set(operations)) < len(operations) or interval < 0:
+            raise UsageError(
+                f"cloze takes at least two different operations and interval ≥ 0, got {list(operations)}, {interval}"
+            )
+        if "shuffle" in operations and (shuffle_parts < 2 or clip_frames % shuffle_parts):
+            raise UsageError(f"{clip_frames} frames cannot be shuffled in {shuffle_parts} equal parts of two or more")
+        self.operations, self.clip_frames, self.interval, self.stride = operations, clip_frames, interval, stride
+        self.shuffle_parts = shuffle_parts
+        self.clip_span = clip_span(clip_frames, stride)
+
+    @property
+    def _room(self) -> int:
+        """Frames that a remote clip takes at one end, with the gap."""
+        return self.clip_span + self.interval if "remote" in self.operations else 0
+
+    @property
+    def _tuple(self) -> int:
+        return 3 * self.clip_span + 2 * self.interval
+
+    @property
+    def min_frames(self) -> int:
+        """Three clips, and room for a fourth where one may be remote."""
+        return self._tuple + self._room
+
+    def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
+        """Three clips. Raises UsageError for a source shorter than ``min_frames``."""
+        require_frames(source, self.min_frames, f"three clips of {self.clip_frames} frames, and a remote one,")
+        last, room = source.num_frames - self._tuple, self._room
+        ahead = last - room + 1  # so many starts, the first ones, have room behind the tuple; as many before it
+        start = key.child("start").integer(0, min(last + 1, 2 * ahead))
+        start += room - ahead if start >= ahead < room else 0  # those between have room on neither side
+        frames = snippet_frames(self.clip_frames, self.stride)
+        step = self.clip_span + self.interval
+        clips = [start + k * step + frames for k in range(3)]
+        number = key.child("operation").integer(0, len(self.operations))
+        if self.operations[number] == "shuffle":
+            parts = clips[1].reshape(self.shuffle_parts, -1)
+            clips[1] = parts[self._another_order(key.child("parts"))].flatten()
+        elif self.operations[number] == "remote":
+            before, after = max(0, start - room + 1), max(0, last - start - room + 1)
+            away = key.child("away").integer(0, before + after)
+            clips[1] = frames + (away if away < before else start + 3 * step + away - before)
+        return SamplerDraw(tuple(map(ClipRequest, clips)), {"operation": torch.tensor(number)})
+
+    def _another_order(self, key: Key) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """A uniform order of the parts that is not the one they have."""
+        attempt = 0
+        while True:
+            order = key.child(attempt).permutation(self.shuffle_parts)
+            if (order != np.arange(self.shuffle_parts)).any():
+                return order
+            attempt += 1
+
+    def __repr__(self) -> str:
+        return (
+            f"ClozeSampler({self.operations}, {self.clip_frames}, {self.interval}, stride={self.stride}, "
+            f"shuffle_parts={self.shuffle_parts})"
+        )
+
+
+def permute_tiles(clips: Tensor, order: Tensor) -> Tensor:
+    """Clips (B, C, T, S, S), S even, cut into 2 × 2 tiles; place i, row by row, gets tile order[:, i]: (B, 4) int64."""
+    count, channels, frames, size, _ = clips.shape
+    parts = clips.reshape(count, channels, frames, 2, size // 2, 2, size // 2)
+    tiles = parts.permute(0, 3, 5, 1, 2, 4, 6).flatten(1, 2)
+    placed = tiles.gather(1, order[:, :, None, None, None, None].expand_as(tiles))
+    placed = placed.reshape(count, 2, 2, channels, frames, size // 2, size // 2)
+    return placed.permute(0, 3, 4, 1, 5, 2, 6).reshape(clips.shape)
+
+
+@register_method("vcp")
+class VCP(PretextTask):
+    """What was done to the middle one of three clips?
+
+    Logs ``accuracy``; chance is 1/len(operations) (20 %).
+
+    Args:
+        encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it.
+        operations: "identity"; "rotation" by 1 to 3 quarter turns; "permutation" of 2 × 2 tiles; "shuffle" of parts
+            in time; "remote", another clip of the video.
+        clip_frames, interval, stride, shuffle_parts: see ``ClozeSampler``. Videos that are too short are left out.
+        size: side of the square clips, pixels; even, for the tiles.
+        head_dim: width of a hidden layer after the concatenation; 0 has none. dropout: before the last layer.
+        bn_grouping: "per_call" normalises each position by itself, as separate calls of one network do.
+        view_options: every other argument of ``unreel.views.presets.snippet_views``.
+    """
+
+    @takes_view_options("num_views", "size", of=snippet_views)
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        operations: tuple[ClozeOperation, ...] = OPERATIONS,
+        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
+        interval: Annotated[int, Range(ge=0, unit="frames")] = 8,
+        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
+        shuffle_parts: Annotated[int, Range(ge=2)] = 4,
+        size: Annotated[int, Range(ge=8, unit="px")] = 112,
+        head_dim: Annotated[int, Range(ge=0)] = 0,
+        dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0,
+        bn_grouping: BNGrouping = "per_call",
+        **view_options: Any,
+    ) -> None:
+        if "permutation" in operations and size % 2:
+            raise UsageError(f"2 × 2 tiles need an even size, got {size}")
+        super().__init__(
+            encoder,
+            sampler=ClozeSampler(operations, clip_frames, interval, stride=stride, shuffle_parts=shuffle_parts),
+            head=ConcatHead(3, encoder.num_features, len(operations), hidden=head_dim, dropout=dropout),
+            target="operation",
+            clip_frames=clip_frames,
+            stride=stride,
+            size=size,
+            view_options=view_options,
+            bn_grouping=bn_grouping,
+        )
+        self.operations = operations
+        orders = torch.tensor(list(itertools.permutations(range(4))))
+        self.register_buffer("orders", orders, persistent=False)  # the first changes nothing
+        self.orders: Tensor
+
+    def question(self, batch: Batch) -> Question:
+        """The three clips, the middle one after its operation."""
+        (before, middle, after), operation = super().question(batch)
+        ids, key = batch.sample_id, batch.key.child("cloze")
+        if "rotation" in self.operations:
+            turned = operation == self.operations.index("rotation")
+            quarters = 1 + (3 * uniforms(key.child("quarters"), ids)).to(torch.int64)
+            middle = rotate(middle, quarters * turned)
+        if "permutation" in self.operations:
+            permuted = operation == self.operations.index("permutation")
+            number = 1 + ((len(self.orders) - 1) * uniforms(key.child("tiles"), ids)).to(torch.int64)
+            middle = permute_tiles(middle, self.orders[number * permuted])
+        return Question([before, middle, after], operation)

@@ -1,0 +1,76 @@
+"""What a recipe makes of data that only partly fit (tcgl.md §7 P8)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unreel import api
+from unreel.core.errors import DataError
+from unreel.media import write_video
+from unreel.recipes.build import prepare
+from unreel.recipes.plan import plan
+
+SMALL: dict[str, Any] = {
+    "method": {"clip_frames": 2, "interval": 1, "size": 16, "resize": [16, 20], "head_dim": 8},
+    "train": {"batch_size": 4, "steps": 1, "epochs": None, "warmup_epochs": 0, "workers": 0, "device": "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four videos of 8 frames, which three snippets of 2 frames just fit into, and three of 7."""
+    path = tmp_path_factory.mktemp("videos")
+    for i in range(7):
+        pixels = np.random.default_rng(i).integers(0, 255, (8 if i < 4 else 7, 16, 20, 3), np.uint8)
+        write_video(path / f"{i}.mp4", pixels, fps=10)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNREEL_CACHE", str(tmp_path / "cache"))
+
+
+def test_short_videos_are_left_out_and_everybody_is_told(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    note = "3 of 7 videos are shorter than 8 frames and were left out."
+    prepared = prepare("vcop", folder, encoder="r3d_tiny", call=SMALL)
+    assert prepared.notes == (note,)
+    assert {row.path for row in prepared.manifest} == {"0.mp4", "1.mp4", "2.mp4", "3.mp4"}
+    found = plan(prepared)
+    assert "videos    4 of 7 (3 are shorter than 8 frames)\n" in found.text()
+    assert found.to_plain()["videos_too_short"] == 3
+    run = api.run_prepared(prepared, out=tmp_path / "run")
+    assert note in caplog.text
+    assert run.notes == [note] == json.loads((run.path / "environment.json").read_text())["notes"]
+    assert note in (run.path / "report.html").read_text()
+    assert not run.faults()
+
+
+def test_fewer_than_a_batch_left_is_an_error_that_says_what_to_change(folder: Path) -> None:
+    call = {**SMALL, "train": {**SMALL["train"], "batch_size": 5}}
+    with pytest.raises(
+        DataError, match=r"3 of 7 videos are shorter than the 8 frames.*the 4 others are fewer"
+    ) as caught:
+        prepare("vcop", folder, encoder="r3d_tiny", call=call)
+    for knob in (
+        "method.num_snippets (fewer)",
+        "method.clip_frames (shorter",
+        "method.interval (smaller)",
+        "train.batch",
+    ):
+        assert knob in str(caught.value)
+
+
+def test_nobody_is_told_where_all_fit(folder: Path) -> None:
+    call = {**SMALL, "method": {**SMALL["method"], "interval": 0}}
+    prepared = prepare("vcop", folder, encoder="r3d_tiny", call=call)
+    assert prepared.notes == ()
+    assert plan(prepared).text().startswith("videos    7\n")
