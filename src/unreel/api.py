@@ -270,6 +270,7 @@ def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: boo
         settings=settings,
         card=card,
         notes=prepared.notes,
+        validate=prepared.validation,
         resume=resume,
         **settings.arguments("train", train_run.pretrain),
     )

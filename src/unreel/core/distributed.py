@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -12,10 +14,22 @@ from torch.autograd.function import once_differentiable
 
 T = TypeVar("T")
 
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
 
 def is_distributed() -> bool:
     """True when a process group of more than one process has been started."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return not _alone.get() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within, this process computes as if it were the only one: every collective here is a no-op."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def rank() -> int:

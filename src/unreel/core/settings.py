@@ -394,11 +394,11 @@ def load_sections(path: str | PathLike[str]) -> Sections:
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the settings: the arguments of one or several constructors, or of one that ``name`` chooses.
+    """One section of the settings: the arguments of one or several constructors, of which ``name`` may choose one.
 
     Attributes:
         builders: whose arguments the section holds; one argument may belong to several.
-        choose: name → constructor, raising UsageError (with the nearest names) for an unknown one.
+        choose: name → a further constructor, raising UsageError (with the nearest names) for an unknown one.
         default_name: what ``choose`` gets when no layer names one.
         omit: arguments that the caller puts in place himself although their type is plain.
         exclusive: groups of arguments of which one is given: a layer that sets one drops what earlier layers set for
@@ -417,7 +417,7 @@ class Section:
             return self.builders
         if name is None:
             raise UsageError("is missing; say which one to use")
-        return (self.choose(name),)
+        return (self.choose(name), *self.builders)
 
     def merge(self, earlier: dict[str, _Given], later: Mapping[str, _Given]) -> None:
         """Put a later layer's values over earlier ones, in place."""

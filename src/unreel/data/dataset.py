@@ -263,11 +263,13 @@ class ClipDataset:
             neighbours, nor the step changes its views.
         sidecars: computed facts by name, handed to the sampler and the views.
         aligned: masks, boxes … that follow each view's geometry.
+        target_columns: label columns that come as targets of that name, () int64, and their classes in the order of
+            the codes.
         decoder: reads every row; None chooses by the kind of file.
         cache_mb: decoded frames kept in memory, per loader worker; for collections of small videos, whose decoding
             would otherwise be repeated each epoch. The samples are the same.
-    Raises: UsageError when sampler and views disagree in number; DataError for an empty manifest or a row that lacks
-        an aligned file.
+    Raises: UsageError when sampler and views disagree in number; DataError for an empty manifest, a row that lacks
+        an aligned file, or a label that is none of the classes.
     """
 
     def __init__(
@@ -279,6 +281,7 @@ class ClipDataset:
         seed: int = 0,
         sidecars: Mapping[str, SidecarLike] | None = None,
         aligned: Sequence[AlignedSource] = (),
+        target_columns: Mapping[str, Sequence[str]] | None = None,
         decoder: Decoder | None = None,
         cache_mb: Annotated[float, Range(ge=0, unit="MB")] = 0.0,
     ) -> None:
@@ -301,6 +304,7 @@ class ClipDataset:
         self.seed = seed
         self.sidecars = dict(sidecars or {})
         self.aligned = tuple(aligned)
+        self.codes = {name: label_codes(manifest, name, classes) for name, classes in (target_columns or {}).items()}
         self.reader = SourceReader(manifest, decoder, cache_mb=cache_mb)
 
     def __len__(self) -> int:
@@ -341,7 +345,8 @@ class ClipDataset:
                 data = Aligned(item.kind, item.read(path, indices, size))
                 aligned[item.name] = self.views.align(i, data, params)
             views.append(View(clip, torch.from_numpy(times_s[place]), params, aligned))
-        return Sample(tuple(views), drawn.targets, manifest.sample_id(row), manifest.group_id(row), row)
+        targets = {**drawn.targets, **{name: torch.tensor(codes[row]) for name, codes in self.codes.items()}}
+        return Sample(tuple(views), targets, manifest.sample_id(row), manifest.group_id(row), row)
 
     def fill(
         self, ticket: Ticket, *, quarantine: Mapping[str, str] | None = None, publish: Publish | None = None
@@ -374,6 +379,22 @@ class ClipDataset:
             f"step {ticket.step}: {failed[0][0]} and its {len(failed) - 1} reserves cannot be read:\n{listed}\n"
             "Look for a missing disk or a wrong root; `unreel data index` lists every unreadable file."
         )
+
+
+def label_codes(manifest: Manifest, column: str, classes: Sequence[str]) -> list[int]:
+    """Each row's label as its place in ``classes``. Raises DataError for a label that is not there, or is missing."""
+    place = {name: code for code, name in enumerate(classes)}
+    labels = manifest.labels(column)
+    strange = [row for row, label in enumerate(labels) if label not in place]
+    if strange:
+        first = labels[strange[0]]
+        raise DataError(
+            f"{manifest.relative(strange[0])}: "
+            + (f"its label {column!r} is {first!r}" if first else f"it has no label {column!r}")
+            + f", and {len(strange) - 1} other rows are like it; the classes are {', '.join(classes[:8])}"
+            + (" …" if len(classes) > 8 else "")
+        )
+    return [place[label] for label in labels]
 
 
 class EvaluationSample(NamedTuple):

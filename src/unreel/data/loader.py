@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Batch, collate
 from unreel.data.contracts import Ticket
-from unreel.data.dataset import ClipDataset, EvaluationDataset, EvaluationSample
+from unreel.data.dataset import ClipDataset, EvaluationDataset, EvaluationSample, Publish
+from unreel.data.manifest import Manifest
 from unreel.data.workers import WorkerContext, WorkerPool, WorkerTrouble, in_background, isolate, run_guarded
 
 _log = logging.getLogger("unreel.data")
@@ -43,13 +44,31 @@ class _TrainJob:
         return collate(samples, stack=context.stack)
 
 
-@dataclass(frozen=True)
-class _EvaluationJob:
-    dataset: EvaluationDataset
-    quarantine: Mapping[str, str]
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
-    def __call__(self, row: int, context: WorkerContext) -> EvaluationSample:
-        return self.dataset.read(row, quarantine=self.quarantine, publish=context.publish)
+
+class Rows(Protocol[R_co]):
+    """Rows that are read one by one, an unreadable one as what says so. Picklable."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Whose rows."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def read(self, row: int, *, quarantine: dict[str, str] | None = None, publish: Publish | None = None) -> R_co:
+        """The row, or its fault; ``quarantine`` and ``publish`` as in :meth:`ClipDataset.fill`."""
+
+
+@dataclass(frozen=True)
+class _RowJob(Generic[R]):
+    rows: Rows[R]
+    quarantine: dict[str, str]
+
+    def __call__(self, row: int, context: WorkerContext) -> R:
+        return self.rows.read(row, quarantine=self.quarantine, publish=context.publish)
 
 
 class ClipLoader:
@@ -261,18 +280,25 @@ class ClipLoader:
 
 
 def iterate_evaluation(
-    dataset: EvaluationDataset,
+    dataset: EvaluationDataset, rows: Sequence[int] | None = None, **options: Any
+) -> Iterator[EvaluationSample]:
+    """The samples of ``rows`` (all where None) as :func:`iterate_rows` gives them, with its options."""
+    return iterate_rows(dataset, rows, **options)
+
+
+def iterate_rows(
+    dataset: Rows[R],
     rows: Sequence[int] | None = None,
     *,
     workers: int = 0,
     timeout_s: float = 120.0,
     prefetch: int = 2,
     start_method: str | None = None,
-) -> Iterator[EvaluationSample]:
+) -> Iterator[R]:
     """The samples of ``rows`` (all where None), in order; a file that hangs or crashes a worker is a fault.
 
     Args:
-        dataset: clips × crops of each row.
+        dataset: what reads a row.
         workers: processes that decode; 0 decodes in this one.
         timeout_s, prefetch, start_method: as in :class:`ClipLoader`.
     Raises: DataError when workers are killed or die without a file in hand.
@@ -280,13 +306,13 @@ def iterate_evaluation(
     chosen = list(range(len(dataset))) if rows is None else list(rows)
     if not workers:
         for row in chosen:
-            yield dataset[row]
+            yield dataset.read(row)
         return
     quarantine: dict[str, str] = {}
 
-    def make_pool() -> WorkerPool[int, EvaluationSample]:
+    def make_pool() -> WorkerPool[int, R]:
         return WorkerPool(
-            _EvaluationJob(dataset, dict(quarantine)),
+            _RowJob(dataset, dict(quarantine)),
             workers,
             timeout_s=timeout_s,
             prefetch=prefetch,

@@ -61,6 +61,36 @@ def hash_split(
     return result
 
 
+def hold_out(manifest: Manifest, amount: float, *, seed: int | str = 0, group: str = "group") -> list[bool]:
+    """Which rows to keep for validation: whole groups in an order keyed by their names, until there are enough.
+
+    Rows without a group go by their path, so that two spans of one video stay together.
+
+    Args:
+        manifest: the rows to choose from.
+        amount: how many rows, or a share of them below 1; the last group taken may bring a few more.
+    Raises: UsageError for an amount that is negative or no whole number; DataError when no row would be left.
+    """
+    if amount < 0 or (amount >= 1 and amount != int(amount)):
+        raise UsageError(f"held-out videos: expected a share below 1 or a whole number, got {amount}")
+    wanted = amount if amount >= 1 else amount * len(manifest)
+    identities = _identities(manifest, group)
+    sizes = Counter(identities)
+    chosen: set[str] = set()
+    taken = 0
+    for name in sorted(sizes, key=lambda g: (hash_unit(f"validation:{g}", seed), g)):
+        if taken >= wanted:
+            break
+        chosen.add(name)
+        taken += sizes[name]
+    if manifest.rows and taken == len(manifest):
+        raise DataError(
+            f"holding out {amount:g} of {len(manifest)} videos in {len(sizes)} groups leaves none to train on; hold "
+            "out fewer"
+        )
+    return [name in chosen for name in identities]
+
+
 def group_kfold(
     groups: Sequence[str] | Manifest,
     k: int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -43,6 +43,10 @@ class Method(nn.Module):
         encoder: what pre-training leaves.
         sampler: which times each view reads.
         views: how each view is drawn and applied.
+        validation_views: how they are in validation during training, where the draws are always the same; None: as in
+            training. For a method whose target does not lie in the views' randomness, the centre without it.
+        target_columns: label columns of the manifest that come as ``batch.targets[column]``, (B,) int64, and their
+            classes in the order of the codes.
         batch_operations: run after the views, in order; the only place where samples mix.
         sidecars: names of the computed facts that must exist before the run starts.
     """
@@ -50,6 +54,8 @@ class Method(nn.Module):
     encoder: Encoder
     sampler: Sampler
     views: SupportsViews
+    validation_views: SupportsViews | None = None
+    target_columns: Mapping[str, Sequence[str]] = {}
     batch_operations: Sequence[BatchOperation] = ()
     sidecars: tuple[str, ...] = ()
 

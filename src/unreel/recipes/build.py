@@ -6,22 +6,25 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 
 from unreel.core.distributed import rank, world_size
 from unreel.core.errors import DataError, UsageError, nearest
-from unreel.core.settings import Builder, Layer, Section, Sections, Settings, describe
+from unreel.core.settings import Builder, Layer, Range, Section, Sections, Settings, describe
 from unreel.data.batch import Batch
-from unreel.data.contracts import min_frames
+from unreel.data.contracts import SupportsViews, min_frames
 from unreel.data.dataset import ClipDataset
 from unreel.data.lengths import long_enough
 from unreel.data.loader import ClipLoader
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sidecars import require
+from unreel.data.splits import hold_out
+from unreel.data.validation import ValidationLoader
 from unreel.methods import Method, create_method, method_builder
 from unreel.nn import Encoder, create_encoder
+from unreel.nn.initial import initial_weights
 from unreel.nn.registry import ENCODERS
 from unreel.recipes import list_recipes, load_recipe
 from unreel.train import build_optimizer
@@ -29,8 +32,10 @@ from unreel.train import run as train_run
 from unreel.train.backend import start_processes
 
 # What a caller of `pretrain` and `ClipLoader` puts in place; everything else in their signatures is a setting.
-_WIRED = frozenset({"out", "settings", "card", "notes", "resume", "rank", "world_size", "quarantine"})
-_DATA_WIRED = frozenset({"manifest", "sampler", "views", "seed", "sidecars", "aligned", "decoder"})
+_WIRED = frozenset(
+    {"out", "settings", "card", "notes", "resume", "validate", "found", "rows", "rank", "world_size", "quarantine"}
+)
+_DATA_WIRED = frozenset({"manifest", "sampler", "views", "seed", "sidecars", "aligned", "target_columns", "decoder"})
 # Sections that a recipe may hold although the caller passes the object itself.
 _OBJECTS = frozenset({"method", "encoder"})
 
@@ -50,6 +55,31 @@ def choose_rows(manifest: Manifest, *, split: str = "auto", digest: str | None =
     return manifest.select(split=["train"] if split == "auto" else [name.strip() for name in split.split(",")])
 
 
+def choose_validation(
+    found: Manifest, rows: Manifest, *, validation: Annotated[float, Range(ge=0)] | str = 0, seed: int = 0
+) -> tuple[Manifest, Manifest | None]:
+    """The rows to train on, and those to measure on while training.
+
+    Args:
+        found: all rows of the data. rows: those chosen to learn from.
+        validation: how many of ``rows`` to hold out, a share of them below 1, or the name of a split of ``found``;
+            0 holds out none. Groups stay whole.
+        seed: of the choice; the run's.
+    Raises: UsageError, DataError for an amount or a split that cannot be.
+    """
+    if isinstance(validation, str):
+        held = found.select(split=validation)
+        listed = {held.sample_id(i) for i in range(len(held))}
+        return rows.subset(i for i in range(len(rows)) if rows.sample_id(i) not in listed), held
+    if not validation:
+        return rows, None
+    mask = hold_out(rows, validation, seed=seed)
+    return (
+        rows.subset(i for i, out in enumerate(mask) if not out),
+        rows.subset(i for i, out in enumerate(mask) if out),
+    )
+
+
 def _encoder_builder(name: str) -> Builder:
     return ENCODERS[name]
 
@@ -60,12 +90,12 @@ def settings_schema(*, method: bool = True, encoder: bool = True) -> dict[str, S
     if method:
         schema["method"] = Section(choose=method_builder, default_name="cvrl")
     if encoder:
-        schema["encoder"] = Section(choose=_encoder_builder)
+        schema["encoder"] = Section((initial_weights,), choose=_encoder_builder)
     schema["optimizer"] = Section(
         (build_optimizer,), omit=frozenset({"global_batch"}), exclusive=(frozenset({"lr", "lr_per_256"}),)
     )
     schema["train"] = Section(
-        (train_run.pretrain, ClipLoader),
+        (train_run.pretrain, ClipLoader, choose_validation),
         omit=_WIRED,
         exclusive=(frozenset({"steps", "epochs"}), frozenset({"warmup_steps", "warmup_epochs"})),
     )
@@ -153,13 +183,15 @@ class Prepared:
     loader: ClipLoader
     optimizer: torch.optim.Optimizer
     num_short: int = 0
+    validation: ValidationLoader | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever reads the run's results should know of its data, a sentence each."""
         if not self.num_short:
             return ()
-        total, needed = len(self.manifest) + self.num_short, min_frames(self.method.sampler)
+        held = 0 if self.validation is None else len(self.validation.dataset)
+        total, needed = len(self.manifest) + held + self.num_short, min_frames(self.method.sampler)
         return (f"{self.num_short} of {total} videos are shorter than {needed} frames and were left out.",)
 
     @property
@@ -235,28 +267,63 @@ def prepare(
     settings = replace(Settings.resolve(schema, layers), header=header)
 
     train = settings["train"]
+    if own_method is None and own_encoder is None:
+        name = str(settings["encoder"]["name"])
+        own_encoder = create_encoder(name, seed=train["seed"], **settings.arguments("encoder", _encoder_builder(name)))
+    if own_encoder is not None and "encoder" in settings:
+        matched = initial_weights(own_encoder, **settings.arguments("encoder", initial_weights))
+        if matched is not None:
+            weights = os.path.abspath(str(settings["encoder"]["weights"]))
+            layers.append(Layer("call", {"encoder": {"weights": weights, "weights_digest": matched.digest}}))
     if own_method is None:
-        if own_encoder is None:
-            name = str(settings["encoder"]["name"])
-            own_encoder = create_encoder(name, seed=train["seed"], **settings.arguments("encoder"))
+        assert own_encoder is not None
+        asked = settings["method"]
+        if not asked.get("classes", True):  # a method of labels, whose classes are the data's
+            labels = sorted(set(manifest.labels(asked["label"])) - {""})
+            layers.append(Layer("call", {"method": {"classes": labels}}))
+        settings = replace(Settings.resolve(schema, layers), header=header)
         name = str(settings["method"]["name"])
         own_method = create_method(name, own_encoder, seed=train["seed"], **settings.arguments("method"))
-    manifest, short = long_enough(manifest, min_frames(own_method.sampler))
+    manifest, short = long_enough(_labelled(manifest, own_method), min_frames(own_method.sampler))
+    manifest, held = choose_validation(found, manifest, **settings.arguments("train", choose_validation))
     _check_enough_are_long(own_method, len(manifest), short, settings)
-    sidecars = require(own_method.sidecars, manifest)
-    dataset = ClipDataset(
-        manifest,
-        own_method.sampler,
-        own_method.views,
-        seed=train["seed"],
-        sidecars=sidecars,
-        **settings.arguments("data", ClipDataset),
-    )
+    method_of_run = own_method
+
+    def dataset(rows: Manifest, views: SupportsViews) -> ClipDataset:
+        return ClipDataset(
+            rows,
+            method_of_run.sampler,
+            views,
+            seed=train["seed"],
+            sidecars=require(method_of_run.sidecars, rows),
+            target_columns=method_of_run.target_columns,
+            **settings.arguments("data", ClipDataset),
+        )
+
     arguments = settings.arguments("train", ClipLoader)
-    loader = ClipLoader(dataset, rank=rank(), world_size=world_size(), **arguments)
+    loader = ClipLoader(dataset(manifest, own_method.views), rank=rank(), world_size=world_size(), **arguments)
+    validation = None
+    if held is not None:
+        held, _ = long_enough(_labelled(held, own_method), min_frames(own_method.sampler))
+        fixed = own_method.validation_views is not None and train["validation_draws"] == "fixed"
+        views = own_method.validation_views if fixed else None
+        validation = ValidationLoader(
+            dataset(held, views if views is not None else own_method.views),
+            train["batch_size"],
+            workers=train["workers"],
+            timeout_s=train["timeout_s"],
+            start_method=train["start_method"],
+        )
     global_batch = train["batch_size"] * train["accumulate"]
     optimizer = build_optimizer(own_method, global_batch=global_batch, **settings["optimizer"])
-    return Prepared(settings, manifest, source, len(found), own_method, loader, optimizer, short)
+    return Prepared(settings, manifest, source, len(found), own_method, loader, optimizer, short, validation)
+
+
+def _labelled(manifest: Manifest, method: Method) -> Manifest:
+    """Without the rows that lack a label the method learns from."""
+    for column in method.target_columns:
+        manifest = manifest.subset(i for i, label in enumerate(manifest.labels(column)) if label)
+    return manifest
 
 
 # Settings of methods that decide how many frames a sampler needs, and which way they help.

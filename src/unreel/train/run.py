@@ -14,27 +14,27 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
 
 from unreel.core.digests import mapping_digest
 from unreel.core.distributed import barrier, rank, world_size
-from unreel.core.errors import DataError, UnreelError, UsageError, unknown_name
+from unreel.core.errors import DataError, UnreelError, UsageError
 from unreel.core.progress import Progress as Bar
 from unreel.core.settings import Range, Sections, Settings, load_sections
+from unreel.data.batch import Batch
 from unreel.methods.method import Method
 from unreel.nn.encoder import Encoder
 from unreel.nn.weights import FILE_NAME, load_encoder, save_encoder
 from unreel.train.backend import Precision, choose_device, start_processes
 from unreel.train.checkpoint import Checkpoints, differences
+from unreel.train.feed import Loader, steps_per_epoch
 from unreel.train.monitor import Monitor, Probe, read_lines
-from unreel.train.schedule import constant, warmup_cosine
-from unreel.train.trainer import FitResult, Loader, fit, steps_per_epoch
-
-ScheduleName: TypeAlias = Literal["cosine", "constant"]
-Schedule: TypeAlias = Callable[[int], float]
+from unreel.train.schedule import Plateau, Schedule, ScheduleName, make_schedule
+from unreel.train.trainer import FitResult, fit
+from unreel.train.validation import Validation, ValidationBatches
 
 # Settings that change how fast a run goes or how much it writes, but not one bit of its result: a run may be resumed
 # with others.
@@ -124,20 +124,6 @@ def open_run(path: str | PathLike[str]) -> Run:
     return run
 
 
-def make_schedule(name: ScheduleName, base_lr: float, total_steps: int, warmup_steps: int = 0) -> Schedule:
-    """Learning rate by step. "cosine": ``warmup_cosine``. "constant": after a linear warm-up.
-
-    Raises: UsageError for an unknown name, or a warm-up longer than the run.
-    """
-    if name not in get_args(ScheduleName):
-        raise unknown_name("schedule", name, get_args(ScheduleName))
-    warmup_cosine(0, base_lr, total_steps, warmup_steps)  # refuses a range that makes no sense now, not at step 0
-    if name == "cosine":
-        return lambda step: warmup_cosine(step, base_lr, total_steps, warmup_steps)
-    flat = constant(base_lr)
-    return lambda step: flat(step) * min(1.0, step / warmup_steps) if warmup_steps else flat(step)
-
-
 def run_length(loader: Loader, *, epochs: float | None, steps: int | None, accumulate: int) -> int:
     """Optimiser steps of a run: ``steps``, or ``epochs`` passes over the loader. Exactly one is given.
 
@@ -154,6 +140,13 @@ def run_length(loader: Loader, *, epochs: float | None, steps: int | None, accum
     return max(1, round(epochs * length / accumulate))
 
 
+def _steps_of(epochs: float, what: str, loader: Loader, accumulate: int) -> int:
+    length = steps_per_epoch(loader)
+    if length is None:
+        raise UsageError(f"{what} cannot be counted in epochs: the loader has no length")
+    return round(epochs * length / accumulate)
+
+
 def pretrain(
     method: Method,
     loader: Loader,
@@ -165,6 +158,17 @@ def pretrain(
     schedule: ScheduleName | Schedule = "cosine",
     warmup_epochs: Annotated[float, Range(ge=0, unit="epochs")] = 0.0,
     warmup_steps: Annotated[int, Range(ge=0, unit="steps")] | None = None,
+    final_lr: Annotated[float, Range(ge=0)] = 0.0,
+    milestones: tuple[Annotated[float, Range(gt=0, unit="epochs")], ...] = (),
+    milestone_factor: Annotated[float, Range(gt=0)] = 0.1,
+    plateau_metric: str = "val_loss",
+    plateau_factor: Annotated[float, Range(gt=0, lt=1)] = 0.1,
+    plateau_patience: Annotated[float, Range(ge=0, unit="epochs")] = 50.0,
+    min_lr: Annotated[float, Range(ge=0)] = 0.0,
+    validate: ValidationBatches | Sequence[Batch] | None = None,
+    validate_every: Annotated[float, Range(gt=0, unit="epochs")] = 1.0,
+    validation_draws: Literal["fixed", "fresh"] = "fixed",
+    select: str = "last",
     settings: Settings | Mapping[str, Mapping[str, object]] | None = None,
     card: Mapping[str, object] | None = None,
     notes: Sequence[str] = (),
@@ -194,7 +198,15 @@ def pretrain(
         method, loader, optimizer: as in ``fit``.
         out: the directory; made when missing.
         epochs, steps: how long; exactly one. warmup_epochs, warmup_steps: the linear start; steps win.
-        schedule: "cosine", "constant", or a function from step to learning rate; the base rate is the optimiser's.
+        schedule: "cosine" (to ``final_lr``), "constant", "multistep" (times ``milestone_factor`` at each of
+            ``milestones``, epochs), "plateau" (see ``Plateau``; tcgl.md §5), or a function from step to learning rate;
+            the base rate is the optimiser's.
+        plateau_metric, plateau_factor, plateau_patience, min_lr: what "plateau" watches, by what it lowers the rate,
+            after how many epochs without a better value, and how far.
+        validate: held-out videos, measured every ``validate_every`` epochs and at the end: metrics "val_loss" and
+            "val_<name>". ``validation_draws``: "fixed" draws the same clips every time, "fresh" others (P11).
+        select: which weights the encoder is left with: "last", or the best of "val_loss", "val_accuracy", ….
+            The last ones stay in the checkpoint.
         settings: the complete settings with their origins, for config.yaml and to tell runs apart.
         card: what the encoder's card should say besides: recipe, data.
         notes: sentences for whoever reads the results; logged, kept in environment.json, shown on top of the report.
@@ -217,7 +229,41 @@ def pretrain(
         if warmup_epochs and length is None:
             raise UsageError("warmup_epochs cannot be counted: the loader has no length; give warmup_steps")
         warmup = round(warmup_epochs * (length or 0) / accumulate)
-    rate = schedule if callable(schedule) else make_schedule(schedule, optimizer.defaults["lr"], total, warmup)
+    if validate is None and (schedule == "plateau" or select != "last"):
+        raise UsageError(
+            f"{'schedule plateau' if schedule == 'plateau' else f'select {select}'} needs held-out videos: set "
+            "validation to a number of videos or to a share"
+        )
+    rate = (
+        schedule
+        if callable(schedule)
+        else make_schedule(
+            schedule,
+            optimizer.defaults["lr"],
+            total,
+            warmup,
+            final_lr=final_lr,
+            milestones=[_steps_of(m, "milestones", loader, accumulate) for m in milestones],
+            milestone_factor=milestone_factor,
+            plateau_factor=plateau_factor,
+            plateau_patience=(
+                _steps_of(plateau_patience, "plateau_patience", loader, accumulate) if schedule == "plateau" else 0
+            ),
+            min_lr=min_lr,
+        )
+    )
+    validation = (
+        None
+        if validate is None
+        else Validation(
+            validate,
+            every=max(1, _steps_of(validate_every, "validate_every", loader, accumulate)),
+            select=select,
+            plateau=rate if isinstance(rate, Plateau) else None,
+            plateau_metric=plateau_metric,
+            fresh=validation_draws == "fresh",
+        )
+    )
     identity: dict[str, object] = {**_identity(plain), "schedule": _name_of(schedule), "warmup_steps": warmup}
     identity["steps"] = total
     _check_directory(run, identity, resume=resume)
@@ -231,19 +277,8 @@ def pretrain(
         run.path / "checkpoints", every_steps=checkpoint_every, every_s=checkpoint_every_s, keep=keep_checkpoints
     )
     with Bar("pretrain", total, unit="steps") if rank() == 0 else nullcontext(Bar("", total)) as bar:
-        begun = False
-
-        def show(record: Mapping[str, float]) -> None:
-            nonlocal begun
-            done = int(record["step"])
-            if not begun:
-                bar.resume_at(max(0, done - log_every))
-                begun = True
-            seconds = record.get("s_per_step", 0.0) * (done - bar.done)
-            note = f"loss {record['loss']:.3f}" if "loss" in record else None
-            bar.advance(done - bar.done, wait_s=record.get("data_wait", 0.0) * seconds, note=note)
-
-        monitor = Monitor(run.path, log_every=log_every, echo=show, probe=probe, probe_every=probe_every)
+        echo = bar_echo(bar, log_every)
+        monitor = Monitor(run.path, log_every=log_every, echo=echo, probe=probe, probe_every=probe_every)
         result = fit(
             method,
             loader,
@@ -260,13 +295,36 @@ def pretrain(
             unused_parameters=unused_parameters,
             checkpoint=saver,
             monitor=monitor,
+            validation=validation,
             settings=identity,
             stop_after=stop_after,
         )
     if rank() == 0:
-        _write_end(run, method, result, plain, card or {})
+        selected: dict[str, object] = {"by": select}
+        if validation is not None and validation.best_step >= 0:
+            selected |= {"value": validation.best_value, "step": validation.best_step}
+        _write_end(run, method, result, plain, {"selected": selected, **(card or {})})
     barrier()
     return run
+
+
+def bar_echo(bar: Bar, log_every: int) -> Callable[[Mapping[str, float]], None]:
+    """A ``Monitor``'s echo that moves a bar: how far, the share of time spent waiting, and the newest losses."""
+    begun = False
+    notes: dict[str, str] = {}
+
+    def show(record: Mapping[str, float]) -> None:
+        nonlocal begun
+        done = int(record["step"])
+        if not begun:
+            bar.resume_at(max(0, done - log_every))
+            begun = True
+        seconds = record.get("s_per_step", 0.0) * (done - bar.done)
+        notes.update({name: f"{name} {record[name]:.3f}" for name in ("loss", "val_loss") if name in record})
+        note = ", ".join(notes[name] for name in sorted(notes)) or None
+        bar.advance(done - bar.done, wait_s=record.get("data_wait", 0.0) * seconds, note=note)
+
+    return show
 
 
 def _name_of(schedule: ScheduleName | Schedule) -> str:

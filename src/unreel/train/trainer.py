@@ -10,12 +10,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from os import PathLike
 from types import FrameType
-from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,9 @@ from unreel.data.batch import Batch, Fault
 from unreel.methods.method import LossOutput, Method, Progress
 from unreel.train.backend import Precision, autocast, channels_last, choose_device, distribute, start_processes
 from unreel.train.checkpoint import Checkpoints
+from unreel.train.feed import Loader, batches_from, place, steps_per_epoch, views_channels_last
 from unreel.train.monitor import Monitor
+from unreel.train.validation import Validation, eval_mode
 
 # Steps in a row whose gradients were not finite before the run is declared broken: a scaler that starts at 2^16 and
 # halves finds its scale well before.
@@ -50,46 +52,6 @@ class FitResult(NamedTuple):
     skipped: int
     resumed_from: int
     last: dict[str, float]
-
-
-@runtime_checkable
-class SeekableLoader(Protocol):
-    """A loader that can start at any step, as ``unreel.data.loader.ClipLoader`` can: no batch is read twice."""
-
-    def iterate(self, start_step: int = 0, total_steps: int | None = None) -> Iterable[Batch]:
-        """Batches ``start_step``, …, ``total_steps`` − 1, over as many epochs as that takes."""
-
-
-Loader: TypeAlias = Iterable[Batch] | SeekableLoader
-
-
-def steps_per_epoch(loader: Loader) -> int | None:
-    """Batches in one pass over the loader; None when it does not say."""
-    known = getattr(loader, "steps_per_epoch", None)
-    if known is None:
-        known = len(loader) if isinstance(loader, Sized) else None
-    return int(known) if known else None
-
-
-def _batches(loader: Loader, start: int, total: int) -> Generator[Batch, None, None]:
-    """Batches ``start``, …, ``total`` − 1; a plain iterable that ends is started again."""
-    if isinstance(loader, SeekableLoader):
-        position = start
-        for batch in loader.iterate(start, total):
-            position += 1
-            yield batch
-        raise DataError(f"the loader ended after {position} of {total} batches")
-    length = steps_per_epoch(loader)
-    skip = start % length if length else start
-    while True:
-        count = 0
-        for batch in loader:
-            count += 1
-            if count > skip:
-                yield batch
-        if not count:
-            raise DataError("the loader is empty, or a generator that cannot be started again; pass a list or a loader")
-        skip = max(0, skip - count)  # without a length, the passes before ``start`` are counted by reading them
 
 
 class _Stop:
@@ -209,18 +171,6 @@ def _describe(method: Method, optimizer: torch.optim.Optimizer, extra: Mapping[s
     }
 
 
-def _place(method: Method, batch: Batch, device: torch.device) -> Batch:
-    """The batch on the device, its uint8 views applied; views that are float already are left as they are.
-
-    Parameters stay on the host until the views are applied: what is touched is decided there, and reading them back
-    from the device would wait for the step before.
-    """
-    if any(view.clips.dtype == torch.uint8 for view in batch.views):
-        views = (replace(v, clips=v.clips.to(device, non_blocking=True)) for v in batch.views)
-        batch = method.views.apply(replace(batch, views=tuple(views)))
-    return batch.to(device, non_blocking=True)
-
-
 def _restart_batch_operations(method: Method, saved: Sequence[Sequence[dict[str, Tensor]]]) -> None:
     if len(saved) != world_size():
         if any(state for operations in saved for state in operations):
@@ -231,18 +181,6 @@ def _restart_batch_operations(method: Method, saved: Sequence[Sequence[dict[str,
         return
     for operation, state in zip(method.batch_operations, saved[rank()], strict=True):
         operation.load_state_dict(state)
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Generator[None, None, None]:
-    modes = [(part, part.training) for part in module.modules()]  # a method may keep parts (norms) in evaluation
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def fit(
@@ -262,6 +200,7 @@ def fit(
     unused_parameters: bool = False,
     checkpoint: Checkpoints | str | PathLike[str] | None = None,
     monitor: Monitor | None = None,
+    validation: Validation | None = None,
     settings: Mapping[str, object] | None = None,
     stop_after: Annotated[int, Range(ge=0)] | None = None,
 ) -> FitResult:
@@ -277,7 +216,8 @@ def fit(
             from the beginning on resume. Views may be uint8 (``method.views`` is applied on the device) or float.
         optimizer: over the method's parameters; built before or after moving it.
         total_steps: optimiser steps in all; None is one pass over the loader, which then needs a length.
-        schedule: step → learning rate, times a group's ``lr_scale`` when it has one; None leaves the optimiser's.
+        schedule: step → learning rate, times a group's ``lr_scale`` when it has one; None leaves the optimiser's. A
+            ``Plateau`` is given to ``validation`` too.
         device: None takes CUDA when there is one.
         precision: of the forward pass; weights and losses stay float32.
         seed: of every draw in a step: torch's generators, batch operations.
@@ -288,6 +228,8 @@ def fit(
         unused_parameters: with several processes, search for parameters that a step does not use (slower).
         checkpoint: a ``Checkpoints`` or a folder; None saves nothing.
         monitor: where records go; None keeps none.
+        validation: what to measure on held-out videos and when; it also says which weights the method is left with.
+            The checkpoint has the last ones in any case.
         settings: plain values that identify the run, compared on resume together with what the loop sees itself.
         stop_after: stop (and save) once this many steps are done, as a job with a time limit does.
 
@@ -329,6 +271,7 @@ def fit(
                 "max_grad_norm": max_grad_norm,
             },
             "settings": dict(settings or {}),
+            **({} if validation is None else {"validation": validation.settings}),
         },
     )
 
@@ -341,6 +284,8 @@ def fit(
         _restart_batch_operations(method, state["batch_operations"])
         if state["quarantine"] and hasattr(loader, "extend_quarantine"):
             loader.extend_quarantine(state["quarantine"])
+        if validation is not None:
+            validation.load_state_dict(state["validation"])
         first, skipped = int(state["step"]), int(state["skipped"])
     monitor.resume(first)
 
@@ -365,6 +310,7 @@ def fit(
                 "batch_operations": memories,
                 "quarantine": sorted({entry for part in quarantine for entry in part}),
                 "skipped": skipped,
+                **({} if validation is None else {"validation": validation.state_dict()}),
             },
             settings=identity,
         )
@@ -399,7 +345,7 @@ def fit(
             monitor.fault(fault, step=at)
         faults.clear()
 
-    batches = _batches(loader, first * accumulate, total_steps * accumulate)
+    batches = batches_from(loader, first * accumulate, total_steps * accumulate)
     readback, window = _Readback(target), _Window()
     faults: list[tuple[int, Fault]] = []
     record: dict[str, float] = {}
@@ -436,11 +382,11 @@ def fit(
                             f"before it was {size or 'another number elsewhere'}"
                         )
                     size = len(batch)
-                batch = replace(_place(method, batch, target), key=Key(seed, step * accumulate + part, "forward"))
+                batch = replace(place(method.views, batch, target), key=Key(seed, step * accumulate + part, "forward"))
                 for index, operation in enumerate(method.batch_operations):
                     batch = operation(batch, Key(seed, step * accumulate + part, f"batch operation {index}"))
                 if memory_format == "channels_last":
-                    batch = _views_channels_last(batch)
+                    batch = views_channels_last(batch)
                 window.clips += len(batch) * len(batch.views)
                 final = part == accumulate - 1
                 quiet = module.no_sync() if isinstance(module, DistributedDataParallel) and not final else nullcontext()
@@ -452,6 +398,8 @@ def fit(
                     agree(readback.send(step, all_reduce_sum(report)))
                     scaler.scale(output.loss / accumulate).backward()  # type: ignore[no-untyped-call]
                 window.add({"loss": output.loss, **output.logs}, weight=1 / accumulate)
+                if validation is not None and step == first:
+                    validation.check_names(list(output.logs))
             scaler.unscale_(optimizer)
             method.on_gradients()
             applied = True
@@ -476,6 +424,13 @@ def fit(
                 )
             method.on_step_end(progress._replace(step=step), applied)
             probed = _probe(method, monitor) if monitor.wants_probe(step) else {}
+            if validation is not None and validation.due(step, total_steps):
+                agree(readback.flush())  # weights that a loss that is not finite has touched are never selected
+                paused_s = time.perf_counter()
+                probed |= validation.run(
+                    method, step, device=target, precision=precision, memory_format=memory_format, seed=seed
+                )
+                window.start_s += time.perf_counter() - paused_s
             if step % monitor.log_every == 0 or step == total_steps:
                 write_faults()
                 lr = float(optimizer.param_groups[0]["lr"])
@@ -494,6 +449,8 @@ def fit(
         agree(readback.flush())
         if saved != step:
             save(step)
+    if validation is not None and step >= total_steps:
+        validation.leave_selected(method)
     stop.obey()
     return FitResult(step, total_steps, step >= total_steps, skipped, first, record)
 
@@ -502,10 +459,5 @@ def _probe(method: Method, monitor: Monitor) -> dict[str, float]:
     assert monitor.probe is not None
     if rank() != 0:
         return {}
-    with _eval_mode(method.encoder):
+    with eval_mode(method.encoder):
         return {f"probe.{name}": float(value) for name, value in monitor.probe(method.encoder).items()}
-
-
-def _views_channels_last(batch: Batch) -> Batch:
-    views = (replace(v, clips=v.clips.contiguous(memory_format=torch.channels_last_3d)) for v in batch.views)
-    return replace(batch, views=tuple(views))
