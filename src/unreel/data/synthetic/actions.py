@@ -67,11 +67,11 @@ _SIZE_SWING = 0.25  # of the log radius
 _LIGHT_SWING = 0.4  # of the brightness
 _SETTLE_SCALE = 0.78  # makes the mean square offset of "settle" that of an oscillation, r²/2 (measured)
 # What an event does over the whole video, at size_px = 64; each video's rate is within ± 15 % of it.
-_EVENT_RADIUS_PX = (6.0, 7.0)
-_EVENT_TRAVEL_PX = 24.0  # of "arrive"; a third of a frame, 9 px of it in the first fifth of the video and 1 in the last
-_EVENT_FADE = 2.5  # of "dissolve": the opacity falls to exp(−2.5) = 8 %
-_EVENT_SWING = 1.0  # of "burst": of the log radius, from 0.4 below its middle to 0.6 above
-_EVENT_JUMP, _EVENT_RELAX = 0.06, 3.0  # of "burst": share of the video that the jump takes, rate of what follows
+_EVENT_RADIUS_PX = (11.0, 12.0)
+_EVENT_TRAVEL_PX = 44.0  # of "arrive": it comes from the far side; 16 px in the first fifth of the video, 2 in the last
+_EVENT_FADE = 3.0  # of "dissolve": the opacity falls to exp(−3) = 5 %
+_EVENT_SWING = 1.1  # of "burst": of the log radius, from 0.44 below its middle to 0.66 above
+_EVENT_JUMP, _EVENT_RELAX = 0.06, 4.0  # of "burst": share of the video that the jump takes, rate of what follows
 # Twelve places along the border, as shares of the frame, for still objects: none in the corners, none in the middle.
 _BYSTANDER_PLACES: tuple[tuple[float, float], ...] = tuple(
     place for a in (0.3, 0.5, 0.7) for place in ((a, 0.09), (a, 0.91), (0.09, a), (0.91, a))
@@ -456,6 +456,7 @@ class ActionWorld:
         heading = key.child("heading").uniform(0, 2 * np.pi)
         place = [self.size_px * key.child(axis).uniform(0.3, 0.7) for axis in ("x", "y")]
         radius = scale * key.child("radius").uniform(*_EVENT_RADIUS_PX)
+        light, _ = self._colours(key, split)
         one = np.ones(self.num_frames + 1, dtype=np.float32)
         return _Track(
             x=as_f32(place[0] + travel * np.cos(heading)),
@@ -464,8 +465,8 @@ class ActionWorld:
             angle=as_f32(key.child("angle").uniform(0, 2 * np.pi) * one),
             light=one,
             shape=_EVENT_SHAPE,
-            texture=list(TEXTURES)[key.child("texture").integer(0, len(TEXTURES))],
-            colours=self._colours(key, split),
+            texture="halves",
+            colours=(light, light),  # plain
             kind="event",
             opacity=opacity,
         )
