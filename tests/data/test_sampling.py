@@ -292,7 +292,7 @@ def test_check_22_three_crops():
     assert one == [(16, 58, 224)]
 
 
-def test_tcgl_ten_clip_starts():
+def test_tcgl_check_8_ten_clip_starts():
     """tcgl.md check 8."""
     assert clip_starts(16, 16, 10, "tcgl") == [0] * 10
     assert clip_starts(20, 16, 10, "tcgl") == [0, 0, 0, 1, 1, 2, 2, 3, 3, 4]

@@ -1,7 +1,8 @@
-"""The retrieval protocol: the contract, the metric functions as oracle, exclusions."""
+"""The retrieval protocol: the contract, the metric functions as oracle, exclusions, tcgl.md check 14."""
 
 import numpy as np
 import pytest
+from scipy.stats import hypergeom
 
 from tests.contracts.test_task import ProtocolContract, blobs
 from unreel.core.errors import UsageError
@@ -63,3 +64,67 @@ def test_impossible_settings_are_refused(wrong):
 def test_gallery_smaller_than_every_k():
     with pytest.raises(UsageError, match="all of"):
         Retrieval(ks=(50,)).fit(FeatureSet(np.eye(3), np.arange(3)))
+
+
+PAPER = Retrieval(ks=(1, 5, 10, 20, 50), exclude="source")
+
+
+def hits(outcomes):
+    return [outcomes.score(name) for name in outcomes.values if name.startswith("hit@")]
+
+
+def test_check_14_a_query_identical_to_a_gallery_item_hits_at_1():
+    gallery = blobs(1, prefix="g")
+    queries = FeatureSet(gallery.vectors[::3], gallery.labels[::3])
+    assert PAPER.fit(gallery).score(queries).score("hit@1") == 1.0
+
+
+def test_check_14_hits_grow_with_k_and_any_of_the_k_counts():
+    gallery, queries = blobs(1, spread=4.0, prefix="g"), blobs(2, spread=4.0, prefix="q")
+    outcomes = PAPER.fit(gallery).score(queries)
+    assert hits(outcomes) == sorted(hits(outcomes))
+    assert hits(outcomes)[0] < hits(outcomes)[1] < 1
+    unit = [s.vectors / np.linalg.norm(s.vectors, axis=1, keepdims=True) for s in (queries, gallery)]
+    order = np.argsort(-(unit[0] @ unit[1].T), axis=1)
+    for k in PAPER.ks:
+        slow = [(gallery.labels[row[:k]] == label).any() for row, label in zip(order, queries.labels, strict=True)]
+        np.testing.assert_array_equal(outcomes.values[f"hit@{k}"], slow)
+
+
+def test_check_14_neither_the_order_of_the_gallery_nor_the_scale_of_features_matters():
+    # float64, so that no scale changes the order of what float32 cannot tell apart
+    made = (blobs(1, prefix="g"), blobs(2, prefix="q"))
+    gallery, queries = (FeatureSet(s.vectors.astype(np.float64), s.labels, s.groups, s.ids) for s in made)
+    whole = PAPER.fit(gallery).score(queries)
+    shuffled = gallery.select(np.random.default_rng(0).permutation(len(gallery)))
+    scale = np.random.default_rng(1).uniform(0.1, 9, (80, 1))
+    scaled = [FeatureSet(s.vectors * scale, s.labels, s.groups, s.ids) for s in (gallery, queries)]
+    for other in (PAPER.fit(shuffled).score(queries), PAPER.fit(scaled[0]).score(scaled[1])):
+        for name in whole.values:
+            np.testing.assert_allclose(other.values[name], whole.values[name], err_msg=name)
+
+
+def test_check_14_random_features_of_balanced_classes_hit_one_in_c():
+    rng = np.random.default_rng(0)
+    made = [FeatureSet(rng.normal(size=(1000, 8)), np.arange(1000) % 8) for _ in range(2)]
+    outcomes = PAPER.fit(made[0]).score(made[1])
+    assert outcomes.chance["hit@1"] == pytest.approx(1 / 8)
+    for k in PAPER.ks:  # five standard deviations of a mean of 1000
+        assert abs(outcomes.score(f"hit@{k}") - outcomes.chance[f"hit@{k}"]) < 5 * np.sqrt(0.25 / 1000)
+
+
+def test_check_14_k_beyond_the_gallery():
+    outcomes = PAPER.fit(blobs(1, n=15, prefix="g")).score(blobs(2, n=8, prefix="q"))
+    assert [name for name in outcomes.values if name.startswith("hit")] == ["hit@1", "hit@5", "hit@10"]
+    assert "hit@20, hit@50 left out: the gallery has 15 samples" in outcomes.notes[0]
+
+
+def test_chance_of_any_hit_is_hypergeometric_in_each_querys_class():
+    """1 − P(none of k drawn without replacement is of the class), weighted by how often queries ask for it."""
+    labels = np.repeat(["a", "b", "c"], [50, 9, 1])
+    gallery = FeatureSet(np.random.default_rng(0).normal(size=(60, 4)), labels)
+    queries = FeatureSet(np.random.default_rng(1).normal(size=(5, 4)), np.array(["a", "b", "b", "c", "d"]))
+    outcomes = PAPER.fit(gallery).score(queries)
+    for k in PAPER.ks:
+        each = [1 - hypergeom.pmf(0, 60, count, k) for count in (50, 9, 9, 1, 0)]
+        assert outcomes.chance[f"hit@{k}"] == pytest.approx(np.mean(each))

@@ -47,7 +47,7 @@ def test_views_of_sources_may_differ_in_number(tmp_path):
             table.put({"c": np.zeros(2, np.float32)})
 
 
-@pytest.mark.parametrize("field", ["encoder", "clips", "layer", "dtype"])
+@pytest.mark.parametrize("field", ["encoder", "clips", "layer", "dtype", "pooling"])
 def test_every_part_of_the_key_has_its_own_file(tmp_path, field):
     store = FeatureStore(tmp_path)
     other = TableKey(**{"encoder": "e", "clips": "c", "layer": "res5", "dtype": "float32"} | {field: "other"})

@@ -67,6 +67,52 @@ def annotate(
 
 
 @data_app.command
+def prepare(
+    layout: Literal["ucf101", "hmdb51", "kinetics"],
+    root: Path,
+    /,
+    *,
+    out: Path,
+    split_number: int = 1,
+    missing: Literal["error", "skip"] = "error",
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Write the manifest of a known data set from its own lists, without opening a video.
+
+    Args:
+        layout: Which data set.
+        root: The folder that holds its videos and its lists.
+        out: The manifest to write, .csv or .parquet.
+        split_number: Which of the official splits; UCF101 and HMDB51 have 3.
+        missing: What to do about listed videos that do not exist: stop, or leave them out and count them.
+    """
+    if out.suffix.lower() not in (".csv", ".parquet"):
+        raise UsageError(f"--out {out}: a manifest ends in .csv or .parquet")
+    from collections import Counter
+
+    from unreel.data.layouts import read_layout
+
+    manifest, absent = read_layout(layout, root, split_number=split_number, missing=missing)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    written = manifest.to_csv(out) if out.suffix.lower() == ".csv" else manifest.to_parquet(out)
+    splits = dict(sorted(Counter(row.split for row in manifest).items()))
+    classes = len({row.labels.get("label", "") for row in manifest} - {""})
+    parts = ", ".join(f"{name}: {count}" for name, count in splits.items())
+    lines = [f"{len(manifest)} videos of {classes} classes ({parts})"]
+    lines += [f"note: {notice}" for notice in manifest.notices]
+    plain = {
+        "manifest": str(written),
+        "videos": len(manifest),
+        "classes": classes,
+        "splits": splits,
+        "missing": list(absent),
+        "notices": list(manifest.notices),
+    }
+    common.print(plain, "\n".join([*lines, f"wrote {written}"]))
+    return 0
+
+
+@data_app.command
 def synth(
     world: Literal["actions"] = "actions",
     /,

@@ -587,6 +587,8 @@ def embed_all(
         except DataError as error:
             faults[row] = Fault(name, type(error).__name__, str(error), "", -1)
     asked = [pooling] * len(encoders) if pooling is None or isinstance(pooling, str | Pooling) else list(pooling)
+    if len(asked) != len(encoders):
+        raise UsageError(f"pooling: expected one, or one for each of {len(encoders)} encoders, got {len(asked)}")
     poolings = [Pooling.of(p).resolved(encoder) for p, encoder in zip(asked, encoders, strict=True)]
     held = store if isinstance(store, FeatureStore) or store is None else FeatureStore(store)
     jobs: list[_Job] = []

@@ -1,0 +1,196 @@
+"""What the layouts share: finding videos, reading split lists, and what to do about names that do not exist."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args
+
+from unreel.core.errors import DataError, UsageError
+from unreel.data.manifest import Manifest, Row
+from unreel.media import VIDEO_SUFFIXES
+
+Missing: TypeAlias = Literal["error", "skip"]
+_SHOWN = 5
+
+
+class LayoutResult(NamedTuple):
+    """A data set as a manifest, whose ``notices`` say what was found, and the listed names that do not exist."""
+
+    manifest: Manifest
+    missing: tuple[str, ...]
+
+
+class Layout(Protocol):
+    """Reads a data set from the folder it lies in."""
+
+    def __call__(
+        self, root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error"
+    ) -> LayoutResult:
+        """The manifest of one official split.
+
+        Raises: UsageError for a split that does not exist; DataError where files or lists are missing or malformed.
+        """
+
+
+class ListLine(NamedTuple):
+    """One line of a split list: where it stands ("trainlist01.txt:17") and its text."""
+
+    where: str
+    text: str
+
+
+class SplitList(NamedTuple):
+    """The lines of a split list, and what reading it found worth telling."""
+
+    lines: list[ListLine]
+    notices: list[str]
+
+
+def read_list(path: Path) -> SplitList:
+    """The lines of a text list, without empty ones.
+
+    A first line that is a bare "0" is the header that pandas gives a column without a name; helpers of order-prediction
+    code write split lists with it (tcgl.md §7, P8). It is skipped, with a notice.
+    Raises: DataError where the file cannot be read or holds nothing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    lines = [
+        ListLine(f"{path.name}:{number}", line.strip())
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip()
+    ]
+    notices = []
+    if lines and lines[0].text.strip("\"',; ") == "0":
+        notices.append(f"{lines[0].where}: a header row '0' (written by pandas), no file name: skipped")
+        lines = lines[1:]
+    if not lines:
+        raise DataError(f"{path}: the list is empty")
+    return SplitList(lines, notices)
+
+
+def check_split_number(split_number: int, available: int, data_set: str) -> None:
+    """Raise UsageError unless the data set has a split of this number."""
+    if not 1 <= split_number <= available:
+        have = "one official split, number 1" if available == 1 else f"official splits 1 to {available}"
+        raise UsageError(f"{data_set} has {have}; got {split_number}")
+
+
+def find_folder(root: Path, holds: Callable[[Path], bool], what: str) -> Path:
+    """The first of ``root``, its sub-folders and theirs, in order of name, that ``holds`` says yes to.
+
+    Raises: DataError where there is none.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: there is no such folder")
+    level = [root]
+    for _ in range(3):
+        for folder in level:
+            if holds(folder):
+                return folder
+        level = [Path(e.path) for f in level for e in sorted(os.scandir(f), key=lambda e: e.name) if e.is_dir()]
+    raise DataError(f"{root}: found no {what}, neither here nor one or two folders below")
+
+
+def is_video(name: str) -> bool:
+    """Whether a file name is that of a video, and not a hidden one."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def find_videos(root: Path, classes: Iterable[str]) -> Path:
+    """The folder with sub-folders named like classes that hold videos. Raises DataError where there is none."""
+    names = sorted(classes)
+
+    def holds(folder: Path) -> bool:
+        found = (folder / name for name in names if (folder / name).is_dir())
+        return any(is_video(entry.name) for inside in found for entry in os.scandir(inside))
+
+    return find_folder(
+        root, holds, f"folder whose sub-folders are called like the classes ({names[0]}) and hold videos"
+    )
+
+
+class VideoFiles:
+    """Every video file below a folder, by its path without the suffix."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.paths: set[str] = set()
+        self.by_stem: dict[str, str] = {}
+        for inside, folders, names in os.walk(folder):
+            folders[:] = sorted(n for n in folders if not n.startswith("."))
+            below = os.path.relpath(inside, folder)
+            for name in sorted(names):
+                if is_video(name):
+                    path = name if below == "." else f"{Path(below).as_posix()}/{name}"
+                    self.paths.add(path)
+                    self.by_stem.setdefault(os.path.splitext(path)[0], path)
+
+    def find(self, listed: str) -> str | None:
+        """The file that a list means: of that path, else of that path with another suffix; ``None`` without either."""
+        if listed in self.paths:
+            return listed
+        stem, suffix = os.path.splitext(listed)
+        return self.by_stem.get(stem if suffix.lower() in VIDEO_SUFFIXES else listed)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a data set's lists: the listed name, the file found for it or ``None``, and what the row says."""
+
+    listed: str
+    file: str | None
+    split: str
+    label: str
+    group: str = ""
+
+
+def assemble(
+    data_set: str,
+    root: Path,
+    folder: Path,
+    entries: Sequence[Entry],
+    *,
+    missing: Missing,
+    notices: Iterable[str] = (),
+) -> LayoutResult:
+    """Rows of the files that exist, their paths relative to ``root``, files lying below ``folder``.
+
+    Raises: DataError for names that do not exist, unless ``missing`` is "skip", and where none exists; UsageError for
+        another ``missing``.
+    """
+    if missing not in get_args(Missing):
+        raise UsageError(f"missing: expected 'error' or 'skip', got {missing!r}")
+    absent = tuple(e.listed for e in entries if e.file is None)
+    shown = ", ".join(absent[:_SHOWN]) + (" …" if len(absent) > _SHOWN else "")
+    if len(absent) == len(entries):
+        raise DataError(f"{data_set}: none of the {len(entries)} videos listed exists below {folder}: {shown}")
+    if absent and missing == "error":
+        raise DataError(
+            f"{data_set}: {len(absent)} of the {len(entries)} videos listed do not exist below {folder}: {shown}. "
+            "Complete the data, or leave them out with missing='skip' (--missing skip)"
+        )
+    told = list(notices)
+    if absent:
+        told.append(f"{len(absent)} of {len(entries)} videos listed do not exist and are left out: {shown}")
+    suffixes = [[os.path.splitext(name)[1] for name in (e.listed, e.file)] for e in entries if e.file is not None]
+    moved = sum(listed not in ("", own) for listed, own in suffixes)
+    if moved:
+        told.append(f"{moved} videos have another suffix than in the list")
+    place = "" if folder == root else Path(os.path.relpath(folder, root)).as_posix() + "/"
+    rows = tuple(
+        Row(
+            place + e.file,
+            split=e.split,
+            labels={"label": e.label},
+            groups={"group": e.group},
+        )
+        for e in entries
+        if e.file is not None
+    )
+    return LayoutResult(replace(Manifest(os.fspath(root), rows), notices=tuple(told)), absent)
