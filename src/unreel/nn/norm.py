@@ -53,7 +53,10 @@ class _Statistics(torch.autograd.Function):
         mean = (counts * means).sum(0) / count
         variance = (deviations + counts * (means - mean).square()).sum(0) / count
         inverse = torch.rsqrt(variance + eps)
-        out = (wide - mean.view(view)) * inverse.view(view)
+        # Per row, so that the result is no view: what follows may write into it (nn.ReLU(inplace=True)).
+        each, row = x.shape[0] // parts, [x.shape[0], *view[2:]]
+        shift, scale = (t.repeat_interleave(each, 0).view(row) for t in (mean, inverse))
+        out = (wide.flatten(0, 1) - shift) * scale
         if weight is not None:
             out = out * weight.to(out.dtype).view(view[2:])
         if bias is not None:
@@ -61,7 +64,7 @@ class _Statistics(torch.autograd.Function):
         ctx.save_for_backward(x, weight, mean, inverse, count)
         ctx.bias_dtype, ctx.axes, ctx.view = None if bias is None else bias.dtype, axes, view
         ctx.mark_non_differentiable(mean, variance, count)
-        return out.flatten(0, 1).to(x.dtype), mean, variance, count
+        return out.to(x.dtype), mean, variance, count
 
     @staticmethod
     @once_differentiable
