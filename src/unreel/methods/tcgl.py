@@ -239,6 +239,8 @@ class TCGL(Method):
         self.encoder = encoder
         self.sampler = SnippetSampler(num_snippets, clip_frames, interval, stride=stride)
         self.views = snippet_views(num_snippets, size=size, **view_options)
+        steady = {"crop": "center", "flip_p": 0.0, "jitter_p": 0.0, "gray_p": 0.0, "channel_p": 0.0}
+        self.validation_views = snippet_views(num_snippets, size=size, **{**view_options, **steady})
         encoder.input_spec = replace(
             encoder.input_spec,
             num_frames=clip_frames,
