@@ -49,9 +49,6 @@ def test_a_pair_differs_by_the_arrow_of_time_alone(pair: int):
         there, back = _layer(world, index, 2 * pair), _layer(world, index, 2 * pair + 1)
         np.testing.assert_array_equal(there[::-1], back)
         assert (there != back).any()
-        # Irreversible for the eye: what happens in the first half is not what happens in the second.
-        change = np.abs(np.diff(there.astype(int), axis=0)).sum((1, 2, 3))
-        assert change[: len(change) // 2].sum() > 2 * change[len(change) // 2 :].sum()
 
 
 @pytest.mark.parametrize("pair", [0, 1, 2])
