@@ -101,7 +101,7 @@ def test_svm_is_at_hand_under_any_profile(sets):
     assert paper.score("svm").settings["c"] == 100.0
     assert not any("usual settings" in note for note in paper.notes)
     plain = evaluate(Oracle(), world(), protocol="svm", baselines=(), **OPTIONS)
-    assert plain.score().value > 0.9
+    assert plain.score().value > plain.score().chance
     assert "svm: not a part of profile standard, taken with its usual settings" in plain.notes
     assert {c.protocol for c in plain.confusions} == {"svm"}
 

@@ -21,8 +21,7 @@ class SGDProbe:
 
     Differs from the paper: features are cached, so a step sees one of the V stored views of a sample, drawn anew every
     epoch, instead of a fresh random crop. Everything else as there: no weight decay, no Nesterov, cosine with linear
-    warm-up, softmax averaged over the test views. The paper's 30 test views are those of ``ClipPlan()``, which the
-    caller gives where features are made; without it clips are cut as the encoder was trained.
+    warm-up, softmax averaged over the test views, which profile ``paper-cvrl`` makes the paper's 30.
 
     Args:
         lr: at a batch of 1024, scaled linearly to the batch used. 32 needs ``l2_normalize``; without it 0.1 to 1.
