@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from tests.contracts.method_suite import MethodSuite
 from tests.methods.clips import random_batch, tiny_cvrl
+from tests.methods.numbered import batch_of, tiny
 from tests.methods.tcgl_clips import snippet_batch, tiny_tcgl
 from unreel.data.batch import Batch
 from unreel.methods import Method, list_methods
@@ -35,6 +38,46 @@ class TestTCGLPaper(TestTCGL):
         return tiny_tcgl(head_graph="order", gcn_layers=2, corrupt="both", edge_mask_scope="sample", gnn="gat")
 
 
+class TestVCOP(MethodSuite):
+    name = "vcop"
+    options: ClassVar[dict[str, Any]] = {}
+
+    def make_method(self) -> Method:
+        return tiny(self.name, **self.options)
+
+    def make_batch(self, seed: int = 0) -> Batch:
+        return batch_of(self.make_method(), 8, seed=seed)
+
+
+class TestOPN(TestVCOP):
+    name = "opn"
+
+
+class TestShuffleLearn(TestVCOP):
+    name = "shuffle_learn"
+
+
+class TestArrowOfTime(TestVCOP):
+    name = "arrow_of_time"
+
+
+class TestPace(TestVCOP):
+    name = "pace"
+
+
+class TestPaceContrast(TestVCOP):
+    name = "pace"
+    options: ClassVar[dict[str, Any]] = {"contrast_weight": 0.1, "out_dim": 4}
+
+
+class TestRotation(TestVCOP):
+    name = "rotation"
+
+
+class TestVCP(TestVCOP):
+    name = "vcp"
+
+
 def test_every_registered_method_has_a_case() -> None:
-    cases = {"cvrl", "tcgl"}
+    cases = {"cvrl", "tcgl", "vcop", "opn", "shuffle_learn", "arrow_of_time", "pace", "rotation", "vcp"}
     assert set(list_methods()) <= cases, "add a class here for the new method"

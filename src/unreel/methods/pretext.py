@@ -92,7 +92,8 @@ class PretextTask(Method):
         else:
             alone = [self.head(embeddings[:, i : i + 1], key.child(i), ids) for i in range(target.shape[1])]
             scores, target = torch.cat(alone), target.T.flatten()
-        loss = functional.cross_entropy(scores.float(), target)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        loss = functional.cross_entropy(scores, target)
         return LossOutput(loss, {"accuracy": (scores.detach().argmax(1) == target).float().mean()})
 
     def forward(self, batch: Batch) -> LossOutput:

@@ -64,13 +64,14 @@ class MomentSampler:
         self.clip_frames, self.stride, self.interval, self.tile = clip_frames, stride, interval, tile
         self.step = interval + (1 if tile else span)
         self.window, self.positive_p = window, positive_p
-        if window is not None and window < self.min_frames:
-            raise UsageError(f"five moments take {self.min_frames} frames, the window has {window}")
+        self.closest = _MOMENTS * self.step - interval
+        if window is not None and window < self.closest:
+            raise UsageError(f"five moments take {self.closest} frames, the window has {window}")
 
     @property
     def min_frames(self) -> int:
         """Frames of five moments as close as they may be, or the window's."""
-        return self.window if self.window is not None else _MOMENTS * self.step - self.interval
+        return self.closest if self.window is None else self.window
 
     def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
         """Three clips. Raises UsageError for a source shorter than ``min_frames``."""
@@ -78,7 +79,7 @@ class MomentSampler:
         window = source.num_frames if self.window is None else self.window
         first = key.child("window").integer(0, source.num_frames - window + 1)
         # Any five of slack + 5 places, less their ranks, are five ascending numbers in 0 … slack, all equally likely.
-        slack = window - (_MOMENTS * self.step - self.interval)
+        slack = window - self.closest
         places = np.sort(key.child("moments").numpy().choice(slack + _MOMENTS, _MOMENTS, replace=False))
         starts = first + places + (self.step - 1) * np.arange(_MOMENTS)
         possible = key.child("in order").bernoulli(self.positive_p)
