@@ -254,3 +254,121 @@ def test_wrong_options_are_refused() -> None:
 def test_the_prefix_that_matches_most_wins() -> None:
     assert best_prefix(["module.a", "module.b", "a"], ["a", "b"], "auto") == "module."
     assert best_prefix(["a", "b", "module.a"], ["a", "b"], "auto") == ""
+
+
+# -- the snippet-order papers' checkpoints (tcgl.md §7, P2 and P3; check 16) ------------------------------------------
+
+
+def order_net(name: str, seed: int, **arguments: object) -> Encoder:
+    return create_encoder(name, width=2, seed=seed, **arguments)
+
+
+def public_names(encoder: Encoder) -> dict[str, Tensor]:
+    """The state under the names of VCOP's and TCGL's public code; written from the other side than the loader's."""
+    factored = encoder.architecture == "r2plus1d_18"
+    if encoder.architecture == "c3d":
+        return copied(encoder)
+
+    def convolution(parts: list[str]) -> list[str]:
+        halves = {"0": "spatial_conv", "1": "bn", "3": "temporal_conv"}
+        return [halves[parts[0]], *parts[1:]] if factored else ["temporal_spatial_conv", *parts]
+
+    names: dict[str, Tensor] = {}
+    for name, tensor in copied(encoder).items():
+        top, *parts = name.split(".")
+        if top == "stem":
+            norm = "4" if factored else "1"
+            if parts[0] == norm:
+                new = ["bn1", *parts[1:]]
+            else:
+                new = ["conv1", *convolution(parts if factored else parts[1:])]
+        else:
+            block, layer, position, *rest = parts
+            new = [f"conv{int(top[-1]) + 1}", *(["block1"] if block == "0" else ["blocks", str(int(block) - 1)])]
+            if position == "1":
+                new += ["downsamplebn" if layer == "downsample" else layer.replace("conv", "bn"), *rest]
+            else:
+                new += ["downsampleconv" if layer == "downsample" else layer, *convolution(rest)]
+        names[".".join(new)] = tensor
+    assert len(names) == len(encoder.state_dict())
+    return names
+
+
+@pytest.mark.parametrize("prefix", ["module.base_network.", "base_network.", "module.", ""])
+@pytest.mark.parametrize("name", ["c3d", "r3d_18", "r2plus1d_18"])
+def test_check_16_prefixes_and_public_names(name: str, prefix: str) -> None:
+    depth = {} if name == "c3d" else {"layers": (1, 2, 1, 1)}
+    origin, target = order_net(name, 1, **depth), order_net(name, 2, **depth)
+    for source, state in (("auto", copied(origin)), ("tcgl", public_names(origin)), ("auto", public_names(origin))):
+        for parameter in target.parameters():
+            parameter.data.zero_()
+        outer = prefix.removesuffix("base_network.")
+        heads = {f"{outer}gcn_inter.weight": torch.zeros(2, 2)} if "base" in prefix else {}
+        heads |= {f"{prefix}linear.weight": torch.zeros(7, 16)}
+        report = load_weights(target, {prefix + n: t for n, t in state.items()} | heads, source)
+        assert report.coverage == 1
+        assert report.prefix == prefix
+        assert not report.unexpected
+        assert sorted(report.dropped) == sorted(heads)
+        assert same(target, origin)
+
+
+def test_check_16_public_names_are_as_published() -> None:
+    """Names read off the public code; a mistake shared by both translations would show here."""
+    whole = public_names(order_net("r3d_18", 0))
+    factored = public_names(order_net("r2plus1d_18", 0))
+    assert {
+        "conv1.temporal_spatial_conv.weight",
+        "bn1.running_mean",
+        "conv2.block1.conv1.temporal_spatial_conv.weight",
+        "conv2.blocks.0.bn2.weight",
+        "conv5.block1.downsampleconv.temporal_spatial_conv.weight",
+        "conv5.block1.downsamplebn.bias",
+    } <= whole.keys()
+    assert {
+        "conv1.spatial_conv.weight",
+        "conv1.bn.weight",
+        "conv1.temporal_conv.weight",
+        "bn1.weight",
+        "conv3.block1.conv1.bn.running_var",
+        "conv3.block1.downsampleconv.bn.weight",
+        "conv3.blocks.0.conv2.temporal_conv.weight",
+    } <= factored.keys()
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "r2plus1d_18"])
+@pytest.mark.parametrize("prefix", ["module.base_network.", "base_network.", "module.", ""])
+def test_check_16_another_depth_is_refused_with_both(name: str, prefix: str) -> None:
+    nets = [order_net(name, 0, layers=layers) for layers in ((1, 1, 1, 1), (2, 2, 2, 2), (3, 4, 6, 3))]
+    depths = ["(1, 1, 1, 1)", "(2, 2, 2, 2)", "(3, 4, 6, 3)"]
+    for i, origin in enumerate(nets):
+        for j, target in enumerate(nets):
+            if i == j:
+                continue
+            for state in (copied(origin), public_names(origin)):
+                message = refused(
+                    target, {prefix + n: t for n, t in state.items()}, min_coverage=0.05 if i > j else 1.0
+                )
+                assert f"the checkpoint holds layers {depths[i]}, the encoder has {depths[j]}" in message
+                assert ("deeper" if i > j else "shallower") in message
+
+
+def test_check_16_another_net_of_the_family_is_refused() -> None:
+    nets = {name: order_net(name, 0) for name in ("c3d", "r3d_18", "r2plus1d_18")}
+    for one, origin in nets.items():
+        for two, target in nets.items():
+            if one != two:
+                refused(target, copied(origin))
+                refused(target, public_names(origin), source="vcop")
+
+
+@pytest.mark.parametrize("removed", [0, 1, 3])
+def test_check_16_the_removed_frequencies_travel_with_the_file(removed: int, tmp_path: Path) -> None:
+    for name in ("c3d", "r3d_18", "r2plus1d_18"):
+        path = save_encoder(order_net(name, 0, dct_highpass=removed), tmp_path / f"{name}.safetensors")
+        loaded = load_encoder(path)
+        assert loaded.input_spec.dct_highpass == removed
+        assert read_card(path)["arguments"]["dct_highpass"] == removed
+        clips = torch.rand(1, 3, 8, 16, 16)
+        lowest = loaded.prepare(clips).mean(2).abs().max()
+        assert (lowest < 1e-6) == (removed > 0)

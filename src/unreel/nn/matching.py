@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,7 +22,8 @@ PREFIXES: dict[str, tuple[str, ...]] = {
     "simsiam": ("module.encoder.", "encoder."),
     "vissl": ("_feature_blocks.", "trunk._feature_blocks.", "trunk."),
     "virb": ("model.",),
-    "vcop": ("module.base_network.", "base_network."),
+    "vcop": ("module.base_network.", "base_network.", "module."),
+    "tcgl": ("module.base_network.", "base_network.", "module."),
 }
 _MORE_PREFIXES = (
     "module.",
@@ -69,8 +71,9 @@ class MatchReport:
     """What of a checkpoint went where.
 
     ``matched``, ``missing`` and ``misshaped`` are names of the encoder's, ``unexpected`` and ``dropped`` of the
-    checkpoint's. ``dropped`` are heads and whatever lies outside the stripped prefix. Batch norms' integer counters are
-    optional and in none of the lists. ``digest`` is the SHA-256 of the matched tensors.
+    checkpoint's (translated, where its source names the same layers otherwise). ``dropped`` are heads and whatever lies
+    outside the stripped prefix. Batch norms' integer counters are optional and in none of the lists. ``digest`` is the
+    SHA-256 of the matched tensors.
     """
 
     matched: tuple[str, ...]
@@ -124,6 +127,53 @@ def best_prefix(names: Iterable[str], expected: Iterable[str], source: str) -> s
     return candidates[counts.index(max(counts))]
 
 
+# The residual nets of VCOP's and TCGL's public code: a stage's first block is ``block1`` and the others ``blocks.i``,
+# and a convolution is a module around ``temporal_spatial_conv``, or around a spatial and a temporal one. Their C3D
+# has our names.
+_VCOP_STAGE = re.compile(r"^conv([2-5])\.(?:block1|blocks\.(\d+))\.(.+)$")
+_VCOP_LAYERS = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv2.0", "bn2": "conv2.1"} | {
+    "downsampleconv": "downsample.0",
+    "downsamplebn": "downsample.1",
+}
+_VCOP_HALVES = {"spatial_conv": "0", "bn": "1", "temporal_conv": "3"}
+
+
+def _vcop_name(name: str, factored: bool) -> str:
+    """A name of VCOP's residual nets, without prefix, under torchvision's names; other names stay."""
+    stage = _VCOP_STAGE.match(name)
+    if stage:
+        block = 0 if stage[2] is None else int(stage[2]) + 1
+        layer, rest = stage[3].split(".", 1)
+        start = f"layer{int(stage[1]) - 1}.{block}.{_VCOP_LAYERS.get(layer, layer)}"
+    else:
+        layer, _, rest = name.partition(".")
+        if layer == "conv1":
+            start = "stem" if factored else "stem.0"
+        elif layer == "bn1":
+            start = "stem.4" if factored else "stem.1"
+        else:
+            return name
+    inner, _, leaf = rest.partition(".")
+    if inner == "temporal_spatial_conv":
+        rest = leaf
+    elif inner in _VCOP_HALVES and leaf:
+        rest = f"{_VCOP_HALVES[inner]}.{leaf}"
+    return f"{start}.{rest}"
+
+
+def vcop_names(names: Iterable[str]) -> dict[str, str]:
+    """Names of VCOP's and TCGL's residual nets → the same under torchvision's names; {} where ``names`` has none."""
+    names = list(names)
+    prefixes = {n[: n.index("conv2.block1.")] for n in names if "conv2.block1." in n}
+    renamed: dict[str, str] = {}
+    for prefix in prefixes:
+        factored = any(n.startswith(f"{prefix}conv1.spatial_conv.") for n in names)
+        for name in names:
+            if name.startswith(prefix):
+                renamed[name] = prefix + _vcop_name(name.removeprefix(prefix), factored)
+    return renamed
+
+
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of names, dtypes, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
@@ -138,6 +188,9 @@ def match_state(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str = "auto"
 ) -> tuple[dict[str, Tensor], MatchReport]:
     """The tensors of ``state`` that fit ``expected``, under the encoder's names, and the report."""
+    if source in ("auto", "vcop", "tcgl") and not any("conv2.block1." in n for n in expected):
+        translated = vcop_names(state)
+        state = {translated.get(n, n): t for n, t in state.items()}
     prefix = best_prefix(state, expected, source)
     inside = {n.removeprefix(prefix): n for n in state if n.startswith(prefix)}
     dropped = [n for n in state if not n.startswith(prefix)]
@@ -186,6 +239,15 @@ def _blocks(names: Iterable[str]) -> list[str]:
     return list(found)
 
 
+def depths(names: Iterable[str]) -> tuple[int, ...]:
+    """Blocks of each stage, as ``layers`` of a ResNet counts them, from its parameters' names; () for other nets."""
+    blocks: dict[int, set[str]] = {}
+    for name in names:
+        if found := re.match(r"(?:layer|res)(\d+)\.(\d+)\.", name):
+            blocks.setdefault(int(found[1]), set()).add(found[2])
+    return tuple(len(blocks[stage]) for stage in sorted(blocks))
+
+
 def foreign_parts(report: MatchReport, expected: Iterable[str]) -> list[str]:
     """Unexpected names that lie inside parts the encoder has: a sign of another depth or kind, not of a head."""
     parts = {n.split(".")[0] for n in expected}
@@ -197,22 +259,27 @@ def explain(report: MatchReport, expected: Iterable[str]) -> str:
     """The likeliest reason for a poor match, as advice; empty when none stands out."""
     expected = list(expected)
     have = set(_blocks(expected))
-    deeper = [b for b in _blocks(foreign_parts(report, expected)) if b not in have]
+    foreign = foreign_parts(report, expected)
+    found = depths([*report.matched, *(m.name for m in report.misshaped), *foreign])
+    layers = f" (the checkpoint holds layers {found}, the encoder has {depths(expected)})" if found else ""
+    deeper = [b for b in _blocks(foreign) if b not in have]
     if deeper:
-        return f"the checkpoint is deeper: it has {_first(deeper)}, the encoder does not; build it with that depth"
+        return (
+            f"the checkpoint is deeper: it has {_first(deeper)}, the encoder does not{layers}; build it with that depth"
+        )
     matched = set(_blocks(report.matched)) | set(_blocks(m.name for m in report.misshaped))
     shallower = [b for b in _blocks(report.missing) if b not in matched]
     if shallower and matched:
-        return f"the checkpoint is shallower: it lacks {_first(shallower)}; build the encoder with that depth"
+        return f"the checkpoint is shallower: it lacks {_first(shallower)}{layers}; build the encoder with that depth"
     if report.misshaped and not report.missing:
-        found, wanted = report.misshaped[0].found, report.misshaped[0].expected
-        if len(found) == 4 and len(wanted) == 5:
+        shape, wanted = report.misshaped[0].found, report.misshaped[0].expected
+        if len(shape) == 4 and len(wanted) == 5:
             return "these are kernels of a 2-D net: pass inflate='mean' or inflate='center'"
-        if len(found) == len(wanted) and len(found) >= 4 and found[1] != wanted[1] and found[2:] == wanted[2:]:
-            return f"the checkpoint takes {found[1]} channels there, the encoder {wanted[1]}: see in_channels and width"
-        if len(found) == len(wanted) == 5 and found[2] != wanted[2]:
+        if len(shape) == len(wanted) and len(shape) >= 4 and shape[1] != wanted[1] and shape[2:] == wanted[2:]:
+            return f"the checkpoint takes {shape[1]} channels there, the encoder {wanted[1]}: see in_channels and width"
+        if len(shape) == len(wanted) == 5 and shape[2] != wanted[2]:
             return (
-                f"its kernels span {found[2]} frames, the encoder's {wanted[2]}: build it with those temporal kernels"
+                f"its kernels span {shape[2]} frames, the encoder's {wanted[2]}: build it with those temporal kernels"
             )
         return "the checkpoint has other widths or kernels: build the encoder with its arguments"
     if not report.matched:
