@@ -1,0 +1,683 @@
+"""TCGL on two small collections of real video, as published and without its leak, beside controls.
+
+    python benchmarks/real_tcgl.py --data fight_surv --seeds 4001 4002 4003
+    python benchmarks/real_tcgl.py --data covid_blues --seeds 4001 4002 4003
+    python benchmarks/real_tcgl.py --render                      # docs/results/tcgl.md from tcgl.json, nothing is run
+
+Each seed pre-trains two encoders on the training part, from the same weights and on the same snippets: one whose order
+head is given the graph built from the order (the paper's setting, which leaks: tcgl.md §7, P1), one whose head is given
+a graph that knows nothing of it. Both, the same architecture with random weights, and plain statistics of the same
+clips are then probed as ``real_cvrl.py`` does it, and the test part's order is predicted. No group (scene, patient) is
+in both parts. Nothing is chosen by looking at the test part.
+
+``--develop`` leaves the test part out altogether: a third of the training part, cut by whole groups (another third for
+each of three consecutive seeds), is held out and scored instead. Settings were chosen so.
+
+The collections are not part of this repository; their READMEs name source and licence. Where one is absent the script
+says so and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from real_data import (
+    COLLECTIONS,
+    CONTROLS,
+    METRIC_NAMES,
+    Change,
+    Collection,
+    KeptFrames,
+    Seed,
+    arguments,
+    compare_all,
+    describe,
+    development,
+    environment,
+    limits,
+    number,
+    pooled,
+    recipe_rows,
+    setting_table,
+    span,
+    statistic_of,
+    table,
+)
+from real_data import main as run_main
+from scipy import stats
+
+import unreel
+from unreel.api import run_prepared
+from unreel.data.batch import Batch, collate
+from unreel.data.dataset import ClipDataset
+from unreel.data.loader import ClipLoader
+from unreel.data.manifest import Manifest
+from unreel.data.snippets import SnippetSampler, permutation_class, permutations
+from unreel.methods import Method
+from unreel.nn import Encoder, count_parameters
+from unreel.protocols.features import default_plan, embed_all, evaluation_mode
+from unreel.protocols.protocol import FeatureSet, Outcomes
+from unreel.protocols.retrieval import Retrieval
+from unreel.recipes import load_recipe
+from unreel.recipes.build import Prepared, prepare
+from unreel.tasks import FrameStatistics, LabelTask, random_init
+from unreel.tasks.evaluate import resolve_protocols
+from unreel.tasks.task import Metric
+from unreel.train.run import Run
+
+RECIPE = "tcgl_small"
+PROTOCOLS = ("linear", "knn")
+FAITHFUL, LEAK_FREE = "faithful", "leak-free"
+# The one setting in which the two differ.
+VARIANTS = {FAITHFUL: "order", LEAK_FREE: "position_chain"}
+NETS = {FAITHFUL: "TCGL, faithful", LEAK_FREE: "TCGL, leak-free", **CONTROLS}
+PAIRS = {
+    f"{FAITHFUL} − random-init": (FAITHFUL, "random-init"),
+    f"{LEAK_FREE} − random-init": (LEAK_FREE, "random-init"),
+    f"{FAITHFUL} − {LEAK_FREE}": (FAITHFUL, LEAK_FREE),
+    f"{FAITHFUL} − frame-statistics": (FAITHFUL, "frame-statistics"),
+    f"{LEAK_FREE} − frame-statistics": (LEAK_FREE, "frame-statistics"),
+}
+ORDER_PAIRS = {f"{FAITHFUL} − {LEAK_FREE}": (FAITHFUL, LEAK_FREE)}
+ORDER_METRICS = ("order", "order_up_to_reversal", "order_mixed")
+TRAINING_LOGS = ("order_accuracy", "order_accuracy_up_to_reversal")
+KS = (1, 5, 10, 20, 50)  # tcgl.md §6.2
+POOLING = "max-1x2x2"  # of the last map, for retrieval (tcgl.md §6.2)
+FEW_GROUPS = 10  # below, a bootstrap over groups is too narrow and each group's sign is told
+TEST_CLIPS = 10  # uniform clips per video (tcgl.md §6.2)
+# Tuples drawn per video to measure order accuracy; each is shown in all orders.
+DRAWS = {"train": 1, "test": 3}
+
+# What a collection's nature asks of the recipe.
+CHANGES: dict[str, tuple[Change, ...]] = {"fight_surv": (), "covid_blues": ()}
+
+
+# ------------------------------------------------------------------------------------------------------------- the run
+
+
+class Trained(NamedTuple):
+    """One variant of one seed: what pre-training left, and what it cost."""
+
+    prepared: Prepared
+    run: Run
+    seconds: float
+
+
+def pretrain(manifest: Manifest, settings: Mapping[str, Any], seed: int, out: Path, kept: KeptFrames) -> Trained:
+    """Pre-train on the split called train, with frames from memory; no label is looked at."""
+    start = time.perf_counter()
+    prepared = prepare("tcgl", manifest, recipe=RECIPE, call={"seed": seed, "workers": 0, **settings})
+    dataset = prepared.loader.dataset
+    small = ClipDataset(kept.facts(prepared.manifest), dataset.sampler, dataset.views, seed=dataset.seed, decoder=kept)
+    loader = ClipLoader(small, **prepared.settings.arguments("train", ClipLoader))
+    prepared = replace(prepared, loader=loader)
+    run = run_prepared(prepared, out=out)
+    return Trained(prepared, run, time.perf_counter() - start)
+
+
+def kept_frames(settings: Mapping[str, Any]) -> KeptFrames:
+    """Frames at the size that views and test clips resize to first, so that keeping them changes no sample."""
+    method = dict(load_recipe(RECIPE).sections["method"])
+    height, width = settings.get("method.resize", method["resize"])
+    return KeptFrames(height, width)
+
+
+# --------------------------------------------------------------------------------------------------------- the order
+
+
+@contextmanager
+def order_logits(method: Method) -> Iterator[list[torch.Tensor]]:
+    """What the order head says, batch by batch; losses that need frame-sets are not computed meanwhile."""
+    seen: list[torch.Tensor] = []
+    weights = method.w_intra, method.w_inter
+    handle = method.order_head.register_forward_hook(lambda module, args, logits: seen.append(logits))
+    method.w_intra = method.w_inter = 0.0
+    try:
+        with evaluation_mode(method), torch.inference_mode():
+            yield seen
+    finally:
+        handle.remove()
+        method.w_intra, method.w_inter = weights
+
+
+def reordered(batch: Batch, order: torch.Tensor) -> Batch:
+    """Snippets that stand in the order filmed, put into ``order`` (n,) instead."""
+    count = len(batch)
+    targets = {
+        **batch.targets,
+        "order": order.expand(count, -1),
+        "order_class": torch.full((count,), permutation_class(order)),
+    }
+    return replace(batch, views=tuple(batch.views[int(k)] for k in order), targets=targets)
+
+
+def mixed(batch: Batch) -> Batch:
+    """The same tuples, each of whose snippets comes from another video: no content can tell their order."""
+    views = tuple(replace(view, clips=view.clips.roll(p, 0)) for p, view in enumerate(batch.views))
+    return replace(batch, views=views)
+
+
+def order_accuracy(
+    method: Method, manifest: Manifest, decoder: KeptFrames, *, draws: int, batch_size: int = 24
+) -> dict[str, NDArray[np.float64]]:
+    """Accuracy per video (N,): of the order, up to reversal, and of the order with mixed snippets.
+
+    Each of ``draws`` tuples of a video is shown in every order, so that a head that always answers the same has
+    exactly 1/n!, whatever was drawn. Crops are random, as in training.
+    """
+    own = method.sampler
+    sampler = SnippetSampler(own.num_snippets, own.clip_frames, own.interval, stride=own.stride, shuffle=False)
+    dataset = ClipDataset(manifest, sampler, method.views, decoder=decoder)
+    orders = permutations(own.num_snippets)
+    last = len(orders) - 1  # an order and its reversal are classes c and n! − 1 − c
+    parts: list[dict[str, NDArray[np.float64]]] = []
+    with order_logits(method) as seen:
+        for rows in np.array_split(np.arange(len(dataset)), -(-len(dataset) // batch_size)):
+            hits: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in ORDER_METRICS}
+            for draw in range(draws):
+                whole = method.views.apply(collate([dataset.sample(int(row), epoch=draw) for row in rows]))
+                for truth, order in enumerate(orders):
+                    batch = reordered(whole, order)
+                    seen.clear()
+                    method(batch)
+                    method(mixed(batch))
+                    answer, other = (logits.argmax(1).numpy() for logits in seen)
+                    hits["order"].append(answer == truth)
+                    hits["order_up_to_reversal"].append((answer == truth) | (answer == last - truth))
+                    hits["order_mixed"].append(other == truth)
+            parts.append({name: np.mean(found, axis=0) for name, found in hits.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in ORDER_METRICS}
+
+
+def order_outcomes(trained: Trained, manifest: Manifest, kept: KeptFrames) -> dict[str, Any]:
+    """Order accuracy of a variant on the videos it was trained on, and per video on the test part's long ones."""
+    method = trained.prepared.method
+    train = order_accuracy(method, kept.facts(trained.prepared.manifest), kept, draws=DRAWS["train"])
+    rows = tuple(row for row in manifest if row.split == "test" and row.facts.num_frames >= method.sampler.min_frames)
+    held_out = order_accuracy(method, kept.facts(replace(manifest, rows=rows)), kept, draws=DRAWS["test"])
+    blind = 1 / len(permutations(method.sampler.num_snippets))
+    # The graph of the order tells it up to reversal where each pair of reversed orders has a graph of its own, as with
+    # three snippets; of the two that are left one is a guess (tcgl.md §2.2, §7 P1).
+    leaks = trained.prepared.settings["method"]["head_graph"] == "order"
+    chance = {
+        "order": 0.5 if leaks else blind,
+        "order_up_to_reversal": 1.0 if leaks else 2 * blind,
+        "order_mixed": 0.5 if leaks else blind,
+    }
+    outcomes = Outcomes(
+        "order",
+        held_out,
+        chance,
+        "order",
+        np.array([row.labels["label"] for row in rows]),
+        np.array([row.groups["group"] for row in rows]),
+        np.array([row.path for row in rows]),
+        chance_rule="what the graph alone tells, with features that know nothing",
+    )
+    return {"outcomes": outcomes, "train": {name: float(values.mean()) for name, values in train.items()}}
+
+
+# -------------------------------------------------------------------------------------------------------- one seed
+
+
+def run_seed(name: str, manifest: Manifest, seed: int, out: Path) -> Seed:
+    """Pre-train both variants, fit every protocol on the training part, score the test part."""
+    settings: dict[str, Any] = {change.setting: change.value for change in CHANGES[name]}
+    kept = kept_frames(settings)
+    trained = {
+        variant: pretrain(manifest, {**settings, "method.head_graph": graph}, seed, out / variant, kept)
+        for variant, graph in VARIANTS.items()
+    }
+    begin = time.perf_counter()
+    order = {variant: order_outcomes(found, manifest, kept) for variant, found in trained.items()}
+    ordered = time.perf_counter()
+    encoders = {variant: unreel.load_encoder(found.run) for variant, found in trained.items()}
+    spec = encoders[FAITHFUL].input_spec
+    nets = {
+        **encoders,
+        "random-init": random_init(encoders[FAITHFUL], seed=seed),
+        "frame-statistics": FrameStatistics(spec),
+    }
+    outcomes, metrics, notes = probe(nets, kept.facts(manifest), seed, kept)
+    for variant, found in order.items():
+        outcomes[variant]["order"] = found["outcomes"]
+    metrics["order"] = tuple(Metric(m) for m in order[FAITHFUL]["outcomes"].values)
+    cost: dict[str, Any] = {
+        "seed": seed,
+        "order_s": round(ordered - begin, 1),
+        "evaluate_s": round(time.perf_counter() - ordered, 1),
+        "parameters": count_parameters(encoders[FAITHFUL]),
+        "features": encoders[FAITHFUL].num_features,
+        "architecture": encoders[FAITHFUL].architecture,
+        "min_frames": trained[FAITHFUL].prepared.method.sampler.min_frames,
+        "probe": {p: dict(o.settings) for p, o in outcomes[FAITHFUL].items()},
+    }
+    for variant, found in trained.items():
+        records = [r for r in found.run.metrics() if "loss" in r]
+        late = records[-max(1, len(records) // 5) :]
+        cost[variant] = {
+            "pretrain_s": round(found.seconds, 1),
+            "steps": int(records[-1]["step"]),
+            "videos": len(found.prepared.manifest),
+            "short": found.prepared.num_short,
+            "logs": {
+                k: round(float(np.mean([r[k] for r in late])), 3)
+                for k in sorted(records[-1])
+                if k.startswith(("loss", "order"))
+            },
+            "train": {k: round(v, 4) for k, v in order[variant]["train"].items()},
+        }
+    return Seed(seed, outcomes, metrics, notes, cost)
+
+
+def probe(
+    nets: Mapping[str, Encoder], manifest: Manifest, seed: int, kept: KeptFrames
+) -> tuple[dict[str, dict[str, Outcomes]], dict[str, tuple[Any, ...]], tuple[str, ...]]:
+    """Every encoder frozen: linear and neighbours on its embedding, retrieval on its last map (tcgl.md §6.2)."""
+    task = LabelTask(manifest, seed=seed)
+    plan = replace(default_plan(nets[FAITHFUL].input_spec, num_clips=TEST_CLIPS), resize_px=(kept.height, kept.width))
+    clips = task.clips(plan, decoder=kept)
+    with_map = [net for net in nets if net != "frame-statistics"]  # plain statistics have no map
+    embeddings = dict(zip(nets, embed_all(list(nets.values()), clips, workers=0), strict=True))
+    maps = dict(zip(with_map, embed_all([nets[n] for n in with_map], clips, workers=0, pooling=POOLING), strict=True))
+    outcomes: dict[str, dict[str, Outcomes]] = {}
+    notes: list[str] = list(task.notes)
+    for net, found in embeddings.items():
+        parts = task.parts(found)
+        fitted = {p.name: p.fit(parts.train, seed=seed).score(parts.test) for p in resolve_protocols(PROTOCOLS)}
+        parts = task.parts(maps.get(net, found))
+        fitted["retrieval"] = Retrieval(ks=KS).fit(parts.train).score(parts.test)
+        assert parts.test.groups is not None
+        if len(set(parts.test.groups)) * 3 < len(parts.test):  # several videos of each group: patients, not scenes
+            fitted["patient retrieval"] = same_group(parts.test)
+        outcomes[net] = fitted
+        notes += [f"{fault.path} could not be read ({fault.cause})" for fault in found.faults]
+        notes += [f"{p}: {note}" for p, o in fitted.items() for note in o.notes]
+    metrics = {name: task.metrics(o) for name, o in outcomes[FAITHFUL].items()}
+    return outcomes, metrics, tuple(dict.fromkeys(notes))
+
+
+def same_group(test: FeatureSet) -> Outcomes:
+    """Leave one video out of the test part: is the nearest other video one of the same patient?"""
+    assert test.groups is not None
+    own = FeatureSet(test.vectors, test.groups, test.groups, test.ids)
+    return replace(Retrieval(ks=KS, exclude="source").fit(own).score(own), protocol="patient retrieval")
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+def asked_of(name: str, seeds: Sequence[Seed]) -> list[tuple[str, str]]:
+    """Protocols and metrics of a collection, the primary ones first."""
+    about = COLLECTIONS[name]
+    found = seeds[0].outcomes[FAITHFUL]
+    retrievals = [p for p in ("retrieval", "patient retrieval") if p in found]
+    primary = [("linear", about.metric), ("knn", about.metric), *((p, "hit@1") for p in retrievals)]
+    rest = [(p, metric) for p in retrievals for metric in found[p].values if metric != "hit@1"]
+    return [*primary, *rest]
+
+
+def all_scores(name: str, seeds: Sequence[Seed]) -> list[dict[str, Any]]:
+    """Every asked row per seed and for their mean; where groups are few, what each of them says."""
+    rows = compare_all(asked_of(name, seeds), seeds, COLLECTIONS[name].unit, PAIRS)
+    rows += compare_all([("order", metric) for metric in ORDER_METRICS], seeds, COLLECTIONS[name].unit, ORDER_PAIRS)
+    for row in rows:
+        if row["groups"] < FEW_GROUPS and row["seed"] == "mean":
+            pairs = PAIRS if row["protocol"] != "order" else ORDER_PAIRS
+            row["signs"] = {pair: signs(seeds, row["protocol"], row["metric"], *nets) for pair, nets in pairs.items()}
+        if row["protocol"] == "order":
+            row["chances"] = {v: seeds[0].outcomes[v]["order"].chance[row["metric"]] for v in VARIANTS}
+    return rows
+
+
+def signs(seeds: Sequence[Seed], protocol: str, metric: str, a: str, b: str) -> dict[str, Any]:
+    """In how many groups a is better than b, worse, or equal, by the mean outcome of their samples over the seeds.
+
+    The p-value is that of the two-sided sign test, which leaves ties out. Balanced accuracy has no share per group:
+    plain accuracy stands for it.
+    """
+
+    def per_sample(net: str) -> NDArray[np.float64]:
+        values = [s.outcomes[net][protocol].values for s in seeds]
+        return np.asarray(np.mean([v[metric] if metric in v else v["accuracy"] for v in values], axis=0))
+
+    groups = seeds[0].outcomes[a][protocol].groups
+    assert groups is not None
+    difference = per_sample(a) - per_sample(b)
+    means = np.array([difference[groups == g].mean() for g in np.unique(groups)]).round(9)
+    better, worse = int((means > 0).sum()), int((means < 0).sum())
+    p = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return {"better": better, "worse": worse, "equal": len(means) - better - worse, "p": p}
+
+
+def pooled_scores(name: str, seeds: Sequence[Seed]) -> list[dict[str, Any]]:
+    """Development: means over seeds, each on its own held-out third."""
+    asked = [(p, m) for p, m in asked_of(name, seeds) if m in (COLLECTIONS[name].metric, "hit@1", "mAP")]
+    order = [("order", metric) for metric in ORDER_METRICS]
+    return [*pooled(asked, seeds, tuple(NETS)), *pooled(order, seeds, tuple(VARIANTS))]
+
+
+def run_collection(name: str, whole: Manifest, options: argparse.Namespace) -> dict[str, Any]:
+    """Every seed of one collection, and their scores."""
+    seeds = []
+    for seed in options.seeds:
+        manifest = development(whole, seed) if options.develop else whole
+        kind = "develop" if options.develop else "report"
+        found = run_seed(name, manifest, seed, options.runs / f"{name}-{kind}-{seed}")
+        seeds.append(found)
+        for protocol, metric in [*asked_of(name, [found])[:4], *(("order", m) for m in ORDER_METRICS)]:
+            nets = VARIANTS if protocol == "order" else NETS
+            shown = {
+                net: statistic_of(found, net, protocol, metric)[0](np.arange(found.outcomes[net][protocol].n))
+                for net in nets
+            }
+            print(f"{name} seed {seed} {protocol} {metric}: " + ", ".join(f"{k} {v:.3f}" for k, v in shown.items()))
+        spent = [found.cost[v]["pretrain_s"] for v in VARIANTS] + [found.cost["order_s"], found.cost["evaluate_s"]]
+        print(f"{name} seed {seed}: {' s + '.join(map(str, spent))} s", flush=True)
+    return {
+        "seeds": list(options.seeds),
+        "data": describe(whole),
+        "recipe": recipe_rows(RECIPE, CHANGES[name]),
+        "scores": pooled_scores(name, seeds) if options.develop else all_scores(name, seeds),
+        "cost": [s.cost for s in seeds],
+        "notes": list(dict.fromkeys(note for s in seeds for note in s.notes)),
+        "environment": environment(),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- page
+
+SCORE_HEADER = (
+    "protocol",
+    "seed",
+    "chance",
+    "frame statistics",
+    "random weights",
+    "faithful",
+    "leak-free",
+    "faithful − random",
+    "leak-free − random",
+    "faithful − leak-free",
+)
+SHOWN_PAIRS = tuple(PAIRS)[:3]
+
+
+def score_rows(scores: Sequence[Mapping[str, Any]], protocols: Mapping[str, str]) -> list[list[str]]:
+    rows = []
+    for s in scores:
+        strong = "**" if s["seed"] == "mean" else ""
+        v = s["values"]
+        rows.append(
+            [
+                f"{protocols[s['protocol']]}, {METRIC_NAMES.get(s['metric'], s['metric'])}",
+                f"{strong}{s['seed']}{strong}",
+                number(s["chance"]),
+                number(v["frame-statistics"]["value"]),
+                number(v["random-init"]["value"]),
+                *(strong + span(v[variant], "value") + strong for variant in VARIANTS),
+                *(span(s["differences"][pair], "difference") for pair in SHOWN_PAIRS),
+            ]
+        )
+    return rows
+
+
+def order_table(entry: Mapping[str, Any]) -> list[str]:
+    """Order accuracy of both variants: in training, and on held-out videos with intervals."""
+    found = {(s["metric"], s["seed"]): s for s in entry["scores"] if s["protocol"] == "order"}
+    rows = []
+    last = "mean" if ("order", "mean") in found else entry["seeds"][-1]
+    for variant in VARIANTS:
+        for seed in [*entry["seeds"], *(["mean"] if last == "mean" else [])]:
+            costs = [c[variant] for c in entry["cost"] if seed in ("mean", c["seed"])]
+            late = [float(np.mean([c["logs"][m] for c in costs])) for m in TRAINING_LOGS]
+            own = [float(np.mean([c["train"][m] for c in costs])) for m in ORDER_METRICS[:2]]
+            held = [span(found[m, seed]["values"][variant], "value") for m in ORDER_METRICS]
+            strong = "**" if seed == "mean" else ""
+            shown = [" / ".join(map(number, pair)) for pair in (late, own)]
+            rows.append([variant, f"{strong}{seed}{strong}", *shown, *(strong + h + strong for h in held)])
+        chance = [number(found[m, last]["chances"][variant]) for m in ORDER_METRICS]
+        rows.append([variant, "chance", *[f"{chance[0]} / {chance[1]}"] * 2, *chance])
+    header = ("head", "seed", "in training", "training videos", "held-out videos", "… up to reversal", "… mixed")
+    return table(header, rows)
+
+
+def hits_table(entry: Mapping[str, Any], protocol: str, seed: object) -> list[str]:
+    """Any-hit@k of every encoder, as percentages are given in the papers but as shares, with chance."""
+    found = {s["metric"]: s for s in entry["scores"] if s["protocol"] == protocol and s["seed"] == seed}
+    ks = [m for m in found if m.startswith("hit@")]
+    rows = [["chance", *(number(found[m]["chance"]) for m in ks)]]
+    for net in (*CONTROLS, *VARIANTS):
+        cells = [span(found[m]["values"][net], "value") for m in ks]
+        rows.append([NETS[net], *cells])
+    return table(("encoder", *ks), rows)
+
+
+def verdicts(scores: Sequence[Mapping[str, Any]], protocols: Mapping[str, str]) -> list[str]:
+    """What the mean rows of the primary metrics decide, in words."""
+    lines = []
+    for s in scores:
+        if s["seed"] != "mean":
+            continue
+        parts = []
+        for variant in VARIANTS:
+            own = s["values"][variant]
+            side = "above chance" if own["low"] > s["chance"] else "not distinguishable from chance"
+            parts.append(f"the {variant} encoder is {side}")
+        for pair, (a, b) in PAIRS.items():
+            d = s["differences"][pair]
+            first, second = (net if net in VARIANTS else NETS[net] for net in (a, b))
+            if d["low"] > 0:
+                word = f"{first} is better than {second} by {number(d['difference'])}"
+            elif d["high"] < 0:
+                word = f"{first} is **worse** than {second} by {number(-d['difference'])}"
+            else:
+                word = f"{first} against {second} is undecided ({number(d['difference'], sign=True)}; four in five "
+                word += f"would be seen from {number(d['detectable'])} on)"
+            if "signs" in s:
+                g = s["signs"][pair]
+                word += f", {s['unit']} {g['better']} : {g['worse']}"
+                word += f" with {g['equal']} equal" * (g["equal"] > 0) + f" (sign test p = {g['p']:.3f})"
+            parts.append(word)
+        lines.append(f"- {protocols[s['protocol']]}, {METRIC_NAMES.get(s['metric'], s['metric'])}: {'; '.join(parts)}.")
+    return lines
+
+
+def order_verdict(entry: Mapping[str, Any]) -> str:
+    """What the order accuracies say, in words."""
+    found = {s["metric"]: s for s in entry["scores"] if s["protocol"] == "order" and s["seed"] == "mean"}
+    if not found:
+        return ""
+    six, mix = found["order"], found["order_mixed"]
+    lines = []
+    for variant in VARIANTS:
+        own, chance = six["values"][variant], six["chances"][variant]
+        if own["low"] > chance:
+            word = f"above its chance level of {number(chance)}: it sees something of the order in the video"
+        else:
+            word = f"not above its chance level of {number(chance)}: nothing learned about order carries over"
+        blind = mix["values"][variant]
+        lines.append(
+            f"The {variant} head tells the order of {number(own['value'])} of held-out tuples, {word}; with every "
+            f"snippet taken from another video it still tells {number(blind['value'])}."
+        )
+    return " ".join(lines)
+
+
+def protocol_names(about: Collection) -> dict[str, str]:
+    what = "class" if about.classes == "fight or not" else "position"
+    return {
+        "linear": "linear",
+        "knn": "knn",
+        "retrieval": f"{what} retrieval",
+        "patient retrieval": "patient retrieval",
+    }
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """The page, every number from the JSON beside it."""
+    lines = [
+        "# TCGL on real video",
+        "",
+        "Rendered from [tcgl.json](tcgl.json) by `python benchmarks/real_tcgl.py --render`; all numbers are in it.",
+        "",
+        "Two small public collections, pre-trained on their own training part without labels on a CPU, then probed "
+        "with the encoder frozen. Two variants stand side by side, from the same first weights and the same draws of "
+        "snippets. **Faithful** is the paper's setting: the head that is to tell the order of three snippets is given "
+        "a graph built from that order, so that half of all orders can be told without looking at the video, and all "
+        "of them up to reversal. **Leak-free** gives the head the chain of shuffled positions, which knows nothing: "
+        "chance is one in six. Nothing else differs.",
+        "",
+        "Controls: the same architecture with random weights, and 46 plain statistics of the same clips (colour, "
+        "layout, edges, change over time). Linear probe and nearest neighbours read the embedding; retrieval reads "
+        "the last feature map after 2 × 2 max pooling, mean of ten clips, cosine, and a hit is any of the k nearest "
+        "(the papers' measure). Intervals are 95 % bootstraps that resample whole groups of the test part; "
+        "differences are paired; nothing is corrected for the number of comparisons. They hold for the encoders "
+        "trained here: what another training part would give they do not know; the spread over seeds shows what the "
+        "seed alone does.",
+        "",
+    ]
+    if not found.get("report"):
+        lines += ["The report seeds have not been run yet.", ""]
+    for name, entry in found.get("report", {}).items():
+        lines += section(name, entry)
+    lines += developed(found.get("development", {}), found.get("screening", {}))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def section(name: str, entry: Mapping[str, Any]) -> list[str]:
+    about = COLLECTIONS[name]
+    train, test = entry["data"]["train"], entry["data"]["test"]
+    seeds = " ".join(str(s) for s in entry["seeds"])
+    cost = entry["cost"]
+    first = cost[0]
+    own = first[FAITHFUL]
+    seconds = [[c[v]["pretrain_s"] for v in VARIANTS] + [c["order_s"] + c["evaluate_s"]] for c in cost]
+    names = protocol_names(about)
+    shown = [s for s in entry["scores"] if s["protocol"] != "order"]
+    primary = [s for s in shown if s["metric"] in (about.metric, "hit@1")]
+    mean = "mean" if any(s["seed"] == "mean" for s in shown) else entry["seeds"][-1]
+    averages = [s for s in shown if s["metric"] == "mAP" and s["seed"] == mean]
+    order = [s for s in entry["scores"] if s["protocol"] == "order"]
+    versions = ", ".join(f"{k} {v}" for k, v in entry["environment"]["packages"].items())
+    per_run = "; ".join(" + ".join(f"{s:.0f}" for s in run) for run in seconds)
+    lines = [
+        f"## {about.title}",
+        "",
+        f"{about.classes.capitalize()}, {len(test['classes'])} classes; {train['videos']} training videos of "
+        f"{train['groups']} {about.unit}, {test['videos']} test videos of {test['groups']} other {about.unit}; "
+        f"{entry['data']['hours'] * 60:.1f} minutes in all. A tuple of snippets spans {first['min_frames']} frames: "
+        f"{own['short']} of {own['videos'] + own['short']} training videos are shorter and were left out of "
+        f"pre-training, {test['videos'] - order[0]['n']} of {test['videos']} test videos of the order task. Probes and "
+        "retrieval use every video; a clip of a shorter one is looped.",
+        "",
+        "```",
+        f"python benchmarks/real_tcgl.py --data {name} --seeds {seeds}",
+        "```",
+        "",
+        f"{own['steps']} steps; `{first['architecture']}`, {first['parameters']:,} parameters, {first['features']} "
+        f"features. Seconds per seed, faithful + leak-free + evaluation: {per_run} with "
+        f"{entry['environment']['threads']} of {entry['environment']['cores']} threads ({versions}).",
+        "",
+        "### Order",
+        "",
+        f"Accuracy over the 6 orders, n = {order[0]['n']} held-out videos of {order[0]['groups']} {about.unit}, "
+        f"{DRAWS['test']} tuples each, training videos {DRAWS['train']} each; each tuple is shown in all 6 "
+        "orders, so that a head that always answers the same is right exactly once in six. Up to reversal "
+        "counts an order and its mirror image as one. Mixed: every snippet of a tuple from another video, so that "
+        "only the graph can tell. In training: the last fifth of the steps, with dropout, six-way / up to reversal. "
+        "Chance is what the graph alone gives to features that know nothing.",
+        "",
+        *order_table(entry),
+        order_verdict(entry),
+        "",
+        "### Representation",
+        "",
+        *table(SCORE_HEADER, score_rows(primary, names)),
+        "Average precision:",
+        "",
+        *table(SCORE_HEADER, score_rows(averages, names)),
+    ]
+    for protocol in ("retrieval", "patient retrieval"):
+        if any(s["protocol"] == protocol for s in shown):
+            lines += [f"{names[protocol].capitalize()}, any hit among the k nearest ({mean} of the seeds):", ""]
+            lines += hits_table(entry, protocol, mean)
+            lines += [RETRIEVAL_TEXT[name, protocol], ""]
+    lines += ["**What it says.**", "", *verdicts(primary, names), ""]
+    lines += ["**What n can decide.** " + " ".join(limits(entry, about)), ""]
+    if entry["notes"]:
+        lines += ["Notes: " + "; ".join(entry["notes"]) + ".", ""]
+    return [*lines, *setting_table(entry["recipe"])]
+
+
+RETRIEVAL_TEXT = {
+    ("fight_surv", "retrieval"): (
+        "Gallery: the training part; queries: the test part; a hit is a video of the same class. With two classes a "
+        "random order already finds one among five nearly always: only k = 1 and average precision say anything."
+    ),
+    ("covid_blues", "retrieval"): (
+        "Gallery: the training patients; queries: the test patients; a hit is a video of the same of six scan "
+        "positions, of another patient by construction. This is the retrieval with a clinical use (finding the same "
+        "view), and the one that an encoder cannot solve by recognising a person or a probe setting."
+    ),
+    ("covid_blues", "patient retrieval"): (
+        "Gallery and queries: the test patients' videos, each in turn left out; a hit is another video of the same "
+        "patient, necessarily from another position. It measures identity: depth and gain settings, probe, overlay, "
+        "habitus and session, as well as anatomy or disease; which of them, it cannot tell. A high value is no merit. "
+        "It is a caution: embeddings that find a patient again are personal data, even without names and pixels, and "
+        "a split that is not by patient would be won by it. Where it is high while position retrieval is at chance, "
+        "the encoder mostly knows who and how, not what is shown. Every patient's own videos are alike in the same "
+        "way, so that its interval over patients is the one to read."
+    ),
+}
+
+
+def developed(entries: Mapping[str, Any], screening: Mapping[str, Any]) -> list[str]:
+    """How the settings were chosen: what was tried, and the chosen ones on held-out groups."""
+    if not entries and not screening:
+        return []
+    lines = ["## How the settings were chosen", ""]
+    lines += ["On development seeds and the training parts; no test part was opened.", ""]
+    if screening:
+        keys = screening["columns"]
+        rows = [
+            [r["data"], r["what"], r["head"], r["seed"], *(number(r[k]) if r[k] is not None else "–" for k in keys)]
+            for r in screening["rows"]
+        ]
+        lines += [screening["how"], ""]
+        lines += table(("data", "tried", "head", "seed", *keys.values()), rows)
+        lines += [screening["found"], ""]
+    if entries:
+        lines += [
+            "The chosen settings with `--develop`: a third of the training part, cut by whole groups, was held out of "
+            "pre-training and probing and scored, another third for each seed. Means over the seeds:",
+            "",
+        ]
+        rows = []
+        for name, entry in entries.items():
+            names = {**protocol_names(COLLECTIONS[name]), "order": "order"}
+            for s in entry["scores"]:
+                what = METRIC_NAMES.get(s["metric"], s["metric"].replace("_", " "))
+                label = what if s["protocol"] == "order" else f"{names[s['protocol']]}, {what}"
+                cells = [name, label, ", ".join(map(str, entry["seeds"])), str(s["n"])]
+                order = (*reversed(CONTROLS), *VARIANTS)
+                rows.append([*cells, *(number(s["values"][n]) if n in s["values"] else "–" for n in order)])
+        header = ("data", "protocol", "seeds", "n", "frame statistics", "random weights", "faithful", "leak-free")
+        lines += table(header, rows)
+    return lines
+
+
+def main() -> None:
+    run_main(arguments(__doc__, page="tcgl", seeds=(4001, 4002, 4003), threads=1, workers=0), run_collection, render)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The benchmarks on real collections, without the collections: what they compute from outcomes, and their pages."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unreel.data.batch import Batch, View
+from unreel.data.manifest import Manifest, Row
+from unreel.data.snippets import permutations
+from unreel.media import VideoInfo
+from unreel.metrics.retrieval import Neighbours
+from unreel.protocols.protocol import FeatureSet, Outcomes
+from unreel.stats import bootstrap_ci, paired_bootstrap
+from unreel.tasks.classification import BALANCED_ACCURACY
+from unreel.tasks.task import Metric
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def scripts() -> SimpleNamespace:
+    """real_data, real_cvrl and real_tcgl, as ``python benchmarks/…`` sees them."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return SimpleNamespace(**{name: _load(name) for name in ("real_data", "real_cvrl", "real_tcgl")})
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+
+
+def _load(name: str) -> ModuleType:
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _classified(rng: np.random.Generator, labels: Any, groups: Any, right: float) -> Outcomes:
+    classes = np.unique(labels)
+    guess = np.where(rng.random(len(labels)) < right, labels, rng.choice(classes, len(labels)))
+    values = {"accuracy": (guess == labels).astype(np.float64)}
+    shares = np.full(len(classes), 1 / len(classes))
+    return Outcomes(
+        "linear", values, {"accuracy": 0.5}, "accuracy", labels, groups,
+        predictions=guess, classes=classes, class_shares=shares,
+    )  # fmt: skip
+
+
+def _seed(scripts: SimpleNamespace, seed: int) -> Any:
+    """40 test videos of 5 patients and 4 positions; the faithful encoder is the better one."""
+    tcgl, rng = scripts.real_tcgl, np.random.default_rng(seed)
+    labels, groups = np.tile(list("abcd"), 10), np.repeat([f"p{i}" for i in range(5)], 8)
+    outcomes: dict[str, dict[str, Outcomes]] = {}
+    for net, right in zip(tcgl.NETS, (0.9, 0.5, 0.0, 0.0), strict=True):
+        found = {p: _classified(rng, labels, groups, right) for p in ("linear", "knn")}
+        for protocol in ("retrieval", "patient retrieval"):
+            hits = rng.random((2, 40)) < 0.3 + right / 2
+            values = {"hit@1": hits[0].astype(float), "hit@5": (hits[0] | hits[1]).astype(float), "mAP": rng.random(40)}
+            chance = {"hit@1": 0.25, "hit@5": 0.7, "mAP": 0.3}
+            found[protocol] = Outcomes(protocol, values, chance, "hit@1", labels, groups)
+        if net in tcgl.VARIANTS:
+            blind = 0.5 if net == tcgl.FAITHFUL else 1 / 6
+            values = {m: np.full(40, blind) for m in tcgl.ORDER_METRICS}
+            found["order"] = Outcomes("order", values, dict.fromkeys(values, blind), "order", labels, groups)
+        outcomes[net] = found
+    metrics = {
+        p: (*(Metric(m) for m in o.values), *([BALANCED_ACCURACY] if o.predictions is not None else []))
+        for p, o in outcomes[tcgl.FAITHFUL].items()
+    }
+    variant = {
+        "pretrain_s": 1.0, "steps": 9, "videos": 7, "short": 2,
+        "logs": {"order_accuracy": 0.5, "order_accuracy_up_to_reversal": 0.9},
+        "train": dict.fromkeys(tcgl.ORDER_METRICS, 0.5),
+    }  # fmt: skip
+    cost = {
+        "seed": seed, "order_s": 1.0, "evaluate_s": 1.0, "parameters": 1000, "features": 8, "architecture": "r3d_tiny",
+        "min_frames": 32, **dict.fromkeys(tcgl.VARIANTS, variant),
+    }  # fmt: skip
+    return scripts.real_data.Seed(seed, outcomes, metrics, ("a note",), cost)
+
+
+@pytest.fixture(scope="module")
+def entry(scripts: SimpleNamespace) -> dict[str, Any]:
+    """What one collection leaves in the JSON."""
+    data = scripts.real_data
+    quick = {"num_resamples": 100}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "bootstrap_ci", functools.partial(bootstrap_ci, **quick))
+        patch.setattr(data, "paired_bootstrap", functools.partial(paired_bootstrap, **quick))
+        scores = scripts.real_tcgl.all_scores("covid_blues", [_seed(scripts, s) for s in (1, 2)])
+    part = {"videos": 40, "groups": 5, "classes": dict.fromkeys("abcd", 10)}
+    cost = [_seed(scripts, s).cost for s in (1, 2)]
+    environment = {"packages": {"torch": "2.13.0"}, "cores": 2, "threads": 1}
+    recipe = [["method.name", "tcgl", ""]]
+    found = {
+        "seeds": [1, 2], "data": {"train": part, "test": part, "hours": 0.1}, "recipe": recipe, "scores": scores,
+        "cost": cost, "notes": ["a note"], "environment": environment,
+    }  # fmt: skip
+    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+
+
+def test_every_difference_is_that_of_its_two_scores(scripts, entry):
+    for row in entry["scores"]:
+        for name, (a, b) in (scripts.real_tcgl.PAIRS | scripts.real_tcgl.ORDER_PAIRS).items():
+            if name in row["differences"]:
+                d = row["differences"][name]
+                expected = row["values"][a]["value"] - row["values"][b]["value"]
+                assert d["difference"] == pytest.approx(expected)
+                assert d["low"] <= expected + 1e-9
+                assert expected <= d["high"] + 1e-9
+    first = next(r for r in entry["scores"] if r["protocol"] == "linear" and r["seed"] == "mean")
+    single = [r["values"]["faithful"]["value"] for r in entry["scores"] if r["protocol"] == "linear"][:2]
+    assert first["metric"] == "balanced_accuracy"
+    assert first["values"]["faithful"]["value"] == pytest.approx(np.mean(single))
+    assert first["differences"]["faithful − random-init"]["low"] > 0
+
+
+def test_a_mean_is_resampled_as_its_function_is(scripts):
+    seeds = [_seed(scripts, s) for s in (1, 2)]
+    source, value, chance = scripts.real_data.mean_of(seeds, "faithful", "retrieval", "mAP")
+    functions = [scripts.real_data.statistic_of(s, "faithful", "retrieval", "mAP")[0] for s in seeds]
+    groups = seeds[0].outcomes["faithful"]["retrieval"].groups
+    slow = bootstrap_ci(lambda rows: np.mean([f(rows) for f in functions]), groups=groups, num_resamples=60)
+    assert bootstrap_ci(source, groups=groups, num_resamples=60) == pytest.approx(slow)
+    assert (value, chance) == (pytest.approx(np.mean(source)), 0.3)
+
+
+def test_signs_count_patients(scripts, entry):
+    row = next(r for r in entry["scores"] if r["protocol"] == "order" and r["seed"] == "mean")
+    found = row["signs"]["faithful − leak-free"]
+    assert (found["better"], found["worse"], found["equal"]) == (5, 0, 0)
+    assert found["p"] == pytest.approx(2 * 0.5**5)
+    assert row["chances"] == {"faithful": 0.5, "leak-free": pytest.approx(1 / 6)}
+
+
+def test_pages_render_from_json(scripts, entry):
+    page = scripts.real_tcgl.render({"report": {"covid_blues": entry}})
+    for text in (
+        "patient retrieval, any hit among the k nearest",
+        "2 of 9 training videos are shorter",
+        "0.500 [0.500, 0.500]",
+        "sign test p = 0.062",
+        "With 5 groups a bootstrap interval is too narrow",
+    ):
+        assert text.lower() in page.lower()
+    assert "nan" not in page.split()
+    assert "have not been run" in scripts.real_tcgl.render({"report": {}})
+    for name in ("cvrl", "tcgl"):
+        file = ROOT / "docs" / "results" / f"{name}.json"
+        if file.is_file():
+            made = getattr(scripts, f"real_{name}").render(json.loads(file.read_text(encoding="utf-8")))
+            assert made == file.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_patient_retrieval_leaves_the_query_out_and_not_its_patient(scripts):
+    vectors = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], dtype=np.float32)
+    groups = np.array(["p", "p", "q", "q"])
+    found = scripts.real_tcgl.same_group(FeatureSet(vectors, np.array(list("abab")), groups, np.array(list("wxyz"))))
+    assert found.values["hit@1"].tolist() == [1, 1, 1, 1]
+    assert found.chance["hit@1"] == pytest.approx(1 / 3)
+    assert isinstance(found.neighbours, Neighbours)
+
+
+def test_snippets_are_put_into_every_order_and_mixed(scripts):
+    clips = [torch.full((4, 3, 2, 1, 1), float(k)) + 10 * torch.arange(4.0).view(4, 1, 1, 1, 1) for k in range(3)]
+    ids = torch.arange(4)
+    batch = Batch(tuple(View(c, torch.zeros(4, 2)) for c in clips), {}, ids, ids, ids)
+    for index, order in enumerate(permutations(3)):
+        made = scripts.real_tcgl.reordered(batch, order)
+        assert [int(v.clips[0, 0, 0, 0, 0]) for v in made.views] == order.tolist()
+        assert made.targets["order"].tolist() == [order.tolist()] * 4
+        assert made.targets["order_class"].tolist() == [index] * 4
+        videos = torch.stack([v.clips[:, 0, 0, 0, 0] // 10 for v in scripts.real_tcgl.mixed(made).views], 1)
+        assert all(len(set(row)) == 3 for row in videos.tolist())
+
+
+def test_kept_frames_are_the_resized_ones_and_facts_say_so(scripts, tmp_path):
+    from unreel.data.dataset import resize_frames
+    from unreel.media import read_clip
+    from unreel.media.write import write_video
+
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 32, 48, 3), dtype=np.uint8)
+    write_video(tmp_path / "a.mp4", pixels, fps=10)
+    kept = scripts.real_data.KeptFrames(16, 20)
+    found = kept.read(tmp_path / "a.mp4", indices=np.array([3, 1]))
+    whole = torch.from_numpy(read_clip(tmp_path / "a.mp4").pixels)
+    assert torch.equal(torch.from_numpy(found.pixels), resize_frames(whole, 16, 20)[[3, 1]])
+    info = VideoInfo(width=48, height=32, num_frames=5, duration_s=0.5, fps=10.0, codec="h264")
+    facts = kept.facts(Manifest(str(tmp_path), (Row(path="a.mp4", facts=info),)))[0].facts
+    assert facts is not None
+    assert (facts.height, facts.width, facts.num_frames) == (16, 20, 5)
