@@ -154,12 +154,12 @@ def test_a_file_on_both_sides_never_finds_itself_and_groups_hold_within_one_fold
     bare = sets[0].with_splits([""] * 12)
     task = GalleryTask(bare, bare)
     report = evaluate(Colour(frames=8), task, protocol=Retrieval(exclude="source"), baselines=(), **OPTIONS)
-    assert all(q.id not in {h.id for h in q.neighbours} for q in report.neighbours)
+    assert all(q.path not in {h.path for h in q.neighbours} for q in report.neighbours)
     assert report.score().settings["n_gallery"] == 12
     grouped = evaluate(Colour(frames=8), task, protocol="retrieval", baselines=(), **OPTIONS)
     for query in grouped.neighbours:
-        pair = query.id[:-5] + str(int(query.id[-5]) ^ 1) + ".mp4"
-        assert pair not in {h.id for h in query.neighbours}
+        pair = query.path[:-5] + str(int(query.path[-5]) ^ 1) + ".mp4"
+        assert not {query.path, pair} & {h.path for h in query.neighbours}
 
 
 def test_what_cannot_be_asked_is_named(sets):
