@@ -233,6 +233,65 @@ class PairSampler:
         return f"PairSampler({self.clip_frames}, {self.stride}, {self.distribution!r}, swap={self.swap})"
 
 
+class ClipSetSampler:
+    """ρ clips of one video, in random order (Feichtenhofer 2021; cvrl.md §6.5); the first two are views 0 and 1.
+
+    Args:
+        rho: clips at times of their own. 1 gives two views of one and the same clip.
+        clip_frames, stride: frames per clip and frames between them.
+        interval, power, fixed_frames, scale: "independent" draws each start uniformly by itself. Any other
+            ``IntervalDistribution`` is that of the time between the first and the last clip, as ``PairSampler`` draws
+            it; the clips between them start uniformly between.
+    Raises: UsageError for counts below 1 or a distribution that cannot be.
+    """
+
+    def __init__(
+        self,
+        rho: Annotated[int, Range(ge=1)] = 2,
+        *,
+        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
+        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
+        interval: IntervalKind = "independent",
+        power: Annotated[float, Range(gt=0)] = 1.0,
+        fixed_frames: Annotated[int, Range(ge=0, unit="frames")] = 0,
+        scale: Annotated[float, Range(gt=0)] = 0.25,
+    ) -> None:
+        if rho < 1:
+            raise UsageError(f"rho is the number of clips per video, at least 1; got {rho}")
+        self.rho = rho
+        self.clip_frames, self.stride = clip_frames, stride
+        self.pair = PairSampler(
+            clip_frames, stride, interval=interval, power=power, fixed_frames=fixed_frames, scale=scale, swap=False
+        )
+
+    @property
+    def num_views(self) -> int:
+        """One view per clip, and at least two."""
+        return max(2, self.rho)
+
+    def starts(self, key: Key, num_frames: int) -> list[int]:
+        """First frame of every view's clip in a source of ``num_frames`` frames."""
+        m = num_starts(num_frames, self.clip_frames, self.stride)
+        if self.rho == 1:
+            return [key.child("start", 0).integer(0, m)] * 2
+        if self.pair.distribution.kind == "independent":
+            return [key.child("start", i).integer(0, m) for i in range(self.rho)]
+        low, high = sorted(self.pair.starts(key.child("pair"), num_frames))
+        between = [key.child("start", i).integer(low, high + 1) for i in range(self.rho - 2)]
+        drawn = [low, high, *between]
+        return [drawn[i] for i in key.child("order").permutation(self.rho)]
+
+    def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
+        """One clip per view; a pure function of the key and the number of frames. Short videos are looped."""
+        starts = self.starts(key, source.num_frames)
+        return SamplerDraw(
+            tuple(ClipRequest(clip_indices(s, source.num_frames, self.clip_frames, self.stride)) for s in starts)
+        )
+
+    def __repr__(self) -> str:
+        return f"ClipSetSampler({self.rho}, {self.clip_frames}, {self.stride}, {self.pair.distribution!r})"
+
+
 class UniformSampler:
     """``num_clips`` clips of one video, each with its own uniform start; short videos are looped.
 

@@ -6,6 +6,7 @@ import itertools
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
@@ -72,6 +73,32 @@ def projection_mlp(
         if isinstance(layer, nn.Linear):
             _glorot_(layer)
     return nn.Sequential(*layers)
+
+
+class L2Norm(nn.Module):
+    """Rows of unit length (…, D), in float32 at least; a zero row stays zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) to the same."""
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return functional.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
+def normalized_mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+    """Linear without bias, BatchNorm, ReLU, Linear with bias, L2 norm: (B, in_dim) to unit rows (B, out_dim).
+
+    The heads of object_aware.md §1.1 (MoCo's projector, BYOL's projector and predictor); weights and biases start
+    uniform in ±1/√fan_in. Raises UsageError for sizes below 1.
+    """
+    if min(in_dim, hidden_dim, out_dim) < 1:
+        raise UsageError(f"normalized_mlp needs sizes of at least 1, got {in_dim}, {hidden_dim}, {out_dim}")
+    return nn.Sequential(
+        nn.Linear(in_dim, hidden_dim, bias=False),
+        nn.BatchNorm1d(hidden_dim),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden_dim, out_dim),  # torch's own initialisation is that range
+        L2Norm(),
+    )
 
 
 class LinearHead(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.settings import Range
@@ -24,7 +24,7 @@ from unreel.views.operations import (
 )
 from unreel.views.plan import ViewPlan
 
-ViewPreset: TypeAlias = Literal["paper", "release", "crop_only", "none"]
+ViewPreset: TypeAlias = Literal["paper", "release", "occon", "mocov2", "crop_only", "none"]
 DrawPer: TypeAlias = Literal["tuple", "snippet", "frame"]
 
 # Probabilities of blur and solarise in the release: view 1 always blurred, view 2 rarely blurred and sometimes
@@ -33,17 +33,44 @@ _RELEASE_BLUR = (1.0, 0.1)
 _RELEASE_SOLARIZE = (0.0, 0.2)
 
 
+class _Defaults(NamedTuple):
+    """Where presets differ in an operation that they have in common."""
+
+    crop_area_min: float = 0.3
+    crop_aspect_min: float = 0.5
+    crop_aspect_max: float = 2.0
+    crop_sampler: CropSampler = "tf"
+    color: float = 0.8  # brightness, contrast and saturation at jitter strength 1
+    hue: float = 0.2
+    contrast_pivot: ContrastPivot = "clip"
+    blur_p: float = 0.0
+    blur_padding: Padding = "zero"
+
+
+# object_aware.md §1.4: jitter 0.4, 0.4, 0.4, 0.1 (strength 0.5 of SimCLR's), crops from 8 % of the frame; MoCo v2's
+# own lower bound is 0.2 (Chen 2020, arXiv 2003.04297).
+_OCCON = _Defaults(0.08, 3 / 4, 4 / 3, "torchvision", 0.4, 0.1, "gray", 0.5, "reflect")
+_IMAGE_PRESETS: dict[str, _Defaults] = {"occon": _OCCON, "mocov2": _OCCON._replace(crop_area_min=0.2)}
+
+
+Value = TypeVar("Value")
+
+
+def _or(value: Value | None, usual: Value) -> Value:
+    return usual if value is None else value
+
+
 def view_plan(
     preset: ViewPreset = "paper",
     *,
     size: Annotated[int, Range(ge=1, unit="px")] = 224,
     num_views: Annotated[int, Range(ge=1)] = 2,
     consistent: bool = True,
-    crop_area_min: Annotated[float, Range(ge=0, le=1)] = 0.3,
+    crop_area_min: Annotated[float, Range(ge=0, le=1)] | None = None,
     crop_area_max: Annotated[float, Range(ge=0, le=1)] = 1.0,
-    crop_aspect_min: Annotated[float, Range(gt=0)] = 0.5,
-    crop_aspect_max: Annotated[float, Range(gt=0)] = 2.0,
-    crop_sampler: CropSampler = "tf",
+    crop_aspect_min: Annotated[float, Range(gt=0)] | None = None,
+    crop_aspect_max: Annotated[float, Range(gt=0)] | None = None,
+    crop_sampler: CropSampler | None = None,
     antialias: bool | None = None,
     flip_p: Annotated[float, Range(ge=0, le=1)] = 0.5,
     jitter_p: Annotated[float, Range(ge=0, le=1)] = 0.8,
@@ -52,36 +79,41 @@ def view_plan(
     contrast: Annotated[float, Range(ge=0)] | None = None,
     saturation: Annotated[float, Range(ge=0)] | None = None,
     hue: Annotated[float, Range(ge=0)] | None = None,
-    contrast_pivot: ContrastPivot = "clip",
+    contrast_pivot: ContrastPivot | None = None,
     saturation_mode: SaturationMode = "hsv",
     gray_p: Annotated[float, Range(ge=0, le=1)] = 0.2,
     blur_p: Annotated[float, Range(ge=0, le=1)] | None = None,
     blur_sigma_min: Annotated[float, Range(ge=0, unit="px")] = 0.1,
     blur_sigma_max: Annotated[float, Range(ge=0, unit="px")] = 2.0,
-    blur_padding: Padding = "zero",
+    blur_padding: Padding | None = None,
     solarize_p: Annotated[float, Range(ge=0, le=1)] | None = None,
     solarize_threshold: Annotated[float, Range(ge=0, le=1)] = 0.5,
     compiled: bool = False,
 ) -> ViewPlan:
-    """The views of CVRL and their ablations (cvrl.md §4).
+    """The views of CVRL and their ablations (cvrl.md §4), and those of the image methods (object_aware.md §1.4).
 
     Args:
         preset: ``paper`` crop, flip, jitter, grey (Algorithm 1, steps 1–5), antialiased resize; ``release`` adds the
             asymmetric blur and solarisation of the released code (steps 6–8) and resizes without antialias;
-            ``crop_only`` the random crop alone; ``none`` short side to ``size`` and the centre, nothing random.
+            ``occon`` crops from 8 % of the frame at aspect 3/4 to 4/3, with weaker colours and a blur in half of the
+            views, ``mocov2`` the same from 20 %; ``crop_only`` the random crop alone; ``none`` short side to ``size``
+            and the centre, nothing random.
         size: height and width of a view, pixels.
         num_views: views per sample.
         consistent: one draw for all frames; False draws per frame (the ablation).
-        crop_area_min, crop_area_max: share of the frame that a crop covers.
-        crop_aspect_min, crop_aspect_max: width over height of a crop.
-        crop_sampler: ``tf`` or ``torchvision``; they differ in the distribution of crop sizes.
+        crop_area_min, crop_area_max: share of the frame that a crop covers. The least is 0.3, in ``occon`` 0.08, in
+            ``mocov2`` 0.2.
+        crop_aspect_min, crop_aspect_max: width over height of a crop: 0.5 to 2; 3/4 to 4/3 in the image methods'
+            presets.
+        crop_sampler: ``tf``, or ``torchvision`` (image methods); they differ in the distribution of crop sizes.
         antialias: of the resize; default: the preset's.
         flip_p, jitter_p, gray_p: probabilities. 0 leaves the operation out.
-        jitter_strength: SimCLR's s: brightness, contrast, saturation 0.8 s, hue 0.2 s.
+        jitter_strength: SimCLR's s: brightness, contrast, saturation 0.8 s, hue 0.2 s; half of that in the image
+            methods' presets.
         brightness, contrast, saturation, hue: replace the values that follow from ``jitter_strength``.
-        contrast_pivot: ``clip``, ``frame`` or ``gray``; saturation_mode: ``hsv`` or ``blend``.
+        contrast_pivot: ``clip``, ``frame`` or ``gray`` (image methods); saturation_mode: ``hsv`` or ``blend``.
         blur_p, solarize_p: in every view, replacing the preset's. 0 leaves the operation out.
-        blur_sigma_min, blur_sigma_max: pixels; blur_padding: ``zero``, ``reflect`` or ``edge``.
+        blur_sigma_min, blur_sigma_max: pixels; blur_padding: ``zero``, ``reflect`` (image methods) or ``edge``.
         solarize_threshold: in [0, 1].
         compiled: colour jitter through torch.compile: tens of seconds at the first batch, then one kernel per
             operation; for long runs on a GPU.
@@ -95,11 +127,12 @@ def view_plan(
     if preset == "none":
         still: list[Operation] = [Resize(short_side_px=size, antialias=smooth), CenterCrop(size)]
         return ViewPlan([still] * num_views)
+    usual = _IMAGE_PRESETS.get(preset, _Defaults())
     crop = RandomResizedCrop(
         size,
-        (crop_area_min, crop_area_max),
-        (crop_aspect_min, crop_aspect_max),
-        sampler=crop_sampler,
+        (_or(crop_area_min, usual.crop_area_min), crop_area_max),
+        (_or(crop_aspect_min, usual.crop_aspect_min), _or(crop_aspect_max, usual.crop_aspect_max)),
+        sampler=_or(crop_sampler, usual.crop_sampler),
         antialias=smooth,
         consistent=consistent,
     )
@@ -107,11 +140,11 @@ def view_plan(
         return ViewPlan([[crop]] * num_views)
     jitter = ColorJitter(
         jitter_p,
-        brightness=0.8 * jitter_strength if brightness is None else brightness,
-        contrast=0.8 * jitter_strength if contrast is None else contrast,
-        saturation=0.8 * jitter_strength if saturation is None else saturation,
-        hue=0.2 * jitter_strength if hue is None else hue,
-        contrast_pivot=contrast_pivot,
+        brightness=_or(brightness, usual.color * jitter_strength),
+        contrast=_or(contrast, usual.color * jitter_strength),
+        saturation=_or(saturation, usual.color * jitter_strength),
+        hue=_or(hue, usual.hue * jitter_strength),
+        contrast_pivot=_or(contrast_pivot, usual.contrast_pivot),
         saturation_mode=saturation_mode,
         compiled=compiled,
         consistent=consistent,
@@ -119,9 +152,10 @@ def view_plan(
     pipelines: list[list[Operation]] = []
     for view in range(num_views):
         release = preset == "release"
-        p_blur = (_RELEASE_BLUR[min(view, 1)] if release else 0.0) if blur_p is None else blur_p
-        p_solarize = (_RELEASE_SOLARIZE[min(view, 1)] if release else 0.0) if solarize_p is None else solarize_p
-        blur = GaussianBlur(p_blur, (blur_sigma_min, blur_sigma_max), padding=blur_padding, consistent=consistent)
+        p_blur = _or(blur_p, _RELEASE_BLUR[min(view, 1)] if release else usual.blur_p)
+        p_solarize = _or(solarize_p, _RELEASE_SOLARIZE[min(view, 1)] if release else 0.0)
+        padding = _or(blur_padding, usual.blur_padding)
+        blur = GaussianBlur(p_blur, (blur_sigma_min, blur_sigma_max), padding=padding, consistent=consistent)
         rest: list[tuple[float, Operation]] = [
             (flip_p, HorizontalFlip(flip_p, consistent=consistent)),
             (jitter_p, jitter),

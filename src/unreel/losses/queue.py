@@ -1,0 +1,102 @@
+"""InfoNCE against a queue of earlier keys (MoCo, He et al., CVPR 2020; object_aware.md §1.2, §4.4)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unreel.core.distributed import all_gather_with_grad, rank
+from unreel.core.errors import UsageError, unknown_name
+
+MixWeighting: TypeAlias = Literal["paper", "official"]
+
+
+class Mixed(NamedTuple):
+    """What a batch operation mixed: ``weight`` (B,) own share, ``partner`` (B,) int64 row that gave the rest."""
+
+    weight: Tensor
+    partner: Tensor
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _check(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> None:
+    if q.ndim != 2 or q.shape != k.shape or queue.ndim != 2 or queue.shape[1] != q.shape[1]:
+        raise UsageError(
+            f"queries and keys (B, D) and a queue (K, D) are needed, got {tuple(q.shape)}, {tuple(k.shape)} and "
+            f"{tuple(queue.shape)}"
+        )
+    if temperature <= 0:
+        raise UsageError(f"temperature must be positive, got {temperature}")
+
+
+def queue_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.2) -> Tensor:
+    """−log softmax of each query's own key among it and the queue's, mean over queries (He 2020, eq. 1).
+
+    Args:
+        q: (B, D) queries, rows of unit length; nothing is normalised here.
+        k: (B, D) keys; row i is the positive of query i. No gradient flows into keys or queue.
+        queue: (K, D) negatives.
+        temperature: > 0; 0.2 in MoCo v2, 0.07 in v1.
+    Returns: scalar, in float32 at least; chance level is log(1 + K).
+    Raises: UsageError for shapes that do not match, or a temperature that is not positive.
+    """
+    _check(q, k, queue, temperature)
+    with torch.autocast(device_type=q.device.type, enabled=False):
+        query, key, negatives = _wide(q), _wide(k.detach()), _wide(queue.detach())
+        own = (query * key).sum(1, keepdim=True)
+        logits = torch.cat([own, query @ negatives.T.to(query)], 1) / temperature
+        return functional.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
+
+
+def mixed_queue_info_nce(
+    q: Tensor,
+    k: Tensor,
+    queue: Tensor,
+    mixed: Mixed,
+    temperature: float = 0.2,
+    *,
+    weighting: MixWeighting = "paper",
+    gather: bool = True,
+) -> Tensor:
+    """The loss of queries from mixed images: each is of two images, by their shares (object_aware.md §4.4).
+
+    The keys of the whole batch are columns beside the queue; a query's own key counts with its weight λ, the partner's
+    with 1 − λ, the others are additional negatives.
+
+    Args:
+        q, k, queue, temperature: as ``queue_info_nce``.
+        mixed: λ and the partners, rows of this process.
+        weighting: "paper" weighs each query's own cross-entropies; "official" averages them over the batch first, as
+            the released code does by mistake (§6, defect 14).
+        gather: keys of all processes; every process must hold the same B.
+    Returns: scalar, in float32 at least; chance level is log(B·W + K).
+    Raises: UsageError as ``queue_info_nce``, and for an unknown weighting.
+    """
+    if weighting not in get_args(MixWeighting):
+        raise unknown_name("weighting", weighting, get_args(MixWeighting))
+    _check(q, k, queue, temperature)
+    with torch.autocast(device_type=q.device.type, enabled=False):
+        query, key = _wide(q), _wide(k.detach())
+        keys = all_gather_with_grad(key) if gather else key
+        columns = torch.cat([keys, _wide(queue.detach()).to(keys)])
+        logits = query @ columns.T / temperature
+        first = rank() * len(q) if gather else 0
+        own = functional.cross_entropy(logits, first + torch.arange(len(q), device=q.device), reduction="none")
+        other = functional.cross_entropy(logits, first + mixed.partner, reduction="none")
+        share = mixed.weight.to(own)
+        if weighting == "official":
+            return (share * own.mean() + (1 - share) * other.mean()).mean()
+        return (share * own + (1 - share) * other).mean()
+
+
+@torch.no_grad()
+def queue_accuracy(q: Tensor, k: Tensor, queue: Tensor) -> Tensor:
+    """Share of queries that are nearer to their own key than to every key of the queue; a detached scalar."""
+    own = (_wide(q) * _wide(k)).sum(1)
+    return (own > (_wide(q) @ _wide(queue).T.to(_wide(q))).max(1).values).float().mean()
