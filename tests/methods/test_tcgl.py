@@ -35,9 +35,9 @@ from unreel.views.presets import snippet_views
 
 
 def head_parameters(**options: Any) -> int:
+    encoder = create_encoder("r3d_tiny", channels=(2, 2, 2, 512), stem_channels=2)
     with torch.device("meta"):
-        method = TCGL(create_encoder("r3d_18", layers=(1, 1, 1, 1)), **options)
-    assert method.encoder.num_features == 512
+        method = TCGL(encoder, **options)
     return sum(p.numel() for n, p in method.named_parameters() if not n.startswith("encoder."))
 
 
@@ -82,8 +82,7 @@ def test_defaults_are_the_papers_but_for_the_leak() -> None:
     names = {info.name for info in describe(TCGL)}
     assert names >= set(paper) - {"num_views"}
     assert "num_views" not in names
-    with torch.device("meta"):
-        method = TCGL(create_encoder("r3d_18"))
+    method = TCGL(create_encoder("r3d_tiny"))
     assert repr(method.sampler) == repr(SnippetSampler(3, 16, 8))
     assert repr(method.views) == repr(snippet_views(3))
     assert method.validation_views is not None
@@ -152,6 +151,18 @@ def test_every_knob_trains_every_parameter(options: dict[str, Any]) -> None:
     assert torch.isfinite(output.loss)
     silent = [n for n, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not silent
+
+
+def test_activations() -> None:
+    default, other = tiny_tcgl(), tiny_tcgl(proj="relu", gcn_act="elu")
+    assert [type(m) for m in default.projector.children()] == [nn.Linear, nn.ELU, nn.Linear]
+    assert [type(m) for m in other.projector.children()] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert isinstance(tiny_tcgl(proj="none").projector, nn.Identity)
+    assert (type(default.gcn_act), type(other.gcn_act)) == (nn.Identity, nn.ELU)
+    x, a = torch.randn(2, 1, 3, 12, generator=torch.Generator().manual_seed(0)), chain(3)
+    torch.testing.assert_close(
+        other.convolve(other.gcn_inter, x, a), nn.functional.elu(default.convolve(default.gcn_inter, x, a))
+    )
 
 
 def test_recipes_say_which_graph_the_head_gets() -> None:
@@ -404,6 +415,18 @@ def test_corrupt_says_which_views_and_what() -> None:
     assert float(noise.detach().std()) == pytest.approx(0.5, rel=0.1)
     assert abs(float(noise.detach().mean())) < 0.06
     assert float((noise.abs() > 1.0).float().mean()) == pytest.approx(0.0455, abs=0.02)  # two deviations
+
+
+@pytest.mark.parametrize("options", [{}, {"gnn": "gat", "corruption": "noise", "gcn_layers": 2}])
+def test_mixed_precision(options: dict[str, Any]) -> None:
+    batch = snippet_batch(4)
+    method = tiny_tcgl(**options).eval()
+    whole = method(batch).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        output = method(batch)
+    output.loss.backward()
+    assert output.loss.dtype == torch.float32
+    assert float(output.loss.detach()) == pytest.approx(float(whole.detach()), abs=0.1)
 
 
 def test_random_edges_are_drawn_per_graph_from_the_key() -> None:
