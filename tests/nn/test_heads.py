@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from unreel.core.errors import UsageError
+from unreel.core.keys import Key
 from unreel.nn import LinearHead, count_parameters, create_encoder, projection_mlp
+from unreel.nn.heads import ConcatHead, PairHead, keyed_dropout
 
 
 @pytest.mark.parametrize(("layers", "count"), [(0, 262_272), (1, 4_462_720), (2, 8_663_168), (3, 12_863_616)])
@@ -70,3 +72,49 @@ def test_refuses_empty_heads(bad: dict[str, int]) -> None:
         projection_mlp(8, **bad)
     with pytest.raises(UsageError):
         LinearHead(8, 0)
+
+
+# --- heads of several clips (tcgl.md §8) ------------------------------------------------------------------------
+
+
+def test_keyed_dropout_follows_the_sample_and_keeps_the_mean() -> None:
+    ids = torch.tensor([5, 9, 11])
+    x = torch.ones(3, 4000, requires_grad=True)
+    out = keyed_dropout(x, Key("a"), ids, 0.3)
+    kept = out != 0
+    assert torch.equal(out, kept * (1 / (1 - 0.3)))
+    assert kept.float().mean(1).sub(0.7).abs().max() < 0.04  # 5 standard deviations
+    # Whoever holds a sample, in whatever order, drops the same; another key or sample, something else.
+    assert torch.equal(keyed_dropout(x[:2], Key("a"), ids[[2, 0]], 0.3), out[[2, 0]])
+    assert not torch.equal(out[0], out[1])
+    assert not torch.equal(keyed_dropout(x, Key("b"), ids, 0.3), out)
+    out.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, out.detach())
+    assert keyed_dropout(x, Key("a"), ids, 0.0) is x
+    for p in (1.0, -0.1):
+        with pytest.raises(UsageError, match="dropout takes p"):
+            keyed_dropout(x, Key("a"), ids, p)
+
+
+def test_pair_head_is_a_loop_over_pairs() -> None:
+    torch.manual_seed(0)
+    head = PairHead(4, 5, 7, hidden=3).eval()
+    f = torch.randn(2, 4, 5)
+    pairs = [head.fc(torch.cat([f[:, i], f[:, j]], 1)).relu() for i in range(4) for j in range(i + 1, 4)]
+    expected = head.classifier(torch.cat(pairs, 1))
+    torch.testing.assert_close(head(f, Key("a"), torch.arange(2)), expected)
+    assert len(pairs) == 6
+    swapped = head(f[:, [1, 0, 2, 3]], Key("a"), torch.arange(2))
+    assert (swapped - expected).abs().max() > 1e-3  # which of two comes first matters
+
+
+def test_concat_head_with_and_without_a_layer_between() -> None:
+    torch.manual_seed(0)
+    f, key, ids = torch.randn(2, 3, 5), Key("a"), torch.arange(2)
+    plain, deep = ConcatHead(3, 5, 4), ConcatHead(3, 5, 4, hidden=6, dropout=0.5)
+    torch.testing.assert_close(plain(f, key, ids), plain.classifier(f.flatten(1)))
+    assert deep.fc is not None
+    torch.testing.assert_close(deep.eval()(f, key, ids), deep.classifier(deep.fc(f.flatten(1)).relu()))
+    assert (deep.train()(f, key, ids) - deep.eval()(f, key, ids)).abs().max() > 1e-3
+    assert count_parameters(ConcatHead(3, 512, 2)) == 1536 * 2 + 2
