@@ -129,6 +129,15 @@ def test_channels_last_weights_are_saved_like_others(tmp_path: Path) -> None:
     assert json.loads((run.path / "environment.json").read_text())["identity"]["steps"] == 2
 
 
+def test_the_rate_can_move_once_an_epoch(tmp_path: Path) -> None:
+    run, _ = train(tmp_path, epochs=3, schedule_per="epoch", final_lr=0.001)
+    assert [r["lr"] for r in run.metrics()] == [warmup_cosine(s // 4 * 4, 0.05, 12, final_lr=0.001) for s in range(12)]
+    with pytest.raises(UsageError, match="schedule_per"):
+        train(tmp_path / "b", schedule_per="epcoh")
+    with pytest.raises(UsageError, match="not to a function"):
+        train(tmp_path / "b", schedule_per="epoch", schedule=lambda step: 0.1)
+
+
 def test_length_and_schedule() -> None:
     batches = [random_batch(2)] * 6
     assert run_length(batches, epochs=2.5, steps=None, accumulate=1) == 15

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
 
-from unreel.train.schedule import constant, multistep, warmup_cosine
+from unreel.core.errors import UsageError
+from unreel.train.schedule import constant, make_schedule, multistep, per_epoch, warmup_cosine
 
 T, W, BASE = 71_488, 1_787, 0.32
 
@@ -48,3 +50,39 @@ def test_other_schedules() -> None:
     assert constant(0.1)(7) == 0.1
     rate = multistep(1.0, {3: 0.1, 5: 0.5})
     assert [rate(t) for t in (0, 2, 3, 5)] == pytest.approx([1.0, 1.0, 0.1, 0.05])
+
+
+def test_check_C14_cosine_per_epoch() -> None:
+    """object_aware.md §1.1 and C14: b = 0.03, f = 0.001, E = 800; set at the start of an epoch, f never reached."""
+    steps = 7
+    rate = make_schedule("cosine", 0.03, 800 * steps, final_lr=0.001, steps_per_epoch=steps)
+    assert rate(0) == 0.03
+    assert rate(400 * steps) == pytest.approx(0.0155, abs=1e-15)
+    assert 0.001 < rate(800 * steps - 1) < 0.001 + 1e-6
+    assert rate(800 * steps - 1) == pytest.approx(0.001 + 0.0145 * (1 + math.cos(math.pi * 799 / 800)), abs=1e-15)
+    for epoch in (0, 1, 399, 799):
+        within = {rate(epoch * steps + i) for i in range(steps)}
+        assert len(within) == 1
+        assert rate(epoch * steps + steps) < within.pop()
+
+
+@pytest.mark.parametrize("steps", [10 / 3, 2.5, 1.0, 0.5])
+def test_an_epoch_need_not_be_whole_steps(steps: float) -> None:
+    shown = [per_epoch(float, steps)(t) for t in range(12)]
+    assert all(0 <= t - s < max(1.0, steps) for t, s in enumerate(shown))
+    assert len(set(shown)) == len({math.floor(t / steps) for t in range(12)})
+
+
+def test_a_warm_up_counts_every_step() -> None:
+    rate = make_schedule("cosine", 1.0, 100, 15, steps_per_epoch=10)
+    each = make_schedule("cosine", 1.0, 100, 15)
+    assert [rate(t) for t in range(16)] == [each(t) for t in range(16)]
+    assert rate(19) == rate(15) == each(15)
+    assert rate(29) == rate(20) == each(20)
+
+
+def test_only_the_cosine_moves_per_epoch() -> None:
+    with pytest.raises(UsageError, match="can move per epoch"):
+        make_schedule("constant", 1.0, 10, steps_per_epoch=2)
+    with pytest.raises(UsageError, match="epochs of some steps"):
+        per_epoch(constant(1.0), 0)

@@ -21,7 +21,7 @@ import yaml
 
 from unreel.core.digests import mapping_digest
 from unreel.core.distributed import barrier, rank, world_size
-from unreel.core.errors import DataError, UnreelError, UsageError
+from unreel.core.errors import DataError, UnreelError, UsageError, unknown_name
 from unreel.core.progress import Progress as Bar
 from unreel.core.settings import Range, Sections, Settings, load_sections
 from unreel.data.batch import Batch
@@ -159,6 +159,7 @@ def pretrain(
     warmup_epochs: Annotated[float, Range(ge=0, unit="epochs")] = 0.0,
     warmup_steps: Annotated[int, Range(ge=0, unit="steps")] | None = None,
     final_lr: Annotated[float, Range(ge=0)] = 0.0,
+    schedule_per: Literal["step", "epoch"] = "step",
     milestones: tuple[Annotated[float, Range(gt=0, unit="epochs")], ...] = (),
     milestone_factor: Annotated[float, Range(gt=0)] = 0.1,
     plateau_metric: str = "val_loss",
@@ -201,6 +202,7 @@ def pretrain(
         schedule: "cosine" (to ``final_lr``), "constant", "multistep" (times ``milestone_factor`` at each of
             ``milestones``, epochs), "plateau" (see ``Plateau``; tcgl.md §5), or a function from step to learning rate;
             the base rate is the optimiser's.
+        schedule_per: "epoch" lets "cosine" move at the beginning of each epoch only (object_aware.md §1.1).
         plateau_metric, plateau_factor, plateau_patience, min_lr: what "plateau" watches, by what it lowers the rate,
             after how many epochs without a better value, and how far.
         validate: held-out videos, measured every ``validate_every`` epochs and at the end: metrics "val_loss" and
@@ -234,6 +236,16 @@ def pretrain(
             f"{'schedule plateau' if schedule == 'plateau' else f'select {select}'} needs held-out videos: set "
             "validation to a number of videos or to a share"
         )
+    epoch_steps = None
+    if schedule_per not in ("step", "epoch"):
+        raise unknown_name("schedule_per", schedule_per, ("step", "epoch"))
+    if schedule_per == "epoch":
+        length = steps_per_epoch(loader)
+        if length is None:
+            raise UsageError("schedule_per epoch cannot be counted: the loader has no length")
+        if callable(schedule):
+            raise UsageError("schedule_per epoch belongs to the schedule 'cosine', not to a function of the step")
+        epoch_steps = length / accumulate
     rate = (
         schedule
         if callable(schedule)
@@ -250,6 +262,7 @@ def pretrain(
                 _steps_of(plateau_patience, "plateau_patience", loader, accumulate) if schedule == "plateau" else 0
             ),
             min_lr=min_lr,
+            steps_per_epoch=epoch_steps,
         )
     )
     validation = (

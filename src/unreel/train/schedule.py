@@ -109,6 +109,25 @@ class Plateau:
         self.lr, self.best, self._since = float(state["lr"]), float(state["best"]), int(state["since"])
 
 
+def per_epoch(schedule: Schedule, steps_per_epoch: float, *, after: int = 0) -> Schedule:
+    """``schedule`` in steps of whole epochs: during an epoch the rate stays what it is at its first step.
+
+    With a cosine over E epochs this is lr(e) = f + ½·(b − f)·(1 + cos(π·e/E)), e = 0 … E − 1 (object_aware.md §1.1).
+
+    Args:
+        schedule: by step. steps_per_epoch: need not be whole. after: until this step (a warm-up) every step counts.
+    Raises: UsageError for an epoch without steps.
+    """
+    if not steps_per_epoch > 0:
+        raise UsageError(f"a rate per epoch needs epochs of some steps, got {steps_per_epoch}")
+
+    def rate(step: int) -> float:
+        first = math.ceil(math.floor(step / steps_per_epoch) * steps_per_epoch)
+        return schedule(step if step < after else max(after, min(step, first)))
+
+    return rate
+
+
 def make_schedule(
     name: ScheduleName,
     base_lr: float,
@@ -121,6 +140,7 @@ def make_schedule(
     plateau_factor: float = 0.1,
     plateau_patience: int = 0,
     min_lr: float = 0.0,
+    steps_per_epoch: float | None = None,
 ) -> Schedule:
     """Learning rate by step.
 
@@ -130,6 +150,7 @@ def make_schedule(
             ``Plateau`` with ``plateau_patience`` in steps.
         base_lr, total_steps, warmup_steps: the range.
         final_lr: where "cosine" ends.
+        steps_per_epoch: "cosine" moves once per epoch of so many steps (``per_epoch``); None: at each step.
     Raises: UsageError for an unknown name, a warm-up longer than the run, or an argument of another schedule.
     """
     if name not in get_args(ScheduleName):
@@ -137,6 +158,8 @@ def make_schedule(
     warmup_cosine(0, base_lr, total_steps, warmup_steps)  # refuses a range that makes no sense now, not at step 0
     if final_lr and name != "cosine":
         raise UsageError(f"final_lr is where the schedule 'cosine' ends; {name!r} has none")
+    if steps_per_epoch is not None and name != "cosine":
+        raise UsageError(f"the schedule 'cosine' can move per epoch; {name!r} is not asked")
     if bool(milestones) != (name == "multistep"):
         raise UsageError(
             "the schedule 'multistep' needs milestones"
@@ -144,7 +167,11 @@ def make_schedule(
             else f"milestones belong to the schedule 'multistep', not to {name!r}"
         )
     if name == "cosine":
-        return lambda step: warmup_cosine(step, base_lr, total_steps, warmup_steps, final_lr=final_lr)
+
+        def cosine(step: int) -> float:
+            return warmup_cosine(step, base_lr, total_steps, warmup_steps, final_lr=final_lr)
+
+        return cosine if steps_per_epoch is None else per_epoch(cosine, steps_per_epoch, after=warmup_steps)
     if name == "plateau":
         return Plateau(
             base_lr, patience=plateau_patience, factor=plateau_factor, min_lr=min_lr, warmup_steps=warmup_steps
