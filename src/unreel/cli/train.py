@@ -14,7 +14,8 @@ def pretrain(
     /,
     *,
     out: Path | None = None,
-    recipe: str = "cvrl_small",
+    method: str | None = None,
+    recipe: str | None = None,
     dry_run: bool = False,
     list_settings: bool = False,
     settings: Overrides = (),
@@ -28,16 +29,27 @@ def pretrain(
     Args:
         data: A folder of videos, or a manifest (CSV or Parquet).
         out: The run's folder: settings, metrics, checkpoints, encoder, report.
-        recipe: A built-in recipe, or a YAML file (a run's config.yaml repeats that run).
+        method: What to learn by, such as cvrl, tcgl or vcop; by default the recipe's.
+        recipe: A built-in recipe, or a YAML file (a run's config.yaml repeats that run); by default the method's
+            small one, which a CPU can train, or cvrl_small.
         dry_run: Check everything and say what would happen: steps, parameters, memory, time.
         list_settings: Show every setting with its value, its origin and what it may be.
     """
     if out is None and not (dry_run or list_settings):
         raise UsageError("--out is missing: say where the run's folder goes, such as --out runs/first")
     from unreel.core.settings import Layer
-    from unreel.recipes.build import list_all, prepare
+    from unreel.methods import method_builder
+    from unreel.recipes.build import default_recipe, list_all, prepare
 
     overrides = [Layer("command line", to_sections(settings))]
+    if method is not None:
+        method_builder(method)  # an unknown name is told from a method without a recipe
+        overrides.insert(0, Layer("command line", {"method": {"name": method}}))
+    recipe = recipe or default_recipe(method or "cvrl")
+    if recipe is None:
+        raise UsageError(
+            f"--method {method} has no recipe for a CPU: choose one with --recipe (unreel recipes lists all)"
+        )
     if list_settings:
         rows = list_all(recipe, overrides)
         common.print(
