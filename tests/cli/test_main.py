@@ -154,3 +154,20 @@ def test_synth_writes_a_world(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert code == 0
     assert json.loads(out) == {"manifest": str(world / "manifest.csv"), "videos": 3, "train": 2, "test": 1}
     assert len(list(world.rglob("*.mp4"))) == 3
+
+
+def test_pretrain_takes_the_recipe_of_the_method(capsys: pytest.CaptureFixture[str]) -> None:
+    def origin_of(*arguments: str) -> dict[str, str]:
+        assert main(["pretrain", "nowhere", *arguments, "--list-settings", "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["settings"]
+        return {row["setting"]: f"{row['value']} ({row['origin']})" for row in rows}
+
+    assert origin_of()["method.size"] == "56 (recipe cvrl_small)"
+    vcop = origin_of("--method", "vcop", "--method.size", "32")
+    assert vcop["method.num_snippets"] == "3 (recipe vcop_small)"
+    assert vcop["method.size"] == "32 (command line)"
+    other = origin_of("--method", "vcop", "--recipe", "pace_small")
+    assert other["method.name"] == "vcop (command line)"
+    assert other["method.clip_frames"] == "16 (default)"  # another method's settings are not taken over
+    assert main(["pretrain", "nowhere", "--method", "vcpo", "--dry-run"]) == 2
+    assert "did you mean 'vcp' or 'vcop'" in capsys.readouterr().err
