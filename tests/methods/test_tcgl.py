@@ -109,8 +109,9 @@ def test_view_options_reach_the_views() -> None:
         ({"clip_frames": 6}, "6 frames cannot be cut into 4 equal frame-sets"),
         ({"clip_frames": 4}, "frame-sets of 1 frames have nothing left once their 1 lowest"),
         ({"clip_frames": 16, "num_frame_sets": 8, "dct_highpass": 2}, "frame-sets of 2 frames have nothing left"),
+        ({"clip_frames": 1, "w_intra": 0}, "snippets of 1 frames have nothing left"),
         ({"w_intra": 0, "w_inter": 0, "w_order": 0}, "there is nothing to learn"),
-        ({"num_frame_sets": 1, "w_inter": 0, "w_order": 0}, "nothing to contrast"),
+        ({"num_frame_sets": 1, "w_inter": 0, "w_order": 0}, "there is nothing to learn"),
     ],
 )
 def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> None:
@@ -179,6 +180,15 @@ def test_recipes_say_which_graph_the_head_gets() -> None:
             assert method.sampler.min_frames == 64  # type: ignore[attr-defined]
         else:
             assert method.sampler.min_frames == 30  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "resnet_18"])
+def test_any_encoder_serves(name: str) -> None:
+    method = TCGL(create_encoder(name), clip_frames=8, size=32, resize=None, hidden=16, gate_hidden=4)
+    output = method(snippet_batch(2, size=32))
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+    assert method.gcn_inter[0].in_features == method.encoder.num_features
 
 
 # --- the parts --------------------------------------------------------------------------------------------------

@@ -118,10 +118,9 @@ class TCGL(Method):
     ``head_graph="order"`` asks for the paper's. The contrast keeps the paper's graph; the head then has a pass of its
     own through the same graph convolution.
 
-    Logged: the parts of the loss; ``order_accuracy``, whose chance level is 1/n! (1/6 for three snippets; 1/2 with
-    ``head_graph="order"``, which finds the order up to reversal for three snippets); and
-    ``order_accuracy_up_to_reversal``, which takes the snippets in reversed order (i → n − 1 − i) for right as well:
-    chance 2/n! (1/3; 1 with ``head_graph="order"``).
+    Logged: the parts of the loss; ``order_accuracy``, whose chance level is 1/n! (1/6 for three snippets); and
+    ``order_accuracy_up_to_reversal``, which takes the snippets counted from the end (i → n − 1 − i) for right as well,
+    chance 2/n! (1/3). With ``head_graph="order"`` chance is 1/2 and 1: only an order and its reversal share a graph.
 
     Args:
         encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it.
@@ -219,22 +218,27 @@ class TCGL(Method):
         ):
             if value not in options:
                 raise unknown_name(name, str(value), map(str, options))
-        if clip_frames % num_frame_sets:
-            raise UsageError(f"{clip_frames} frames cannot be cut into {num_frame_sets} equal frame-sets")
-        if clip_frames // num_frame_sets <= dct_highpass:
+        if num_frame_sets == 1:
+            w_intra = 0.0
+        if not (w_intra or w_inter or w_order):
             raise UsageError(
-                f"frame-sets of {clip_frames // num_frame_sets} frames have nothing left once their {dct_highpass} "
-                "lowest temporal frequencies are taken away; lower dct_highpass or num_frame_sets, or raise clip_frames"
+                "there is nothing to learn: w_inter and w_order are 0, and so is w_intra, or the one frame-set of a "
+                "snippet has no other to be told from"
+            )
+        shortest = clip_frames // num_frame_sets if w_intra else clip_frames
+        if w_intra and clip_frames % num_frame_sets:
+            raise UsageError(f"{clip_frames} frames cannot be cut into {num_frame_sets} equal frame-sets")
+        if shortest <= dct_highpass:
+            raise UsageError(
+                f"{'frame-sets' if w_intra else 'snippets'} of {shortest} frames have nothing left once their "
+                f"{dct_highpass} lowest temporal frequencies are taken away; lower dct_highpass or num_frame_sets, or "
+                "raise clip_frames"
             )
         if encoder.input_spec.dct_highpass not in (0, dct_highpass):
             raise UsageError(
                 f"the encoder was built with dct_highpass={encoder.input_spec.dct_highpass}, the method with "
                 f"{dct_highpass}; set it in one place only"
             )
-        if not (w_intra or w_inter or w_order):
-            raise UsageError("w_intra, w_inter and w_order are all 0: there is nothing to learn")
-        if num_frame_sets == 1 and not (w_inter or w_order):
-            raise UsageError("a snippet of one frame-set has nothing to contrast, and w_inter and w_order are 0")
 
         self.encoder = encoder
         self.sampler = SnippetSampler(num_snippets, clip_frames, interval, stride=stride)
@@ -249,8 +253,6 @@ class TCGL(Method):
             dct_highpass=dct_highpass,
         )
 
-        if num_frame_sets == 1:
-            w_intra = 0.0
         self.w_intra, self.w_inter, self.w_order = w_intra, w_inter, w_order
         self.num_snippets, self.num_frame_sets, self.per_call = num_snippets, num_frame_sets, bn_grouping == "per_call"
         self.intra_edges, self.inter_edges, self.head_graph = intra_edges, inter_edges, head_graph
