@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from unreel import api
 from unreel.core.errors import DataError
+from unreel.core.settings import Settings, describe
+from unreel.data.contracts import min_frames
 from unreel.media import write_video
-from unreel.recipes.build import prepare
+from unreel.methods import create_method
+from unreel.nn import create_encoder
+from unreel.nn.registry import ENCODERS
+from unreel.recipes import list_recipes, load_recipe
+from unreel.recipes.build import prepare, settings_schema
 from unreel.recipes.plan import plan
 
 SMALL: dict[str, Any] = {
@@ -74,3 +81,20 @@ def test_nobody_is_told_where_all_fit(folder: Path) -> None:
     prepared = prepare("vcop", folder, encoder="r3d_tiny", call=call)
     assert prepared.notes == ()
     assert plan(prepared).text().startswith("videos    7\n")
+
+
+@pytest.mark.parametrize("name", [n for n in list_recipes() if not n.startswith("demo")])
+def test_every_recipe_builds_its_method(name: str) -> None:
+    settings = Settings.resolve(settings_schema(), load_recipe(name).layers)
+    architecture, task = str(settings["encoder"]["name"]), dict(settings["method"])
+    known = {info.name for info in describe(ENCODERS[architecture])}
+    with torch.device("meta"):
+        encoder = create_encoder(architecture, **{n: v for n, v in settings["encoder"].items() if n in known})
+        method = create_method(task.pop("name"), encoder, **task)
+    assert method.sampler.num_views == method.views.num_views
+    spec = method.encoder.input_spec
+    assert spec.num_frames == task.get("clip_frames", spec.num_frames)
+    assert spec.size_px == task.get("size", spec.size_px)
+    # Comments cannot be checked, but a small recipe must fit the videos its first line names.
+    if name.endswith("_small"):
+        assert min_frames(method.sampler) <= 45
