@@ -139,6 +139,10 @@ def written_out(method: TCGL, batch: Batch) -> Tensor:
     return torch.stack([torch.stack(part).mean() for part in (intra, inter, orders)]).sum()
 
 
+def backward(output: Tensor, slope: Tensor | None = None) -> None:
+    torch.autograd.backward(output, slope)
+
+
 def greatest_difference(args: argparse.Namespace) -> float:
     """Between step and loop: the loss and every gradient, relative, in double precision, on small clips."""
     small = argparse.Namespace(**{**vars(args), "batch": 3, "size": 16, "width": 4})
@@ -148,7 +152,7 @@ def greatest_difference(args: argparse.Namespace) -> float:
     losses.append(written_out(methods[1], make_batch(methods[1], small, torch.float64)))
     found = []
     for method, loss in zip(methods, losses, strict=True):
-        loss.backward()
+        backward(loss)
         found.append([loss.detach(), *(p.grad for p in method.parameters()), *method.buffers()])
     return max(
         float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(*found, strict=True) if a.numel()
@@ -171,29 +175,29 @@ def variants(method: TCGL, batch: Batch) -> dict[str, Callable[[], None]]:
     features = {len(x): torch.randn(len(x), width, generator=generator) for x in (all_whole, all_parts)}
 
     def step() -> None:
-        method(batch).loss.backward()  # type: ignore[no-untyped-call]
+        backward(method(batch).loss)
 
     def loop() -> None:
-        written_out(method, batch).backward()  # type: ignore[no-untyped-call]
+        backward(written_out(method, batch))
 
     def calls() -> None:
         outputs = []
         for p in range(n):
             outputs.append(encoder(whole[p]))
             outputs += [encoder(part) for part in parts[p * sets : (p + 1) * sets]]
-        torch.cat(outputs).backward(slope)
+        backward(torch.cat(outputs), slope)
 
     def passes() -> None:
         with separate_calls(encoder, of_whole, n * (1 + sets)):
             one = encoder(all_whole)
         with separate_calls(encoder, of_parts, n * (1 + sets)):
             two = encoder(all_parts)
-        torch.cat([one, two]).backward(slope)
+        backward(torch.cat([one, two]), slope)
 
     def rest() -> None:
         vars(encoder)["forward"] = lambda clips: features[len(clips)].clone().requires_grad_()
         try:
-            method(batch).loss.backward()  # type: ignore[no-untyped-call]
+            backward(method(batch).loss)
         finally:
             del vars(encoder)["forward"]
 
