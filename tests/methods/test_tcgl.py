@@ -336,6 +336,21 @@ def test_check_18_the_batch_equals_a_loop_over_graphs_with_orders_mixed(head_gra
     assert float(weighted(batch).loss.detach()) == pytest.approx(total, abs=1e-4)
 
 
+def test_a_second_layer_is_for_the_head_alone() -> None:
+    method, batch = tiny_tcgl(gcn_layers=2, head_graph="order", gcn_act="relu").eval(), snippet_batch(4)
+    assert method.order_head is not None
+    snippets, s = method.encode(batch)[0], normalized_adjacency(order_graph(batch.targets["order"]))
+    h = method.gcn_second[0](method.gcn_inter[0](snippets[:, 0], s).relu(), s).relu()
+    expected = method.order_head(h, batch.key, batch.sample_id)
+    torch.testing.assert_close(method.order_logits(snippets, batch), expected)
+    before = method(batch).logs
+    with torch.no_grad():
+        method.gcn_second[0].weight.zero_()
+    after = method(batch).logs
+    assert torch.equal(before["inter_loss"], after["inter_loss"])
+    assert not torch.equal(before["order_loss"], after["order_loss"])
+
+
 def test_accuracies() -> None:
     """Logits made by hand: classes 0 … 5 are given 5, 5, 2, 2, 4, 4."""
     method, batch = tiny_tcgl(), snippet_batch(6)
