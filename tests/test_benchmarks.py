@@ -64,7 +64,7 @@ def _seed(scripts: SimpleNamespace, seed: int) -> Any:
     tcgl, rng = scripts.real_tcgl, np.random.default_rng(seed)
     labels, groups = np.tile(list("abcd"), 10), np.repeat([f"p{i}" for i in range(5)], 8)
     outcomes: dict[str, dict[str, Outcomes]] = {}
-    for net, right in zip(tcgl.NETS, (0.9, 0.5, 0.0, 0.0), strict=True):
+    for net, right in zip(tcgl.NETS, (0.9, 0.5, 0.0, 0.0, 0.0), strict=True):
         found = {p: _classified(rng, labels, groups, right) for p in ("linear", "knn")}
         for protocol in ("retrieval", "patient retrieval"):
             hits = rng.random((2, 40)) < 0.3 + right / 2
