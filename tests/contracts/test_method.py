@@ -8,6 +8,7 @@ from tests.contracts.method_suite import MethodSuite
 from tests.methods.clips import random_batch, tiny_cvrl
 from tests.methods.numbered import batch_of, tiny
 from tests.methods.tcgl_clips import snippet_batch, tiny_tcgl
+from tests.methods.test_supervised import labelled_batch, tiny_supervised
 from unreel.data.batch import Batch
 from unreel.methods import Method, list_methods
 
@@ -78,6 +79,14 @@ class TestVCP(TestVCOP):
     name = "vcp"
 
 
+class TestSupervised(MethodSuite):
+    def make_method(self) -> Method:
+        return tiny_supervised()
+
+    def make_batch(self, seed: int = 0) -> Batch:
+        return labelled_batch(seed=seed)
+
+
 def test_every_registered_method_has_a_case() -> None:
-    cases = {"cvrl", "tcgl", "vcop", "opn", "shuffle_learn", "arrow_of_time", "pace", "rotation", "vcp"}
+    cases = {"cvrl", "supervised", "tcgl", "vcop", "opn", "shuffle_learn", "arrow_of_time", "pace", "rotation", "vcp"}
     assert set(list_methods()) <= cases, "add a class here for the new method"

@@ -8,10 +8,11 @@ from typing import Annotated, Literal, TypeAlias
 from cyclopts import Parameter
 
 from unreel.cli.common import NO_OPTIONS, Common, table
+from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError
 
 Protocols: TypeAlias = Annotated[
-    tuple[Literal["linear", "knn", "retrieval", "svm"], ...], Parameter(consume_multiple=True)
+    tuple[Literal["linear", "knn", "retrieval", "svm", "finetune"], ...], Parameter(consume_multiple=True)
 ]
 
 
@@ -64,17 +65,20 @@ def evaluate(
     frame_statistics: bool = False,
     seed: int = 0,
     out: Path | None = None,
+    work: Path | None = None,
+    settings: Overrides = (),
     common: Common = NO_OPTIONS,
 ) -> int:
     """Prove what an encoder is worth: scores with n, chance, a random-init control and intervals.
 
-    Scores of a run's encoder are also kept in the run's folder, for its report.
+    Scores of a run's encoder are also kept in the run's folder, for its report. Every protocol's settings can be
+    changed: --protocol finetune --finetune.epochs 50.
 
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
         data: A labelled manifest, or a folder with one sub-folder per class.
-        protocol: What is done with the embeddings; several may be named. By default the profile's first, in standard
-            linear; retrieval with a gallery.
+        protocol: What is done with the embeddings, or finetune, which trains all layers; several may be named. By
+            default the profile's first, in standard linear; retrieval with a gallery.
         gallery: Another data set to look up the data's test part in, labels matched by name.
         label: The label column, where there are several.
         group: The column of what must not straddle splits (patient, scene), where there are several.
@@ -84,12 +88,15 @@ def evaluate(
         frame_statistics: Also score plain statistics of the pixels, a control that needs no network.
         seed: Of the control's weights, the split (where the data has none) and the resampling.
         out: Also write the scores to this .json file.
+        work: Where fine-tuning keeps its checkpoints, so that the same command goes on where one was interrupted; by
+            default a folder in the run's.
     """
     if out is not None and out.suffix.lower() != ".json":
         raise UsageError(f"--out {out}: scores are written as .json")
     from unreel import api
 
     baselines = ("random-init", "frame-statistics") if frame_statistics else ("random-init",)
+    is_run = (encoder / "config.yaml").is_file()
     found = api.evaluate(
         encoder,
         data,
@@ -100,12 +107,14 @@ def evaluate(
         profile=profile,
         pooling=pooling,
         baselines=baselines,
+        settings=to_sections(settings),
+        work=work if work is not None or not is_run else encoder / "finetune",
         seed=seed,
         progress=not common.quiet,
     )
     if out is not None:
         found.to_json(out)
-    if (encoder / "config.yaml").is_file():
+    if is_run:
         found.to_json(encoder)
     common.print(found.to_dict(), found.text())
     return 0

@@ -12,6 +12,7 @@ from unreel.methods.registry import create_method, list_methods, method_builder,
 from unreel.methods.rotation import Rotation
 from unreel.methods.shuffle_learn import ShuffleLearn
 from unreel.methods.simclr import SimCLR
+from unreel.methods.supervised import Supervised
 from unreel.methods.tcgl import TCGL
 from unreel.methods.vcop import VCOP
 from unreel.methods.vcp import VCP
@@ -33,6 +34,7 @@ __all__ = [
     "Rotation",
     "ShuffleLearn",
     "SimCLR",
+    "Supervised",
     "create_method",
     "list_methods",
     "method_builder",

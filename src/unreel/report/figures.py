@@ -125,7 +125,9 @@ def curves(records: Sequence[Mapping[str, Any]], *, chance: Mapping[str, float] 
     """
     names: dict[str, None] = dict.fromkeys(k for r in records for k in r)
     own = [n for n in names if n not in _TIMING and not n.startswith("probe.")]
-    own.sort(key=lambda n: (n != "loss", "accuracy" not in n, n))
+    # What was measured on held-out videos stands behind the same quantity in training.
+    bare = {n: n.removeprefix("val_") for n in own}
+    own.sort(key=lambda n: (bare[n] != "loss", "accuracy" not in n, bare[n], n != bare[n]))
     order = [*own, *(n for n in names if n.startswith("probe.")), *(n for n in ("lr", "data_wait") if n in names)]
     drawings = []
     for name in order:
@@ -141,9 +143,11 @@ def _curve(name: str, points: NDArray[np.float64], chance: float | None) -> Draw
         "lr": "Learning rate",
         "data_wait": "Time spent waiting for data",
         "contrast_accuracy": "Contrast accuracy",
-    }.get(name, name.removeprefix("probe.").replace("_", " ").replace(".", " ").capitalize())
+    }.get(name, name.removeprefix("probe.").removeprefix("val_").replace("_", " ").replace(".", " ").capitalize())
     if name.startswith("probe."):
         title += " (online probe)"
+    elif name.startswith("val_"):
+        title += " (validation)"
     steps, values = points.T
     share = name == "data_wait" or "accuracy" in name
     with rc_context(_STYLE):

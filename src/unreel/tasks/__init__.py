@@ -3,13 +3,18 @@
 from unreel.tasks.baselines import FrameStatistics, random_init
 from unreel.tasks.classification import LabelTask
 from unreel.tasks.evaluate import evaluate, profiles
+from unreel.tasks.finetune import FineTune
 from unreel.tasks.gallery import GalleryTask
+from unreel.tasks.order import ClipOrderTask
 from unreel.tasks.scores import Report, Score
 from unreel.tasks.sgd_probe import SGDProbe
 from unreel.tasks.task import TASKS, Metric, Parts, Task
+from unreel.tasks.trained import TrainedProtocol
 
 __all__ = [
     "TASKS",
+    "ClipOrderTask",
+    "FineTune",
     "FrameStatistics",
     "GalleryTask",
     "LabelTask",
@@ -19,6 +24,7 @@ __all__ = [
     "SGDProbe",
     "Score",
     "Task",
+    "TrainedProtocol",
     "evaluate",
     "profiles",
     "random_init",

@@ -18,6 +18,7 @@ from unreel.media import Decoder
 from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, ManifestClips
 from unreel.protocols.protocol import FeatureSet, Outcomes
 from unreel.tasks.task import TASKS, Metric, Parts, Resampled
+from unreel.tasks.trained import Examples
 
 _SHOWN = 5
 
@@ -222,6 +223,18 @@ class LabelTask:
         return ManifestClips(
             self.data.subset(self.used), plan, label=self.label, group=self.group or "group", decoder=decoder
         )
+
+    def examples(self, role: str) -> Examples | None:
+        """The labelled rows of "train", "val" or "test", for protocols that train; None where there are none.
+
+        Raises: UsageError for clips in memory.
+        """
+        if isinstance(self.data, ArrayClips):
+            raise UsageError("clips in memory cannot be trained on: write the videos to files and give a manifest")
+        rows = np.flatnonzero(self.roles == role)
+        if not rows.size:
+            return None
+        return Examples(self.data.subset(rows), self.label, np.array(self.identities)[rows])
 
     @cached_property
     def used(self) -> list[int]:

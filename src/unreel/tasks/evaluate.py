@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.keys import Key
+from unreel.core.settings import validate
 from unreel.data.manifest import Source
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
@@ -36,10 +38,12 @@ from unreel.stats.intervals import Interval, PairedDifference, Statistic, bootst
 from unreel.stats.intervals import paired_bootstrap as paired
 from unreel.tasks.baselines import FrameStatistics, random_init
 from unreel.tasks.classification import LabelTask
+from unreel.tasks.finetune import FineTune, paper_cvrl, paper_tcgl
 from unreel.tasks.gallery import GalleryTask
 from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, Score, merge_notes
 from unreel.tasks.sgd_probe import SGDProbe
 from unreel.tasks.task import Metric, Parts, Task
+from unreel.tasks.trained import Means, TrainedProtocol, TrainedResult, run_trained
 
 BASELINES = ("random-init", "frame-statistics")
 # What needs a training loop joins its profile here, where training may be imported. CVRL's encoders were trained on 16
@@ -47,6 +51,13 @@ BASELINES = ("random-init", "frame-statistics")
 _TRAINED: dict[str, Profile] = {
     "paper-cvrl": Profile({"linear": SGDProbe()}, clips=ClipPlan(), trained=TrainedOn(num_frames=16, size_px=224)),
 }
+# Protocols that train on the videos themselves, by profile; a profile that is not named takes those of ``standard``.
+_TRAINING: dict[str, dict[str, TrainedProtocol]] = {
+    "standard": {"finetune": FineTune()},
+    "paper-tcgl": {"finetune": paper_tcgl()},
+    "paper-cvrl": {"finetune": paper_cvrl()},
+}
+AnyProtocol: TypeAlias = FeatureProtocol | TrainedProtocol
 _GALLERY_QUERIES = 12
 _GALLERY_NEIGHBOURS = 5
 
@@ -64,21 +75,26 @@ def _profile(name: str) -> Profile:
 
 
 def resolve_protocols(
-    protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol] | None, profile: str = "standard"
-) -> list[FeatureProtocol]:
+    protocol: str | AnyProtocol | Sequence[str | AnyProtocol] | None,
+    profile: str = "standard",
+    *,
+    settings: Mapping[str, Mapping[str, object]] | None = None,
+) -> list[AnyProtocol]:
     """Protocols by name, or as they are; ``None`` is the profile's first.
 
     A name is looked up in the profile, and where the profile has none of that name among all (``PROTOCOLS``).
-    Raises: UsageError for an unknown name, with the nearest ones, and for two protocols of one name.
+    ``settings``: protocol → arguments of its constructor that replace what it has.
+    Raises: UsageError for an unknown name or argument, with the nearest ones, and for two protocols of one name.
     """
     chosen = _profile(profile)
-    known = {**PROTOCOLS, **chosen.protocols}
+    known: dict[str, AnyProtocol] = {**PROTOCOLS, **_TRAINING["standard"], **chosen.protocols}
+    known |= _TRAINING.get(profile, {})
     if protocol is None:
         protocol = chosen.first
     asked = [protocol] if isinstance(protocol, str) or not isinstance(protocol, Sequence) else list(protocol)
     if not asked:
         raise UsageError("protocol: name at least one")
-    found: list[FeatureProtocol] = []
+    found: list[AnyProtocol] = []
     for item in asked:
         if isinstance(item, str):
             if item not in known:
@@ -89,6 +105,12 @@ def resolve_protocols(
     names = [p.name for p in found]
     if len(set(names)) != len(names):
         raise UsageError(f"protocols: two are called {max(names, key=names.count)!r}; give each its own name")
+    for name, values in (settings or {}).items():
+        if name not in names:
+            raise UsageError(f"settings for {name!r}, which is not among the protocols asked for: {', '.join(names)}")
+        place = names.index(name)
+        own: Any = found[place]
+        found[place] = replace(own, **validate(type(own), values, where=name))
     return found
 
 
@@ -96,7 +118,8 @@ def evaluate(
     encoder: Encoder,
     data: Source | ArrayClips | Task,
     *,
-    protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol] | None = None,
+    protocol: str | AnyProtocol | Sequence[str | AnyProtocol] | None = None,
+    settings: Mapping[str, Mapping[str, object]] | None = None,
     gallery: Source | ArrayClips | None = None,
     label: str | None = None,
     group: str | None = None,
@@ -116,14 +139,17 @@ def evaluate(
     num_resamples: int = 2000,
     progress: ProgressLike = True,
     out: str | os.PathLike[str] | None = None,
+    work: str | os.PathLike[str] | None = None,
 ) -> Report:
-    """Scores of a frozen encoder, each with n, chance, controls, an interval over groups and paired differences.
+    """Scores of an encoder, frozen or trained further: each with n, chance, controls, interval and paired differences.
 
     Args:
         encoder: what is asked about; left as it was.
         data: a labelled manifest, a folder with one sub-folder per class, clips in memory, or a ``Task``.
-        protocol: names ("linear", "knn", "retrieval", "svm") with the profile's settings, or protocols; ``None``: the
-            profile's first, "linear" in ``standard``, or "retrieval" with a ``gallery``.
+        protocol: names ("linear", "knn", "retrieval", "svm", "finetune") with the profile's settings, or protocols;
+            ``None``: the profile's first, "linear" in ``standard``, or "retrieval" with a ``gallery``. Frozen features
+            serve all but "finetune", which trains every encoder further (``TrainedProtocol``).
+        settings: protocol → arguments that replace the profile's: ``{"finetune": {"epochs": 50}}``.
         gallery: another data set, whose train part (all of it where it has none) takes the place of the data's own,
             the data's test part (all of it where it has none) being the queries; see ``GalleryTask``.
         label, group: which columns (see ``LabelTask``); not with a ``Task``.
@@ -138,12 +164,15 @@ def evaluate(
         seed: of the control's weights, the split (where the data has none), selection and resampling.
         level: of intervals. num_resamples: of bootstraps.
         out: also write the report there (a .json file, or a folder that gets ``scores.json``).
+        work: where protocols that train keep checkpoints and metrics, so that the same call goes on where one was
+            interrupted; ``None`` keeps nothing.
     Raises: UsageError for unknown names; DataError where the data cannot be used (``LabelTask``).
     """
     setting = _profile(profile)
     if protocol is None and gallery is not None:
         protocol = "retrieval"
-    protocols = resolve_protocols(protocol, profile)
+    protocols = resolve_protocols(protocol, profile, settings=settings)
+    frozen = [p for p in protocols if not isinstance(p, TrainedProtocol)]
     pooled = setting.pooling if pooling is None else Pooling.of(pooling)
     for name in baselines:
         if name not in BASELINES:
@@ -177,61 +206,77 @@ def evaluate(
         "workers": workers,
         "progress": progress,
     }
-    source = task.clips(plan, decoder=decoder)
-    each = [None if name == "frame-statistics" else pooled for name in nets]
-    embeddings = dict(zip(nets, embed_all(list(nets.values()), source, pooling=each, **options), strict=True))
+    plans = dict.fromkeys(nets, plan)
     for name, net in others.items():
         if clips is None and setting.clips is not None:
-            own_plan = setting.plan(net.input_spec)
+            plans[name] = setting.plan(net.input_spec)
         else:
-            own_plan = replace(default_plan(net.input_spec, num_clips=plan.num_clips), num_crops=plan.num_crops)
-        own_clips = task.clips(own_plan, decoder=decoder)
-        embeddings[name] = embed_all([net], own_clips, pooling=pooled, **options)[0]
+            own_plan = default_plan(net.input_spec, num_clips=plan.num_clips)
+            plans[name] = replace(own_plan, num_crops=plan.num_crops)
+    embeddings: dict[str, Embeddings] = {}
+    if frozen:
+        source = task.clips(plan, decoder=decoder)
+        each = [None if name == "frame-statistics" else pooled for name in nets]
+        embeddings = dict(zip(nets, embed_all(list(nets.values()), source, pooling=each, **options), strict=True))
+        for name, net in others.items():
+            own_clips = task.clips(plans[name], decoder=decoder)
+            embeddings[name] = embed_all([net], own_clips, pooling=pooled, **options)[0]
+        embeddings = _common(embeddings)
     faults = merge_faults(embeddings.values())
-    embeddings = _common(embeddings)
 
-    outcomes: dict[str, dict[str, Outcomes]] = {}
+    outcomes: dict[str, dict[str, Outcomes]] = {name: {} for name in plans}
     parts: Parts | None = None
-    collapsed: list[str] = []
+    notes: list[str] = []
     for name, found in embeddings.items():
         parts = task.parts(found)
         if len(found) > 1 and not found.vectors.std(0).any():
-            collapsed.append(f"all embeddings of {name} are equal: it has collapsed")
+            notes.append(f"all embeddings of {name} are equal: it has collapsed")
         outcomes[name] = {
-            p.name: p.fit(parts.train, validation=parts.validation, seed=seed).score(parts.test) for p in protocols
+            p.name: p.fit(parts.train, validation=parts.validation, seed=seed).score(parts.test) for p in frozen
         }
-    assert parts is not None
+    trained: TrainedResult | None = None
+    for p in protocols:
+        if isinstance(p, TrainedProtocol):
+            learning = {n: (net, plans[n]) for n, net in {**nets, **others}.items() if n != "frame-statistics"}
+            means = Means(
+                device, precision, workers or 0, decoder, bool(progress), None if work is None else Path(work)
+            )
+            trained = run_trained(p, learning, task, seed=seed, means=means, embedding={**options, "store": None})
+            for name, o in trained.outcomes.items():
+                outcomes[name][p.name] = o
+            faults = tuple(dict.fromkeys((*faults, *trained.faults)))
+            if "random-init" in learning:
+                notes.append(f"{p.name}: random-init is the same net trained from scratch on the labels (supervised)")
     resampling = _Resampling(level, num_resamples, seed)
     scores: list[Score] = []
+    sizes, classes = _sizes(parts, trained)
     for p in protocols:
-        scores += _scores(task, {name: o[p.name] for name, o in outcomes.items()}, len(parts.train), resampling)
+        of_all = {name: o[p.name] for name, o in outcomes.items() if p.name in o}
+        scores += _scores(task, of_all, sizes["n_train"], resampling)
     main = outcomes["encoder"]
-    n_val = 0 if parts.validation is None else len(parts.validation)
     report = Report(
         scores=tuple(scores),
         task={
             "name": task.name,
-            "classes": sorted({str(v) for v in [*parts.train.labels, *parts.test.labels]}),
-            "n_train": len(parts.train),
-            "n_val": n_val,
-            "n_test": len(parts.test),
+            "classes": classes,
+            **sizes,
             "n_unreadable": len(faults),
         },
         encoder={
             "architecture": encoder.architecture or type(encoder).__name__,
             "digest": encoder_digest(encoder),
-            "num_features": int(embeddings["encoder"].vectors.shape[1]),
+            "num_features": int(embeddings["encoder"].vectors.shape[1]) if embeddings else encoder.num_features,
             "clips": {k: v for k, v in asdict(plan).items() if v is not None},
             "pooling": pooled.name,
         },
         notes=merge_notes(
             task.notes,
             profile_notes,
-            collapsed,
+            notes,
             *(_named_notes(name, o) for name, part in outcomes.items() for o in part.values()),
         ),
         faults=tuple({"path": f.path, "cause": f.cause, "message": f.message} for f in faults),
-        neighbours=_gallery(main, embeddings["encoder"], seed),
+        neighbours=_gallery(main, embeddings["encoder"], seed) if embeddings else (),
         confusions=tuple(_confusion(name, o) for name, o in main.items() if o.predictions is not None),
         profile=profile,
         seed=seed,
@@ -242,16 +287,28 @@ def evaluate(
     return report
 
 
+def _sizes(parts: Parts | None, trained: TrainedResult | None) -> tuple[dict[str, int], list[str]]:
+    """Sizes of the parts and the classes: as far as could be read where features were made, else as listed."""
+    if parts is not None:
+        n_val = 0 if parts.validation is None else len(parts.validation)
+        sizes = {"n_train": len(parts.train), "n_val": n_val, "n_test": len(parts.test)}
+        return sizes, sorted({str(v) for v in [*parts.train.labels, *parts.test.labels]})
+    assert trained is not None
+    n_test = trained.outcomes["encoder"].n
+    return {"n_train": trained.num_train, "n_val": trained.num_validation, "n_test": n_test}, trained.classes
+
+
 def _profile_notes(
     name: str,
     profile: Profile,
-    protocols: Sequence[FeatureProtocol],
-    asked: str | FeatureProtocol | Sequence[str | FeatureProtocol] | None,
+    protocols: Sequence[AnyProtocol],
+    asked: str | AnyProtocol | Sequence[str | AnyProtocol] | None,
     changes: str,
 ) -> list[str]:
     """What a reader of the profile's name would otherwise not expect."""
     named = [asked] if isinstance(asked, str) else list(asked) if isinstance(asked, Sequence) else []
-    strangers = [p.name for p in protocols if p.name in named and p.name not in profile.protocols]
+    own = {*profile.protocols, *_TRAINING.get(name, {})}
+    strangers = [p.name for p in protocols if p.name in named and p.name not in own]
     notes = [f"{p}: not a part of profile {name}, taken with its usual settings" for p in strangers]
     return [*notes, f"profile {name}: {changes}"] if changes else notes
 

@@ -1,0 +1,134 @@
+"""Learning from labels: every layer, one random clip per video (tcgl.md §6.1; CVRL's, cvrl.md §6.3).
+
+Not a pretext task: the upper reference beside the methods without labels. From a pre-trained encoder it is fine-tuning
+(``unreel.tasks.finetune`` tests what it leads to), from fresh weights it is "supervised from scratch".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unreel.core.errors import UsageError, unknown_name
+from unreel.core.settings import Range
+from unreel.data.batch import Batch
+from unreel.data.sampling import UniformSampler
+from unreel.methods.method import LossOutput, Method
+from unreel.methods.registry import register_method
+from unreel.nn.encoder import Encoder
+from unreel.nn.heads import LinearHead, keyed_dropout
+from unreel.views.operation import Operation
+from unreel.views.operations import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
+from unreel.views.plan import ViewPlan
+
+Cropping: TypeAlias = Literal["place", "box"]
+Frozen: TypeAlias = Literal["none", "norms", "trunk"]
+
+# The short side of a frame over the side of the crop: TCGL's 128 over 112 (tcgl.md §1.2).
+_ROOM = 128 / 112
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+@register_method("supervised")
+class Supervised(Method):
+    """Tell the classes of a label column: one linear layer on the embedding, cross-entropy.
+
+    Logs ``accuracy``. In validation a frame is resized alike and its centre is cut, without a flip.
+
+    Args:
+        encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it.
+        classes: names of the classes in the order of the outputs; a run takes those of its data, sorted.
+        label: the label column.
+        clip_frames, stride: frames per clip and frames between them; None: as the encoder was trained. Short videos
+            are looped.
+        size: side of the square clips, pixels; None: as the encoder was trained.
+        crop: "place" resizes the frame and cuts at a random place (TCGL), "box" cuts a random box and resizes that
+            (CVRL).
+        resize: (high, wide) of the frame before "place", its aspect not kept; None: the short side to size · 128/112.
+        crop_area_min, crop_aspect_min, crop_aspect_max: of "box" (cvrl.md §6.1).
+        flip_p: probability of a mirror image.
+        dropout: before the linear layer.
+        label_smoothing: share of the target that is spread over all classes.
+        freeze: "norms" keeps statistics and parameters of the encoder's norms, "trunk" the whole encoder.
+    Raises: UsageError for values that cannot be, and without two classes.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        classes: tuple[str, ...] = (),
+        label: str = "label",
+        clip_frames: Annotated[int, Range(ge=1, unit="frames")] | None = None,
+        stride: Annotated[int, Range(ge=1, unit="frames")] | None = None,
+        size: Annotated[int, Range(ge=8, unit="px")] | None = None,
+        crop: Cropping = "place",
+        resize: tuple[int, int] | None = None,
+        crop_area_min: Annotated[float, Range(gt=0, le=1)] = 0.3,
+        crop_aspect_min: Annotated[float, Range(gt=0)] = 0.5,
+        crop_aspect_max: Annotated[float, Range(gt=0)] = 2.0,
+        flip_p: Annotated[float, Range(ge=0, le=1)] = 0.0,
+        dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0,
+        label_smoothing: Annotated[float, Range(ge=0, lt=1)] = 0.0,
+        freeze: Frozen = "none",
+    ) -> None:
+        super().__init__()
+        for what, value, known in (("crop", crop, Cropping), ("freeze", freeze, Frozen)):
+            if value not in get_args(known):
+                raise unknown_name(what, value, get_args(known))
+        if len(set(classes)) < 2 or len(set(classes)) != len(classes):
+            raise UsageError(f"supervised learning needs two or more different classes, got {list(classes)[:8]}")
+        spec = encoder.input_spec
+        clip_frames, stride = clip_frames or spec.num_frames, stride or spec.stride_frames
+        size = size or spec.size_px
+        encoder.input_spec = replace(spec, num_frames=clip_frames, stride_frames=stride, size_px=size)
+        self.encoder = encoder
+        self.head = LinearHead(encoder.num_features, len(classes))
+        self.classes, self.label = tuple(classes), label
+        self.target_columns = {label: self.classes}
+        self.sampler = UniformSampler(clip_frames=clip_frames, stride=stride)
+        if resize is not None and size > min(resize):
+            raise UsageError(f"a crop of {size} px does not fit the resized frame of {resize} (high, wide)")
+        whole = Resize(resize) if resize is not None else Resize(short_side_px=round(size * _ROOM))
+        box = RandomResizedCrop(size, (crop_area_min, 1.0), (crop_aspect_min, crop_aspect_max))
+        cut: list[Operation] = [box] if crop == "box" else [whole, RandomCrop(size)]
+        self.views = ViewPlan([[*cut, *([HorizontalFlip(flip_p)] if flip_p else [])]])
+        still: Operation = Resize(short_side_px=size) if crop == "box" else whole
+        self.validation_views = ViewPlan([[still, CenterCrop(size)]])
+        self.dropout, self.label_smoothing, self.freeze = dropout, label_smoothing, freeze
+        self.requires_grad_(True)  # an encoder may come frozen from where it was used
+        for part in self.frozen():
+            part.requires_grad_(False)
+        self.train()
+
+    def frozen(self) -> Sequence[nn.Module]:
+        """The parts of the encoder that stay as they are."""
+        if self.freeze == "trunk":
+            return [self.encoder]
+        return [m for m in self.encoder.modules() if self.freeze == "norms" and isinstance(m, _NORMS)]
+
+    def train(self, mode: bool = True) -> Supervised:
+        """Training mode, but for what is frozen: its statistics stay."""
+        super().train(mode)
+        for part in self.frozen():
+            part.eval()
+        return self
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(B, classes) for the batch's one view."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze != "trunk"):
+            embeddings = self.encoder(self.encoder.prepare(batch.views[0].clips))
+        p = self.dropout if self.training else 0.0
+        scores: Tensor = self.head(keyed_dropout(embeddings, batch.key.child("dropout"), batch.sample_id, p))
+        return scores
+
+    def forward(self, batch: Batch) -> LossOutput:
+        """Cross-entropy of ``batch.targets[label]`` (B,) int64."""
+        scores, target = self.logits(batch), batch.targets[self.label]
+        loss = functional.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
+        return LossOutput(loss, {"accuracy": (scores.argmax(1) == target).float().mean().detach()})

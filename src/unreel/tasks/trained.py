@@ -1,0 +1,149 @@
+"""Protocols that train on the videos themselves, each encoder by the same recipe, and are tested on the same videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unreel.core.errors import DataError, UsageError
+from unreel.data.batch import Fault
+from unreel.data.manifest import Manifest
+from unreel.data.sampling import ClipPlan
+from unreel.media import Decoder
+from unreel.nn.encoder import Encoder
+from unreel.protocols.features import Embeddings, ManifestClips, Precision, embed_all, merge_faults
+from unreel.protocols.protocol import FeatureSet, FittedProtocol, Outcomes
+from unreel.tasks.task import Task
+
+
+class Examples(NamedTuple):
+    """The labelled rows of one part: as a manifest with one label column, and what must stay together, per row."""
+
+    manifest: Manifest
+    label: str
+    groups: NDArray[Any]
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """(N,) text."""
+        return np.array(self.manifest.labels(self.label))
+
+    def select(self, mask: NDArray[np.bool_]) -> Examples:
+        """The rows under a mask."""
+        return Examples(self.manifest.subset(np.flatnonzero(mask)), self.label, self.groups[mask])
+
+    def joined(self, other: Examples) -> Examples:
+        """Both, one after the other."""
+        manifest = replace(self.manifest, rows=(*self.manifest.rows, *other.manifest.rows))
+        return Examples(manifest, self.label, np.concatenate([self.groups, other.groups]))
+
+    def canonical(self) -> Examples:
+        """In an order that does not depend on the rows', so that training does not either."""
+        order = sorted(range(len(self.manifest)), key=self.manifest.sample_id)
+        return Examples(self.manifest.subset(order), self.label, self.groups[order])
+
+
+@runtime_checkable
+class HasExamples(Protocol):
+    """A task whose parts are files with labels."""
+
+    def examples(self, role: str) -> Examples | None:
+        """The rows of "train", "val" or "test"; None where there are none. Raises UsageError for what is no file."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """Where and with what a protocol trains. ``folder`` keeps checkpoints and metrics, to go on from; None nothing."""
+
+    device: torch.device | str | None = None
+    precision: Precision = "float32"
+    workers: int = 0
+    decoder: Decoder | None = None
+    progress: bool = True
+    folder: Path | None = None
+
+
+class Adapted(NamedTuple):
+    """A trained copy of the encoder, and what scores its embeddings."""
+
+    encoder: Encoder
+    head: FittedProtocol
+
+
+@runtime_checkable
+class TrainedProtocol(Protocol):
+    """How an encoder is trained further before it is tested.
+
+    Pure: equal encoders, examples (in any order) and seeds give equal results. Test examples are not an argument.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short name in reports ("finetune")."""
+
+    def adapt(
+        self,
+        encoder: Encoder,
+        train: Examples,
+        validation: Examples | None,
+        *,
+        plan: ClipPlan,
+        seed: int = 0,
+        means: Means = Means(),
+    ) -> Adapted:
+        """Train a copy of ``encoder``; ``plan`` is how test clips will be cut. ``encoder`` is left as it was."""
+
+
+class TrainedResult(NamedTuple):
+    """Outcomes per encoder on the same test videos, which could not be read, and the sizes of the parts."""
+
+    outcomes: dict[str, Outcomes]
+    faults: tuple[Fault, ...]
+    num_train: int
+    num_validation: int
+    classes: list[str]
+
+
+def run_trained(
+    protocol: TrainedProtocol,
+    nets: Mapping[str, tuple[Encoder, ClipPlan]],
+    task: Task,
+    *,
+    seed: int,
+    means: Means,
+    embedding: Mapping[str, Any],
+) -> TrainedResult:
+    """Adapt every encoder by the same recipe and test each once, on the videos that all could be given.
+
+    Args:
+        nets: encoders by name, with the test clips of each.
+        embedding: options of ``embed_all`` for the test.
+    Raises: UsageError for a task without files; DataError for a part without rows.
+    """
+    if not isinstance(task, HasExamples):
+        raise UsageError(f"protocol {protocol.name} trains on labelled files, which the task {task.name!r} has none of")
+    train, validation, test = (task.examples(role) for role in ("train", "val", "test"))
+    if train is None or test is None:
+        raise DataError(f"protocol {protocol.name}: the {'train' if train is None else 'test'} part is empty")
+    found: dict[str, Embeddings] = {}
+    heads: dict[str, FittedProtocol] = {}
+    for name, (encoder, plan) in nets.items():
+        tuned, heads[name] = protocol.adapt(encoder, train, validation, plan=plan, seed=seed, means=means)
+        clips = ManifestClips(test.manifest, plan, label=test.label, decoder=means.decoder)
+        found[name] = embed_all([tuned], clips, **embedding)[0]
+    common = sorted(set.intersection(*(set(e.rows.tolist()) for e in found.values())))
+    outcomes = {}
+    for name, e in found.items():
+        same = e.select(np.isin(e.rows, common))
+        outcomes[name] = heads[name].score(
+            FeatureSet(same.per_view, test.labels[same.rows], test.groups[same.rows], same.ids)
+        )
+    classes = sorted({*train.labels.tolist(), *test.labels.tolist()})
+    num_validation = 0 if validation is None else len(validation.manifest)
+    return TrainedResult(outcomes, merge_faults(found.values()), len(train.manifest), num_validation, classes)
