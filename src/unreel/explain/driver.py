@@ -1,0 +1,345 @@
+"""Maps for whole data sets: shuffled batches by a fixed seed, in the order of the data, with where they come from.
+
+A ContraCAM depends on the other rows of its batch (object_aware.md §2.5). Data are often stored class by class, which
+would set every image against its own kind: rows are shuffled by a key and come back by number. A last batch that has no
+negatives is filled with rows of the one before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unreel.core.errors import DataError, UsageError
+from unreel.core.keys import Key
+from unreel.data.batch import Fault
+from unreel.data.dataset import EvaluationDataset
+from unreel.data.loader import iterate_evaluation
+from unreel.data.manifest import Manifest, Source
+from unreel.data.sampling import ClipPlan
+from unreel.explain.contracam import CamSettings, Groups, activation_maps
+from unreel.nn.encoder import Encoder, InputSpec
+from unreel.nn.matching import tensors_digest
+
+Resolution: TypeAlias = Literal["input", "features"]
+ProgressCall: TypeAlias = Callable[[int, int], None]
+
+
+class ClipMap(NamedTuple):
+    """The map of one clip of one row.
+
+    Attributes:
+        row: position in the data. clip: number of the clip in its plan.
+        maps: (T, H, W) float32 in [0, 1], on the CPU; T = 1 for images. ``resolution="features"``: (T', h, w).
+        times_s: (T,) or (T',) float64, presentation times of the maps' frames.
+    """
+
+    row: int
+    clip: int
+    maps: Tensor
+    times_s: Tensor
+
+
+@dataclass(frozen=True)
+class CamMaps:
+    """Maps of a data set.
+
+    Attributes:
+        maps: (N, V, T, H, W) float32 in [0, 1]: rows that could be read, in their order, V clips each.
+        rows: (N,) their positions in the data.
+        times_s: (N, V, T) float64.
+        faults: what could not be read, and why.
+        provenance: all settings and digests of both nets, plain values.
+    """
+
+    maps: Tensor
+    rows: Tensor
+    times_s: Tensor
+    faults: tuple[Fault, ...]
+    provenance: dict[str, object]
+
+
+def whole_frames(spec: InputSpec, *, num_clips: int = 1, size_px: int | None = None) -> ClipPlan:
+    """Clips as the encoder was trained, of whole frames: resized to size × size, the aspect not kept (§2.5)."""
+    size = spec.size_px if size_px is None else size_px
+    return ClipPlan(
+        num_frames=spec.num_frames,
+        stride=spec.stride_frames,
+        num_clips=num_clips,
+        num_crops=1,
+        size_px=size,
+        short_side_px=size,
+        resize_px=(size, size),
+    )
+
+
+def provenance(
+    encoder: Encoder,
+    projector: nn.Module | None,
+    settings: CamSettings,
+    *,
+    batch_size: int,
+    seed: int,
+    plan: ClipPlan | None = None,
+    resolution: Resolution = "input",
+) -> dict[str, object]:
+    """What maps of the same data depend on, as plain values: goes with every file of boxes or masks (§7)."""
+    return {
+        "contracam": 1,
+        "settings": settings.to_card(),
+        "architecture": encoder.architecture,
+        "input": {k: list(v) if isinstance(v, tuple) else v for k, v in encoder.input_spec.to_card().items()},
+        "encoder": tensors_digest(encoder.state_dict()),
+        "projector": None if projector is None else tensors_digest(projector.state_dict()),
+        "batch_size": batch_size,
+        "seed": seed,
+        "plan": None if plan is None else plan.digest,
+        "resolution": resolution,
+    }
+
+
+def to_bytes(maps: Tensor) -> Tensor:
+    """Maps in [0, 1] to uint8, rounded to the nearest of 256 levels."""
+    return (maps * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_bytes(levels: Tensor) -> Tensor:
+    """uint8 levels to float32 in [0, 1]."""
+    return levels.to(torch.float32) / 255
+
+
+def nearest_in_time(maps: Tensor, times_s: Tensor, wanted_s: Tensor) -> Tensor:
+    """Stored maps (T', h, w) at times (T',) for the frames of another clip, (T,): the nearest each, (T, h, w) (§8).
+
+    Of two equally near the earlier one.
+    """
+    distance = (wanted_s[:, None] - times_s[None, :]).abs()
+    return maps[distance.argmin(1)]
+
+
+class _Item(NamedTuple):
+    row: int
+    clip: int
+    pixels: Tensor
+    times_s: Tensor
+    group: int
+
+
+def _batches(items: Iterable[_Item], size: int, *, pad: bool) -> Iterator[tuple[list[_Item], int]]:
+    """Batches and how many of their items are to be kept; a last one without negatives is filled (§2.5 a)."""
+    before: list[_Item] = []
+    held: list[_Item] = []
+    for item in items:
+        held.append(item)
+        if len(held) == size:
+            yield held, size
+            before, held = held, []
+    if held:
+        groups = {item.group for item in held}
+        filling = [item for item in before if item.group not in groups] if pad and len(groups) == 1 else []
+        yield held + filling[: size - len(held)], len(held)
+
+
+def _stream(
+    encoder: Encoder,
+    projector: nn.Module | None,
+    items: Iterable[_Item],
+    settings: CamSettings,
+    *,
+    batch_size: int,
+    chunk: int | None,
+    resolution: Resolution,
+) -> Iterator[ClipMap]:
+    contrastive = settings.score == "contrastive"
+    if batch_size < 1 + contrastive:
+        raise UsageError(f"batch_size must be at least {1 + contrastive}, got {batch_size}")
+    if resolution not in ("input", "features"):
+        raise UsageError(f"resolution is input or features, got {resolution!r}")
+    factor = settings.expand_resolution
+    finer = encoder if factor == 1 else encoder.at_resolution(factor)
+    for batch, keep in _batches(items, batch_size, pad=contrastive):
+        groups = torch.tensor([item.group for item in batch])
+        if contrastive and bool((groups == groups[0]).all()):
+            raise DataError(
+                f"rows {batch[0].row} … {batch[-1].row}: all {len(batch)} clips of a batch are of one group, so that "
+                "none has anything to differ from; give data of at least two groups (videos), or a larger batch"
+            )
+        pixels = torch.stack([item.pixels for item in batch])
+        found = activation_maps(finer, projector, pixels, settings, groups=groups, chunk=chunk)
+        maps = found.maps.cpu()[:keep, 0]
+        maps = maps if maps.ndim == 4 else maps[:, None]
+        times = torch.stack([item.times_s for item in batch[:keep]])
+        if resolution == "features":
+            maps = functional.adaptive_avg_pool3d(maps, found.grid)
+            times = functional.adaptive_avg_pool1d(times[:, None], found.grid[0])[:, 0]
+        maps = maps.to(torch.float32)
+        for place, item in enumerate(batch[:keep]):
+            yield ClipMap(item.row, item.clip, maps[place], times[place])
+
+
+def array_maps(
+    encoder: Encoder,
+    projector: nn.Module | None,
+    images: Tensor,
+    *,
+    settings: CamSettings | None = None,
+    groups: Groups | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    chunk: int | None = None,
+    **knobs: Any,
+) -> Tensor:
+    """Maps of N images or clips in memory, batch by batch, in their order.
+
+    Args:
+        images: as ``contracam`` takes them, N of them.
+        settings: or single ``knobs`` of ``CamSettings``.
+        groups: (N,) int; rows of one group are no negatives of each other.
+        batch_size, seed: who is set against whom: recorded with the result, since it depends on them (§2.5).
+    Returns: (N, 1, H, W) for images, (N, 1, T, H, W) for clips, float32 on the CPU.
+    Raises: UsageError as ``contracam``; DataError for a batch of a single group.
+    """
+    chosen = _settings(settings, knobs)
+    ids = torch.arange(len(images)) if groups is None else torch.as_tensor(groups)
+    if len(ids) != len(images):
+        raise UsageError(f"groups: expected one per image ({len(images)}), got {len(ids)}")
+    order = Key(seed, "contracam").permutation(len(images)).tolist()
+    frames = images.shape[1 if images.dtype == torch.uint8 else 2] if images.ndim == 5 else 1
+    times = torch.zeros(frames, dtype=torch.float64)
+    items = (_Item(row, 0, images[row], times, int(ids[row])) for row in order)
+    found = _stream(encoder, projector, items, chosen, batch_size=batch_size, chunk=chunk, resolution="input")
+    maps = [one.maps for one in sorted(found, key=lambda one: one.row)]
+    if not maps:
+        raise UsageError("there are no images to make maps of")
+    stacked = torch.stack(maps)[:, None]
+    return stacked if images.ndim == 5 else stacked[:, :, 0]
+
+
+def _settings(settings: CamSettings | None, knobs: dict[str, Any]) -> CamSettings:
+    if settings is not None and knobs:
+        raise UsageError(f"give settings or single knobs, not both (settings and {', '.join(sorted(knobs))})")
+    return CamSettings.of(**knobs) if settings is None else settings
+
+
+def _groups(manifest: Manifest) -> list[int]:
+    """One id per row: its group where it has one, else its file, so that spans of one video are one group."""
+    return [
+        manifest.group_id(i) if row.groups.get("group") or not row.path else Key("file", manifest.relative(i)).bits()
+        for i, row in enumerate(manifest)
+    ]
+
+
+def iterate_maps(
+    encoder: Encoder,
+    projector: nn.Module | None,
+    data: Source,
+    *,
+    plan: ClipPlan | None = None,
+    settings: CamSettings | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    resolution: Resolution = "input",
+    chunk: int | None = None,
+    workers: int = 0,
+    on_fault: Callable[[Fault], None] | None = None,
+    progress: ProgressCall | None = None,
+    **knobs: Any,
+) -> Iterator[ClipMap]:
+    """Maps of a data set as they are made, in the shuffled order of the batches; memory for one batch only.
+
+    Args:
+        data: a manifest, or what makes one. Rows of one file, or of one group, are no negatives of each other.
+        plan: which clips; None is ``whole_frames`` of the encoder's input.
+        settings: or single ``knobs`` of ``CamSettings``.
+        batch_size, seed: who is set against whom. All clips of a row are in one batch, or in two that follow.
+        resolution: "input" maps of the plan's size, or "features": averaged over the cells of the feature map, which
+            is what is worth keeping for video (``to_bytes``: 8 bits).
+        chunk: rows per pass of the backbone.
+        workers: processes that decode.
+        on_fault: called for each row that cannot be read; such rows have no map.
+        progress: called with (rows read, rows in all).
+    Raises: DataError for missing files and for batches of a single group; UsageError as ``contracam``.
+    """
+    chosen = _settings(settings, knobs)
+    manifest = Manifest.open(data)
+    manifest.check_files()
+    clips = whole_frames(encoder.input_spec) if plan is None else plan
+    dataset = EvaluationDataset(manifest, clips)
+    groups = _groups(manifest)
+    order: Sequence[int] = Key(seed, "contracam").permutation(len(manifest)).tolist()
+
+    def items() -> Iterator[_Item]:
+        for done, sample in enumerate(iterate_evaluation(dataset, order, workers=workers), 1):
+            if sample.fault is not None:
+                if on_fault is not None:
+                    on_fault(sample.fault)
+            else:
+                assert sample.views is not None
+                assert sample.times_s is not None
+                times = sample.times_s.repeat_interleave(clips.num_crops, 0)
+                for number, view in enumerate(sample.views):
+                    yield _Item(sample.row, number, view, times[number], groups[sample.row])
+            if progress is not None:
+                progress(done, len(order))
+
+    yield from _stream(encoder, projector, items(), chosen, batch_size=batch_size, chunk=chunk, resolution=resolution)
+
+
+def maps_for(
+    encoder: Encoder,
+    projector: nn.Module | None,
+    data: Source,
+    *,
+    plan: ClipPlan | None = None,
+    settings: CamSettings | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    resolution: Resolution = "input",
+    chunk: int | None = None,
+    workers: int = 0,
+    progress: ProgressCall | None = None,
+    **knobs: Any,
+) -> CamMaps:
+    """``iterate_maps``, collected in the order of the data, with the settings and digests that made them.
+
+    For sets that fit in memory: N · V · T · H · W float32. Raises as ``iterate_maps``; DataError where no row could
+    be read.
+    """
+    chosen = _settings(settings, knobs)
+    clips = whole_frames(encoder.input_spec) if plan is None else plan
+    faults: list[Fault] = []
+    found = sorted(
+        iterate_maps(
+            encoder,
+            projector,
+            data,
+            plan=clips,
+            settings=chosen,
+            batch_size=batch_size,
+            seed=seed,
+            resolution=resolution,
+            chunk=chunk,
+            workers=workers,
+            on_fault=faults.append,
+            progress=progress,
+        ),
+        key=lambda one: (one.row, one.clip),
+    )
+    if not found:
+        first = f" (first: {faults[0].path}: {faults[0].message})" if faults else ""
+        raise DataError(f"none of {len(faults)} rows could be read{first}")
+    rows = list(dict.fromkeys(one.row for one in found))
+    maps, times = torch.stack([one.maps for one in found]), torch.stack([one.times_s for one in found])
+    card = provenance(encoder, projector, chosen, batch_size=batch_size, seed=seed, plan=clips, resolution=resolution)
+    return CamMaps(
+        maps.view(len(rows), -1, *maps.shape[1:]),
+        torch.tensor(rows),
+        times.view(len(rows), -1, times.shape[-1]),
+        tuple(faults),
+        card,
+    )
