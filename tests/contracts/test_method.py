@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from tests.contracts.method_suite import MethodSuite
+from tests.methods import siamese_clips
 from tests.methods.clips import random_batch, tiny_cvrl
 from tests.methods.numbered import batch_of, tiny
 from tests.methods.tcgl_clips import snippet_batch, tiny_tcgl
@@ -87,6 +88,50 @@ class TestSupervised(MethodSuite):
         return labelled_batch(seed=seed)
 
 
+class TestSimCLR(MethodSuite):
+    name = "simclr"
+    options: ClassVar[dict[str, Any]] = {}
+    views = 2
+
+    def make_method(self) -> Method:
+        return cast(Method, siamese_clips.tiny(self.name, **self.options))
+
+    def make_batch(self, seed: int = 0) -> Batch:
+        return siamese_clips.views_batch(self.views, seed=seed)
+
+
+class TestMoCo(TestSimCLR):
+    name = "moco"
+
+
+class TestMoCoOfFourClips(TestMoCo):
+    options: ClassVar[dict[str, Any]] = {"rho": 4, "version": "occon", "symmetric": True, "queue_size": 7}
+    views = 4
+
+
+class TestBYOL(TestSimCLR):
+    name = "byol"
+
+
+class TestBYOLOfficial(TestBYOL):
+    options: ClassVar[dict[str, Any]] = {"rho": 4, "variant": "official", "momentum_schedule": "cosine"}
+    views = 4
+
+
 def test_every_registered_method_has_a_case() -> None:
-    cases = {"cvrl", "supervised", "tcgl", "vcop", "opn", "shuffle_learn", "arrow_of_time", "pace", "rotation", "vcp"}
+    cases = {
+        "cvrl",
+        "supervised",
+        "tcgl",
+        "vcop",
+        "opn",
+        "shuffle_learn",
+        "arrow_of_time",
+        "pace",
+        "rotation",
+        "vcp",
+        "simclr",
+        "moco",
+        "byol",
+    }
     assert set(list_methods()) <= cases, "add a class here for the new method"

@@ -11,6 +11,7 @@ from unreel.core.keys import Key
 from unreel.data.contracts import Sampler, SourceInfo
 from unreel.data.sampling import (
     ClipPlan,
+    ClipSetSampler,
     IntervalDistribution,
     PairSampler,
     UniformSampler,
@@ -261,6 +262,43 @@ def test_draws_are_pure_and_separate():
     one = UniformSampler(1, clip_frames=8, stride=2).draw(Key(4), source(99))
     three = UniformSampler(3, clip_frames=8, stride=2).draw(Key(4), source(99))
     assert one.clips[0].indices.tolist() == three.clips[0].indices.tolist()
+
+
+def test_clip_sets_of_rho_clips():
+    """cvrl.md §6.5: independent starts, as many views as clips and at least two; ρ = 1 is one clip twice."""
+    sampler = ClipSetSampler(4, clip_frames=8, stride=2)
+    assert isinstance(sampler, Sampler)
+    draw = sampler.draw(Key(1), source(99))
+    assert sampler.num_views == len(draw.clips) == 4
+    assert len({tuple(c.indices) for c in draw.clips}) == 4
+    assert all(len(c.indices) == 8 and c.indices.max() < 99 for c in draw.clips)
+    starts = np.array([sampler.starts(Key(3, i), 99) for i in range(2000)])
+    assert starts.min() == 0
+    assert starts.max() == 84  # 85 possible starts
+    assert abs(np.corrcoef(starts.T) - np.eye(4)).max() < 0.1
+    one = ClipSetSampler(1, clip_frames=8)
+    first, second = one.draw(Key(2), source(50)).clips
+    assert one.num_views == 2
+    assert first.indices.tolist() == second.indices.tolist()
+    image = ClipSetSampler(2, clip_frames=1).draw(Key(0), source(1))
+    assert [c.indices.tolist() for c in image.clips] == [[0], [0]]
+    with pytest.raises(UsageError, match="rho"):
+        ClipSetSampler(0)
+
+
+@pytest.mark.parametrize("rho", [2, 4])
+def test_clip_sets_an_interval_apart(rho):
+    """First and last clip as a pair of CVRL, the others between, all in random order."""
+    sampler = ClipSetSampler(rho, clip_frames=16, stride=2, interval="increasing")
+    assert "increasing" in repr(sampler)
+    starts = np.array([sampler.starts(Key(3, i), 250) for i in range(3000)])
+    span = starts.max(1) - starts.min(1)
+    counts, _ = np.histogram(span, bins=10, range=(0, M))
+    expected = np.diff(IntervalDistribution("increasing").cdf(np.linspace(0, M, 11), M)) * 3000
+    assert stats.chisquare(counts, expected).pvalue > 1e-3
+    # Every view is the first as often as every other.
+    assert stats.chisquare(np.bincount(starts.argmin(1), minlength=rho)).pvalue > 1e-3
+    assert len(set(ClipSetSampler(rho, interval="none").starts(Key(0), 99))) == 1
 
 
 def test_samplers_refuse():

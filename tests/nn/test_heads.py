@@ -10,8 +10,8 @@ from torch import nn
 
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.nn import LinearHead, count_parameters, create_encoder, projection_mlp
-from unreel.nn.heads import ConcatHead, PairHead, keyed_dropout
+from unreel.nn import LinearHead, count_parameters, create_encoder, normalized_mlp, projection_mlp
+from unreel.nn.heads import ConcatHead, L2Norm, PairHead, keyed_dropout
 
 
 @pytest.mark.parametrize(("layers", "count"), [(0, 262_272), (1, 4_462_720), (2, 8_663_168), (3, 12_863_616)])
@@ -118,3 +118,22 @@ def test_concat_head_with_and_without_a_layer_between() -> None:
     torch.testing.assert_close(deep.eval()(f, key, ids), deep.classifier(deep.fc(f.flatten(1)).relu()))
     assert (deep.train()(f, key, ids) - deep.eval()(f, key, ids)).abs().max() > 1e-3
     assert count_parameters(ConcatHead(3, 512, 2)) == 1536 * 2 + 2
+
+
+def test_normalized_mlp_is_the_head_of_the_object_aware_code() -> None:
+    """object_aware.md §1.1: layers, biases, range of the initial weights, unit rows as its last layer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head = normalized_mlp(400, 300, 200)
+    assert [type(m) for m in head] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, L2Norm]
+    assert head[0].bias is None
+    for values, fan_in in ((head[0].weight, 400), (head[3].weight, 300), (head[3].bias, 300)):
+        assert values.abs().max().item() <= fan_in**-0.5
+        assert values.std().item() == pytest.approx(fan_in**-0.5 / math.sqrt(3), rel=0.1)
+    x = torch.randn(5, 400, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(head(x).norm(dim=1), torch.ones(5))
+    assert head.double()(x.double()).dtype == torch.float64
+    assert L2Norm()(x.bfloat16()).dtype == torch.float32
+    assert not L2Norm()(torch.zeros(2, 3)).any()
+    with pytest.raises(UsageError, match="at least 1"):
+        normalized_mlp(4, 0, 2)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from unreel.core.errors import UsageError
+from unreel.views.geometry import default_blur_radius
 from unreel.views.operations import ColorJitter, GaussianBlur, RandomResizedCrop, Resize, Solarize
 from unreel.views.presets import view_plan
 
@@ -35,6 +36,24 @@ def test_release_is_asymmetric_and_resizes_without_antialias() -> None:
     assert second["solarize"] == Solarize(0.2, 0.5)
     assert not first["crop"].antialias
     assert operations("release", antialias=True)["crop"].antialias
+
+
+@pytest.mark.parametrize(("preset", "smallest"), [("occon", 0.08), ("mocov2", 0.2)])
+def test_views_of_the_image_methods_are_object_aware_1_4(preset: str, smallest: float) -> None:
+    first, second = operations(preset, 0), operations(preset, 1)
+    assert first == second
+    assert list(first) == ["crop", "flip", "jitter", "gray", "blur"]
+    assert first["crop"] == RandomResizedCrop(224, (smallest, 1.0), (3 / 4, 4 / 3), sampler="torchvision")
+    assert first["jitter"] == ColorJitter(0.8, 0.4, 0.4, 0.4, 0.1, contrast_pivot="gray", saturation_mode="hsv")
+    assert first["blur"] == GaussianBlur(0.5, (0.1, 2.0), padding="reflect")
+    assert (first["flip"].p, first["gray"].p) == (0.5, 0.2)
+    for size in (32, 64, 96, 224):  # int(0.1 · size) made odd
+        taps = int(0.1 * size)
+        assert 2 * default_blur_radius(size, size) + 1 == taps + 1 - taps % 2
+    ops = operations(preset, crop_area_min=0.5, jitter_strength=0.5, contrast_pivot="clip", blur_p=0.0)
+    assert ops["crop"].area == (0.5, 1.0)
+    assert (ops["jitter"].brightness, ops["jitter"].hue, ops["jitter"].contrast_pivot) == (0.2, 0.05, "clip")
+    assert "blur" not in ops
 
 
 def test_crop_only_and_none() -> None:

@@ -1,0 +1,68 @@
+"""Small SimCLR, MoCo and BYOL, and batches with as many views as they take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.methods.clips import random_batch
+from unreel.data.batch import Batch, View
+from unreel.methods import create_method
+from unreel.nn.encoder import Encoder, InputSpec, StageInfo
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "simclr": {"hidden_dim": 16, "out_dim": 8},
+    "moco": {"hidden_dim": 16, "out_dim": 8, "queue_size": 20},
+    "byol": {"hidden_dim": 16, "out_dim": 8},
+}
+
+
+class OneLayer(Encoder):
+    """A convolution with batch norm: (B, 3, T, H, W) to (B, 6)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 6
+        self.input_spec = InputSpec(num_frames=1, size_px=16)
+        self.stage_info = {"last": StageInfo(6, 1, 4)}
+        self.conv1, self.bn1 = nn.Conv3d(3, 6, (1, 3, 3), (1, 4, 4), bias=False), nn.BatchNorm3d(6)
+
+    def forward_features(self, x: Tensor, names: Any = None) -> dict[str, Tensor]:
+        """The map."""
+        return {"last": self.bn1(self.conv1(x)).relu()}
+
+
+def tiny(name: str, **options: Any) -> Any:
+    """A method around a net of one layer; the same weights at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = OneLayer()
+    settings = {"clip_frames": 4, "size": 16, **_SIZES[name], **options}
+    return create_method(name, encoder, seed=0, **settings)
+
+
+def views_batch(count: int, rows: int = 4, *, frames: int = 4, seed: int = 0, dtype: Any = torch.float32) -> Batch:
+    """``count`` float views of noise that share their mean, of ``rows`` samples."""
+    halves = [random_batch(rows, frames=frames, seed=100 * seed + i, dtype=dtype).views for i in range(-(-count // 2))]
+    views = tuple(view for half in halves for view in half)[:count]
+    ids = torch.arange(rows)
+    return Batch(views, {}, ids, ids, ids)
+
+
+def image_batch(rows: int = 4) -> Batch:
+    """Two views of images: clips of one frame."""
+    return views_batch(2, rows, frames=1)
+
+
+def part_of(batch: Batch, rows: slice) -> Batch:
+    """Some rows of a batch with all of its views."""
+    views = tuple(View(v.clips[rows], v.times_s[rows]) for v in batch.views)
+    return replace(batch, views=views, sample_id=batch.sample_id[rows], group=batch.group[rows], row=batch.row[rows])
+
+
+def encoded(module: Any, encoder: Any, clips: Tensor) -> Tensor:
+    """head(encoder(clips)), with the encoder's own preparation."""
+    return module(encoder(encoder.prepare(clips)))  # type: ignore[no-any-return]

@@ -1,0 +1,158 @@
+"""What SimCLR, MoCo and BYOL share, on the reading of object_aware.md §1, §4.4 and cvrl.md §6.5: views of ρ clips,
+queue and teacher on two processes (SyncBN included), stop and resume to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.methods.clips import sample, video
+from tests.methods.siamese_clips import image_batch, part_of, tiny, views_batch
+from unreel.core import distributed
+from unreel.core.errors import UsageError
+from unreel.core.keys import Key
+from unreel.core.settings import defaults, describe
+from unreel.data.batch import collate
+from unreel.data.sampling import ClipSetSampler
+from unreel.methods import BYOL, MoCo, SimCLR, create_method
+from unreel.nn import create_encoder
+from unreel.train import Checkpoints, build_optimizer, fit
+from unreel.views.batch_ops import CutMix, Mixup
+from unreel.views.presets import view_plan
+
+NAMES = ("simclr", "moco", "byol")
+
+
+@pytest.mark.parametrize("method", [SimCLR, MoCo, BYOL])
+def test_images_with_the_views_of_the_object_aware_paper_by_default(method: Any) -> None:
+    found = defaults(method)
+    wanted = {"clip_frames": 1, "rho": 2, "interval": "independent", "views": "occon", "size": 224, "consistent": True}
+    assert {name: found[name] for name in wanted} == wanted
+    assert {info.name for info in describe(method)} >= {*wanted, "crop_area_min", "jitter_p", "hidden_dim"}
+    assert "num_views" not in found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trains_on_images_and_on_rho_clips(name: str) -> None:
+    encoder = create_encoder("r3d_tiny", seed=0)
+    image = create_method(name, encoder, seed=0, size=16, hidden_dim=16, out_dim=8)
+    assert encoder.input_spec.num_frames == 1
+    assert torch.isfinite(image(image_batch()).loss)
+    method = tiny(name, rho=4, stride=2, interval="decreasing", views="release", blur_p=0.0)
+    assert repr(method.sampler) == repr(ClipSetSampler(4, clip_frames=4, stride=2, interval="decreasing"))
+    assert repr(method.views) == repr(view_plan("release", size=16, num_views=4, blur_p=0.0))
+    assert method.encoder.input_spec.stride_frames == 2
+    drawn = [sample(method, video(0, i), i, Key(i)) for i in range(3)]
+    loss = method(method.views.apply(collate(drawn))).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    with pytest.raises(UsageError, match="rho"):
+        tiny(name, rho=0)
+
+
+@pytest.mark.parametrize("name", ["moco", "byol"])
+def test_the_teacher_moves_before_the_loss_and_the_optimiser_leaves_it(name: str) -> None:
+    """§1.1 and C12: the target moves before the forward of the same step, parameters only; it starts as a copy."""
+    method = tiny(name, momentum=0.5)
+    seen: list[torch.Tensor] = []
+    weight, copy = method.encoder.conv1.weight, method.teacher.parts[0].conv1.weight
+    before = weight.detach().clone()
+    assert torch.equal(weight, copy)
+    method.teacher.register_forward_pre_hook(lambda *_: seen.append(copy.detach().clone()))
+    optimizer = build_optimizer(method, lr=0.5, momentum=0.0)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert not held & {id(p) for p in method.teacher.parameters()}
+    fit(method, [views_batch(2)], optimizer, total_steps=1, device="cpu")
+    after = weight.detach().clone()
+    assert not torch.equal(after, before)
+    assert all(torch.equal(s, before) for s in seen)  # in step 0 both were one
+    assert torch.equal(copy, before)
+    seen.clear()
+    running = method.teacher.parts[0].bn1.running_mean.clone()
+    fit(method, [views_batch(2)], build_optimizer(method, lr=0.5, momentum=0.0), total_steps=1, device="cpu")
+    assert seen
+    assert all(torch.equal(s, before.mul(0.5).add(after, alpha=0.5)) for s in seen)
+    assert not torch.equal(running, method.teacher.parts[0].bn1.running_mean)  # training mode, statistics of its own
+
+
+@pytest.mark.parametrize("name", ["moco", "byol"])
+def test_mix_is_one_setting(name: str) -> None:
+    assert tiny(name).batch_operations == ()
+    assert tiny(name, mix="mixup", mix_alpha=0.4).batch_operations == (Mixup(0.4, views=(0,)),)
+    assert tiny(name, mix="cutmix").batch_operations == (CutMix(1.0, views=(0,)),)
+    with pytest.raises(UsageError, match="did you mean 'mixup'"):
+        tiny(name, mix="mixpu")
+    both = CutMix()(Mixup()(views_batch(2), Key(0)), Key(1))
+    with pytest.raises(UsageError, match="mixed twice"):
+        tiny(name)(both)
+
+
+# --- two processes, resume --------------------------------------------------------------------------------------
+
+
+def options_of(name: str) -> dict[str, Any]:
+    own: dict[str, Any] = {"moco": {"momentum": 0.7, "rho": 3}, "byol": {"momentum": 0.7}, "simclr": {"rho": 3}}[name]
+    return own
+
+
+def fit_on_ranks(name: str, mixed: bool, accumulate: int, folder: str = "", stop: int = 4) -> dict[str, Any]:
+    """State after a fit on this rank's share of global batches of 8; K = 20 is no multiple of a step's keys."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        count = 8 // distributed.world_size()
+        rows = slice(count * distributed.rank(), count * (distributed.rank() + 1))
+        method = tiny(name, **options_of(name)).double()
+        if mixed:
+            method.batch_operations = (Mixup(block=4),)
+        views = method.sampler.num_views
+        batches = [part_of(views_batch(views, 8, seed=s, dtype=torch.float64), rows) for s in range(3)]
+        result = fit(
+            method,
+            batches,
+            build_optimizer(method, lr=0.05),
+            total_steps=4,
+            device="cpu",
+            accumulate=accumulate,
+            checkpoint=Checkpoints(folder) if folder else None,
+            stop_after=stop,
+        )
+        state = {n: v.numpy() for n, v in method.state_dict().items()}
+        return {"state": state, "last": result.last, "resumed_from": result.resumed_from}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize(
+    ("name", "mixed", "accumulate"),
+    [("moco", False, 2), ("moco", True, 1), ("byol", False, 1), ("byol", True, 2), ("simclr", False, 1)],
+)
+def test_two_processes_are_one(ddp: Any, name: str, mixed: bool, accumulate: int) -> None:
+    truth = fit_on_ranks(name, mixed, accumulate)
+    for rank in ddp.run(fit_on_ranks, name, mixed, accumulate):
+        assert rank["state"].keys() == truth["state"].keys()
+        for key, value in truth["state"].items():
+            np.testing.assert_allclose(rank["state"][key], value, rtol=0, atol=1e-8, err_msg=key)
+        assert rank["last"]["loss"] == pytest.approx(truth["last"]["loss"], rel=1e-5)
+    if name == "moco":
+        keys = 8 * 2 * accumulate * 4  # rows, views that are keys, batches a step, steps
+        assert int(truth["state"]["queue_pointer"]) == keys % 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stop_and_resume_is_equal_to_the_bit(name: str, tmp_path: Path) -> None:
+    """Queue, pointer and teacher included."""
+    whole = fit_on_ranks(name, name != "simclr", 1)
+    fit_on_ranks(name, name != "simclr", 1, str(tmp_path), 2)
+    resumed = fit_on_ranks(name, name != "simclr", 1, str(tmp_path))
+    assert resumed["resumed_from"] == 2
+    assert {n.split(".")[0] for n in whole["state"]} >= {"encoder", "head"}
+    for key, value in whole["state"].items():
+        assert np.array_equal(value, resumed["state"][key]), key
+    if name == "moco":
+        fresh = {"queue", "queue_pointer", "teacher.parts.0.conv1.weight"}
+        assert fresh <= whole["state"].keys()
