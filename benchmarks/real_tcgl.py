@@ -500,27 +500,30 @@ def verdicts(scores: Sequence[Mapping[str, Any]], protocols: Mapping[str, str]) 
     for s in scores:
         if s["seed"] != "mean":
             continue
-        parts = []
-        for variant in VARIANTS:
-            own = s["values"][variant]
-            side = "above chance" if own["low"] > s["chance"] else "not distinguishable from chance"
-            parts.append(f"the {variant} encoder is {side}")
+        above = [v for v in VARIANTS if s["values"][v]["low"] > s["chance"]]
+        decided, open_ = [], []
         for pair, (a, b) in PAIRS.items():
             d = s["differences"][pair]
             first, second = (net if net in VARIANTS else NETS[net] for net in (a, b))
-            if d["low"] > 0:
-                word = f"{first} is better than {second} by {number(d['difference'])}"
-            elif d["high"] < 0:
-                word = f"{first} is **worse** than {second} by {number(-d['difference'])}"
-            else:
-                word = f"{first} against {second} is undecided ({number(d['difference'], sign=True)}; four in five "
-                word += f"would be seen from {number(d['detectable'])} on)"
+            counted = ""
             if "signs" in s:
                 g = s["signs"][pair]
-                word += f", {s['unit']} {g['better']} : {g['worse']}"
-                word += f" with {g['equal']} equal" * (g["equal"] > 0) + f" (sign test p = {g['p']:.3f})"
-            parts.append(word)
-        lines.append(f"- {protocols[s['protocol']]}, {METRIC_NAMES.get(s['metric'], s['metric'])}: {'; '.join(parts)}.")
+                counted = f"; {s['unit']} {g['better']} : {g['worse']}" + f", {g['equal']} equal" * (g["equal"] > 0)
+                counted += f", p = {g['p']:.3f}"
+            if d["low"] > 0:
+                decided.append(f"{first} better than {second} ({number(d['difference'], sign=True)}{counted})")
+            elif d["high"] < 0:
+                decided.append(f"{first} **worse** than {second} ({number(d['difference'], sign=True)}{counted})")
+            else:
+                seen = f"detectable from {number(d['detectable'])}"
+                open_.append(f"{first} against {second} ({number(d['difference'], sign=True)}, {seen}{counted})")
+        parts = [
+            f"above chance: {' and '.join(above) or 'neither variant'}",
+            f"decided: {'; '.join(decided) or 'nothing'}",
+            f"undecided: {'; '.join(open_) or 'nothing'}",
+        ]
+        name = f"{protocols[s['protocol']]}, {METRIC_NAMES.get(s['metric'], s['metric'])}"
+        lines.append(f"- {name} — " + ". ".join(part[0].upper() + part[1:] for part in parts) + ".")
     return lines
 
 
@@ -648,7 +651,13 @@ def section(name: str, entry: Mapping[str, Any]) -> list[str]:
             lines += [f"{names[protocol].capitalize()}, any hit among the k nearest ({mean} of the seeds):", ""]
             lines += hits_table(entry, protocol, mean)
             lines += [RETRIEVAL_TEXT[name, protocol], ""]
-    lines += ["**What it says.**", "", *verdicts(primary, names), ""]
+    lines += [
+        "**What it says.** Decided is a difference whose interval leaves out zero; detectable, the smallest true "
+    ]
+    lines[-1] += "difference that would be decided four times in five" + (
+        "; a sign test over the groups stands beside it." if test["groups"] < FEW_GROUPS else "."
+    )
+    lines += ["", *verdicts(primary, names), ""]
     lines += ["**What n can decide.** " + " ".join(limits(entry, about)), ""]
     if entry["notes"]:
         lines += ["Notes: " + "; ".join(entry["notes"]) + ".", ""]
@@ -667,7 +676,7 @@ RETRIEVAL_TEXT = {
     ),
     ("covid_blues", "patient retrieval"): (
         "Gallery and queries: the test patients' videos, each in turn left out; a hit is another video of the same "
-        "patient, necessarily from another position. It measures identity: depth and gain settings, probe, overlay, "
+        "patient, as a rule from another position. It measures identity: depth and gain settings, probe, overlay, "
         "habitus and session, as well as anatomy or disease; which of them, it cannot tell. A high value is no merit. "
         "It is a caution: embeddings that find a patient again are personal data, even without names and pixels, and "
         "a split that is not by patient would be won by it. Where it is high while position retrieval is at chance, "

@@ -152,7 +152,7 @@ def test_pages_render_from_json(scripts, entry):
         "patient retrieval, any hit among the k nearest",
         "2 of 9 training videos are shorter",
         "0.500 [0.500, 0.500]",
-        "sign test p = 0.062",
+        "patients 5 : 0, p = 0.062",
         "With 5 groups a bootstrap interval is too narrow",
     ):
         assert text.lower() in page.lower()
