@@ -510,9 +510,11 @@ def verdicts(scores: Sequence[Mapping[str, Any]], protocols: Mapping[str, str]) 
                 g = s["signs"][pair]
                 counted = f"; {s['unit']} {g['better']} : {g['worse']}" + f", {g['equal']} equal" * (g["equal"] > 0)
                 counted += f", p = {g['p']:.3f}"
-            if d["low"] > 0:
+            # Of few groups an interval is too narrow: their signs must agree with it.
+            agreed = "signs" not in s or s["signs"][pair]["p"] <= 0.05
+            if d["low"] > 0 and agreed:
                 decided.append(f"{first} better than {second} ({number(d['difference'], sign=True)}{counted})")
-            elif d["high"] < 0:
+            elif d["high"] < 0 and agreed:
                 decided.append(f"{first} **worse** than {second} ({number(d['difference'], sign=True)}{counted})")
             else:
                 seen = f"detectable from {number(d['detectable'])}"
@@ -651,12 +653,12 @@ def section(name: str, entry: Mapping[str, Any]) -> list[str]:
             lines += [f"{names[protocol].capitalize()}, any hit among the k nearest ({mean} of the seeds):", ""]
             lines += hits_table(entry, protocol, mean)
             lines += [RETRIEVAL_TEXT[name, protocol], ""]
+    few = test["groups"] < FEW_GROUPS
+    rule = f" and whose sign test over the {about.unit} gives at most 0.05" if few else ""
     lines += [
-        "**What it says.** Decided is a difference whose interval leaves out zero; detectable, the smallest true "
+        f"**What it says.** Decided is a difference whose interval leaves out zero{rule}; detectable, the smallest "
+        "true difference whose interval would leave out zero four times in five.",
     ]
-    lines[-1] += "difference that would be decided four times in five" + (
-        "; a sign test over the groups stands beside it." if test["groups"] < FEW_GROUPS else "."
-    )
     lines += ["", *verdicts(primary, names), ""]
     lines += ["**What n can decide.** " + " ".join(limits(entry, about)), ""]
     if entry["notes"]:

@@ -156,6 +156,7 @@ def test_pages_render_from_json(scripts, entry):
         "With 5 groups a bootstrap interval is too narrow",
     ):
         assert text.lower() in page.lower()
+    assert "Decided: nothing" in page  # five patients never reach 5 % by their signs
     assert "nan" not in page.split()
     assert "have not been run" in scripts.real_tcgl.render({"report": {}})
     for name in ("cvrl", "tcgl"):
