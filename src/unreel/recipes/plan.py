@@ -96,7 +96,10 @@ def plan(prepared: Prepared) -> Plan:
         clips=f"{views} clips of {spec.num_frames} frames (every {spec.stride_frames}), {spec.size_px}² pixels",
         encoder=encoder.architecture or type(encoder).__name__,
         encoder_parameters=inside,
-        head_parameters=count_parameters(method) - inside,
+        # A teacher is no head: it follows.
+        head_parameters=sum(
+            p.numel() for n, p in method.named_parameters() if p.requires_grad and not n.startswith("encoder.")
+        ),
         features=encoder.num_features,
         steps=steps,
         epochs=round(steps * train["accumulate"] / per_epoch, 2),
