@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unreel.core.digests import file_digest
 from unreel.core.errors import DataError, UsageError
+from unreel.core.memory import keep_freed_memory
 from unreel.core.progress import Progress
 from unreel.data.batch import Fault
 from unreel.data.dataset import EvaluationDataset
@@ -590,6 +591,7 @@ def embed_all(
     if len(asked) != len(encoders):
         raise UsageError(f"pooling: expected one, or one for each of {len(encoders)} encoders, got {len(asked)}")
     poolings = [Pooling.of(p).resolved(encoder) for p, encoder in zip(asked, encoders, strict=True)]
+    keep_freed_memory()
     held = store if isinstance(store, FeatureStore) or store is None else FeatureStore(store)
     jobs: list[_Job] = []
     with ExitStack() as stack:

@@ -25,6 +25,7 @@ from unreel.core.digests import mapping_digest
 from unreel.core.distributed import all_reduce_mean, all_reduce_sum, gather_objects, rank, same_everywhere, world_size
 from unreel.core.errors import DataError, UnreelError, UsageError
 from unreel.core.keys import Key
+from unreel.core.memory import keep_freed_memory
 from unreel.core.settings import Range
 from unreel.data.batch import Batch, Fault
 from unreel.methods.method import LossOutput, Method, Progress
@@ -252,6 +253,8 @@ def fit(
     monitor = monitor if monitor is not None else Monitor()
     saver = Checkpoints(checkpoint) if isinstance(checkpoint, str | PathLike) else checkpoint
 
+    if target.type == "cpu":
+        keep_freed_memory()
     method.to(target)
     if memory_format == "channels_last":
         channels_last(method)
