@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
 
     glibc maps every buffer above 32 MB anew and unmaps it when freed; in a training step on the CPU the system then
     zeroes the same pages over and over: a fifth of the step of a small video net (0.11 of 0.51 s, measured with CVRL
-    and ``r3d_tiny`` on 128 clips of 8 × 48²). The most memory the process holds grows by a tenth. Results do not change.
+    and ``r3d_tiny`` on 128 clips of 8 × 48²). The process's largest size grows by a tenth. Results do not change.
 
     Returns: whether the C library could be told; False where it is not glibc (macOS, musl, Windows).
     """
