@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unreel.core.keys import Key, uniforms
+from unreel.core.memory import keep_freed_memory
 from unreel.data.batch import Batch, View
 from unreel.data.snippets import permutation_class
 from unreel.methods import TCGL
@@ -312,6 +313,7 @@ def main() -> None:
     args = parser.parse_args()
     if not args.render:
         torch.set_num_threads(1)
+        keep_freed_memory()  # as training does on a CPU
         load = os.getloadavg()[0]
         difference = greatest_difference(args)
         print(f"step against loop, greatest relative difference: {difference:.1e}")
