@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from unreel.core.errors import UsageError
-from unreel.train.schedule import constant, make_schedule, multistep, per_epoch, warmup_cosine
+from unreel.train.schedule import Plateau, constant, make_schedule, multistep, per_epoch, warmup_cosine
 
 T, W, BASE = 71_488, 1_787, 0.32
 
@@ -86,3 +86,29 @@ def test_only_the_cosine_moves_per_epoch() -> None:
         make_schedule("constant", 1.0, 10, steps_per_epoch=2)
     with pytest.raises(UsageError, match="epochs of some steps"):
         per_epoch(constant(1.0), 0)
+
+
+def test_the_cosine_may_end_above_zero() -> None:
+    assert warmup_cosine(10, BASE, 10, final_lr=0.01) == pytest.approx(0.01)
+    assert warmup_cosine(5, BASE, 10, final_lr=0.02) == pytest.approx((BASE + 0.02) / 2)
+    assert warmup_cosine(0, BASE, 10, final_lr=0.01) == pytest.approx(BASE)
+
+
+def test_schedules_by_name() -> None:
+    steps = make_schedule("multistep", 1.0, 10, 2, milestones=[4, 6], milestone_factor=0.1)
+    assert [steps(t) for t in (0, 1, 2, 4, 6)] == pytest.approx([0.0, 0.5, 1.0, 0.1, 0.01])
+    assert make_schedule("cosine", 1.0, 10, final_lr=0.5)(10) == pytest.approx(0.5)
+    plateau = make_schedule("plateau", 1.0, 10, 2, plateau_patience=1, min_lr=0.2)
+    assert isinstance(plateau, Plateau)
+    assert [plateau(t) for t in (0, 1, 2)] == [0.0, 0.5, 1.0]
+    for step in range(1, 9):
+        plateau.observe(1.0, step)
+    assert plateau(9) == 0.2  # never below min_lr
+    for options, message in (
+        ({"name": "multistep"}, "needs milestones"),
+        ({"name": "constant", "milestones": [3]}, "belong to the schedule 'multistep'"),
+        ({"name": "constant", "final_lr": 0.1}, "final_lr"),
+        ({"name": "plateau", "plateau_factor": 1.0}, "factor"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            make_schedule(**{"base_lr": 1.0, "total_steps": 10, **options})  # type: ignore[arg-type]
