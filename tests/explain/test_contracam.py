@@ -62,6 +62,15 @@ def test_check_c1_paper() -> None:
     torch.testing.assert_close(gradients, torch.tensor([[-0.16, 0.12], [0, -0.2]], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("positive", ["per_sample", "batch_sum"])
+def test_keys_and_negatives_get_no_gradient(positive: Any) -> None:
+    z = functional.normalize(pictures(3, 4), dim=1).requires_grad_()
+    (through_all,) = torch.autograd.grad(contrastive_score(z, z, [z, z], positive=positive).sum(), z)
+    fixed = z.detach()
+    (through_one,) = torch.autograd.grad(contrastive_score(z, fixed, [fixed, fixed], positive=positive).sum(), z)
+    torch.testing.assert_close(through_all, through_one)
+
+
 @pytest.mark.parametrize("variant", ["paper", "official"])
 def test_check_c1_maps(variant: Any) -> None:
     maps = contracam(Identity(2), nn.Identity(), A, variant=variant)
@@ -246,16 +255,17 @@ def test_check_c3_the_key_is_of_the_unmasked_image(monkeypatch: pytest.MonkeyPat
     assert [len(queue) for _, _, queue in calls] == [1, 1, 1]
 
 
-def test_check_c3_nothing_of_the_nets_changes() -> None:
+@pytest.mark.parametrize("factor", [1, 2])
+def test_check_c3_nothing_of_the_nets_changes(factor: Any) -> None:
     encoder = create_encoder("r3d_tiny")
     head = normalized_mlp(encoder.num_features, 16, 8)
     encoder.train()
     head.train()
-    head[1].eval()
+    head[2].eval()
     nets = nn.ModuleDict({"encoder": encoder, "head": head})
     state = {k: v.clone() for k, v in nets.state_dict().items()}
     structure, modes = repr(encoder), [m.training for m in nets.modules()]
-    maps = contracam(encoder, head, pictures(2, 3, 4, 32, 32).float(), 2, expand_resolution=2)
+    maps = contracam(encoder, head, pictures(2, 3, 4, 32, 32).float(), 2, expand_resolution=factor)
     assert maps.shape == (2, 1, 4, 32, 32)
     assert repr(encoder) == structure
     assert [m.training for m in nets.modules()] == modes
@@ -330,7 +340,7 @@ def test_an_earlier_layer_is_reached_through_the_later_ones() -> None:
     kept = maps[names[-2]]
     kept.retain_grad()
     z = functional.normalize(head(encoder.pool(maps[names[-1]])), dim=1)
-    contrastive_score(z, z.detach(), [z.detach()]).sum().backward()
+    contrastive_score(z, z.detach(), [z.detach()]).sum().backward()  # type: ignore[no-untyped-call]
     assert kept.grad is not None
     weights = kept.grad.mean((2, 3, 4)).clamp(min=0)
     expected = minmax(upsample(activation(kept.detach(), weights), (4, 32, 32)))

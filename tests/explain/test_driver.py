@@ -85,8 +85,8 @@ def test_a_last_batch_of_one_is_filled_from_the_one_before() -> None:
     # filled with other groups only; a partial batch that has negatives stays as it is (the release's)
     groups = torch.zeros(5, dtype=torch.int64)
     groups[order[1]] = 1
-    filled = array_maps(encoder, head, images, groups=groups, batch_size=4)
-    pair = contracam(encoder, head, images[[order[4], order[1]]])[0].float()
+    filled = array_maps(encoder, head, images, groups=groups, batch_size=4, iterations=2)
+    pair = contracam(encoder, head, images[[order[4], order[1]]], 2)[0].float()
     torch.testing.assert_close(filled[order[4]], pair)
     six = pictures(6, 3, 8, 8)
     order = _order(6)

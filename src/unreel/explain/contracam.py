@@ -182,7 +182,6 @@ def contrastive_score(
         # A row without any negative keeps finite logits, for the gradient's sake; its score is dropped below.
         logits.append(similarity.masked_fill(excluded & has_negative[:, None], -torch.inf))
     pull = (scaled * keys.detach()).sum(1)
-    pull = torch.where(has_negative, pull, pull.detach())
     if positive == "batch_sum":
         pull = pull.logsumexp(0).expand(batch)
     score = pull - torch.cat(logits, 1).logsumexp(1)
