@@ -110,7 +110,11 @@ CHANGES: dict[str, tuple[Change, ...]] = {
         Change("train.warmup_epochs", 3, "a tenth of the run"),
     ),
     "covid_blues": (
-        Change("method.stride", 2, "25 frames a second of slow motion; the snippets then span 53 of 59 or more frames"),
+        Change(
+            "method.stride",
+            2,
+            "25 frames a second, and what moves in a lung moves slowly; a tuple then spans 53 of 59 or more frames",
+        ),
         Change("method.interval", 4, "as above"),
         Change("method.resize", [55, 55], "the frames are square, and depth and width are the same length in them"),
         Change("method.flip_p", 0.0, "left and right of the image are left and right of the probe: positions"),
