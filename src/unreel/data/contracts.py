@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -94,6 +94,14 @@ class SupportsViews(Protocol):
 
     def apply(self, batch: Batch) -> Batch:
         """The rest of every view, batched: uint8 (B, T, S, S, C) to float (B, C, T, S, S) in [0, 1]."""
+
+
+@runtime_checkable
+class TimedFact(Protocol):
+    """A sidecar's value that depends on when the clips are; ``ClipDataset`` hands each view its own."""
+
+    def of_clips(self, times_s: Sequence[NDArray[np.float64]], view: int) -> object:
+        """The fact for clip number ``view`` of a sample whose clips have these presentation times, (T,) each."""
 
 
 class Ticket(NamedTuple):

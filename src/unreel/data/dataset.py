@@ -23,7 +23,7 @@ from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Aligned, AlignedKind, Fault, Sample, View
-from unreel.data.contracts import ClipRequest, FrameSize, Sampler, SourceInfo, SupportsViews, Ticket
+from unreel.data.contracts import ClipRequest, FrameSize, Sampler, SourceInfo, SupportsViews, Ticket, TimedFact
 from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
 from unreel.media import (
@@ -207,6 +207,7 @@ def _take(frames: Tensor, place: NDArray[np.int64]) -> Tensor:
 
 
 AlignedReader: TypeAlias = Callable[[Path, NDArray[np.int64], FrameSize], Tensor]
+TimedReader: TypeAlias = Callable[[Path, NDArray[np.int64], NDArray[np.float64], FrameSize], Tensor]
 
 
 def read_array(path: Path, indices: NDArray[np.int64], size: FrameSize) -> Tensor:
@@ -238,11 +239,18 @@ class AlignedSource:
         name: column and key in ``View.aligned``.
         kind: how it follows; see :class:`unreel.data.batch.Aligned`, whose shapes ``read`` must return.
         read: (path, frame numbers in the file, frame size) to a tensor of T or 1 rows.
+        read_at: (path, frame numbers, presentation times, frame size) to the same, in the place of ``read``: for data
+            that have times of their own.
     """
 
     name: str
     kind: AlignedKind
     read: AlignedReader = read_array
+    read_at: TimedReader | None = None
+
+    def at(self, path: Path, indices: NDArray[np.int64], times_s: NDArray[np.float64], size: FrameSize) -> Tensor:
+        """The data of these frames. Raises MediaError."""
+        return self.read(path, indices, size) if self.read_at is None else self.read_at(path, indices, times_s, size)
 
 
 class SidecarLike(Protocol):
@@ -330,21 +338,24 @@ class ClipDataset:
         wanted = [reader.resolve(row, clip) for clip in drawn.clips]
         union, places = np.unique(np.concatenate(wanted), return_inverse=True)
         pixels, times_s = reader.read(row, union)
+        clip_places = np.split(places, np.cumsum([len(indices) for indices in wanted])[:-1])
+        clip_times = [times_s[place] for place in clip_places]
         views = []
-        offset = 0
-        for i, indices in enumerate(wanted):
-            place = places[offset : offset + len(indices)]
-            offset += len(indices)
+        for i, (indices, place) in enumerate(zip(wanted, clip_places, strict=True)):
             size = FrameSize(facts.video.height, facts.video.width, len(indices))
-            params = self.views.draw(key, i, size, sidecars)
+            known = {
+                name: fact.of_clips(clip_times, i) if isinstance(fact, TimedFact) else fact
+                for name, fact in sidecars.items()
+            }
+            params = self.views.draw(key, i, size, known)
             clip = self.views.crop(i, _take(pixels, place), params)
             aligned = {}
             for item in self.aligned:
                 path = manifest.file(row, item.name)
                 assert path is not None  # checked for every row at the start
-                data = Aligned(item.kind, item.read(path, indices, size))
+                data = Aligned(item.kind, item.at(path, indices, clip_times[i], size))
                 aligned[item.name] = self.views.align(i, data, params)
-            views.append(View(clip, torch.from_numpy(times_s[place]), params, aligned))
+            views.append(View(clip, torch.from_numpy(clip_times[i]), params, aligned))
         targets = {**drawn.targets, **{name: torch.tensor(codes[row]) for name, codes in self.codes.items()}}
         return Sample(tuple(views), targets, manifest.sample_id(row), manifest.group_id(row), row)
 

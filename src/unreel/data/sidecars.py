@@ -416,3 +416,26 @@ def require(
         entries = [by_path[manifest.relative(i)] for i in range(len(manifest))]
         found[producer.name] = Sidecar(producer.name, manifest, [e for e in entries if e is not None])
     return found
+
+
+def find_tables(name: str, manifest: Manifest) -> list[Path]:
+    """Tables of facts of this name for a manifest, whatever settings made them.
+
+    Those in ``sidecars`` below the manifest's root come first, then those in the cache.
+    """
+    folders = (Path(manifest.root, "sidecars"), default_folder(manifest))
+    return [path for folder in folders for path in sorted(folder.glob(f"{name}-*.parquet"))]
+
+
+def open_table(path: Path, manifest: Manifest, name: str) -> Sidecar:
+    """One table's facts for every row. Raises DataError for rows it does not know, or a file that is no table."""
+    table = _Table()
+    table.read(path)
+    entries = [table.find(manifest, i) for i in range(len(manifest))]
+    missing = [manifest.relative(i) for i, entry in enumerate(entries) if entry is None]
+    if missing:
+        raise DataError(
+            f"{path}: sidecar {name!r} is missing for {len(missing)} of {len(manifest)} rows of {manifest.root} "
+            f"(first: {missing[0]}); run `unreel data annotate {name}` on them again"
+        )
+    return Sidecar(name, manifest, [entry for entry in entries if entry is not None])

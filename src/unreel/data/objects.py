@@ -1,0 +1,414 @@
+"""Where the objects are: boxes and masks of a source, computed (``cam``) or given with the data (``gt``).
+
+Two kinds of facts, each from one of two places. A name says which:
+
+* ``boxes`` — the sidecar that ``unreel data annotate boxes`` writes; ``file.boxes`` — the manifest's column;
+* ``masks`` — the sidecar of ``unreel data annotate masks``; ``file.mask`` — the manifest's column.
+
+**Boxes** are x1 y1 x2 y2 as shares of the frame. A sidecar holds per source ``boxes`` (N, 4), over the whole video, and
+for tubelets also ``tube_times_s``, N lists of presentation times, and ``tube_boxes``, N lists of a box per time. A
+``file.boxes`` is a NumPy archive of the same names (``.npz``), an (N, 4) array (``.npy``), or a text of the lines
+``id x1,y1,x2,y2 x1,y1,x2,y2 …`` (object_aware.md §2.9) that several rows may share; the id is a row's path, with or
+without its folder and suffix.
+
+**Masks**: a sidecar holds ``file``, the path of a mask beside the table. A mask file is a picture, a folder with a
+picture per frame, an array (``.npy``: (1 or T, h, w)), or an archive (``.npz``) of ``masks`` (T', h, w) and, where
+these are not the file's frames one by one, ``times_s`` (T',): the nearest in time is taken. Levels of 8 bits are shares
+of 255. Of a manifest's own mask whatever is not zero is object, since data sets number their objects.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from unreel.core.errors import DataError, UsageError
+from unreel.data.contracts import FrameSize
+from unreel.data.dataset import AlignedSource, SidecarLike
+from unreel.data.manifest import Manifest
+from unreel.data.sidecars import Sidecar, find_tables, open_table, require
+from unreel.media import IMAGE_SUFFIXES, MissingFileError, TooShortError, UnreadableError
+from unreel.media.image import ImageDecoder
+
+Boxes = NDArray[np.float64]
+
+MASK = "mask"
+"""Key of the mask in ``View.aligned``, whichever place it came from."""
+_TABLES = ("boxes", "masks")
+_TIME_SLACK_S = 1e-6
+
+
+class ClipBoxes(NamedTuple):
+    """Boxes of N objects, (N, 4) shares of the frame: within one clip, and over the whole video."""
+
+    boxes: Boxes
+    whole: Boxes
+
+
+@dataclass(frozen=True)
+class Tube:
+    """One object through time: ``times_s`` (F,) ascending presentation times, ``boxes`` (F, 4) shares."""
+
+    times_s: NDArray[np.float64]
+    boxes: Boxes
+
+    def within(self, times_s: NDArray[np.float64]) -> Boxes | None:
+        """The least box (4,) around it in the frames of these times; None where it is in none of them.
+
+        A frame has the box that is nearest in time, up to half of the usual distance between them.
+        """
+        if len(self.times_s) == 1:
+            return np.asarray(self.boxes[0])
+        reach = 0.5 * float(np.median(np.diff(self.times_s))) + _TIME_SLACK_S
+        distance = np.abs(times_s[:, None] - self.times_s[None])
+        nearest = distance.argmin(1)
+        chosen = self.boxes[nearest[distance.min(1) <= reach]]
+        return _union(chosen) if len(chosen) else None
+
+
+def _union(boxes: Boxes) -> Boxes:
+    return np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
+
+
+@dataclass(frozen=True)
+class ObjectBoxes:
+    """The objects of one source: ``boxes`` (N, 4) over the whole of it, and ``tubes``, none or N."""
+
+    boxes: Boxes
+    tubes: tuple[Tube, ...] = ()
+
+    @classmethod
+    def of(cls, value: object) -> ObjectBoxes:
+        """From what a sidecar or a file holds: None, (N, 4) numbers, or a mapping as described above.
+
+        Boxes that are not finite are absent. Raises DataError for something else.
+        """
+        found: Mapping[str, Any] = value if isinstance(value, Mapping) else {"boxes": value}
+        try:
+            tubes = []
+            for times, boxes in zip(_list(found, "tube_times_s"), _list(found, "tube_boxes"), strict=True):
+                at, where = np.asarray(times, dtype=np.float64), _four(boxes)
+                known = np.isfinite(where).all(1)
+                order = np.argsort(at[known], kind="stable")
+                if len(order):
+                    tubes.append(Tube(at[known][order], where[known][order]))
+            if tubes:
+                return cls(np.stack([_union(tube.boxes) for tube in tubes]), tuple(tubes))
+            whole = _four(found.get("boxes"))
+        except (ValueError, TypeError, IndexError) as error:
+            raise DataError(f"not boxes x1 y1 x2 y2: {error}") from None
+        return cls(whole[np.isfinite(whole).all(1)])
+
+    def of_clips(self, times_s: Sequence[NDArray[np.float64]], view: int) -> ClipBoxes:
+        """The boxes for clip number ``view`` of a sample whose clips have these times.
+
+        A tubelet that is in every clip of the sample has the box of its frames there. One that some clip lacks has the
+        union of everything in the video, in all clips, so that views of one choice show one thing (§8).
+        """
+        if not self.tubes:
+            return ClipBoxes(self.boxes, self.boxes)
+        everything = _union(self.boxes)
+        rows = []
+        for tube in self.tubes:
+            parts = [tube.within(np.asarray(clip)) for clip in times_s]
+            here = parts[view]
+            rows.append(everything if here is None or any(part is None for part in parts) else here)
+        return ClipBoxes(np.stack(rows), self.boxes)
+
+
+def _list(found: Mapping[str, Any], name: str) -> Sequence[Any]:
+    value = found.get(name)
+    return () if value is None else value
+
+
+def _four(boxes: Any) -> Boxes:
+    return (
+        np.zeros((0, 4))
+        if boxes is None or not len(boxes)
+        else np.stack([np.asarray(box, dtype=np.float64).reshape(4) for box in boxes])
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- files of boxes
+
+
+def read_box_lines(path: str | os.PathLike[str]) -> dict[str, Boxes]:
+    """The boxes of each id in a text of lines ``id x1,y1,x2,y2 …`` (§2.9), (N, 4); an id alone has none.
+
+    Ids may contain spaces. Raises DataError, naming the line, for anything else, or an id that comes twice.
+    """
+    found: dict[str, Boxes] = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{os.fspath(path)}: cannot be read ({error})") from None
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        boxes: list[list[float]] = []
+        while len(words) > 1 and words[-1].count(",") == 3:
+            try:
+                boxes.insert(0, [float(part) for part in words[-1].split(",")])
+            except ValueError:
+                break
+            words.pop()
+        name = " ".join(words)
+        if not name:
+            continue
+        if name in found:
+            raise DataError(f"{os.fspath(path)}:{number}: {name!r} comes twice")
+        found[name] = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    return found
+
+
+def write_box_lines(path: str | os.PathLike[str], boxes: Mapping[str, Any]) -> Path:
+    """Write what ``read_box_lines`` reads, with six decimals; returns the path.
+
+    Raises: UsageError for an id that is empty or has a line break.
+    """
+    target = Path(path)
+    lines = []
+    for name, rows in boxes.items():
+        if not name.strip() or len(name.splitlines()) != 1:
+            raise UsageError(f"{name!r} cannot be an id in a file of boxes: it must be one line of text")
+        lines.append(" ".join([name, *(",".join(f"{float(v):.6f}" for v in row) for row in rows)]) + "\n")
+    target.write_text("".join(lines), encoding="utf-8")
+    return target
+
+
+class BoxesColumn:
+    """``file.boxes`` of a manifest as a sidecar; a row without it has no boxes.
+
+    Raises: DataError where no row has one.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        if "boxes" not in manifest.file_names:
+            raise DataError(
+                f"no row of {manifest.root} has file.boxes; add that column (a file of boxes per row, or one text for "
+                "all), or take computed boxes"
+            )
+        self.manifest = manifest
+        self._texts: dict[Path, dict[str, Boxes]] = {}
+        for row in range(len(manifest)):  # a text is read once, here, whichever process asks later
+            path = manifest.file(row, "boxes")
+            if path is not None and path.suffix.lower() == ".txt" and path not in self._texts:
+                self._texts[path] = read_box_lines(path)
+
+    def value(self, row: int) -> ObjectBoxes:
+        """Boxes of a row. Raises MissingFileError, UnreadableError."""
+        path = self.manifest.file(row, "boxes")
+        if path is None:
+            return ObjectBoxes(np.zeros((0, 4)))
+        if path in self._texts:
+            return ObjectBoxes(self._of_text(self._texts[path], self.manifest.relative(row)))
+        return ObjectBoxes.of(_load(path))
+
+    @staticmethod
+    def _of_text(text: Mapping[str, Boxes], relative: str) -> Boxes:
+        name = PurePosixPath(relative)
+        for known in (relative, str(name.with_suffix("")), name.name, name.stem):
+            if known in text:
+                return text[known]
+        return np.zeros((0, 4))
+
+
+def _load(path: Path) -> Any:
+    try:
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.lib.npyio.NpzFile):
+            return found
+        with found:
+            return {name: found[name] for name in found.files}
+    except FileNotFoundError:
+        raise MissingFileError(path, "there is no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UnreadableError(path, f"not a readable NumPy file ({error})") from None
+
+
+@dataclass(frozen=True)
+class _BoxesTable:
+    """The computed sidecar."""
+
+    table: Sidecar
+
+    def value(self, row: int) -> ObjectBoxes:
+        return ObjectBoxes.of(self.table.value(row))
+
+
+# ------------------------------------------------------------------------------------------------------- files of masks
+
+
+def read_mask(
+    path: Path,
+    indices: NDArray[np.int64],
+    times_s: NDArray[np.float64],
+    size: FrameSize,
+    *,
+    binary: bool = False,
+) -> Tensor:
+    """The mask of some frames, (T or 1, H, W) float32 in [0, 1], resized to the frames (bilinear).
+
+    Args:
+        path: a picture, a folder with a picture per frame, a ``.npy`` or a ``.npz``, see above.
+        indices: (T,) frames in the file. times_s: (T,) when they are shown.
+        size: of the frames.
+        binary: whatever is not zero is 1.
+    Raises: MissingFileError, UnreadableError; TooShortError where the masks end before the frames.
+    """
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
+        _check_long(path, len(files), indices)
+        levels = np.stack([_picture(files[i]) for i in (indices if len(files) > 1 else [0])])
+    elif path.suffix.lower() in IMAGE_SUFFIXES:
+        levels = _picture(path)[None]
+    else:
+        levels = _masks_of(path, indices, times_s)
+    masks = torch.from_numpy(np.ascontiguousarray(levels))
+    if binary:
+        masks = (masks != 0).to(torch.float32)
+    else:
+        masks = masks.to(torch.float32) / 255 if masks.dtype == torch.uint8 else masks.to(torch.float32)
+    if tuple(masks.shape[1:]) == (size.height, size.width):
+        return masks
+    return functional.interpolate(masks[None], size=(size.height, size.width), mode="bilinear", align_corners=False)[0]
+
+
+def _picture(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(ImageDecoder().read(path, indices=np.zeros(1, dtype=np.int64)).pixels[0].max(-1))
+
+
+def _masks_of(path: Path, indices: NDArray[np.int64], times_s: NDArray[np.float64]) -> NDArray[Any]:
+    found = _load(path)
+    masks = found.get("masks") if isinstance(found, dict) else found
+    if masks is None or masks.ndim not in (2, 3) or not len(masks):
+        raise UnreadableError(path, "holds no masks (T, h, w)")
+    if masks.ndim == 2:
+        return masks[None]  # type: ignore[no-any-return]
+    if len(masks) == 1:
+        return masks  # type: ignore[no-any-return]
+    if isinstance(found, dict) and "times_s" in found:
+        nearest = np.abs(times_s[:, None] - found["times_s"][None]).argmin(1)
+        return masks[nearest]  # type: ignore[no-any-return]
+    _check_long(path, len(masks), indices)
+    return masks[indices]  # type: ignore[no-any-return]
+
+
+def _check_long(path: Path, length: int, indices: NDArray[np.int64]) -> None:
+    if not length:
+        raise UnreadableError(path, "holds no masks")
+    if length > 1 and length <= indices.max():
+        raise TooShortError(path, f"has {length} masks where frame {int(indices.max())} was asked for")
+
+
+# --------------------------------------------------------------------------------------------------------- for a method
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a method needs to know of its sources: for ``ClipDataset``.
+
+    ``manifest``: the rows, with the computed masks as files. ``tables``: the sidecar tables that were read, by name.
+    """
+
+    manifest: Manifest
+    sidecars: dict[str, SidecarLike]
+    aligned: tuple[AlignedSource, ...] = ()
+    tables: dict[str, str] = field(default_factory=dict)
+
+
+def open_facts(
+    manifest: Manifest,
+    sidecars: Iterable[str] = (),
+    aligned: Iterable[str] = (),
+    *,
+    tables: Mapping[str, str | None] | None = None,
+) -> Facts:
+    """Everything that a method names, for every row.
+
+    Args:
+        manifest: the rows.
+        sidecars: names of facts: ``boxes``, ``file.boxes``, or a sidecar of ``unreel.data.sidecars``.
+        aligned: names of masks: ``masks`` or ``file.mask``.
+        tables: which of several tables of ``boxes`` or ``masks``: a path, or a file's name without its suffix.
+    Raises: DataError where something is missing, naming the command that makes it; UsageError for several tables to
+        choose from, or an unknown name.
+    """
+    used: dict[str, str] = {}
+
+    def computed(name: str) -> tuple[Path, Sidecar]:
+        path = choose_table(name, manifest, (tables or {}).get(name))
+        used[name] = str(path)
+        return path, open_table(path, manifest, name)
+
+    found: dict[str, SidecarLike] = {}
+    for name in sidecars:
+        if name == "file.boxes":
+            found[name] = BoxesColumn(manifest)
+        elif name == "boxes":
+            found[name] = _BoxesTable(computed(name)[1])
+        else:
+            found |= require([name], manifest)
+    sources = []
+    rows = manifest
+    for name in aligned:
+        if name == "masks":
+            path, table = computed(name)
+            rows = _with_masks(rows, table, path.parent)
+        elif name != "file.mask":
+            raise UsageError(f"aligned data {name!r} is not known; there are masks and file.mask")
+        elif "mask" not in manifest.file_names:
+            raise DataError(f"no row of {manifest.root} has file.mask; add that column, or take computed masks")
+        sources.append(AlignedSource(MASK, "soft_mask", read_at=partial(read_mask, binary=name == "file.mask")))
+    return Facts(rows, found, tuple(sources), used)
+
+
+def _with_masks(manifest: Manifest, table: Sidecar, folder: Path) -> Manifest:
+    """The rows with their computed masks as ``file.mask``. A source without one has a file that cannot be read."""
+    rows = []
+    for number, row in enumerate(manifest.rows):
+        try:
+            file = str(folder / str(table.value(number)["file"]))
+        except (UnreadableError, KeyError):
+            file = str(folder / "no-mask.npz")
+        rows.append(replace(row, files={**row.files, MASK: file}))
+    return replace(manifest, rows=tuple(rows))
+
+
+def choose_table(name: str, manifest: Manifest, chosen: str | None = None) -> Path:
+    """The sidecar table of ``boxes`` or ``masks`` to read: the one there is, or the one chosen.
+
+    Raises: DataError where there is none; UsageError where there are several, or not the chosen one.
+    """
+    if name not in _TABLES:
+        raise UsageError(f"{name!r} is no table of objects; there are {', '.join(_TABLES)}")
+    if chosen is not None and Path(chosen).is_file():
+        return Path(chosen)
+    found = {path.stem: path for path in reversed(find_tables(name, manifest))}
+    command = f"unreel data annotate {name} {manifest.root} --encoder RUN"
+    if chosen is not None:
+        stem = Path(chosen).name.removesuffix(".parquet")
+        if stem in found:
+            return found[stem]
+        have = f"there are {', '.join(sorted(found))}" if found else f"there is none; run\n  {command}"
+        raise UsageError(f"data.{name}: no table {chosen!r} for {manifest.root}; {have}")
+    if not found:
+        raise DataError(
+            f"sidecar {name!r} is missing for all {len(manifest)} sources of {manifest.root}; run\n  {command}\n"
+            "where RUN is a finished run whose encoder says where the objects are"
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"there are {len(found)} tables of {name} for {manifest.root}: {', '.join(sorted(found))}; choose one with "
+            f"--data.{name} {sorted(found)[0]}"
+        )
+    return next(iter(found.values()))
