@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from unreel.core.errors import DataError, UsageError
-from unreel.data.boxes import boxes_to_shares, read_boxes, write_boxes
+from unreel.data.boxes import boxes_to_shares, manifest_boxes, read_boxes, write_boxes
+from unreel.data.manifest import Manifest, Row
 
 
 def test_check_C5_margin_of_a_rectangle_and_strict_minimum():
@@ -71,3 +72,20 @@ def test_a_file_of_other_hands(tmp_path):
         read_boxes(path)
     with pytest.raises(DataError, match="cannot be read"):
         read_boxes(tmp_path / "none.txt")
+
+
+def test_boxes_of_a_manifest_by_place_or_as_written(tmp_path):
+    write_boxes(tmp_path / "files" / "b.txt", {"../data/a.jpg": [[0, 0, 1, 0.5]], "c/b.jpg": [], "../data/c/b.jpg": []})
+    rows = [Row(p, files={"boxes": "../files/b.txt"}) for p in ("a.jpg", "c/b.jpg")]
+    manifest = Manifest(str(tmp_path / "data"), tuple(rows))
+    first, second = manifest_boxes(manifest)
+    assert (first.tolist(), second.shape) == ([[0, 0, 1, 0.5]], (0, 4))
+    (tmp_path / "other").mkdir()
+    moved = Manifest.from_csv(manifest.to_csv(tmp_path / "other" / "m.csv"), check=False)
+    assert manifest_boxes(moved)[0].tolist() == [[0, 0, 1, 0.5]]
+    write_boxes(tmp_path / "files" / "b.txt", {"a.jpg": [[0, 0, 0.5, 0.5]]})
+    assert manifest_boxes(manifest.subset([0]))[0].tolist() == [[0, 0, 0.5, 0.5]]
+    with pytest.raises(DataError, match="not listed in"):
+        manifest_boxes(manifest)
+    with pytest.raises(DataError, match="no file.gt"):
+        manifest_boxes(manifest, "gt")

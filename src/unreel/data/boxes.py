@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unreel.core.errors import DataError, UsageError
+from unreel.data.manifest import Manifest
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _BOX = re.compile(rf"{_NUMBER}(?:,{_NUMBER}){{3}}")
@@ -120,6 +121,39 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float64]]:
         if name in result:
             raise DataError(f"{where}: the id {name!r} is there for the second time; expected one line per image")
         result[name] = shares
+    return result
+
+
+def manifest_boxes(manifest: Manifest, name: str = "boxes") -> list[NDArray[np.float64]]:
+    """The (N, 4) boxes x1 y1 x2 y2 of every row, from the files of its column ``file.<name>``; each is read once.
+
+    Ids are paths relative to the folder of their file, so that a manifest may be written elsewhere; failing that, the
+    row's path as the manifest writes it.
+    Raises: DataError for a row without a file, or whose path its file does not list, and as ``read_boxes``.
+    """
+    by_place: dict[Path, dict[str, NDArray[np.float64]]] = {}
+    as_written: dict[Path, dict[str, NDArray[np.float64]]] = {}
+    result = []
+    for i in range(len(manifest)):
+        file = manifest.file(i, name)
+        if file is None:
+            raise DataError(
+                f"{manifest.relative(i)}: no file.{name} in the manifest; every row needs a file of boxes, as "
+                "`unreel data prepare` writes with --set layout.files=FOLDER"
+            )
+        if file not in by_place:
+            as_written[file] = read_boxes(file)
+            folder = os.path.abspath(file.parent)
+            by_place[file] = {os.path.normpath(os.path.join(folder, k)): v for k, v in as_written[file].items()}
+        found = by_place[file].get(os.path.abspath(manifest.absolute(i)))
+        if found is None:
+            found = as_written[file].get(manifest.relative(i))
+        if found is None:
+            raise DataError(
+                f"{manifest.relative(i)}: not listed in {file}; expected a line per image, an id alone where there is "
+                "no box"
+            )
+        result.append(found)
     return result
 
 
