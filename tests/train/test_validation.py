@@ -65,7 +65,7 @@ def records(folder: Path) -> list[tuple[int, float]]:
 
 def test_the_measure_weighs_videos_equally_and_changes_nothing() -> None:
     method = Plain()
-    method.encoder.net[1].eval()  # a part that a method keeps in evaluation
+    method.encoder.net[2].eval()  # a part that a method keeps in evaluation
     before = {n: t.clone() for n, t in method.state_dict().items()}
     modes = [m.training for m in method.modules()]
     torch.manual_seed(5)
