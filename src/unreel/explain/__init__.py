@@ -1,7 +1,9 @@
 """Where in an image or a clip the objects are, without labels: maps, and what follows from them."""
 
+from unreel.explain.boxes import boxes_from_map, clean_mask, read_boxes, write_boxes
 from unreel.explain.cam import classifier_cam
 from unreel.explain.contracam import CamSettings, contracam, contrastive_score
+from unreel.explain.crf import CrfSettings, dense_crf
 from unreel.explain.driver import (
     CamMaps,
     ClipMap,
@@ -19,15 +21,21 @@ __all__ = [
     "CamMaps",
     "CamSettings",
     "ClipMap",
+    "CrfSettings",
     "array_maps",
+    "boxes_from_map",
     "classifier_cam",
+    "clean_mask",
     "contracam",
     "contrastive_score",
+    "dense_crf",
     "from_bytes",
     "iterate_maps",
     "maps_for",
     "nearest_in_time",
     "provenance",
+    "read_boxes",
     "to_bytes",
     "whole_frames",
+    "write_boxes",
 ]
