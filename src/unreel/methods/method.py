@@ -49,6 +49,7 @@ class Method(nn.Module):
             classes in the order of the codes.
         batch_operations: run after the views, in order; the only place where samples mix.
         sidecars: names of the computed facts that must exist before the run starts.
+        aligned: names of masks that follow the views' geometry, see ``unreel.data.objects``: "masks" or "file.mask".
     """
 
     encoder: Encoder
@@ -58,6 +59,7 @@ class Method(nn.Module):
     target_columns: Mapping[str, Sequence[str]] = {}
     batch_operations: Sequence[BatchOperation] = ()
     sidecars: tuple[str, ...] = ()
+    aligned: tuple[str, ...] = ()
 
     def forward(self, batch: Batch) -> LossOutput:
         """The loss of one (local) batch; negatives are gathered over processes, with gradient."""

@@ -22,6 +22,7 @@ from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.keys import Key
 from unreel.data.batch import Aligned
 from unreel.data.contracts import FrameSize
+from unreel.data.objects import ClipBoxes, ObjectBoxes
 from unreel.views import aligned as _aligned
 from unreel.views import color, geometry
 from unreel.views.geometry import Padding, Size, as_size
@@ -375,19 +376,27 @@ class RandomCrop(_PlainCrop):
 class ObjectCrop(_SourceOperation):
     """Cut out one of the source's object boxes, for the crops after it (object_aware.md §3).
 
-    The sidecar holds (N, 4) boxes x1 y1 x2 y2 as shares of the frame, margin included; none means the whole frame, as
-    does a box below one pixel. Share it between views (``ViewPlan(shared=…)``) to give both the same object.
-    ``pick``: ``uniform`` or ``largest``.
+    The sidecar holds boxes x1 y1 x2 y2 as shares of the frame: (N, 4), or what ``unreel.data.objects`` knows; none
+    means the whole frame, as does a box below one pixel. Share it between views (``ViewPlan(shared=…)``) to give all
+    the same object. ``pick``: ``uniform`` or ``largest``. ``margin`` widens the box by that share of its size on each
+    side (computed boxes hold theirs already); boxes that cover no more than ``min_area`` of the frame are left out.
     """
 
     sidecar: str = "boxes"
     pick: Literal["uniform", "largest"] = "uniform"
+    margin: float = 0.0
+    min_area: float = 0.0
     name: str = "object"
     consistent: ClassVar[bool] = True  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         if self.pick not in ("uniform", "largest"):
             raise unknown_name("object pick", self.pick, ("uniform", "largest"))
+        if not 0 <= self.margin < math.inf or not 0 <= self.min_area <= 1:
+            raise UsageError(
+                f"{self.name}: margin must be at least 0 and min_area a share in [0, 1], got {self.margin} and "
+                f"{self.min_area}"
+            )
 
     def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
         """``box`` (1, 4) in whole pixels, ``index`` (1,) int64 of the box chosen, −1 for the whole frame."""
@@ -397,18 +406,25 @@ class ObjectCrop(_SourceOperation):
                 f"`unreel data annotate {self.sidecar}`"
             )
         found = sidecars[self.sidecar]
-        shares = np.zeros((0, 4)) if found is None else np.asarray(found, dtype=np.float64).reshape(-1, 4)
+        if not isinstance(found, ClipBoxes):
+            boxes = found.boxes if isinstance(found, ObjectBoxes) else ObjectBoxes.of(found).boxes
+            found = ClipBoxes(boxes, boxes)
+        # Sizes are those over the whole video, so that all clips choose among the same.
+        areas = (found.whole[:, 2] - found.whole[:, 0]) * (found.whole[:, 3] - found.whole[:, 1])
+        kept = np.flatnonzero(areas > self.min_area)
         whole = [0, 0, size.width, size.height]
         index, box = -1, whole
-        if len(shares):
+        if len(kept):
             if self.pick == "largest":
-                index = int(np.argmax((shares[:, 2] - shares[:, 0]) * (shares[:, 3] - shares[:, 1])))
+                index = int(kept[np.argmax(areas[kept])])
             else:
-                index = key.child("pick").integer(0, len(shares))
-            scaled = shares[index] * [size.width, size.height, size.width, size.height]
-            x1, y1 = max(0, round(scaled[0])), max(0, round(scaled[1]))
-            x2, y2 = min(size.width, round(scaled[2])), min(size.height, round(scaled[3]))
-            index, box = (index, [x1, y1, x2, y2]) if x2 > x1 and y2 > y1 else (-1, whole)
+                index = int(kept[key.child("pick").integer(0, len(kept))])
+            x1, y1, x2, y2 = found.boxes[index]
+            wide, high = self.margin * (x2 - x1), self.margin * (y2 - y1)
+            left, top = max(0, round((x1 - wide) * size.width)), max(0, round((y1 - high) * size.height))
+            right = min(size.width, round((x2 + wide) * size.width))
+            bottom = min(size.height, round((y2 + high) * size.height))
+            index, box = (index, [left, top, right, bottom]) if right > left and bottom > top else (-1, whole)
         return {"box": torch.tensor([box], dtype=torch.float32), "index": torch.tensor([index])}
 
     def output_size(self, params: Params, size: FrameSize) -> FrameSize:

@@ -30,13 +30,17 @@ class ViewPlan:
             of them with one draw per frame.
         shared: names of operations that are drawn once for all views of a sample, such as the object of an
             object-aware crop. They must be in every pipeline.
+        late: ``apply`` moves pixels only (flips); ``finish`` does the rest, after what mixes samples in between.
     Raises: UsageError when a name repeats within a pipeline, an operation on frames comes late, or a shared name is
         missing.
     """
 
-    def __init__(self, pipelines: Sequence[Sequence[Operation]], *, shared: Collection[str] = ()) -> None:
+    def __init__(
+        self, pipelines: Sequence[Sequence[Operation]], *, shared: Collection[str] = (), late: bool = False
+    ) -> None:
         self.pipelines = tuple(tuple(p) for p in pipelines)
         self.shared = frozenset(shared)
+        self.late = late
         if not self.pipelines:
             raise UsageError("a view plan needs at least one pipeline")
         self._source: list[tuple[SourceOperation, ...]] = []
@@ -55,10 +59,10 @@ class ViewPlan:
                     break
                 source.append(op)
             leading = len(source)
-            late = [op.name for op in pipeline[leading:] if isinstance(op, SourceOperation)]
-            if late:
+            misplaced = [op.name for op in pipeline[leading:] if isinstance(op, SourceOperation)]
+            if misplaced:
                 raise UsageError(
-                    f"view {view}: {late[0]!r} works on decoded frames and must come before {names[leading]!r}"
+                    f"view {view}: {misplaced[0]!r} works on decoded frames and must come before {names[leading]!r}"
                 )
             varying = [op.name for op in source[:-1] if not op.consistent]
             if varying:
@@ -73,6 +77,11 @@ class ViewPlan:
     def num_views(self) -> int:
         """Number of views per sample."""
         return len(self.pipelines)
+
+    def after(self, operation: Operation, *, shared: bool = False) -> ViewPlan:
+        """The same plan behind one more operation on decoded frames; no other draw changes."""
+        names = self.shared | ({operation.name} if shared else set())
+        return ViewPlan([[operation, *p] for p in self.pipelines], shared=names, late=self.late)
 
     def __repr__(self) -> str:
         views = "; ".join(" → ".join(op.name for op in p) for p in self.pipelines)
@@ -179,13 +188,19 @@ class ViewPlan:
         else:
             out.copy_(pixels).div_(255)
         # Which clips are touched, and in which order, is decided on the host: one wait for the parameters.
-        operations = self._device[view]
+        return self._run(self._now(view), out, params)
+
+    def _now(self, view: int) -> list[Operation]:
+        return [op for op in self._device[view] if not self.late or isinstance(op, GeometricOperation)]
+
+    def _run(self, operations: Sequence[Operation], clips: Tensor, params: ViewParams) -> Tensor:
+        """Operations on clips that are ours, in place where they can."""
         names = {op.name for op in operations}
         host = ViewParams({k: v.cpu() for k, v in params.values.items() if k.split(".")[0] in names})
         for op in operations:
-            in_place = getattr(op, "apply_", op.apply)  # the tensor is ours
-            out = in_place(out, host.operation(op.name))
-        return out
+            in_place = getattr(op, "apply_", op.apply)
+            clips = in_place(clips, host.operation(op.name))
+        return clips
 
     def apply(self, batch: Batch) -> Batch:
         """The device part of every view; the batch given is not changed. Aligned data moved in the worker already."""
@@ -197,3 +212,14 @@ class ViewPlan:
                 for i, v in enumerate(batch.views)
             )
         return replace(batch, views=views)
+
+    def finish(self, batch: Batch) -> Batch:
+        """What ``apply`` left out because the plan is late; the batch given is not changed."""
+        with torch.no_grad():
+            views = []
+            for i, v in enumerate(batch.views):
+                now = self._now(i)
+                rest = [op for op in self._device[i] if op not in now]
+                clips = v.clips.clone(memory_format=torch.contiguous_format)
+                views.append(replace(v, clips=self._run(rest, clips, v.params)))
+        return replace(batch, views=tuple(views))

@@ -1,0 +1,362 @@
+"""BG-Mixup: an object before another sample's background (Mo et al., NeurIPS 2021; object_aware.md §4, §8).
+
+    x_mix = m · x_i + (1 − m) · b_j
+
+m is the soft mask of x_i, b_j the background of another sample: its frames with the box around the object filled from
+what lies beside it. There is no λ, and the target of x_mix stays that of x_i.
+
+Clips here are in [0, 1]. The released code mixes after normalisation, which is the same: a convex combination does not
+see an affine map per channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from unreel.core.distributed import rank
+from unreel.core.errors import UsageError, unknown_name
+from unreel.core.keys import Key
+from unreel.data.batch import Batch, View
+
+Variant: TypeAlias = Literal["paper", "official"]
+MaskMode: TypeAlias = Literal["soft", "hard"]
+Fill: TypeAlias = Literal["strip", "in_fill"]
+Motion: TypeAlias = Literal["moving", "static"]
+
+UNMIXED, FROM_MEMORY = -1, -2
+"""In ``bg_mixup.partner``: the row is as it was; its background is of an earlier batch."""
+
+
+class Rectangle(NamedTuple):
+    """The box around an object, in pixels; ``bottom`` and ``right`` are its last row and column."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def background_only(
+    clip: Tensor, box: Rectangle, *, variant: Variant = "paper", fill: Fill = "strip", motion: Motion = "moving"
+) -> Tensor:
+    """A clip (C, T, H, W) without its object: every pixel outside of the box stays (§4.3, step 3).
+
+    Args:
+        box: around the object in all frames; not the whole frame.
+        variant: "paper" fills the box; "official" leaves its last row and column as they are, and lets the strips on
+            the right and below begin with them: one line of foreground, as in the released code.
+        fill: "strip" repeats the largest strip beside the box (above, left, right, below; the first of equals)
+            periodically from the frame's first line; "in_fill" weighs the four nearest pixels outside by 1/distance.
+        motion: "moving" does so in every frame, "static" repeats the frame in the middle.
+    """
+    height, width = clip.shape[-2:]
+    top, left = box.top, box.left
+    below, after = (box.bottom + 1, box.right + 1) if variant == "paper" else (box.bottom, box.right)
+    out = clip.clone()
+    if fill == "in_fill":
+        out[..., top:below, left:after] = _in_fill(clip, top, below, left, after)
+    else:
+        above, before = top * width, left * height
+        beyond, under = (width - 1 - box.right) * height, (height - 1 - box.bottom) * width
+        # max takes the first of equals: above, left, right, below. A strip is an axis, its first line and its length.
+        strips = [(above, -2, 0, top), (before, -1, 0, left), (beyond, -1, after, width - after)]
+        strips.append((under, -2, below, height - below))
+        _, axis, first, count = max(strips, key=lambda strip: strip[0])
+        begin, end = (top, below) if axis == -2 else (left, after)
+        lines = first + torch.arange(begin, end, device=clip.device) % count
+        beside = clip[..., left:after] if axis == -2 else clip[..., top:below, :]
+        out[..., top:below, left:after] = beside.index_select(axis, lines)
+    if motion == "static":
+        middle = clip.shape[1] // 2
+        out = out[:, middle : middle + 1].expand_as(clip).contiguous()
+    return out
+
+
+def _in_fill(clip: Tensor, top: int, below: int, left: int, after: int) -> Tensor:
+    height, width = clip.shape[-2:]
+    down = torch.arange(1, below - top + 1, dtype=clip.dtype, device=clip.device)[:, None]
+    along = torch.arange(1, after - left + 1, dtype=clip.dtype, device=clip.device)[None]
+    total, weights = torch.zeros_like(clip[..., top:below, left:after]), torch.zeros_like(down * along)
+    edges = [
+        (top > 0, clip[..., top - 1 : top, left:after], down),
+        (below < height, clip[..., below : below + 1, left:after], down.flip(0)),
+        (left > 0, clip[..., top:below, left - 1 : left], along),
+        (after < width, clip[..., top:below, after : after + 1], along.flip(1)),
+    ]
+    for there, edge, distance in edges:
+        if there:
+            total, weights = total + edge / distance, weights + 1 / distance
+    return total / weights
+
+
+@dataclass
+class _Memory:
+    """Backgrounds of earlier batches, the oldest first: images (M, C, T, H, W) and whose they are."""
+
+    images: Tensor
+    groups: list[int]
+
+
+class _Choice(NamedTuple):
+    """Per row where its background is from: a place in [memory; built], or −1; and what the memory holds after."""
+
+    source: list[int]
+    held: list[int]
+
+
+class BGMixup:
+    """Put objects before other samples' backgrounds; a batch operation.
+
+    A row's background is built, and the row mixed, with one draw of probability ``probability`` (§4.3). It gets the
+    background of its partner under a permutation or, where that has none, one of the memory's. What cannot be mixed
+    stays. Masks are the view's aligned data "mask" (soft, in [0, 1]), which has followed its crop and flip.
+
+    Draws are keyed by the slot in the global batch. Rows are permuted within blocks of ``block`` slots, each of which
+    has a memory of its own, as each of the released code's four processes has, with 64 rows: any number of processes
+    whose local batch is a multiple of ``block`` makes the same run. Smaller batches are one block. The memory is in
+    ``state_dict``, so that a resumed run is the same, too.
+
+    ``targets`` gains ``bg_mixup.partner`` (B, V): for each mixed view the local row that gave the background, −1 where
+    the row is unchanged, −2 where it is from memory.
+
+    Args:
+        probability: of building a row's background, and of mixing it.
+        threshold: from which on a mask counts as object, for the box around it (and for ``mask_mode="hard"``).
+        memory: backgrounds kept per block, the newest. A clip of 16 × 112 × 112 takes 2.4 MB.
+        variant: "paper" or "official", see ``background_only``.
+        mask_mode: "soft" mixes by the mask, "hard" by where it reaches the threshold (the ablation).
+        views: indices of the views that are mixed; None mixes all, each with draws of its own.
+        fill, motion: see ``background_only``.
+        block: slots that are permuted together.
+        same_video: whether a background may come from the row's own group (itself included). None: in images, as in
+            the paper, and never in clips (§8).
+        mask: name of the aligned data.
+    Raises: UsageError for values out of range, views without masks, or clips that are still uint8.
+    """
+
+    def __init__(
+        self,
+        *,
+        probability: float = 0.4,
+        threshold: float = 0.2,
+        memory: int = 50,
+        variant: Variant = "paper",
+        mask_mode: MaskMode = "soft",
+        views: Sequence[int] | None = (0,),
+        fill: Fill = "strip",
+        motion: Motion = "moving",
+        block: int = 64,
+        same_video: bool | None = None,
+        mask: str = "mask",
+    ) -> None:
+        if not 0 <= probability <= 1 or not 0 < threshold <= 1:
+            raise UsageError(
+                f"BGMixup: probability must be in [0, 1] and threshold in (0, 1], got {probability} and {threshold}"
+            )
+        if memory < 0 or block < 1:
+            raise UsageError(f"BGMixup: memory must be at least 0 and block at least 1, got {memory} and {block}")
+        for name, value, known in (
+            ("variant", variant, get_args(Variant)),
+            ("mask_mode", mask_mode, get_args(MaskMode)),
+            ("fill", fill, get_args(Fill)),
+            ("motion", motion, get_args(Motion)),
+        ):
+            if value not in known:
+                raise unknown_name(f"BGMixup {name}", value, known)
+        self.probability, self.threshold, self.memory = probability, threshold, memory
+        self.variant, self.mask_mode, self.fill, self.motion = variant, mask_mode, fill, motion
+        self.views = None if views is None else tuple(views)
+        self.block, self.same_video, self.mask = block, same_video, mask
+        self._memories: dict[tuple[int, int], _Memory] = {}
+
+    def __repr__(self) -> str:
+        return f"BGMixup(probability={self.probability}, threshold={self.threshold}, variant={self.variant!r})"
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, key: Key) -> Batch:
+        """A new batch; the memory moves on."""
+        chosen = tuple(range(len(batch.views))) if self.views is None else self.views
+        made, partners = list(batch.views), []
+        for number in chosen:
+            if not 0 <= number < len(batch.views):
+                raise UsageError(f"BGMixup: there is no view {number}, the batch has {len(batch.views)}")
+            made[number], partner = self._view(number, batch, key.child("view", number))
+            partners.append(partner)
+        recorded = torch.tensor(partners, dtype=torch.int64, device=batch.sample_id.device).T
+        return replace(batch, views=tuple(made), targets={**batch.targets, "bg_mixup.partner": recorded})
+
+    def _masks(self, number: int, view: View) -> Tensor:
+        clips = view.clips
+        if not clips.is_floating_point():
+            raise UsageError("BGMixup mixes float clips: run it after ViewPlan.apply")
+        if self.mask not in view.aligned:
+            raise UsageError(
+                f"BGMixup: view {number} has no aligned data {self.mask!r}; give ClipDataset an "
+                f"AlignedSource({self.mask!r}, 'soft_mask') (a recipe's bg_mixup does)"
+            )
+        masks = view.aligned[self.mask].data.to(clips)
+        if masks.ndim != 4 or masks.shape[-2:] != clips.shape[-2:] or masks.shape[1] not in (1, clips.shape[2]):
+            raise UsageError(
+                f"BGMixup: masks {tuple(masks.shape)} do not fit clips {tuple(clips.shape)}; expected (B, T or 1, H, W)"
+            )
+        return masks
+
+    def _view(self, number: int, batch: Batch, key: Key) -> tuple[View, list[int]]:
+        view = batch.views[number]
+        clips, masks = view.clips, self._masks(number, view)
+        hard = masks >= self.threshold
+        boxes, groups = _boxes(hard.any(1), batch.group)
+        out, partner = clips.clone(), [UNMIXED] * len(batch)
+        first = rank() * len(batch)
+        lanes: dict[int, list[int]] = {}
+        for row in range(len(batch)):
+            lanes.setdefault((first + row) // self.block, []).append(row)
+        for lane, rows in lanes.items():
+            slots = [first + row for row in rows]
+            built = [
+                row
+                for row, slot in zip(rows, slots, strict=True)
+                if boxes[row] is not None and key.child("build", slot).bernoulli(self.probability)
+            ]
+            old = self._memories.get((number, lane))
+            known = [] if old is None else old.groups
+            choice = self._choose(rows, slots, built, groups, known, key, moving=clips.shape[2] > 1)
+            pool = self._pool(clips, boxes, built, old)
+            mixed = [(row, source) for row, source in zip(rows, choice.source, strict=True) if source >= 0]
+            if mixed and pool is not None:
+                at = torch.tensor([row for row, _ in mixed], device=clips.device)
+                behind = pool[torch.tensor([source for _, source in mixed], device=clips.device)]
+                weight = masks[at] if self.mask_mode == "soft" else hard[at].to(clips)
+                out[at] = torch.lerp(behind, clips[at], weight.unsqueeze(1).expand_as(behind))
+                for row, source in mixed:
+                    partner[row] = FROM_MEMORY if source < len(known) else built[source - len(known)]
+            if built and pool is not None:
+                whose = [*known, *(groups[row] for row in built)]
+                kept = torch.tensor(choice.held, dtype=torch.int64, device=clips.device)
+                self._memories[number, lane] = _Memory(pool[kept], [whose[i] for i in choice.held])
+        return replace(view, clips=out), partner
+
+    def _choose(
+        self,
+        rows: list[int],
+        slots: list[int],
+        built: list[int],
+        groups: list[int],
+        known: list[int],
+        key: Key,
+        *,
+        moving: bool,
+    ) -> _Choice:
+        """Step 4, row by row: a row sees what the rows before it put into the memory."""
+        whose = [*known, *(groups[row] for row in built)]
+        place = {row: len(known) + i for i, row in enumerate(built)}
+        own = not moving if self.same_video is None else self.same_video
+        order = key.child("partner", slots[0]).permutation(len(rows))
+        held, source = list(range(len(known))), []
+        for i, (row, slot) in enumerate(zip(rows, slots, strict=True)):
+            found = -1
+            if row in place:
+                other = place.get(rows[int(order[i])], -1)
+                if other >= 0 and (own or whose[other] != groups[row]):
+                    found = other
+                else:
+                    usable = [m for m in held if own or whose[m] != groups[row]]
+                    if usable:
+                        found = usable[key.child("memory", slot).integer(0, len(usable))]
+                held.append(place[row])
+                held = held[-self.memory :] if self.memory else []
+            source.append(found)
+        return _Choice(source, held)
+
+    def _pool(
+        self, clips: Tensor, boxes: list[Rectangle | None], built: list[int], old: _Memory | None
+    ) -> Tensor | None:
+        """What backgrounds are taken from, (M + built, C, T, H, W)."""
+        parts = []
+        if old is not None and len(old.images):
+            images, frames = old.images.to(clips), clips.shape[2]
+            if images.shape[1] != clips.shape[1] or images.shape[-2:] != clips.shape[-2:]:
+                raise UsageError(
+                    f"BGMixup: the memory holds backgrounds {tuple(images.shape[1:])}, the clips are "
+                    f"{tuple(clips.shape[1:])}; a run keeps its size"
+                )
+            if images.shape[2] != frames:  # loop or truncate in time (§8)
+                images = images[:, :, torch.arange(frames, device=images.device) % images.shape[2]]
+            parts.append(images)
+        for row in built:
+            box = boxes[row]
+            assert box is not None
+            without = background_only(clips[row], box, variant=self.variant, fill=self.fill, motion=self.motion)
+            parts.append(without[None])
+        return torch.cat(parts) if parts else None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The memories: ``view<V>.block<L>.images`` and ``.groups``."""
+        state = {}
+        for (view, lane), memory in sorted(self._memories.items()):
+            state[f"view{view}.block{lane}.images"] = memory.images
+            state[f"view{view}.block{lane}.groups"] = torch.tensor(memory.groups, dtype=torch.int64)
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what ``state_dict`` gave. Raises UsageError for a state of something else."""
+        memories: dict[tuple[int, int], _Memory] = {}
+        try:
+            for name in state:
+                view, lane, what = name.split(".")
+                place = int(view.removeprefix("view")), int(lane.removeprefix("block"))
+                groups = state[f"{view}.{lane}.groups"].tolist()
+                memories[place] = _Memory(state[f"{view}.{lane}.images"].clone(), groups)
+                if what not in ("images", "groups") or len(groups) != len(memories[place].images):
+                    raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UsageError(f"this is no state of a BGMixup: {', '.join(state)}") from None
+        self._memories = memories
+
+
+def _boxes(hard: Tensor, group: Tensor) -> tuple[list[Rectangle | None], list[int]]:
+    """The box of each (B, H, W) mask, None where empty or the whole frame, and groups; one wait for the device."""
+    height, width = hard.shape[1:]
+    rows, columns = hard.any(2).to(torch.uint8), hard.any(1).to(torch.uint8)
+    facts = torch.stack(
+        [
+            rows.any(1).to(torch.int64),
+            rows.argmax(1),
+            height - 1 - rows.flip(1).argmax(1),
+            columns.argmax(1),
+            width - 1 - columns.flip(1).argmax(1),
+            group.to(hard.device),
+        ],
+        1,
+    ).tolist()
+    whole = Rectangle(0, height - 1, 0, width - 1)
+    boxes: list[Rectangle | None] = []
+    for there, *box, _ in facts:
+        found = Rectangle(*box)
+        boxes.append(found if there and found != whole else None)
+    return boxes, [fact[-1] for fact in facts]
+
+
+class FinishViews:
+    """The rest of views whose plan is ``late`` (``ViewPlan.finish``), as a batch operation: colours after mixing."""
+
+    def __init__(self, finish: Callable[[Batch], Batch]) -> None:
+        self.finish = finish
+
+    def __call__(self, batch: Batch, key: Key) -> Batch:
+        """The batch with the rest of its views applied; nothing is drawn."""
+        return self.finish(batch)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Empty."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Nothing to restore. Raises UsageError for a state of something else."""
+        if state:
+            raise UsageError(f"FinishViews keeps no state, got {', '.join(state)}")
