@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -243,6 +244,21 @@ def test_settings_that_make_no_sense_do_not_stop_the_page(bare: Path) -> None:
     page = _read(write_report(bare))
     assert "other" in page.text
     assert "What the network saw" not in page.headings
+
+
+@pytest.mark.parametrize(
+    ("method", "chance"),
+    [
+        ("name: moco\n  queue_size: 99\n  mix: none", {"contrast_accuracy": 0.01, "loss": math.log(100)}),
+        ("name: moco\n  queue_size: 99\n  mix: mixup", {"contrast_accuracy": 0.01}),  # soft targets, more columns
+        ("name: simclr", {"contrast_accuracy": 1 / 16, "loss": math.log(31)}),
+    ],
+)
+def test_chance_of_the_image_methods(bare: Path, method: str, chance: dict[str, float]) -> None:
+    (bare / "config.yaml").write_text(f"method:\n  {method}\n  interval: uniform\n  rho: 4\ntrain:\n  batch_size: 16\n")
+    page = html._Page(open_run(bare))
+    assert page._chance() == pytest.approx(chance)
+    assert page.intervals is None  # of four clips no pair has this distribution
 
 
 def test_verdict_marks(whole: Path) -> None:

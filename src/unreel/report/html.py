@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from unreel.core.errors import DataError, UnreelError
 from unreel.core.settings import Sections
 from unreel.data.batch import Batch
-from unreel.data.sampling import IntervalDistribution
+from unreel.data.sampling import IntervalDistribution, IntervalKind
 from unreel.media import encode_image
 from unreel.nn.weights import read_card
 from unreel.report.figures import (
@@ -275,11 +275,18 @@ class _Page:
     def _chance(self) -> dict[str, float]:
         """Chance levels of what contrastive methods log, where the settings determine them (cvrl.md §2)."""
         batch = self.setting("train", "batch_size")
+        if self.method == "moco":  # a query's own key against the queue, whatever the batch (object_aware.md §1.2)
+            keys = self.setting("method", "queue_size", 0)
+            plain = self.setting("method", "mix", "none") == "none"
+            return (
+                {"contrast_accuracy": 1 / (1 + keys), **({"loss": math.log(1 + keys)} if plain else {})} if keys else {}
+            )
         if not batch or self.setting("method", "gather", "global") != "global":
             return {}
         chance = {"contrast_accuracy": 1 / batch}
         plain = self.setting("method", "reduction") == "mean" and self.setting("method", "same_view_negatives") is True
-        if self.method == "cvrl" and plain and self.setting("method", "grad_scale", 1.0) == 1:
+        plain = plain or self.method == "simclr"  # the same loss, without those settings
+        if self.method in ("cvrl", "simclr") and plain and self.setting("method", "grad_scale", 1.0) == 1:
             chance["loss"] = math.log(2 * batch - 1)
         return chance
 
@@ -289,9 +296,11 @@ class _Page:
         kind = self.setting("method", "interval")
         if not isinstance(kind, str):  # elsewhere, as between snippets, an interval is a number of frames
             return None
+        if self.setting("method", "rho", 2) != 2:  # no pair, or the distribution of none of its pairs
+            return None
         try:
             distribution = IntervalDistribution(
-                kind,
+                cast(IntervalKind, kind),
                 self.setting("method", "power", 1.0),
                 frames=self.setting("method", "fixed_frames", 0),
                 scale=self.setting("method", "interval_scale", 0.25),
