@@ -16,12 +16,14 @@ from unreel.explain.driver import (
     to_bytes,
     whole_frames,
 )
+from unreel.explain.tubelets import Tubelet, link_boxes, tubelets_from_map
 
 __all__ = [
     "CamMaps",
     "CamSettings",
     "ClipMap",
     "CrfSettings",
+    "Tubelet",
     "array_maps",
     "boxes_from_map",
     "classifier_cam",
@@ -31,11 +33,13 @@ __all__ = [
     "dense_crf",
     "from_bytes",
     "iterate_maps",
+    "link_boxes",
     "maps_for",
     "nearest_in_time",
     "provenance",
     "read_boxes",
     "to_bytes",
+    "tubelets_from_map",
     "whole_frames",
     "write_boxes",
 ]

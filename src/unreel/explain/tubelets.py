@@ -1,0 +1,142 @@
+"""Objects through time: boxes of single frames, linked (object_aware.md §8).
+
+A tubelet is what one object occupies in consecutive frames. Linking is greedy: of all pairs of a tubelet's newest box
+and a box of the next frame, the one that overlaps most goes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from unreel.core.errors import UsageError
+from unreel.explain.boxes import boxes_from_map
+
+MIN_IOU = 0.3
+"""Boxes of consecutive frames that overlap by this much show one object (object_aware.md §8)."""
+MAX_GAP = 2
+"""An object may be missing from this many frames; its boxes there are interpolated (object_aware.md §8)."""
+
+
+@dataclass(frozen=True)
+class Tubelet:
+    """One object's boxes in the frames ``first`` to ``last``, without a hole.
+
+    Attributes:
+        first: its first frame.
+        boxes: (F, 4) float64 x1 y1 x2 y2.
+        found: (F,) bool; False where the box was interpolated.
+    """
+
+    first: int
+    boxes: NDArray[np.float64]
+    found: NDArray[np.bool_]
+
+    @property
+    def last(self) -> int:
+        """Its last frame."""
+        return self.first + len(self.boxes) - 1
+
+    def at(self, frame: int) -> NDArray[np.float64] | None:
+        """Its box (4,) in a frame; None where it is not there."""
+        return self.boxes[frame - self.first] if self.first <= frame <= self.last else None
+
+    def tube_box(self, frames: Sequence[int] | None = None) -> NDArray[np.float64] | None:
+        """The union (4,) of its boxes, in some frames or in all; None where it is in none of them."""
+        chosen = [box for t in frames if (box := self.at(t)) is not None] if frames is not None else list(self.boxes)
+        return union_box(np.stack(chosen)) if chosen else None
+
+
+def union_box(boxes: ArrayLike) -> NDArray[np.float64]:
+    """The least box (4,) around boxes (N, 4), N ≥ 1."""
+    rows = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    return np.concatenate([rows[:, :2].min(0), rows[:, 2:].max(0)])
+
+
+def box_iou(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Intersection over union of boxes (N, 4) and (M, 4): (N, M); 0 where both are empty."""
+    a = np.asarray(first, dtype=np.float64).reshape(-1, 1, 4)
+    b = np.asarray(second, dtype=np.float64).reshape(1, -1, 4)
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    shared = np.prod(np.clip(sides, 0, None), -1)
+    total = np.prod(a[..., 2:] - a[..., :2], -1) + np.prod(b[..., 2:] - b[..., :2], -1) - shared
+    return np.asarray(np.divide(shared, total, out=np.zeros_like(shared), where=total > 0))
+
+
+def link_boxes(
+    frames: Sequence[ArrayLike], *, min_iou: float = MIN_IOU, max_gap: int = MAX_GAP, min_frames: int = 1
+) -> tuple[Tubelet, ...]:
+    """Link the boxes of consecutive frames to tubelets.
+
+    Args:
+        frames: (N_t, 4) boxes x1 y1 x2 y2 of each frame.
+        min_iou: least overlap of a box with the tubelet's newest one; in (0, 1].
+        max_gap: frames that an object may be missing from; they are interpolated.
+        min_frames: tubelets found in fewer frames are left out.
+    Returns: in the order of their first frames, within one frame in that of its boxes. Every box is in one tubelet.
+    Raises: UsageError for a threshold outside (0, 1] or a negative gap.
+    """
+    if not 0 < min_iou <= 1 or max_gap < 0:
+        raise UsageError(f"linking boxes needs 0 < min_iou ≤ 1 and max_gap ≥ 0, got {min_iou} and {max_gap}")
+    chains: list[list[tuple[int, NDArray[np.float64]]]] = []
+    for t, given in enumerate(frames):
+        boxes = np.asarray(given, dtype=np.float64).reshape(-1, 4)
+        open_chains = [chain for chain in chains if t - chain[-1][0] <= max_gap + 1]
+        overlap = box_iou([chain[-1][1] for chain in open_chains], boxes)
+        linked = np.zeros(len(boxes), dtype=bool)
+        # The largest overlap first; of equals the older tubelet, then the earlier box.
+        for place in np.argsort(-overlap, axis=None, kind="stable"):
+            chain, box = divmod(int(place), len(boxes))
+            if overlap[chain, box] < min_iou:
+                break
+            if not linked[box] and open_chains[chain][-1][0] < t:
+                open_chains[chain].append((t, boxes[box]))
+                linked[box] = True
+        chains += [[(t, box)] for box in boxes[~linked]]
+    return tuple(_filled(chain) for chain in chains if len(chain) >= min_frames)
+
+
+def _filled(chain: list[tuple[int, NDArray[np.float64]]]) -> Tubelet:
+    times = np.array([t for t, _ in chain])
+    corners = np.stack([box for _, box in chain])
+    frames = np.arange(times[0], times[-1] + 1)
+    boxes = np.stack([np.interp(frames, times, corner) for corner in corners.T], 1)
+    return Tubelet(int(times[0]), boxes, np.isin(frames, times))
+
+
+def frame_boxes(map: Tensor | NDArray[Any], **options: Any) -> list[Tensor]:
+    """The boxes of each frame of a clip's map (T, H, W); what is object is judged by the clip's maximum (§8).
+
+    ``options`` are those of ``boxes_from_map``. A frame without the object, where the map stays low, has no box.
+    """
+    clip = torch.as_tensor(map)
+    while clip.ndim > 3 and clip.shape[0] == 1:
+        clip = clip[0]
+    if clip.ndim != 3 or 0 in clip.shape:
+        raise UsageError(f"map: expected the map of one clip (T, H, W), got {tuple(clip.shape)}")
+    return [boxes_from_map(frame, **{"peak": float(clip.max()), **options}) for frame in clip]
+
+
+def tubelets_from_map(
+    map: Tensor | NDArray[Any],
+    *,
+    min_iou: float = MIN_IOU,
+    max_gap: int = MAX_GAP,
+    min_frames: int = 1,
+    **options: Any,
+) -> tuple[Tubelet, ...]:
+    """``frame_boxes`` of a clip's map (T, H, W), linked; ``options`` are those of ``boxes_from_map``."""
+    found = [boxes.numpy() for boxes in frame_boxes(map, **options)]
+    return link_boxes(found, min_iou=min_iou, max_gap=max_gap, min_frames=min_frames)
+
+
+def clip_boxes(map: Tensor | NDArray[Any], **options: Any) -> Tensor:
+    """The cheap alternative to tubelets: boxes (N, 4) of the maximum over time of a clip's map (T, H, W) (§8)."""
+    clip = torch.as_tensor(map)
+    return boxes_from_map(clip.reshape(-1, *clip.shape[-2:]).amax(0), **options)
