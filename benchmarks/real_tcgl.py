@@ -693,12 +693,12 @@ RETRIEVAL_TEXT = {
     ),
     ("covid_blues", "patient retrieval"): (
         "Gallery and queries: the test patients' videos, each in turn left out; a hit is another video of the same "
-        "patient, in this test part always from another position. It measures identity: depth and gain settings, probe, "
-        "overlay, habitus and session, as well as anatomy or disease; which of them, it cannot tell. A high value is no merit. "
-        "It is a caution: embeddings that find a patient again are personal data, even without names and pixels, and "
-        "a split that is not by patient would be won by it. Where it is high while position retrieval is at chance, "
-        "the encoder mostly knows who and how, not what is shown. Every patient's own videos are alike in the same "
-        "way, so that its interval over patients is the one to read."
+        "patient, in this test part always from another position. It measures identity: depth and gain settings, "
+        "probe, overlay, habitus and session, as well as anatomy or disease; which of them, it cannot tell. A high "
+        "value is no merit. It is a caution: embeddings that find a patient again are personal data, even without "
+        "names and pixels, and a split that is not by patient would be won by it. Where it is high while position "
+        "retrieval is at chance, the encoder mostly knows who and how, not what is shown. Every patient's own videos "
+        "are alike in the same way, so that its interval over patients is the one to read."
     ),
 }
 
