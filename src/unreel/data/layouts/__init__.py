@@ -1,29 +1,87 @@
-"""Known data sets as they lie on disk: a file each, a function from a folder to a manifest. No video is opened."""
+"""Known data sets as they lie on disk: a file each, a function from a folder to a manifest. No video is opened.
+
+Layouts of images with objects write boxes, masks or crops where asked (``files``); see ``layouts.objects``.
+"""
 
 from __future__ import annotations
 
 import os
 
 from unreel.core.errors import unknown_name
+from unreel.core.settings import validate
+from unreel.data.layouts.cifar import cifar10, cifar100
+from unreel.data.layouts.coco import coco
 from unreel.data.layouts.common import Layout, LayoutResult, Missing
+from unreel.data.layouts.cub import cub
+from unreel.data.layouts.davis import davis
+from unreel.data.layouts.flowers102 import flowers102
+from unreel.data.layouts.food101 import food101
 from unreel.data.layouts.hmdb51 import hmdb51
+from unreel.data.layouts.imagenet import imagenet, imagenet_c, imagenet_r, imagenet_sketch, imagenet_stylized
+from unreel.data.layouts.imagenet9 import imagenet9
 from unreel.data.layouts.kinetics import kinetics
+from unreel.data.layouts.pets import pets
 from unreel.data.layouts.ucf101 import ucf101
+from unreel.data.layouts.voc import voc
 
-LAYOUTS: dict[str, Layout] = {"ucf101": ucf101, "hmdb51": hmdb51, "kinetics": kinetics}
+LAYOUTS: dict[str, Layout] = {
+    "ucf101": ucf101,
+    "hmdb51": hmdb51,
+    "kinetics": kinetics,
+    "davis": davis,
+    "imagenet": imagenet,
+    "imagenet_r": imagenet_r,
+    "imagenet_sketch": imagenet_sketch,
+    "imagenet_c": imagenet_c,
+    "imagenet_stylized": imagenet_stylized,
+    "imagenet9": imagenet9,
+    "coco": coco,
+    "voc": voc,
+    "cub": cub,
+    "flowers102": flowers102,
+    "pets": pets,
+    "food101": food101,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+}
 """Every layout by name."""
 
 
 def read_layout(
-    name: str, root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error"
+    name: str, root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error", **options: object
 ) -> LayoutResult:
-    """Read a data set by the name of its layout.
+    """Read a data set by the name of its layout, with options of that layout's own.
 
-    Raises: UsageError, with the nearest names, for an unknown layout; others as the layout's function.
+    Raises: UsageError, with the nearest names, for an unknown layout or option; others as the layout's function.
     """
     if name not in LAYOUTS:
         raise unknown_name("layout", name, LAYOUTS)
-    return LAYOUTS[name](root, split_number=split_number, missing=missing)
+    layout = LAYOUTS[name]
+    return layout(root, split_number=split_number, missing=missing, **validate(layout, options, "layout"))
 
 
-__all__ = ["LAYOUTS", "Layout", "LayoutResult", "Missing", "hmdb51", "kinetics", "read_layout", "ucf101"]
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "LayoutResult",
+    "Missing",
+    "cifar10",
+    "cifar100",
+    "coco",
+    "cub",
+    "davis",
+    "flowers102",
+    "food101",
+    "hmdb51",
+    "imagenet",
+    "imagenet9",
+    "imagenet_c",
+    "imagenet_r",
+    "imagenet_sketch",
+    "imagenet_stylized",
+    "kinetics",
+    "pets",
+    "read_layout",
+    "ucf101",
+    "voc",
+]

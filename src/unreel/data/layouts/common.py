@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest, Row
-from unreel.media import VIDEO_SUFFIXES
+from unreel.data.splits import hold_out
+from unreel.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 Missing: TypeAlias = Literal["error", "skip"]
+SPLIT_SEED = 42
+"""Seed of the validation parts that the object-aware paper draws (object_aware.md §5.3)."""
 _SHOWN = 5
 
 
@@ -115,18 +118,24 @@ def find_videos(root: Path, classes: Iterable[str]) -> Path:
     )
 
 
-class VideoFiles:
-    """Every video file below a folder, by its path without the suffix."""
+def is_image(name: str) -> bool:
+    """Whether a file name is that of an image, and not a hidden one."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
-    def __init__(self, folder: Path) -> None:
+
+class MediaFiles:
+    """Every file below a folder that has one of the suffixes (of videos), by its path without the suffix."""
+
+    def __init__(self, folder: Path, suffixes: frozenset[str] = VIDEO_SUFFIXES) -> None:
         self.folder = folder
+        self.suffixes = suffixes
         self.paths: set[str] = set()
         self.by_stem: dict[str, str] = {}
         for inside, folders, names in os.walk(folder):
             folders[:] = sorted(n for n in folders if not n.startswith("."))
             below = os.path.relpath(inside, folder)
             for name in sorted(names):
-                if is_video(name):
+                if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
                     path = name if below == "." else f"{Path(below).as_posix()}/{name}"
                     self.paths.add(path)
                     self.by_stem.setdefault(os.path.splitext(path)[0], path)
@@ -136,18 +145,28 @@ class VideoFiles:
         if listed in self.paths:
             return listed
         stem, suffix = os.path.splitext(listed)
-        return self.by_stem.get(stem if suffix.lower() in VIDEO_SUFFIXES else listed)
+        return self.by_stem.get(stem if suffix.lower() in self.suffixes else listed)
+
+
+def image_files(folder: Path) -> MediaFiles:
+    """Every image below a folder."""
+    return MediaFiles(folder, IMAGE_SUFFIXES)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a data set's lists: the listed name, the file found for it or ``None``, and what the row says."""
+    """One line of a data set's lists: the listed name, the file found for it or ``None``, and what the row says.
+
+    ``labels`` are further ones, by name; ``files`` further files, relative to the data set's root.
+    """
 
     listed: str
     file: str | None
     split: str
     label: str
     group: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def assemble(
@@ -158,39 +177,62 @@ def assemble(
     *,
     missing: Missing,
     notices: Iterable[str] = (),
+    noun: str = "videos",
 ) -> LayoutResult:
     """Rows of the files that exist, their paths relative to ``root``, files lying below ``folder``.
+
+    ``noun`` is what errors and notices call the files.
 
     Raises: DataError for names that do not exist, unless ``missing`` is "skip", and where none exists; UsageError for
         another ``missing``.
     """
     if missing not in get_args(Missing):
         raise UsageError(f"missing: expected 'error' or 'skip', got {missing!r}")
+    if not entries:
+        raise DataError(f"{data_set}: found no {noun} below {folder}")
     absent = tuple(e.listed for e in entries if e.file is None)
     shown = ", ".join(absent[:_SHOWN]) + (" …" if len(absent) > _SHOWN else "")
     if len(absent) == len(entries):
-        raise DataError(f"{data_set}: none of the {len(entries)} videos listed exists below {folder}: {shown}")
+        raise DataError(f"{data_set}: none of the {len(entries)} {noun} listed exists below {folder}: {shown}")
     if absent and missing == "error":
         raise DataError(
-            f"{data_set}: {len(absent)} of the {len(entries)} videos listed do not exist below {folder}: {shown}. "
+            f"{data_set}: {len(absent)} of the {len(entries)} {noun} listed do not exist below {folder}: {shown}. "
             "Complete the data, or leave them out with missing='skip' (--missing skip)"
         )
     told = list(notices)
     if absent:
-        told.append(f"{len(absent)} of {len(entries)} videos listed do not exist and are left out: {shown}")
+        told.append(f"{len(absent)} of {len(entries)} {noun} listed do not exist and are left out: {shown}")
     suffixes = [[os.path.splitext(name)[1] for name in (e.listed, e.file)] for e in entries if e.file is not None]
     moved = sum(listed not in ("", own) for listed, own in suffixes)
     if moved:
-        told.append(f"{moved} videos have another suffix than in the list")
+        told.append(f"{moved} {noun} have another suffix than in the list")
     place = "" if folder == root else Path(os.path.relpath(folder, root)).as_posix() + "/"
     rows = tuple(
         Row(
             place + e.file,
             split=e.split,
-            labels={"label": e.label},
+            labels={"label": e.label, **e.labels},
             groups={"group": e.group},
+            files=e.files,
         )
         for e in entries
         if e.file is not None
     )
     return LayoutResult(replace(Manifest(os.fspath(root), rows), notices=tuple(told)), absent)
+
+
+def draw_validation(result: LayoutResult, part: int, whole: int, *, seed: int, what: str) -> LayoutResult:
+    """Move ``part`` of every ``whole`` training rows to the split ``val``, drawn by hash of group or path and seed.
+
+    On complete data of ``whole`` training rows these are exactly ``part``. Other rows do not decide on which side one
+    falls, but how many there are does.
+    """
+    manifest = result.manifest
+    rows = [i for i, row in enumerate(manifest) if row.split == "train"]
+    if not rows:
+        raise DataError(f"{what}: no training row to draw validation rows from")
+    count = max(1, round(len(rows) * part / whole))
+    chosen = {i for i, out in zip(rows, hold_out(manifest.subset(rows), count, seed=seed), strict=True) if out}
+    told = f"{len(chosen)} of {len(rows)} training rows drawn as val with seed {seed}"
+    moved = manifest.with_splits(["val" if i in chosen else row.split for i, row in enumerate(manifest)])
+    return LayoutResult(replace(moved, notices=(*manifest.notices, told)), result.missing)

@@ -12,8 +12,8 @@ from unreel.core.errors import DataError
 from unreel.data.layouts.common import (
     Entry,
     LayoutResult,
+    MediaFiles,
     Missing,
-    VideoFiles,
     assemble,
     check_split_number,
     find_folder,
@@ -71,7 +71,7 @@ def hmdb51(root: str | os.PathLike[str], *, split_number: int = 1, missing: Miss
             listed.append((label, name.strip(), _SPLITS[mark]))
     classes = {label for label, _, _ in listed}
     videos = find_videos(home, classes)
-    files = VideoFiles(videos)
+    files = MediaFiles(videos)
     entries = []
     for label, name, split in listed:
         path_in = f"{label}/{name}"

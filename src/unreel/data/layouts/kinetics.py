@@ -12,8 +12,8 @@ from unreel.core.errors import DataError
 from unreel.data.layouts.common import (
     Entry,
     LayoutResult,
+    MediaFiles,
     Missing,
-    VideoFiles,
     assemble,
     check_split_number,
 )
@@ -48,7 +48,7 @@ def kinetics(root: str | os.PathLike[str], *, split_number: int = 1, missing: Mi
     if not home.is_dir():
         raise DataError(f"{home}: there is no such folder")
     places: dict[str, list[str]] = defaultdict(list)
-    for stem, file in VideoFiles(home).by_stem.items():
+    for stem, file in MediaFiles(home).by_stem.items():
         places[stem.rpartition("/")[2]].append(file)
     entries: dict[tuple[str, str], Entry] = {}
     tables = 0

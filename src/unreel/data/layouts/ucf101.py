@@ -10,8 +10,8 @@ from unreel.core.errors import DataError
 from unreel.data.layouts.common import (
     Entry,
     LayoutResult,
+    MediaFiles,
     Missing,
-    VideoFiles,
     assemble,
     check_split_number,
     find_folder,
@@ -59,7 +59,7 @@ def ucf101(root: str | os.PathLike[str], *, split_number: int = 1, missing: Miss
         listed += [(_file(line.where, line.text, numbers), split) for line in lines]
     classes = {path.split("/")[0] for path, _ in listed}
     videos = find_videos(home, classes)
-    files = VideoFiles(videos)
+    files = MediaFiles(videos)
     entries = [Entry(path, files.find(path), split, path.split("/")[0], _group(path)) for path, split in listed]
     return assemble("UCF101", home, videos, entries, missing=missing, notices=notices)
 

@@ -1,0 +1,85 @@
+"""DAVIS (Perazzi et al. 2016; Pont-Tuset et al. 2017): sequences as folders of frames, with a mask for every frame."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from unreel.core.errors import DataError
+from unreel.data.layouts.common import (
+    Entry,
+    LayoutResult,
+    Missing,
+    assemble,
+    check_split_number,
+    find_folder,
+    is_image,
+    read_list,
+)
+from unreel.data.layouts.objects import reference
+
+_PARTS = ("train", "val", "test")
+
+
+def davis(
+    root: str | os.PathLike[str],
+    *,
+    split_number: int = 1,
+    missing: Missing = "error",
+    year: str = "",
+    resolution: str = "480p",
+) -> LayoutResult:
+    """A folder that holds ``JPEGImages``, ``Annotations`` and ``ImageSets``, here or one or two folders below.
+
+    Expected: ``JPEGImages/480p/<sequence>/00000.jpg``, ``Annotations/480p/<sequence>/00000.png`` (0 background), and
+    ``ImageSets/480p/{train,val}.txt`` ("/JPEGImages/480p/<sequence>/00000.jpg /Annotations/…", 2016) or
+    ``ImageSets/2017/{train,val}.txt`` (a sequence per line). A row is a sequence: ``path`` its folder of frames,
+    ``file.mask`` its folder of masks, ``label`` its name. DAVIS 2016 has 30 train and 20 val sequences, 2017 60 and 30.
+
+    Args:
+        root: the folder.
+        split_number: 1, the only one.
+        missing: ``error`` for listed sequences that do not exist, or ``skip``, which counts them.
+        year: the folder of lists, "2016" or "2017"; without it that of the resolution, 2017's or 2016's, the first
+            that is there.
+        resolution: the folder of frames and masks.
+    Raises: UsageError for another split; DataError for missing lists or sequences, and for a sequence with masks for
+        only a part of its frames.
+    """
+    check_split_number(split_number, 1, "DAVIS")
+    home = Path(root)
+    base = find_folder(
+        home,
+        lambda f: (f / "JPEGImages" / resolution).is_dir() and (f / "ImageSets").is_dir(),
+        f"ImageSets and JPEGImages/{resolution}",
+    )
+    wanted = [year] if year else [resolution, "2017", "2016"]
+    lists = next((base / "ImageSets" / n for n in wanted if (base / "ImageSets" / n).is_dir()), None)
+    if lists is None:
+        raise DataError(f"{base / 'ImageSets'}: expected a folder {' or '.join(wanted)} with train.txt or val.txt")
+    sequences: dict[str, str] = {}
+    for part in _PARTS:
+        if (lists / f"{part}.txt").is_file():
+            for where, text in read_list(lists / f"{part}.txt").lines:
+                fields = text.split()[0].split("/")
+                name = fields[-2] if len(fields) > 1 else fields[0]
+                if sequences.setdefault(name, part) != part:
+                    raise DataError(f"{where}: {name!r} is in {sequences[name]}.txt too; a sequence is in one split")
+    if not sequences:
+        raise DataError(f"{lists}: expected train.txt or val.txt")
+    entries = []
+    for name, part in sequences.items():
+        frames, masks = (base / kind / resolution / name for kind in ("JPEGImages", "Annotations"))
+        shown, outlined = _stems(frames), _stems(masks)
+        if outlined and (lacking := sorted(shown - outlined)) and len(outlined) > 1:
+            raise DataError(f"{masks}: no mask for {len(lacking)} of {len(shown)} frames, such as {lacking[0]}")
+        # Test sequences of 2017 come with the first frame's mask only, or none.
+        extra = {"mask": reference(home, masks)} if outlined and not shown - outlined else {}
+        entries.append(Entry(name, reference(home, frames) if shown else None, part, name, files=extra))
+    return assemble("DAVIS", home, home, entries, missing=missing, noun="sequences")
+
+
+def _stems(folder: Path) -> set[str]:
+    if not folder.is_dir():
+        return set()
+    return {os.path.splitext(e.name)[0] for e in os.scandir(folder) if is_image(e.name)}

@@ -1,0 +1,195 @@
+"""ImageNet (Deng et al. 2009; Russakovsky et al. 2015) and its shifted test sets: folders named by WordNet id."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from unreel.core.errors import DataError
+from unreel.data.layouts.common import (
+    Entry,
+    LayoutResult,
+    Missing,
+    assemble,
+    check_split_number,
+    find_folder,
+    image_files,
+    is_image,
+    read_list,
+)
+
+_WNID = re.compile(r"n\d{8}")
+_TRUTH = (
+    "LOC_val_solution.csv",
+    "imagenet_2012_validation_synset_labels.txt",
+    "ILSVRC2012_validation_ground_truth.txt",
+)
+_NAMES = ("LOC_synset_mapping.txt", "words.txt")
+
+
+def imagenet(root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
+    """A folder that holds ``train`` and ``val``, wherever one or two folders below it they lie; either may be absent.
+
+    Expected: ``train/<wnid>/*.JPEG``, and ``val/<wnid>/*.JPEG`` or ``val/ILSVRC2012_val_00000001.JPEG`` with one of
+    the lists of the true classes somewhere beside them: ``LOC_val_solution.csv`` ("<image>,<wnid> …"),
+    ``imagenet_2012_validation_synset_labels.txt`` (a wnid per line), or the development kit's
+    ``ILSVRC2012_validation_ground_truth.txt`` (a number per line) and ``meta.mat``. ``label`` is the folder or wnid;
+    ``label.name`` the words for it where ``LOC_synset_mapping.txt``, ``words.txt`` or ``meta.mat`` is there.
+
+    Complete data has 1,281,167 train and 50,000 val images of 1,000 classes. Images without a label (test) stay out.
+
+    Args:
+        root: the folder.
+        split_number: 1, the only one.
+        missing: kept for all layouts; folders list what there is, so nothing can be missing.
+    Raises: UsageError for another split; DataError where there are no images, or no list for a flat ``val``.
+    """
+    check_split_number(split_number, 1, "ImageNet")
+    home = Path(root)
+    parts = ("train", "val")
+    base = find_folder(home, lambda f: any((f / p).is_dir() for p in parts), "folder with train or val in it")
+    names = _class_names(home)
+    entries = []
+    for part in parts:
+        truth: dict[str, str] | None = None
+        for path in sorted(image_files(base / part).paths) if (base / part).is_dir() else ():
+            label = path.split("/")[0] if "/" in path else ""
+            if not label:
+                truth = _truth(home) if truth is None else truth
+                stem = os.path.splitext(path)[0]
+                if stem not in truth:
+                    raise DataError(f"{base / part / path}: lies in no class's folder and no list gives its class")
+                label = truth[stem]
+            entries.append(Entry(path, f"{part}/{path}", part, label, labels={"name": names.get(label, "")}))
+    return assemble("ImageNet", home, base, entries, missing=missing, noun="images")
+
+
+def imagenet_r(root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
+    """ImageNet-R (Hendrycks et al. 2021): ``<wnid>/*.jpg``, 30,000 renditions of 200 classes, all in split ``test``.
+
+    Arguments and errors as ``imagenet``.
+    """
+    return _test_folders("ImageNet-R", root, split_number, missing)
+
+
+def imagenet_sketch(root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
+    """ImageNet-Sketch (Wang et al. 2019): ``<wnid>/*.JPEG``, 50,889 sketches of 1,000 classes, in split ``test``.
+
+    Arguments and errors as ``imagenet``.
+    """
+    return _test_folders("ImageNet-Sketch", root, split_number, missing)
+
+
+def imagenet_c(root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
+    """ImageNet-C (Hendrycks and Dietterich 2019): ``[<kind>/]<corruption>/<severity>/<wnid>/*.JPEG``, split ``test``.
+
+    ``label.corruption`` and ``label.severity`` (1 to 5) tell the 75 to 95 versions apart; ``group`` is the image that
+    they were made from. Arguments and errors as ``imagenet``.
+    """
+    check_split_number(split_number, 1, "ImageNet-C")
+    home = _folder(root)
+    names = _class_names(home)
+    entries = []
+    for path in sorted(image_files(home).paths):
+        *_, corruption, severity, label, name = ["", "", "", *path.split("/")]
+        if severity not in ("1", "2", "3", "4", "5") or not corruption or not _WNID.fullmatch(label):
+            raise DataError(f"{home / path}: expected <corruption>/<severity 1 to 5>/<wnid>/ above an image")
+        labels = {"corruption": corruption, "severity": severity, "name": names.get(label, "")}
+        group = f"{label}/{os.path.splitext(name)[0]}"
+        entries.append(Entry(path, path, "test", label, group, labels))
+    return assemble("ImageNet-C", home, home, entries, missing=missing, noun="images")
+
+
+def imagenet_stylized(
+    root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error"
+) -> LayoutResult:
+    """Stylized-ImageNet (Geirhos et al. 2019): ``train/<wnid>/*`` and ``val/<wnid>/*``, as ``imagenet`` reads them."""
+    return imagenet(root, split_number=split_number, missing=missing)
+
+
+def _folder(root: str | os.PathLike[str]) -> Path:
+    home = Path(root)
+    if not home.is_dir():
+        raise DataError(f"{home}: there is no such folder")
+    return home
+
+
+def _test_folders(data_set: str, root: str | os.PathLike[str], split_number: int, missing: Missing) -> LayoutResult:
+    check_split_number(split_number, 1, data_set)
+    home = Path(root)
+
+    def holds(folder: Path) -> bool:
+        classes = (e for e in os.scandir(folder) if e.is_dir() and _WNID.fullmatch(e.name))
+        return any(is_image(e.name) for c in classes for e in os.scandir(c.path))
+
+    base = find_folder(home, holds, "folder whose sub-folders are WordNet ids (n01443537) and hold images")
+    names = _class_names(home)
+    found = [p for p in sorted(image_files(base).paths) if _WNID.fullmatch(p.split("/")[0])]
+    entries = [
+        Entry(p, p, "test", label, labels={"name": names.get(label, "")}) for p in found for label in [p.split("/")[0]]
+    ]
+    return assemble(data_set, home, base, entries, missing=missing, noun="images")
+
+
+def _beside(home: Path) -> Iterator[Path]:
+    """Files below a folder, but not those among the images."""
+    for inside, folders, names in os.walk(home):
+        folders[:] = sorted(
+            n for n in folders if n not in ("train", "val", "test") and not n.startswith(".") and not _WNID.fullmatch(n)
+        )
+        yield from (Path(inside, name) for name in sorted(names))
+
+
+def _class_names(home: Path) -> dict[str, str]:
+    """wnid to words, from whatever file gives them; empty without one."""
+    found = {p.name: p for p in _beside(home)} if home.is_dir() else {}
+    for name in _NAMES:
+        if name in found:
+            lines = [re.split(r"[\t ]", line.text, maxsplit=1) for line in read_list(found[name]).lines]
+            return {fields[0]: fields[1].strip() for fields in lines if len(fields) == 2}
+    if "meta.mat" in found:
+        return {wnid: words for _, wnid, words in _meta(found["meta.mat"])}
+    return {}
+
+
+def _truth(home: Path) -> dict[str, str]:
+    """Name of a val image, without its suffix, to wnid. Raises DataError where no list is there."""
+    found = {p.name: p for p in _beside(home)}
+    solution, synsets, numbers = (found.get(name) for name in _TRUTH)
+    if solution is not None:
+        with open(solution, encoding="utf-8-sig", newline="") as stream:
+            rows = [row for row in csv.reader(stream) if len(row) >= 2 and row[0] != "ImageId"]
+        return {row[0]: row[1].split()[0] for row in rows}
+    if synsets is not None:
+        return {_val(i): line.text for i, line in enumerate(read_list(synsets).lines, 1)}
+    if numbers is not None and "meta.mat" in found:
+        wnids = {number: wnid for number, wnid, _ in _meta(found["meta.mat"])}
+        truth = {}
+        for i, (where, text) in enumerate(read_list(numbers).lines, 1):
+            if not text.isdigit() or int(text) not in wnids:
+                raise DataError(f"{where}: expected the number of a class in meta.mat, found {text!r}")
+            truth[_val(i)] = wnids[int(text)]
+        return truth
+    raise DataError(
+        f"{home}: the images of val lie in no folders by class; expected one of {', '.join(_TRUTH)} (this one with "
+        "meta.mat) beside them"
+    )
+
+
+def _val(number: int) -> str:
+    return f"ILSVRC2012_val_{number:08d}"
+
+
+def _meta(path: Path) -> list[tuple[int, str, str]]:
+    """Number, wnid and words of each class of the development kit."""
+    from scipy.io import loadmat
+
+    try:
+        table = loadmat(path, squeeze_me=True)["synsets"]
+        columns = [table[name].ravel().tolist() for name in ("ILSVRC2012_ID", "WNID", "words")]
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise DataError(f"{path}: not the development kit's table of classes ({error})") from None
+    return [(int(number), str(wnid), str(words)) for number, wnid, words in zip(*columns, strict=True)]

@@ -1,0 +1,133 @@
+"""ImageNet-9, the Background Challenge (Xiao et al. 2021): nine classes, backgrounds kept, removed or swapped."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from unreel.core.errors import DataError, unknown_name
+from unreel.data.layouts.common import (
+    SPLIT_SEED,
+    Entry,
+    LayoutResult,
+    Missing,
+    assemble,
+    check_split_number,
+    draw_validation,
+    image_files,
+)
+from unreel.data.layouts.objects import Mask, add_masks, read_image, reference
+
+Variant = Literal["original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t"]
+VARIANTS: tuple[str, ...] = get_args(Variant)
+"""The eight variants (object_aware.md §5.4)."""
+CLASSES = ("dog", "bird", "vehicle", "reptile", "carnivore", "insect", "instrument", "primate", "fish")
+"""The nine super-classes in the order of their folders' numbers (object_aware.md §5.5)."""
+_CLASS = re.compile(r"(\d\d)_(.+)")
+_IMAGE = re.compile(r"n\d{8}_\d+")
+
+
+def imagenet9(
+    root: str | os.PathLike[str],
+    *,
+    split_number: int = 1,
+    missing: Missing = "error",
+    train_variant: Variant = "original",
+    splits: Literal["official", "linear"] = "official",
+    seed: int = SPLIT_SEED,
+    files: str | None = None,
+) -> LayoutResult:
+    """A folder that holds those of the variants that are there, wherever below it: ``<variant>/{train,val}/<class>/*``.
+
+    Expected: ``original``, ``mixed_same``, ``mixed_rand``, ``mixed_next``, ``only_fg``, ``no_fg``, ``only_bg_b`` and
+    ``only_bg_t``, together or in folders of their own (``bg_challenge/``), with class folders such as "00_dog" and
+    "02_wheeled vehicle". ``label`` is one of the nine words of ``CLASSES``, ``label.variant`` the variant. The
+    ``val`` folders are the split ``test``; ``train`` of one variant is ``train``, of the others it stays out, since
+    methods must be told which background they may learn from. ``group`` is the ImageNet image that a picture's
+    foreground (or only background) comes from, equal over variants: pair by it.
+
+    Complete data has 45,405 train images in ``original`` (9 × 5,045) and 4,050 test images in each variant.
+
+    Args:
+        root: the folder.
+        split_number: 1, the only one.
+        missing: kept for all layouts; folders list what there is, so nothing can be missing.
+        train_variant: whose ``train`` folder is the split ``train``.
+        splits: ``linear`` draws 5 % of ``train`` as ``val``, for choosing the linear head (object_aware.md §5.3).
+        seed: of that draw.
+        files: a folder; masks of the ``original`` images are written below it as ``masks/…`` (``file.mask``), where
+            ``only_fg`` holds the same picture: its pixels with all three channels above 0 (object_aware.md §5.2).
+            Without it ``file.foreground`` names that picture.
+    Raises: UsageError for another split or variant; DataError where no variant is there, or a class is none of nine.
+    """
+    check_split_number(split_number, 1, "ImageNet-9")
+    if train_variant not in VARIANTS:
+        raise unknown_name("variant", train_variant, VARIANTS)
+    home = Path(root)
+    entries: list[Entry] = []
+    notices: list[str] = []
+    parts = _parts(home, notices)
+    foregrounds = {part: image_files(folder) for (variant, part), folder in parts.items() if variant == "only_fg"}
+    for (variant, part), folder in parts.items():
+        if part == "train" and variant != train_variant:
+            continue
+        place = Path(os.path.relpath(folder, home)).as_posix()
+        for path in sorted(image_files(folder).paths):
+            found = _IMAGE.search(path.rpartition("/")[2])
+            extra = {}
+            if variant == "original" and part in foregrounds:
+                cut = foregrounds[part].find(path)
+                if cut is not None:
+                    extra["foreground"] = reference(home, foregrounds[part].folder / cut)
+            label = _label(folder / path, path)
+            split = "train" if part == "train" else "test"
+            entries.append(
+                Entry(path, f"{place}/{path}", split, label, found[0] if found else "", {"variant": variant}, extra)
+            )
+    result = assemble("ImageNet-9", home, home, entries, missing=missing, notices=notices, noun="images")
+    if files is not None:
+        masks = {row.path: _foreground(home / row.files["foreground"]) for row in result.manifest if row.files}
+        result = add_masks(result, masks, Path(files))
+    if splits == "linear":
+        result = draw_validation(result, 5, 100, seed=seed, what="ImageNet-9")
+    return result
+
+
+def _parts(home: Path, notices: list[str]) -> dict[tuple[str, str], Path]:
+    """The folders by variant and part, in the order of ``VARIANTS``."""
+    if not home.is_dir():
+        raise DataError(f"{home}: there is no such folder")
+    found: dict[tuple[str, str], Path] = {}
+    level = [home]
+    for _ in range(3):
+        for folder in level:
+            for variant in VARIANTS:
+                for part in ("train", "val"):
+                    path = folder / variant / part
+                    if path.is_dir() and found.setdefault((variant, part), path) != path:
+                        notices.append(f"{path} left out: {found[variant, part]} is the same part")
+        level = [
+            Path(e.path)
+            for f in level
+            for e in sorted(os.scandir(f), key=lambda e: e.name)
+            if e.is_dir() and e.name not in (*VARIANTS, "train", "val")
+        ]
+    if not found:
+        raise DataError(f"{home}: found none of {', '.join(VARIANTS)} with train or val in it, here or below")
+    return {key: found[key] for v in VARIANTS for key in ((v, "train"), (v, "val")) if key in found}
+
+
+def _label(full: Path, path: str) -> str:
+    match = _CLASS.fullmatch(path.split("/")[0])
+    number = int(match[1]) if match else len(CLASSES)
+    if number >= len(CLASSES) or match is None or CLASSES[number] not in match[2]:
+        raise DataError(f"{full}: expected it in a folder such as 00_dog; the classes are {', '.join(CLASSES)}")
+    return CLASSES[number]
+
+
+def _foreground(path: Path) -> Mask:
+    return lambda: np.asarray((read_image(path) > 0).all(axis=2))
