@@ -67,8 +67,9 @@ _SIZE_SWING = 0.25  # of the log radius
 _LIGHT_SWING = 0.4  # of the brightness
 _SETTLE_SCALE = 0.78  # makes the mean square offset of "settle" that of an oscillation, r²/2 (measured)
 # What an event does over the whole video, at size_px = 64; each video's rate is within ± 15 % of it.
+_EVENT_COLOUR = as_f32((250.0, 250.0, 240.0))  # nothing else is white
 _EVENT_RADIUS_PX = (11.0, 12.0)
-_EVENT_TRAVEL_PX = 44.0  # of "arrive": it comes from the far side; 16 px in the first fifth of the video, 2 in the last
+_EVENT_TRAVEL_PX = 40.0  # of "arrive": 20 px in the first fifth of the video, none in the last
 _EVENT_FADE = 3.0  # of "dissolve": the opacity falls to exp(−3) = 5 %
 _EVENT_SWING = 1.1  # of "burst": of the log radius, from 0.44 below its middle to 0.66 above
 _EVENT_JUMP, _EVENT_RELAX = 0.06, 4.0  # of "burst": share of the video that the jump takes, rate of what follows
@@ -447,16 +448,15 @@ class ActionWorld:
         name = EVENTS[event - event % 2]
         travel, swing, opacity = np.zeros_like(s), np.zeros_like(s), None
         if name == "arrive":
-            travel = _EVENT_TRAVEL_PX * scale * rate * np.square(1 - s)
+            travel = _EVENT_TRAVEL_PX * scale * rate * ((1 - s) ** 3 - 0.5)
         elif name == "dissolve":
             opacity = as_f32(np.exp(-_EVENT_FADE * rate * np.maximum(s, 0)))
         else:
             jump = np.clip(s / _EVENT_JUMP, 0, 1)
             swing = _EVENT_SWING * (jump * np.exp(-_EVENT_RELAX * rate * np.maximum(s - _EVENT_JUMP, 0)) - 0.4)
         heading = key.child("heading").uniform(0, 2 * np.pi)
-        place = [self.size_px * key.child(axis).uniform(0.3, 0.7) for axis in ("x", "y")]
+        place = [self.size_px * key.child(axis).uniform(0.35, 0.65) for axis in ("x", "y")]
         radius = scale * key.child("radius").uniform(*_EVENT_RADIUS_PX)
-        light, _ = self._colours(key, split)
         one = np.ones(self.num_frames + 1, dtype=np.float32)
         return _Track(
             x=as_f32(place[0] + travel * np.cos(heading)),
@@ -466,7 +466,7 @@ class ActionWorld:
             light=one,
             shape=_EVENT_SHAPE,
             texture="halves",
-            colours=(light, light),  # plain
+            colours=(_EVENT_COLOUR, _EVENT_COLOUR),  # plain
             kind="event",
             opacity=opacity,
         )
