@@ -7,23 +7,22 @@ Two kinds of facts, each from one of two places. A name says which:
 
 **Boxes** are x1 y1 x2 y2 as shares of the frame. A sidecar holds per source ``boxes`` (N, 4), over the whole video, and
 for tubelets also ``tube_times_s``, N lists of presentation times, and ``tube_boxes``, N lists of a box per time. A
-``file.boxes`` is a NumPy archive of the same names (``.npz``), an (N, 4) array (``.npy``), or a text of the lines
-``id x1,y1,x2,y2 x1,y1,x2,y2 …`` (object_aware.md §2.9) that several rows may share; the id is a row's path, with or
-without its folder and suffix.
+``file.boxes`` is a NumPy archive of the same names (``.npz``), an (N, 4) array (``.npy``), or a text that several rows
+share (``unreel.data.boxes``). All hold their margin already, and none of what is too small (object_aware.md §2.9).
 
 **Masks**: a sidecar holds ``file``, the path of a mask beside the table. A mask file is a picture, a folder with a
 picture per frame, an array (``.npy``: (1 or T, h, w)), or an archive (``.npz``) of ``masks`` (T', h, w) and, where
 these are not the file's frames one by one, ``times_s`` (T',): the nearest in time is taken. Levels of 8 bits are shares
-of 255. Of a manifest's own mask whatever is not zero is object, since data sets number their objects.
+of 255. Of a manifest's own mask whatever is not zero is object, since data sets number their objects. A row without a
+mask has no object.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unreel.core.errors import DataError, UsageError
+from unreel.data.boxes import manifest_boxes
 from unreel.data.contracts import FrameSize
 from unreel.data.dataset import AlignedSource, SidecarLike
 from unreel.data.manifest import Manifest
@@ -46,6 +46,7 @@ MASK = "mask"
 """Key of the mask in ``View.aligned``, whichever place it came from."""
 _TABLES = ("boxes", "masks")
 _TIME_SLACK_S = 1e-6
+_NONE = "no-mask"  # stands for the file where a row has none
 
 
 class ClipBoxes(NamedTuple):
@@ -142,49 +143,6 @@ def _four(boxes: Any) -> Boxes:
 # ------------------------------------------------------------------------------------------------------- files of boxes
 
 
-def read_box_lines(path: str | os.PathLike[str]) -> dict[str, Boxes]:
-    """The boxes of each id in a text of lines ``id x1,y1,x2,y2 …`` (§2.9), (N, 4); an id alone has none.
-
-    Ids may contain spaces. Raises DataError, naming the line, for anything else, or an id that comes twice.
-    """
-    found: dict[str, Boxes] = {}
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{os.fspath(path)}: cannot be read ({error})") from None
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        boxes: list[list[float]] = []
-        while len(words) > 1 and words[-1].count(",") == 3:
-            try:
-                boxes.insert(0, [float(part) for part in words[-1].split(",")])
-            except ValueError:
-                break
-            words.pop()
-        name = " ".join(words)
-        if not name:
-            continue
-        if name in found:
-            raise DataError(f"{os.fspath(path)}:{number}: {name!r} comes twice")
-        found[name] = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    return found
-
-
-def write_box_lines(path: str | os.PathLike[str], boxes: Mapping[str, Any]) -> Path:
-    """Write what ``read_box_lines`` reads, with six decimals; returns the path.
-
-    Raises: UsageError for an id that is empty or has a line break.
-    """
-    target = Path(path)
-    lines = []
-    for name, rows in boxes.items():
-        if not name.strip() or len(name.splitlines()) != 1:
-            raise UsageError(f"{name!r} cannot be an id in a file of boxes: it must be one line of text")
-        lines.append(" ".join([name, *(",".join(f"{float(v):.6f}" for v in row) for row in rows)]) + "\n")
-    target.write_text("".join(lines), encoding="utf-8")
-    return target
-
-
 class BoxesColumn:
     """``file.boxes`` of a manifest as a sidecar; a row without it has no boxes.
 
@@ -198,28 +156,18 @@ class BoxesColumn:
                 "all), or take computed boxes"
             )
         self.manifest = manifest
-        self._texts: dict[Path, dict[str, Boxes]] = {}
-        for row in range(len(manifest)):  # a text is read once, here, whichever process asks later
-            path = manifest.file(row, "boxes")
-            if path is not None and path.suffix.lower() == ".txt" and path not in self._texts:
-                self._texts[path] = read_box_lines(path)
+        files = [manifest.file(row, "boxes") for row in range(len(manifest))]
+        listed = [row for row, file in enumerate(files) if file is not None and file.suffix.lower() == ".txt"]
+        # Texts are read once, here, whichever process asks later.
+        self._listed = dict(zip(listed, manifest_boxes(manifest.subset(listed)), strict=True))
 
     def value(self, row: int) -> ObjectBoxes:
         """Boxes of a row. Raises MissingFileError, UnreadableError."""
         path = self.manifest.file(row, "boxes")
         if path is None:
             return ObjectBoxes(np.zeros((0, 4)))
-        if path in self._texts:
-            return ObjectBoxes(self._of_text(self._texts[path], self.manifest.relative(row)))
-        return ObjectBoxes.of(_load(path))
-
-    @staticmethod
-    def _of_text(text: Mapping[str, Boxes], relative: str) -> Boxes:
-        name = PurePosixPath(relative)
-        for known in (relative, str(name.with_suffix("")), name.name, name.stem):
-            if known in text:
-                return text[known]
-        return np.zeros((0, 4))
+        known = self._listed.get(row)
+        return ObjectBoxes.of(_load(path)) if known is None else ObjectBoxes(known)
 
 
 def _load(path: Path) -> Any:
@@ -265,6 +213,8 @@ def read_mask(
         binary: whatever is not zero is 1.
     Raises: MissingFileError, UnreadableError; TooShortError where the masks end before the frames.
     """
+    if path.name == _NONE:
+        return torch.zeros(1, size.height, size.width)
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
         _check_long(path, len(files), indices)
@@ -368,20 +318,27 @@ def open_facts(
             raise UsageError(f"aligned data {name!r} is not known; there are masks and file.mask")
         elif "mask" not in manifest.file_names:
             raise DataError(f"no row of {manifest.root} has file.mask; add that column, or take computed masks")
+        rows = replace(rows, rows=tuple(replace(r, files={MASK: _NONE, **r.files}) for r in rows.rows))
         sources.append(AlignedSource(MASK, "soft_mask", read_at=partial(read_mask, binary=name == "file.mask")))
     return Facts(rows, found, tuple(sources), used)
 
 
 def _with_masks(manifest: Manifest, table: Sidecar, folder: Path) -> Manifest:
-    """The rows with their computed masks as ``file.mask``. A source without one has a file that cannot be read."""
+    """The rows with their computed masks as ``file.mask``."""
     rows = []
     for number, row in enumerate(manifest.rows):
         try:
             file = str(folder / str(table.value(number)["file"]))
-        except (UnreadableError, KeyError):
-            file = str(folder / "no-mask.npz")
+        except UnreadableError:  # as the source itself is
+            file = _NONE
         rows.append(replace(row, files={**row.files, MASK: file}))
     return replace(manifest, rows=tuple(rows))
+
+
+def table_name(path: Path, manifest: Manifest) -> str:
+    """How a recipe names a table: its file's name where ``choose_table`` finds that by itself, else its path."""
+    known = path.name.startswith(_TABLES) and path in find_tables(path.name.partition("-")[0], manifest)
+    return path.stem if known else str(path.absolute())
 
 
 def choose_table(name: str, manifest: Manifest, chosen: str | None = None) -> Path:

@@ -20,8 +20,6 @@ ObjectPick: TypeAlias = Literal["uniform", "largest", "per_view"]
 
 _BOXES = {"cam": "boxes", "gt": "file.boxes"}
 _MASKS = {"cam": "masks", "gt": "file.mask"}
-_GT_MARGIN = 0.2
-"""On each side, for boxes given with the data; computed ones are written with theirs (§2.9)."""
 
 
 def debias(
@@ -29,8 +27,8 @@ def debias(
     *,
     object_crop: ObjectSource = "none",
     object_pick: ObjectPick = "uniform",
-    object_margin: Annotated[float, Range(ge=0)] | None = None,
-    object_area_min: Annotated[float, Range(ge=0, le=1)] = 0.01,
+    object_margin: Annotated[float, Range(ge=0)] = 0.0,
+    object_area_min: Annotated[float, Range(ge=0, le=1)] = 0.0,
     bg_mixup: ObjectSource = "none",
     bg_variant: Variant = "paper",
     bg_probability: Annotated[float, Range(ge=0, le=1)] = 0.4,
@@ -49,9 +47,8 @@ def debias(
         method: its ``views`` are a ``ViewPlan``.
         object_crop: cut every view out of an object's box: "cam" (the sidecar "boxes") or "gt" (``file.boxes``).
         object_pick: "uniform" among a source's objects, one for all views; "largest"; "per_view" draws for each view.
-        object_margin: widens boxes by this share of their size on each side; by default 0.2 for given boxes, none for
-            computed ones, which hold theirs.
-        object_area_min: boxes that cover no more than this share of the frame do not count.
+        object_margin, object_area_min: widens boxes by this share of their size on each side; those that cover no more
+            than this share of the frame do not count. Off: what writes boxes has done both, with 0.2 and 0.01 (§2.9).
         bg_mixup: put the object before another sample's background: "cam" (masks of ``unreel data annotate masks``) or
             "gt" (``file.mask``).
         bg_variant, bg_probability, bg_threshold, bg_memory, bg_mask, bg_fill, bg_motion, bg_block: of ``BGMixup``.
@@ -75,11 +72,10 @@ def debias(
     if not isinstance(plan, ViewPlan):
         raise UsageError(f"object_crop and bg_mixup need views of a ViewPlan, {type(method).__name__} has {plan!r}")
     if object_crop != "none":
-        margin = (_GT_MARGIN if object_crop == "gt" else 0.0) if object_margin is None else object_margin
         crop = ObjectCrop(
             _BOXES[object_crop],
             "largest" if object_pick == "largest" else "uniform",
-            margin=margin,
+            margin=object_margin,
             min_area=object_area_min,
         )
         shared = object_pick != "per_view"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, cast
 
 import torch
@@ -19,7 +20,7 @@ from unreel.data.dataset import ClipDataset
 from unreel.data.lengths import long_enough
 from unreel.data.loader import ClipLoader
 from unreel.data.manifest import Manifest, Source
-from unreel.data.sidecars import require
+from unreel.data.objects import choose_table, open_facts, table_name
 from unreel.data.splits import hold_out
 from unreel.data.validation import ValidationLoader
 from unreel.methods import Method, create_method, method_builder
@@ -80,13 +81,28 @@ def choose_validation(
     )
 
 
+def choose_tables(
+    manifest: Manifest, method: Method, *, boxes: str | None = None, masks: str | None = None
+) -> dict[str, str]:
+    """The tables of computed boxes and masks that a method reads, by name.
+
+    Args:
+        manifest: the rows to learn from. method: who asks.
+        boxes: which table of boxes, where `unreel data annotate boxes` made several: its path or its name.
+        masks: which table of masks.
+    Raises: DataError where there is none, naming the command; UsageError where there are several, or not this one.
+    """
+    asked = [name for name in ("boxes", "masks") if name in (*method.sidecars, *method.aligned)]
+    return {name: str(choose_table(name, manifest, boxes if name == "boxes" else masks)) for name in asked}
+
+
 def _encoder_builder(name: str) -> Builder:
     return ENCODERS[name]
 
 
 def settings_schema(*, method: bool = True, encoder: bool = True) -> dict[str, Section]:
     """The sections of a pre-training recipe; without those that the caller passes as objects."""
-    schema = {"data": Section((choose_rows, ClipDataset), omit=_DATA_WIRED)}
+    schema = {"data": Section((choose_rows, ClipDataset, choose_tables), omit=_DATA_WIRED | {"method"})}
     if method:
         schema["method"] = Section(choose=method_builder, default_name="cvrl")
     if encoder:
@@ -284,31 +300,39 @@ def prepare(
         settings = replace(Settings.resolve(schema, layers), header=header)
         name = str(settings["method"]["name"])
         own_method = create_method(name, own_encoder, seed=train["seed"], **settings.arguments("method"))
+    tables = choose_tables(manifest, own_method, **settings.arguments("data", choose_tables))
+    if tables:
+        # By name, as the settings are part of what a run is: it is not resumed with boxes of another encoder.
+        layers.append(Layer("call", {"data": {n: table_name(Path(p), manifest) for n, p in tables.items()}}))
+        settings = replace(Settings.resolve(schema, layers), header=header)
     manifest, short = long_enough(_labelled(manifest, own_method), min_frames(own_method.sampler))
     manifest, held = choose_validation(found, manifest, **settings.arguments("train", choose_validation))
     _check_enough_are_long(own_method, len(manifest), short, settings)
     method_of_run = own_method
 
-    def dataset(rows: Manifest, views: SupportsViews) -> ClipDataset:
+    def dataset(rows: Manifest, views: SupportsViews, aligned: Sequence[str]) -> ClipDataset:
+        facts = open_facts(rows, method_of_run.sidecars, aligned, tables=tables)
         return ClipDataset(
-            rows,
+            facts.manifest,
             method_of_run.sampler,
             views,
             seed=train["seed"],
-            sidecars=require(method_of_run.sidecars, rows),
+            sidecars=facts.sidecars,
+            aligned=facts.aligned,
             target_columns=method_of_run.target_columns,
             **settings.arguments("data", ClipDataset),
         )
 
     arguments = settings.arguments("train", ClipLoader)
-    loader = ClipLoader(dataset(manifest, own_method.views), rank=rank(), world_size=world_size(), **arguments)
+    training = dataset(manifest, own_method.views, own_method.aligned)
+    loader = ClipLoader(training, rank=rank(), world_size=world_size(), **arguments)
     validation = None
     if held is not None:
         held, _ = long_enough(_labelled(held, own_method), min_frames(own_method.sampler))
         fixed = own_method.validation_views is not None and train["validation_draws"] == "fixed"
         views = own_method.validation_views if fixed else None
         validation = ValidationLoader(
-            dataset(held, views if views is not None else own_method.views),
+            dataset(held, views if views is not None else own_method.views, ()),  # nothing is mixed there
             train["batch_size"],
             workers=train["workers"],
             timeout_s=train["timeout_s"],
