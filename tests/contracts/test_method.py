@@ -118,6 +118,21 @@ class TestBYOLOfficial(TestBYOL):
     views = 4
 
 
+class TestSwAV(TestSimCLR):
+    name = "swav"
+
+    def make_batch(self, seed: int = 0) -> Batch:
+        return siamese_clips.batch_of_views(self.make_method(), seed=seed)
+
+
+class TestPIRL(TestSwAV):
+    name = "pirl"
+
+
+class TestPIRLOfTwoClips(TestPIRL):
+    options: ClassVar[dict[str, Any]] = {"rho": 2, "loss": "info_nce", "num_negatives": 5}
+
+
 def test_every_registered_method_has_a_case() -> None:
     cases = {
         "cvrl",
@@ -133,5 +148,7 @@ def test_every_registered_method_has_a_case() -> None:
         "simclr",
         "moco",
         "byol",
+        "swav",
+        "pirl",
     }
     assert set(list_methods()) <= cases, "add a class here for the new method"

@@ -1,4 +1,4 @@
-"""Small SimCLR, MoCo and BYOL, and batches with as many views as they take."""
+"""Small methods of views (SimCLR, MoCo, BYOL, SwAV, PIRL), and batches with as many views as they take."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ _SIZES: dict[str, dict[str, Any]] = {
     "simclr": {"hidden_dim": 16, "out_dim": 8},
     "moco": {"hidden_dim": 16, "out_dim": 8, "queue_size": 20},
     "byol": {"hidden_dim": 16, "out_dim": 8},
+    "swav": {"hidden_dim": 16, "out_dim": 8, "num_prototypes": 6, "small_views": 2, "small_size": 8, "freeze_steps": 1},
+    "pirl": {"num_sources": 9, "out_dim": 8, "jigsaw_size": 15},
 }
 
 
@@ -50,6 +52,14 @@ def views_batch(count: int, rows: int = 4, *, frames: int = 4, seed: int = 0, dt
     views = tuple(view for half in halves for view in half)[:count]
     ids = torch.arange(rows)
     return Batch(views, {}, ids, ids, ids)
+
+
+def batch_of_views(method: Any, rows: int = 4, *, seed: int = 0, dtype: Any = torch.float32) -> Batch:
+    """Noise in the sizes of a method's views, up to 16 pixels."""
+    batch = views_batch(method.views.num_views, rows, seed=seed, dtype=dtype)
+    edges = [pipeline[0].size for pipeline in method.views.pipelines]
+    views = tuple(replace(v, clips=v.clips[..., :s, :s]) for v, s in zip(batch.views, edges, strict=True))
+    return replace(batch, views=views)
 
 
 def image_batch(rows: int = 4) -> Batch:

@@ -7,12 +7,14 @@ from unreel.methods.method import LossOutput, Method, Progress
 from unreel.methods.moco import MoCo
 from unreel.methods.opn import OPN
 from unreel.methods.pace import Pace
+from unreel.methods.pirl import PIRL
 from unreel.methods.pretext import PretextTask
 from unreel.methods.registry import create_method, list_methods, method_builder, register_method
 from unreel.methods.rotation import Rotation
 from unreel.methods.shuffle_learn import ShuffleLearn
 from unreel.methods.simclr import SimCLR
 from unreel.methods.supervised import Supervised
+from unreel.methods.swav import SwAV
 from unreel.methods.tcgl import TCGL
 from unreel.methods.vcop import VCOP
 from unreel.methods.vcp import VCP
@@ -21,6 +23,7 @@ __all__ = [
     "BYOL",
     "CVRL",
     "OPN",
+    "PIRL",
     "TCGL",
     "VCOP",
     "VCP",
@@ -35,6 +38,7 @@ __all__ = [
     "ShuffleLearn",
     "SimCLR",
     "Supervised",
+    "SwAV",
     "create_method",
     "list_methods",
     "method_builder",

@@ -1,0 +1,224 @@
+"""SwAV: predict from one view the cluster that another is assigned to (Caron et al., NeurIPS 2020).
+
+No negatives: what keeps all samples from one cluster is that every prototype must serve as many of the global batch as
+every other. Small crops predict, but are not assigned, so many views cost little. On video the large views are ρ clips,
+and the small crops come from these clips in turn. Numbers are those of the authors' scripts and their view settings.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unreel.core.distributed import all_gather_with_grad, all_reduce_mean
+from unreel.core.errors import UsageError
+from unreel.core.keys import Key
+from unreel.core.settings import Range
+from unreel.data.batch import Batch
+from unreel.data.contracts import Sampler, SamplerDraw, SourceInfo
+from unreel.data.sampling import IntervalKind
+from unreel.losses.swav import sinkhorn, swapped_prediction
+from unreel.methods.method import LossOutput, Progress
+from unreel.methods.registry import register_method
+from unreel.methods.siamese import SiameseMethod
+from unreel.methods.view_options import takes_view_options
+from unreel.nn.encoder import Encoder
+from unreel.nn.heads import L2Norm, projection_mlp
+from unreel.views.plan import ViewPlan
+from unreel.views.presets import ViewPreset, view_plan
+
+
+class ClipsInTurn:
+    """A sampler with more views than clips: view i takes clip i mod n of another sampler's n."""
+
+    def __init__(self, clips: Sampler, num_views: int) -> None:
+        self.clips = clips
+        self._num_views = num_views
+
+    @property
+    def num_views(self) -> int:
+        """Number of views, at least as many as there are clips."""
+        return self._num_views
+
+    def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
+        """The other sampler's draw, its clips repeated."""
+        drawn = self.clips.draw(key, source)
+        return SamplerDraw(tuple(drawn.clips[i % len(drawn.clips)] for i in range(self.num_views)), drawn.targets)
+
+    def __repr__(self) -> str:
+        return f"ClipsInTurn({self.clips!r}, {self.num_views})"
+
+
+@register_method("swav")
+class SwAV(SiameseMethod):
+    """Swapped prediction between views. Defaults are the release's for batches of thousands.
+
+    The prototypes are rows of unit length, renormalised before each step. Logs ``agreement``, the share of samples
+    whose first two views are nearest to the same prototype, and ``prototypes_used``, the share of prototypes in use: e
+    to the entropy of the mean prediction, over K; near 1/K everything has become one cluster.
+
+    Args:
+        encoder: trained in place; its ``input_spec`` is set to what this method feeds it.
+        clip_frames, stride: frames per clip and frames between them; 1 is an image.
+        rho: clips per video (1 gives all views of one clip); there are max(2, ρ) large views, all of them assigned.
+        interval: distribution of the time between clips, see ``IntervalDistribution``; "independent" starts.
+        views: a preset of ``unreel.views.presets``. size: side of the large views, pixels.
+        crop_area_min: share of the frame that a large view covers at least.
+        small_views: crops that are not assigned; 0 to 6 and more.
+        small_size: their side, pixels. small_area_min, small_area_max: share of the frame that they cover.
+        consistent: one draw for all frames of a clip.
+        hidden_dim, out_dim: of the head: linear, batch norm, ReLU, linear, unit length; 2048 and 128. hidden_dim 0 is
+            one linear layer.
+        num_prototypes: K, 3,000; at least several samples of a batch (with its queue) per prototype or few.
+        epsilon, iterations: of the assignment, see ``sinkhorn``.
+        temperature: of the prediction.
+        freeze_steps: first steps in which the prototypes stay as they are: one epoch of ImageNet, 313 steps of 4,096.
+        queue_size: projections of each large view kept for the assignment, where a batch is small against K: 3,840 for
+            batches of 256; 0 keeps none.
+        queue_epoch: epoch from which they are collected; they take part once the queue is full. It starts with an
+            epoch of which the trainer must know the number: a loader without a length stays in epoch 0.
+        view_options: every other argument of ``unreel.views.presets.view_plan``.
+    Raises: UsageError for values that cannot be.
+    """
+
+    queue: Tensor
+    queue_filled: Tensor
+
+    @takes_view_options("preset", "size", "num_views", "consistent", "crop_area_min")
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 1,
+        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
+        rho: Annotated[int, Range(ge=1)] = 2,
+        interval: IntervalKind = "independent",
+        views: ViewPreset = "occon",
+        size: Annotated[int, Range(ge=8, unit="px")] = 224,
+        crop_area_min: Annotated[float, Range(ge=0, le=1)] = 0.14,
+        small_views: Annotated[int, Range(ge=0)] = 6,
+        small_size: Annotated[int, Range(ge=8, unit="px")] = 96,
+        small_area_min: Annotated[float, Range(ge=0, le=1)] = 0.05,
+        small_area_max: Annotated[float, Range(ge=0, le=1)] = 0.14,
+        consistent: bool = True,
+        hidden_dim: Annotated[int, Range(ge=0)] = 2048,
+        out_dim: Annotated[int, Range(ge=1)] = 128,
+        num_prototypes: Annotated[int, Range(ge=2)] = 3000,
+        epsilon: Annotated[float, Range(gt=0)] = 0.05,
+        iterations: Annotated[int, Range(ge=1)] = 3,
+        temperature: Annotated[float, Range(gt=0)] = 0.1,
+        freeze_steps: Annotated[int, Range(ge=0)] = 313,
+        queue_size: Annotated[int, Range(ge=0, unit="projections")] = 0,
+        queue_epoch: Annotated[int, Range(ge=0)] = 15,
+        **view_options: Any,
+    ) -> None:
+        if num_prototypes < 2:
+            raise UsageError(f"swav needs at least 2 prototypes, got {num_prototypes}")
+        if small_views < 0:
+            raise UsageError(f"small_views must not be negative, got {small_views}")
+        super().__init__(
+            encoder,
+            clip_frames=clip_frames,
+            stride=stride,
+            rho=rho,
+            interval=interval,
+            views=views,
+            size=size,
+            consistent=consistent,
+            view_options={**view_options, "crop_area_min": crop_area_min},
+        )
+        large = self.views
+        assert isinstance(large, ViewPlan)
+        self.num_large = large.num_views
+        if small_views:
+            area = {"crop_area_min": small_area_min, "crop_area_max": small_area_max}
+            small = view_plan(
+                views, size=small_size, num_views=small_views, consistent=consistent, **{**view_options, **area}
+            )
+            self.views = ViewPlan([*large.pipelines, *small.pipelines], shared=large.shared)
+            self.sampler = ClipsInTurn(self.sampler, self.views.num_views)
+        mlp = projection_mlp(
+            encoder.num_features,
+            hidden_layers=1 if hidden_dim else 0,
+            hidden_dim=hidden_dim or 1,
+            out_dim=out_dim,
+            bn_momentum=0.1,
+        )
+        self.head = nn.Sequential(*mlp, L2Norm())
+        self.prototypes = nn.Linear(out_dim, num_prototypes, bias=False)
+        self._renormalise()
+        self.register_buffer("queue", torch.zeros(self.num_large, queue_size, out_dim))
+        self.register_buffer("queue_filled", torch.zeros((), dtype=torch.int64))
+        self.epsilon, self.iterations, self.temperature = epsilon, iterations, temperature
+        self.freeze_steps, self.queue_epoch = freeze_steps, queue_epoch
+        self._frozen = self._collecting = self._queue_takes_part = False
+        self._fresh: list[Tensor] = []  # large projections of this step; gone before the next begins
+
+    @torch.no_grad()
+    def _renormalise(self) -> None:
+        self.prototypes.weight.copy_(functional.normalize(self.prototypes.weight, dim=1))
+
+    def on_step_begin(self, progress: Progress) -> None:
+        """Prototypes back to unit length; what this step freezes, collects and uses."""
+        self._renormalise()
+        self._fresh.clear()
+        self._frozen = progress.step < self.freeze_steps
+        size = self.queue.shape[1]
+        self._collecting = size > 0 and progress.epoch >= self.queue_epoch
+        self._queue_takes_part = self._collecting and int(self.queue_filled) >= size
+
+    def forward(self, batch: Batch) -> LossOutput:
+        """Loss of B sources with V views each, the large ones first."""
+        z = self.projections([self.encoder.prepare(view.clips) for view in batch.views])
+        scores = [self.prototypes(view.to(self.prototypes.weight.dtype)) for view in z]
+        if self.training and self._collecting:
+            large = torch.stack([view.detach() for view in z[: self.num_large]], 1)
+            self._fresh.append(all_gather_with_grad(large))
+        with torch.no_grad():
+            earlier = [self.prototypes(kept) for kept in self.queue] if self._queue_takes_part else None
+        assignments = {
+            i: sinkhorn(
+                scores[i].detach(),
+                epsilon=self.epsilon,
+                iterations=self.iterations,
+                others=None if earlier is None else earlier[i],
+            )
+            for i in range(self.num_large)
+        }
+        loss = swapped_prediction(scores, assignments, self.temperature)
+        return LossOutput(loss, self._logs(scores))
+
+    def projections(self, clips: list[Tensor]) -> list[Tensor]:
+        """Unit rows (B, D) per view; neighbours of one size go through the encoder together, all through the head."""
+        embeddings: list[Tensor] = []
+        first = 0
+        for i in range(1, len(clips) + 1):
+            if i == len(clips) or clips[i].shape != clips[first].shape:
+                embeddings.append(self.encoder(torch.cat(clips[first:i])))
+                first = i
+        return list(self.head(torch.cat(embeddings)).chunk(len(clips)))
+
+    @torch.no_grad()
+    def _logs(self, scores: list[Tensor]) -> dict[str, Tensor]:
+        agreement = (scores[0].argmax(1) == scores[1].argmax(1)).float().mean()
+        mean = all_reduce_mean((scores[0].float() / self.temperature).softmax(1).mean(0))
+        used = torch.special.entr(mean).sum().exp() / len(mean)
+        return {"agreement": agreement, "prototypes_used": used}
+
+    def on_gradients(self) -> None:
+        """In the first steps the prototypes get no update, of momentum and decay neither."""
+        if self._frozen:
+            self.prototypes.weight.grad = None
+
+    @torch.no_grad()
+    def on_step_end(self, progress: Progress, applied: bool) -> None:
+        """The step's projections push out the oldest; nothing moves after a skipped step."""
+        if applied and self._fresh:
+            size = self.queue.shape[1]
+            new = torch.cat(self._fresh).transpose(0, 1).to(self.queue)  # (large views, rows, D)
+            self.queue.copy_(torch.cat([self.queue, new], 1)[:, -size:])
+            self.queue_filled.add_(new.shape[1]).clamp_(max=size)
+        self._fresh.clear()
