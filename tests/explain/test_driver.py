@@ -187,3 +187,32 @@ def test_eight_bits_and_the_nearest_frame() -> None:
     wanted = torch.tensor([-1.0, 0.1, 0.26, 0.5, 0.8, 9.0], dtype=torch.float64)
     found = nearest_in_time(stored, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), wanted)
     assert found[:, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_what_is_known_is_skipped_and_changes_nothing(image_folder: Path) -> None:
+    """A run that goes on where it was stopped has the same batches, and rows that are known as company only."""
+    encoder, head = Cells(), linear_head()
+    options: dict[str, object] = {"batch_size": 2, "seed": 1, "plan": ClipPlan(1, 1, 1, 1, 8, 8, resize_px=(8, 8))}
+    whole = {one.row: one.maps for one in iterate_maps(encoder, head, image_folder, **options)}  # type: ignore[arg-type]
+    order = _order(5, seed=1)
+    for known in (order[:2], order[:1], order[:4], order[1:]):
+        read: list[int] = []
+        rest = {
+            one.row: one
+            for one in iterate_maps(
+                encoder,
+                head,
+                image_folder,
+                skip=known,
+                pixels=True,
+                progress=lambda _, total, read=read: read.append(total),
+                **options,  # type: ignore[arg-type]
+            )
+        }
+        assert set(rest) == set(order) - set(known)
+        for row, one in rest.items():
+            assert torch.equal(one.maps, whole[row])
+            assert one.pixels is not None
+            assert one.pixels.shape == (1, 8, 8, 3)
+        assert len(read) == read[-1] < 7
+    assert list(iterate_maps(encoder, head, image_folder, skip=order, **options)) == []  # type: ignore[arg-type]

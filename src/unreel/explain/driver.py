@@ -7,7 +7,7 @@ negatives is filled with rows of the one before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -37,12 +37,14 @@ class ClipMap(NamedTuple):
         row: position in the data. clip: number of the clip in its plan.
         maps: (T, H, W) float32 in [0, 1], on the CPU; T = 1 for images. ``resolution="features"``: (T', h, w).
         times_s: (T,) or (T',) float64, presentation times of the maps' frames.
+        pixels: (T, S, S, 3) uint8, what the net saw, where it was asked for.
     """
 
     row: int
     clip: int
     maps: Tensor
     times_s: Tensor
+    pixels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -148,29 +150,25 @@ def _batches(items: Iterable[_Item], size: int, *, pad: bool) -> Iterator[tuple[
 def _stream(
     encoder: Encoder,
     projector: nn.Module | None,
-    items: Iterable[_Item],
+    batches: Iterable[tuple[list[_Item], int]],
     settings: CamSettings,
     *,
-    batch_size: int,
     chunk: int | None,
-    resolution: Resolution,
+    resolution: Resolution = "input",
+    pixels: bool = False,
 ) -> Iterator[ClipMap]:
     contrastive = settings.score == "contrastive"
-    if batch_size < 1 + contrastive:
-        raise UsageError(f"batch_size must be at least {1 + contrastive}, got {batch_size}")
-    if resolution not in ("input", "features"):
-        raise UsageError(f"resolution is input or features, got {resolution!r}")
     factor = settings.expand_resolution
     finer = encoder if factor == 1 else encoder.at_resolution(factor)
-    for batch, keep in _batches(items, batch_size, pad=contrastive):
+    for batch, keep in batches:
         groups = torch.tensor([item.group for item in batch])
         if contrastive and bool((groups == groups[0]).all()):
             raise DataError(
                 f"rows {batch[0].row} … {batch[-1].row}: all {len(batch)} clips of a batch are of one group, so that "
                 "none has anything to differ from; give data of at least two groups (videos), or a larger batch"
             )
-        pixels = torch.stack([item.pixels for item in batch])
-        found = activation_maps(finer, projector, pixels, settings, groups=groups, chunk=chunk)
+        seen = torch.stack([item.pixels for item in batch])
+        found = activation_maps(finer, projector, seen, settings, groups=groups, chunk=chunk)
         maps = found.maps.cpu()[:keep, 0]
         maps = maps if maps.ndim == 4 else maps[:, None]
         times = torch.stack([item.times_s for item in batch[:keep]])
@@ -179,7 +177,17 @@ def _stream(
             times = functional.adaptive_avg_pool1d(times[:, None], found.grid[0])[:, 0]
         maps = maps.to(torch.float32)
         for place, item in enumerate(batch[:keep]):
-            yield ClipMap(item.row, item.clip, maps[place], times[place])
+            yield ClipMap(item.row, item.clip, maps[place], times[place], item.pixels if pixels else None)
+
+
+def _check_batches(settings: CamSettings, batch_size: int, resolution: Resolution = "input") -> bool:
+    """Whether rows need others in their batch. Raises UsageError where they could have none."""
+    contrastive = settings.score == "contrastive"
+    if batch_size < 1 + contrastive:
+        raise UsageError(f"batch_size must be at least {1 + contrastive}, got {batch_size}")
+    if resolution not in ("input", "features"):
+        raise UsageError(f"resolution is input or features, got {resolution!r}")
+    return contrastive
 
 
 def array_maps(
@@ -205,6 +213,7 @@ def array_maps(
     Raises: UsageError as ``contracam``; DataError for a batch of a single group.
     """
     chosen = _settings(settings, knobs)
+    pad = _check_batches(chosen, batch_size)
     ids = torch.arange(len(images)) if groups is None else torch.as_tensor(groups)
     if len(ids) != len(images):
         raise UsageError(f"groups: expected one per image ({len(images)}), got {len(ids)}")
@@ -212,7 +221,7 @@ def array_maps(
     frames = images.shape[1 if images.dtype == torch.uint8 else 2] if images.ndim == 5 else 1
     times = torch.zeros(frames, dtype=torch.float64)
     items = (_Item(row, 0, images[row], times, int(ids[row])) for row in order)
-    found = _stream(encoder, projector, items, chosen, batch_size=batch_size, chunk=chunk, resolution="input")
+    found = _stream(encoder, projector, _batches(items, batch_size, pad=pad), chosen, chunk=chunk)
     maps = [one.maps for one in sorted(found, key=lambda one: one.row)]
     if not maps:
         raise UsageError("there are no images to make maps of")
@@ -246,37 +255,60 @@ def iterate_maps(
     resolution: Resolution = "input",
     chunk: int | None = None,
     workers: int = 0,
+    pixels: bool = False,
+    skip: Collection[int] = (),
     on_fault: Callable[[Fault], None] | None = None,
     progress: ProgressCall | None = None,
     **knobs: Any,
 ) -> Iterator[ClipMap]:
     """Maps of a data set as they are made, in the shuffled order of the batches; memory for one batch only.
 
+    Which rows share a batch is settled by the data, ``batch_size`` and ``seed`` alone. A row that cannot be read
+    leaves its batch smaller.
+
     Args:
         data: a manifest, or what makes one. Rows of one file, or of one group, are no negatives of each other.
         plan: which clips; None is ``whole_frames`` of the encoder's input.
         settings: or single ``knobs`` of ``CamSettings``.
-        batch_size, seed: who is set against whom. All clips of a row are in one batch, or in two that follow.
+        batch_size, seed: who is set against whom. All clips of a row are in one batch, which holds two rows at least.
         resolution: "input" maps of the plan's size, or "features": averaged over the cells of the feature map, which
             is what is worth keeping for video (``to_bytes``: 8 bits).
         chunk: rows per pass of the backbone.
         workers: processes that decode.
+        pixels: give the frames with the maps.
+        skip: rows whose maps are known. Batches of nothing else are left out; elsewhere such rows are read as company,
+            so that a run that was stopped ends with the same maps.
         on_fault: called for each row that cannot be read; such rows have no map.
         progress: called with (rows read, rows in all).
     Raises: DataError for missing files and for batches of a single group; UsageError as ``contracam``.
     """
     chosen = _settings(settings, knobs)
+    contrastive = _check_batches(chosen, batch_size, resolution)
     manifest = Manifest.open(data)
     manifest.check_files()
     clips = whole_frames(encoder.input_spec) if plan is None else plan
     dataset = EvaluationDataset(manifest, clips)
     groups = _groups(manifest)
-    order: Sequence[int] = Key(seed, "contracam").permutation(len(manifest)).tolist()
+    order: list[int] = Key(seed, "contracam").permutation(len(manifest)).tolist()
+    size = max(1 + contrastive, batch_size // clips.num_views)
+    blocks = [order[begin : begin + size] for begin in range(0, len(order), size)]
+    company: list[list[int]] = [[] for _ in blocks]
+    if contrastive and len(blocks) > 1 and len(last := {groups[row] for row in blocks[-1]}) == 1:
+        others = [row for row in blocks[-2] if groups[row] not in last]  # §2.5 a
+        company[-1] = others[: max(1, size - len(blocks[-1]))]
+    known = set(skip)
+    wanted = [i for i, block in enumerate(blocks) if not known.issuperset(block)]
+    reading = [row for i in wanted for row in (*blocks[i], *company[i])]
+    samples = iterate_evaluation(dataset, reading, workers=workers)
+    done = 0
 
-    def items() -> Iterator[_Item]:
-        for done, sample in enumerate(iterate_evaluation(dataset, order, workers=workers), 1):
+    def items(count: int, *, own: bool = True) -> Iterator[_Item]:
+        nonlocal done
+        for _ in range(count):
+            sample = next(samples)
+            done += 1
             if sample.fault is not None:
-                if on_fault is not None:
+                if own and on_fault is not None and sample.row not in known:
                     on_fault(sample.fault)
             else:
                 assert sample.views is not None
@@ -285,9 +317,23 @@ def iterate_maps(
                 for number, view in enumerate(sample.views):
                     yield _Item(sample.row, number, view, times[number], groups[sample.row])
             if progress is not None:
-                progress(done, len(order))
+                progress(done, len(reading))
 
-    yield from _stream(encoder, projector, items(), chosen, batch_size=batch_size, chunk=chunk, resolution=resolution)
+    def batches() -> Iterator[tuple[list[_Item], int]]:
+        before: list[_Item] = []
+        for i in wanted:
+            held = list(items(len(blocks[i])))
+            extra = list(items(len(company[i]), own=False))
+            alone = {item.group for item in held}
+            if contrastive and len(alone) == 1 and not extra:  # the others could not be read
+                extra = [item for item in before if item.group not in alone][: max(1, batch_size - len(held))]
+            if held:
+                yield held + extra, len(held)
+            before = held
+
+    for found in _stream(encoder, projector, batches(), chosen, chunk=chunk, resolution=resolution, pixels=pixels):
+        if found.row not in known:
+            yield found
 
 
 def maps_for(
