@@ -133,11 +133,7 @@ def _list(found: Mapping[str, Any], name: str) -> Sequence[Any]:
 
 
 def _four(boxes: Any) -> Boxes:
-    return (
-        np.zeros((0, 4))
-        if boxes is None or not len(boxes)
-        else np.stack([np.asarray(box, dtype=np.float64).reshape(4) for box in boxes])
-    )
+    return np.zeros((0, 4)) if boxes is None else np.asarray([*boxes], dtype=np.float64).reshape(-1, 4)
 
 
 # ------------------------------------------------------------------------------------------------------- files of boxes

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.keys import Key
+from unreel.data.boxes import MARGIN, MIN_SCALE
 from unreel.data.synthetic.drawing import SHAPE_REACH, SHAPES, TEXTURES, Array, as_f32, background_texture, hsv_to_rgb
 from unreel.media.write import write_video
 
@@ -89,6 +90,8 @@ DEPTHS: dict[str, float] = {
     "event": 3.0,
     "occluder": 2.0,
 }
+# Columns of the manifest for ground truth, and what the files' names end in before ".npz".
+_TRUTH_FILES: dict[str, str] = {"file.truth": "", "file.boxes": ".boxes", "file.mask": ".mask"}
 # Class numbers of ``Truth.masks``.
 MASK_CLASSES: tuple[str, ...] = ("background", "object", "distractor", "occluder", "event", "bystander")
 # A pentatonic scale from A3: one pitch per appearance (Hz).
@@ -648,7 +651,8 @@ class ActionWorld:
         Args:
             folder: made if missing; files of the same names are replaced.
             workers: processes that render and encode; 0 does it here.
-            truth: also write ``truth/<split>/<number>.npz`` with the arrays of ``Truth``, named in the manifest.
+            truth: also write ``truth/<split>/<number>.npz`` with the arrays of ``Truth``, and beside it the objects'
+                boxes (``file.boxes``) and where any object is (``file.mask``), for methods; named in the manifest.
             progress: called with (videos done, videos in all).
         """
         root = Path(folder)
@@ -701,6 +705,14 @@ class ActionWorld:
                 ego_motion=facts.ego_motion,
                 background=facts.background,
             )
+            times, boxes = np.arange(self.num_frames) / self.fps, _training_boxes(facts.boxes, self.size_px)
+            np.savez(
+                root / "truth" / f"{scene.name}.boxes.npz",
+                tube_times_s=np.broadcast_to(times, boxes.shape[:2]),
+                tube_boxes=boxes,
+            )
+            stands_out = ~np.isin(facts.masks, [MASK_CLASSES.index(name) for name in ("background", "occluder")])
+            np.savez_compressed(root / "truth" / f"{scene.name}.mask.npz", masks=stands_out.astype(np.uint8))
 
     def _write_manifest(self, root: Path, truth: bool) -> Path:
         columns = ["path", "split", "label.motion", "label.appearance", "label.background", "group"]
@@ -719,9 +731,9 @@ class ActionWorld:
                 f"{split}-{number:05d}",
             ]
             row[4:4] = [EVENTS[recipe.event]] * with_event + [str(recipe.num_bystanders)] * with_count
-            rows.append([*row, f"truth/{name}.npz"] if truth else row)
+            rows.append([*row, *(f"truth/{name}{end}.npz" for end in _TRUTH_FILES.values())] if truth else row)
         if truth:
-            columns.append("file.truth")
+            columns += _TRUTH_FILES
         path = root / "manifest.csv"
         partial = path.with_suffix(".csv.partial")
         with partial.open("w", newline="", encoding="utf-8") as stream:
@@ -786,3 +798,15 @@ def _boxes(track: _Track, covered: NDArray[np.bool_], size: int) -> NDArray[np.f
     boxes[:, 3] = size - rows[:, ::-1].argmax(1)
     boxes[~present] = np.nan
     return boxes
+
+
+def _training_boxes(boxes: NDArray[np.float32], size: int) -> NDArray[np.float64]:
+    """Boxes (T, N, 4) in pixels as what ``unreel.data.objects`` reads: (N, T, 4) shares with their margin.
+
+    NaN where an object covers no more than the least share of the frame (object_aware.md §2.9).
+    """
+    shares = boxes.astype(np.float64).transpose(1, 0, 2) / size
+    extent = shares[..., 2:] - shares[..., :2]
+    more = MARGIN * np.concatenate([-extent, extent], axis=-1)
+    large = extent.prod(-1, keepdims=True) > MIN_SCALE
+    return np.where(large, np.clip(shares + more, 0, 1), np.nan)
