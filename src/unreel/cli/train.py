@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from unreel.cli.common import NO_OPTIONS, Common, table
 from unreel.cli.overrides import Overrides, to_sections
@@ -16,6 +17,8 @@ def pretrain(
     out: Path | None = None,
     method: str | None = None,
     recipe: str | None = None,
+    object_crop: Literal["none", "cam", "gt"] | None = None,
+    bg_mixup: Literal["none", "cam", "gt"] | None = None,
     dry_run: bool = False,
     list_settings: bool = False,
     settings: Overrides = (),
@@ -32,6 +35,10 @@ def pretrain(
         method: What to learn by, such as cvrl, tcgl or vcop; by default the recipe's.
         recipe: A built-in recipe, or a YAML file (a run's config.yaml repeats that run); by default the method's
             small one, which a CPU can train, or cvrl_small.
+        object_crop: Show objects instead of scenes: cut every view out of a box, computed ("unreel data annotate
+            boxes") or given with the data (file.boxes). Short for --method.object_crop.
+        bg_mixup: Put objects before other videos' backgrounds, by masks that are computed ("unreel data annotate
+            masks") or given with the data (file.mask). Short for --method.bg_mixup.
         dry_run: Check everything and say what would happen: steps, parameters, memory, time.
         list_settings: Show every setting with its value, its origin and what it may be.
     """
@@ -45,6 +52,9 @@ def pretrain(
     if method is not None:
         method_builder(method)  # an unknown name is told from a method without a recipe
         overrides.insert(0, Layer("command line", {"method": {"name": method}}))
+    switches = {"object_crop": object_crop, "bg_mixup": bg_mixup}
+    if chosen := {name: value for name, value in switches.items() if value is not None}:
+        overrides.append(Layer("command line", {"method": chosen}))
     recipe = recipe or default_recipe(method or "cvrl")
     if recipe is None:
         raise UsageError(
