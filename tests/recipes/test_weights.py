@@ -86,13 +86,27 @@ def test_p2_wrapped_checkpoints_load_whole_or_not_at_all(wrapping: str, tmp_path
 def test_p3_another_depth_is_refused_with_the_reason(
     tiny_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    deep = save_encoder(create_encoder("r3d_18", layers=(2, 1, 1, 1), seed=0), tmp_path / "encoder.safetensors")
-    call = {**SMALL, "encoder.weights": str(deep)}
+    deep = save_encoder(
+        create_encoder("r3d_18", layers=(2, 1, 1, 1), width=16, seed=0), tmp_path / "encoder.safetensors"
+    )
+    call = {**SMALL, "encoder.weights": str(deep), "encoder.width": 16}
     with pytest.raises(UsageError, match=r"deeper: it has layer1\.1.*build it with that depth"):
         prepare("cvrl", tiny_world, encoder="r3d_18", call={**call, "encoder.layers": [1, 1, 1, 1]})
     with pytest.raises(UsageError, match="shallower"):
         prepare("cvrl", tiny_world, encoder="r3d_18", call={**call, "encoder.layers": [2, 2, 1, 1]})
-    command = ["pretrain", str(tiny_world), "--out", str(tmp_path / "run"), "--encoder.name", "r3d_18"]
+    wide = {"encoder.layers": [2, 1, 1, 1], "encoder.width": 32}
+    with pytest.raises(UsageError, match="other widths"):
+        prepare("cvrl", tiny_world, encoder="r3d_18", call={**call, **wide})
+    command = [
+        "pretrain",
+        str(tiny_world),
+        "--out",
+        str(tmp_path / "run"),
+        "--encoder.name",
+        "r3d_18",
+        "--encoder.width",
+        "16",
+    ]
     command += ["--encoder.layers", "[1, 1, 1, 1]", "--encoder.weights", str(deep), "--json"]
     assert main(command) == 2
     assert "deeper" in json.loads(capsys.readouterr().out)["error"]["message"]

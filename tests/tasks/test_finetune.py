@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from unreel.cli.main import main
 from unreel.core.errors import DataError, UsageError
 from unreel.data.dataset import EvaluationDataset
 from unreel.data.manifest import Manifest, Row
@@ -17,6 +19,7 @@ from unreel.data.sampling import ClipPlan
 from unreel.media.write import write_video
 from unreel.nn import create_encoder
 from unreel.nn.encoder import Encoder
+from unreel.nn.weights import save_encoder
 from unreel.protocols import ArrayClips, FeatureSet
 from unreel.protocols.linear import FittedLinear
 from unreel.tasks import FineTune, LabelTask, Report, evaluate
@@ -81,7 +84,7 @@ def report(videos: Manifest) -> Report:
         net,
         videos,
         protocol=["finetune", "knn"],
-        settings={"finetune": {"epochs": "20", "batch_size": 4, "warmup_epochs": 0}},
+        settings={"finetune": {"epochs": "14", "batch_size": 4, "warmup_epochs": 0}},
         baselines=("random-init", "frame-statistics"),
         clips=PLAN,
         num_resamples=100,
@@ -255,6 +258,18 @@ def test_names_settings_and_profiles() -> None:
         resolve_protocols("linear", settings={"finetune": {"epochs": 3}})
     with pytest.raises(UsageError, match="warmup_epochs"):
         FineTune(epochs=2, warmup_epochs=3)
+
+
+def test_on_the_command_line(videos: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = save_encoder(encoder(), tmp_path / "encoder.safetensors")
+    table = videos.to_csv(tmp_path / "videos.csv")
+    call = ["evaluate", str(file), str(table), "--protocol", "finetune", "--work", str(tmp_path / "work"), "--json"]
+    assert main([*call, "--quiet", "--finetune.epochs", "1", "--finetune.freeze=trunk"]) == 0
+    score = Report.from_dict(json.loads(capsys.readouterr().out)).score("finetune")
+    assert (score.n, score.settings["epochs"], score.settings["freeze"]) == (8, 1, "trunk")
+    assert len(list((tmp_path / "work").iterdir())) == 2  # the encoder's and the control's
+    assert main([*call, "--finetune.epoch", "1"]) == 2
+    assert "did you mean finetune.epochs" in capsys.readouterr().out
 
 
 def test_what_cannot_be_trained_on_is_refused(videos: Manifest) -> None:
