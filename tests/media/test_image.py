@@ -135,8 +135,18 @@ def test_encoded_images_open_anywhere(tmp_path: Path, format: str, tolerance: fl
 
 
 def test_what_is_no_image() -> None:
-    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
+    for wrong in (np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(UsageError, match="image is"):
             encode_image(wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="png"):
         encode_image(np.zeros((4, 4, 3), np.uint8), format="tiff")  # type: ignore[arg-type]
+
+
+def test_a_grey_png_keeps_every_level(tmp_path: Path) -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    file = tmp_path / "levels.png"
+    file.write_bytes(encode_image(levels))
+    back = ImageDecoder().read(file, indices=np.zeros(1, dtype=np.int64)).pixels[0]
+    np.testing.assert_array_equal(back, np.repeat(levels[..., None], 3, 2))
+    with pytest.raises(UsageError, match="image is"):
+        encode_image(levels, format="jpeg")

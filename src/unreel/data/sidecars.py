@@ -10,9 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, TextIO, TypeAlias, runtime_checkable
 
@@ -34,11 +34,11 @@ Values: TypeAlias = Mapping[str, Any]
 # Columns of the table besides the producer's own, which are prefixed "value.".
 _KEYS = ("source", "path", "size", "mtime_ns", "error")
 _DIGITS = 16
+_MADE_BY = b"unreel.producer"
 
 
-@runtime_checkable
-class Producer(Protocol):
-    """Computes the facts of one source. Picklable, and a pure function of the file's content.
+class Named(Protocol):
+    """What facts are called and what they depend on.
 
     ``version`` rises whenever the same file would give other facts; ``settings`` holds whatever else changes them.
     """
@@ -55,8 +55,38 @@ class Producer(Protocol):
     def settings(self) -> Mapping[str, object]:
         """Plain values that the facts depend on."""
 
+
+@runtime_checkable
+class Producer(Named, Protocol):
+    """Computes the facts of one source. Picklable, and a pure function of the file's content."""
+
     def compute(self, path: Path) -> Values:
         """Facts by name: numbers, text, or lists of them; the same names for every source. Raises MediaError."""
+
+
+class Found(NamedTuple):
+    """The facts of one source, or why there are none."""
+
+    row: int
+    problem: str | None
+    values: Values
+
+
+@runtime_checkable
+class SetProducer(Named, Protocol):
+    """Computes the facts of many sources together, because each depends on others."""
+
+    def compute_all(
+        self, sources: Manifest, rows: Collection[int], *, folder: Path, workers: int = 0
+    ) -> Iterator[Found]:
+        """The facts of ``rows``, in any order; for one and the same ``sources`` they do not depend on ``rows``.
+
+        Args:
+            sources: whole files, each once.
+            rows: those whose facts are missing.
+            folder: where the table will be; files that belong to it lie below.
+            workers: processes that decode.
+        """
 
 
 # ITU-R BT.601 luma, as everywhere in the package (cvrl.md §4).
@@ -136,15 +166,21 @@ class MotionEnergy:
 PRODUCERS: dict[str, Callable[[], Producer]] = {"motion_energy": MotionEnergy}
 
 
-def producer_digest(producer: Producer) -> str:
+# Facts that a trained encoder finds; ``unreel.explain.producers`` makes their producers.
+LEARNED = ("boxes", "masks")
+
+
+def producer_digest(producer: Named) -> str:
     """32 hex digits for name, version and settings."""
     return mapping_digest([producer.name, producer.version, dict(producer.settings)])
 
 
 def create_producer(name: str) -> Producer:
-    """A producer with its default settings, by name. Raises UsageError for an unknown name."""
+    """A producer with its default settings, by name. Raises UsageError for an unknown name, or a learned fact's."""
+    if name in LEARNED:
+        raise UsageError(f"{name} are found by an encoder: unreel data annotate {name} DATA --encoder RUN")
     if name not in PRODUCERS:
-        raise unknown_name("sidecar", name, PRODUCERS)
+        raise unknown_name("sidecar", name, [*PRODUCERS, *LEARNED])
     return PRODUCERS[name]()
 
 
@@ -153,7 +189,7 @@ def default_folder(manifest: Manifest) -> Path:
     return cache_folder() / "sidecars" / mapping_digest([manifest.root])[:_DIGITS]
 
 
-def table_path(folder: str | os.PathLike[str], producer: Producer) -> Path:
+def table_path(folder: str | os.PathLike[str], producer: Named) -> Path:
     """The table of one producer in a folder."""
     return Path(folder) / f"{producer.name}-{producer_digest(producer)[:_DIGITS]}.parquet"
 
@@ -223,8 +259,8 @@ class _Table:
                 continue
             self.add(entry)
 
-    def write(self, path: Path) -> None:
-        """The Parquet table, whole or not at all."""
+    def write(self, path: Path, producer: Named) -> None:
+        """The Parquet table, whole or not at all, with what made it."""
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
@@ -238,7 +274,10 @@ class _Table:
             for entry in entries
         ]
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        parquet.write_table(pa.Table.from_pylist(records), unfinished)
+        made_by = {"name": producer.name, "version": producer.version, "settings": dict(producer.settings)}
+        table = pa.Table.from_pylist(records)
+        metadata = {**(table.schema.metadata or {}), _MADE_BY: json.dumps(made_by).encode()}
+        parquet.write_table(table.replace_schema_metadata(metadata), unfinished)
         os.replace(unfinished, path)
 
 
@@ -257,20 +296,20 @@ class _Job:
     producer: Producer
     skipped: Mapping[str, str]
 
-    def __call__(self, row: int, context: WorkerContext) -> tuple[int, str | None, dict[str, Any]]:
+    def __call__(self, row: int, context: WorkerContext) -> Found:
         path = self.manifest.relative(row)
         if path in self.skipped:
-            return row, self.skipped[path], {}
+            return Found(row, self.skipped[path], {})
         context.publish(row)
         try:
-            return row, None, dict(self.producer.compute(self.manifest.absolute(row)))
+            return Found(row, None, dict(self.producer.compute(self.manifest.absolute(row))))
         except MediaError as error:
-            return row, str(error), {}
+            return Found(row, str(error), {})
 
 
 def annotate(
     manifest: Manifest,
-    producer: Producer,
+    producer: Producer | SetProducer,
     *,
     out: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -316,15 +355,20 @@ def annotate(
         total, known = len(first_row), len(first_row) - len(missing)
         if progress is not None:
             progress(known, total)
-        for done, (row, problem, values) in enumerate(_compute(manifest, producer, missing, workers, timeout_s), 1):
+        results = (
+            _compute(manifest, producer, missing, workers, timeout_s)
+            if isinstance(producer, Producer)
+            else _compute_all(manifest, producer, list(first_row.values()), missing, folder, workers)
+        )
+        for done, (row, problem, values) in enumerate(results, 1):
             file = manifest.absolute(row)
-            found = _Entry(_source_digest(file), manifest.relative(row), *_stamp(file), problem, values)
+            found = _Entry(_source_digest(file), manifest.relative(row), *_stamp(file), problem, dict(values))
             stream.write(json.dumps(found) + "\n")
             stream.flush()
             table.add(found)
             if progress is not None:
                 progress(known + done, total)
-        table.write(target)
+        table.write(target, producer)
         journal.unlink()
     entries = [table.find(manifest, row) for row in first_row.values()]
     failed = [(e.path, e.error) for e in entries if e is not None and e.error is not None]
@@ -333,7 +377,7 @@ def annotate(
 
 def _compute(
     manifest: Manifest, producer: Producer, rows: Sequence[int], workers: int, timeout_s: float
-) -> Iterator[tuple[int, str | None, dict[str, Any]]]:
+) -> Iterator[Found]:
     if not workers:
         job = _Job(manifest, producer, {})
         for row in rows:
@@ -341,13 +385,25 @@ def _compute(
         return
     skipped: dict[str, str] = {}
 
-    def make_pool() -> WorkerPool[int, tuple[int, str | None, dict[str, Any]]]:
+    def make_pool() -> WorkerPool[int, Found]:
         return WorkerPool(_Job(manifest, producer, dict(skipped)), workers, timeout_s=timeout_s)
 
     def on_trouble(error: WorkerTrouble) -> None:
         skipped.update(isolate(error, manifest.relative))
 
     yield from run_guarded(make_pool, lambda done: rows[done:], on_trouble)
+
+
+def _compute_all(
+    manifest: Manifest, producer: SetProducer, rows: Sequence[int], missing: Sequence[int], folder: Path, workers: int
+) -> Iterator[Found]:
+    if not missing:
+        return
+    whole = tuple(replace(manifest.rows[row], start_s=None, end_s=None) for row in rows)
+    place = {row: i for i, row in enumerate(rows)}
+    wanted = [place[row] for row in missing]
+    for found in producer.compute_all(replace(manifest, rows=whole), wanted, folder=folder, workers=workers):
+        yield found._replace(row=rows[found.row])
 
 
 @contextmanager
@@ -415,6 +471,18 @@ def require(
             )
         entries = [by_path[manifest.relative(i)] for i in range(len(manifest))]
         found[producer.name] = Sidecar(producer.name, manifest, [e for e in entries if e is not None])
+    return found
+
+
+def made_by(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What made a table: ``name``, ``version`` and ``settings`` of its producer; empty where it does not say."""
+    import pyarrow.parquet as parquet
+
+    try:
+        metadata = parquet.read_schema(path).metadata or {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{os.fspath(path)}: not a sidecar table ({error})") from None
+    found: dict[str, Any] = json.loads(metadata.get(_MADE_BY, b"{}"))
     return found
 
 

@@ -144,7 +144,7 @@ def exif_orientation(data: bytes) -> int:
 
 
 def encode_image(pixels: NDArray[np.uint8], *, format: Literal["png", "jpeg"] = "png", quality: int = 3) -> bytes:
-    """An (H, W, 3) uint8 RGB image as the bytes of a PNG or JPEG file.
+    """An (H, W, 3) uint8 RGB image as the bytes of a PNG or JPEG file; (H, W) makes a grey PNG.
 
     Args:
         pixels: the image, at least 1 x 1.
@@ -154,19 +154,22 @@ def encode_image(pixels: NDArray[np.uint8], *, format: Literal["png", "jpeg"] = 
     Raises: UsageError for another shape, type or format.
     """
     image = np.ascontiguousarray(pixels)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise UsageError(f"an image is (H, W, 3) uint8 and not empty, got {image.shape} {image.dtype}")
+    grey = image.ndim == 2 and format == "png"
+    if not (grey or image.shape[2:] == (3,)) or image.dtype != np.uint8 or 0 in image.shape:
+        raise UsageError(
+            f"an image is (H, W, 3) uint8, or (H, W) for a PNG, and not empty, got {image.shape} {image.dtype}"
+        )
     codecs = {"png": ("png", "rgb24"), "jpeg": ("mjpeg", "yuvj444p")}
     if format not in codecs:
         raise UsageError(f"format must be 'png' or 'jpeg', got {format!r}")
-    codec, pixel_format = codecs[format]
+    codec, pixel_format = ("png", "gray") if grey else codecs[format]
     context = cast(av.VideoCodecContext, av.CodecContext.create(codec, "w"))
     context.height, context.width = image.shape[:2]
     context.pix_fmt, context.time_base, context.thread_count = pixel_format, Fraction(1, 1), 1
     if format == "jpeg":
         context.options = {"qmin": str(quality), "qmax": str(quality)}
-    frame = VideoReformatter().reformat(
-        av.VideoFrame.from_ndarray(image, format="rgb24"), format=pixel_format, dst_color_range=2, threads=1
-    )
+    frame = av.VideoFrame.from_ndarray(image, format="gray" if grey else "rgb24")
+    if not grey:
+        frame = VideoReformatter().reformat(frame, format=pixel_format, dst_color_range=2, threads=1)
     frame.pts = 0
     return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
