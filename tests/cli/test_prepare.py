@@ -44,6 +44,21 @@ def test_prepare_writes_a_manifest_and_says_what_it_met(tree: Path, capsys: pyte
     assert found["splits"] == {"test": 1, "train": 4}
 
 
+def test_prepare_takes_a_layouts_own_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(40):
+        (tmp_path / "in9" / "original" / "train" / "00_dog").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in9" / "original" / "train" / "00_dog" / f"n02085620_{i}.JPEG").touch()
+    call = ["data", "prepare", "imagenet9", str(tmp_path / "in9"), "--out", str(tmp_path / "m.csv")]
+    assert main([*call, "--layout.splits", "linear"]) == 0
+    text = capsys.readouterr().out
+    assert "40 images of 1 classes (train: 38, val: 2)" in text
+    assert "note: 2 of 40 training rows drawn as val with seed 42" in text
+    assert len(Manifest.from_csv(tmp_path / "m.csv").select(split="val")) == 2
+    for bad in ("layout.split=linear", "layout.splits=segmentation", "layout.missing=skip", "method.splits=linear"):
+        assert main([*call, "--set", bad]) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
 def test_prepare_refuses_what_it_cannot_write_or_read(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tree.parent / "m.csv")
     assert main(["data", "prepare", "ucf101", str(tree), "--out", str(tree / "m.txt")]) == 2

@@ -68,23 +68,46 @@ def annotate(
 
 @data_app.command
 def prepare(
-    layout: Literal["ucf101", "hmdb51", "kinetics"],
+    layout: Literal[
+        "ucf101",
+        "hmdb51",
+        "kinetics",
+        "davis",
+        "imagenet",
+        "imagenet_r",
+        "imagenet_sketch",
+        "imagenet_c",
+        "imagenet_stylized",
+        "imagenet9",
+        "coco",
+        "voc",
+        "cub",
+        "flowers102",
+        "pets",
+        "food101",
+        "cifar10",
+        "cifar100",
+    ],
     root: Path,
     /,
     *,
     out: Path,
     split_number: int = 1,
     missing: Literal["error", "skip"] = "error",
+    settings: Overrides = (),
     common: Common = NO_OPTIONS,
 ) -> int:
     """Write the manifest of a known data set from its own lists, without opening a video.
 
+    Options of a data set's own are settings of the section layout: --layout.files FOLDER writes boxes, masks or
+    images where its objects lie in no file of their own, --layout.splits linear takes the parts of linear evaluation.
+
     Args:
         layout: Which data set.
-        root: The folder that holds its videos and its lists.
+        root: The folder that holds its videos or images and its lists.
         out: The manifest to write, .csv or .parquet.
         split_number: Which of the official splits; UCF101 and HMDB51 have 3.
-        missing: What to do about listed videos that do not exist: stop, or leave them out and count them.
+        missing: What to do about listed files that do not exist: stop, or leave them out and count them.
     """
     if out.suffix.lower() not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: a manifest ends in .csv or .parquet")
@@ -92,13 +115,21 @@ def prepare(
 
     from unreel.data.layouts import read_layout
 
-    manifest, absent = read_layout(layout, root, split_number=split_number, missing=missing)
+    sections = to_sections(settings)
+    for section in sections.keys() - {"layout"}:
+        raise unknown_name("section", section, ["layout"])
+    chosen = dict(sections.get("layout", {}))
+    for name, option in (("split_number", "--split-number"), ("missing", "--missing"), ("root", "ROOT")):
+        if name in chosen:
+            raise UsageError(f"--set layout.{name}: give it as {option}")
+    manifest, absent = read_layout(layout, root, split_number=split_number, missing=missing, **chosen)
     out.parent.mkdir(parents=True, exist_ok=True)
     written = manifest.to_csv(out) if out.suffix.lower() == ".csv" else manifest.to_parquet(out)
     splits = dict(sorted(Counter(row.split for row in manifest).items()))
     classes = len({row.labels.get("label", "") for row in manifest} - {""})
     parts = ", ".join(f"{name}: {count}" for name, count in splits.items())
-    lines = [f"{len(manifest)} videos of {classes} classes ({parts})"]
+    what = "videos" if layout in ("ucf101", "hmdb51", "kinetics", "davis") else "images"
+    lines = [f"{len(manifest)} {what} of {classes} classes ({parts})"]
     lines += [f"note: {notice}" for notice in manifest.notices]
     plain = {
         "manifest": str(written),
