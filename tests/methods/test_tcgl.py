@@ -285,6 +285,23 @@ def test_batch_norms_see_each_call_by_itself() -> None:
     assert not torch.allclose(joint.encode(batch)[0], snippets, atol=1e-3)
 
 
+@pytest.mark.parametrize("grouping", ["per_call", "joint"])
+def test_statistics_of_the_snippets_alone(grouping: str) -> None:
+    """Frame-sets are normalised as ever in training, and leave nothing in what evaluation uses."""
+    batch = snippet_batch(3, dtype=torch.float64)
+    both, own, without = (
+        tiny_tcgl(bn_grouping=grouping, **options).double()
+        for options in ({}, {"bn_statistics": "snippets"}, {"w_intra": 0})
+    )
+    expected, found = both.encode(batch), own.encode(batch)
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a, b)
+    without.encode(batch)
+    for (name, a), b in zip(own.encoder.named_buffers(), without.encoder.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+    assert any(not torch.allclose(a, b) for a, b in zip(both.encoder.buffers(), own.encoder.buffers(), strict=True))
+
+
 def test_one_frame_set_and_no_intra_loss_leave_the_passes_out() -> None:
     for options in ({"num_frame_sets": 1}, {"w_intra": 0}):
         method = tiny_tcgl(**options)

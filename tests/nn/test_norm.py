@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from unreel.core import distributed
 from unreel.core.errors import UsageError
-from unreel.nn.norm import SyncBatchNorm, separate_calls, synchronise
+from unreel.nn.norm import SyncBatchNorm, separate_calls, still_statistics, synchronise
 
 KINDS = {nn.BatchNorm1d: (6, 3), nn.BatchNorm2d: (6, 3, 2, 2), nn.BatchNorm3d: (6, 3, 2, 2, 2)}
 
@@ -252,6 +252,25 @@ def test_running_statistics_wait_for_the_whole_round() -> None:
     with separate_calls(module, (1,), 3):
         module(torch.randn(4, 3))
     assert not torch.equal(module.running_mean, before["running_mean"])
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_still_statistics_normalise_by_the_batch_and_stay(momentum: float | None) -> None:
+    module, twin = (nn.Sequential(nn.BatchNorm1d(3, momentum=momentum)) for _ in range(2))
+    x, y = torch.randn(8, 3), 5 + torch.randn(8, 3)
+    for each in (module, twin):
+        each(x)
+    before = {n: b.clone() for n, b in module.named_buffers()}
+    with still_statistics(module):
+        torch.testing.assert_close(module(y), nn.functional.batch_norm(y, None, None, training=True))
+        with separate_calls(module, (0, 1), 2):
+            module(y)
+    assert all(torch.equal(b, before[n]) for n, b in module.named_buffers())
+    with pytest.raises(ZeroDivisionError), still_statistics(module):
+        _ = 1 / 0
+    for each in (module, twin):  # goes on as one that never saw the others
+        each(y)
+    assert all(torch.equal(a, b) for a, b in zip(module.buffers(), twin.buffers(), strict=True))
 
 
 def test_evaluation_and_frozen_norms_are_left_alone() -> None:

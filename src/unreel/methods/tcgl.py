@@ -42,13 +42,14 @@ from unreel.nn.graph import (
     random_path,
 )
 from unreel.nn.heads import keyed_dropout
-from unreel.nn.norm import separate_calls
+from unreel.nn.norm import separate_calls, still_statistics
 from unreel.views.presets import snippet_views
 
 IntraEdges: TypeAlias = Literal["chain", "full", "random"]
 InterEdges: TypeAlias = Literal["order", "position_chain", "full", "random"]
 HeadGraph: TypeAlias = Literal["order", "position_chain", "full", "none"]
 Grouping: TypeAlias = Literal["per_call", "joint"]
+Statistics: TypeAlias = Literal["all", "snippets"]
 Corruption: TypeAlias = Literal["both", "edges", "nodes", "noise"]
 Activation: TypeAlias = Literal["none", "relu", "elu"]
 
@@ -134,6 +135,9 @@ class TCGL(Method):
         bn_grouping: whose statistics a batch norm sees. "per_call": the released code encodes each snippet of the
             tuple and each of its frame-sets in a call of its own; "joint": all snippets together and all frame-sets
             together.
+        bn_statistics: whose statistics are kept for evaluation. "all" (the code): also those of the frame-sets, which
+            are most of the calls and whose differences from their mean are smaller, although only snippets are encoded
+            once training is over; "snippets": theirs alone.
         intra_edges: of a snippet's graph: "chain", "full", or "random" (a path in random order, drawn per graph).
         inter_edges: of the snippets' graph in the contrast: "order" joins neighbours in time (the paper),
             "position_chain" neighbours in the shuffled tuple, "full", or "random".
@@ -174,6 +178,7 @@ class TCGL(Method):
         size: Annotated[int, Range(ge=8, unit="px")] = 112,
         dct_highpass: Annotated[int, Range(ge=0)] = 1,
         bn_grouping: Grouping = "per_call",
+        bn_statistics: Statistics = "all",
         intra_edges: IntraEdges = "chain",
         inter_edges: InterEdges = "order",
         head_graph: HeadGraph = "position_chain",
@@ -204,6 +209,7 @@ class TCGL(Method):
             ("num_snippets", num_snippets, (2, 3, 4)),
             ("num_frame_sets", num_frame_sets, (1, 2, 4, 8)),
             ("bn_grouping", bn_grouping, get_args(Grouping)),
+            ("bn_statistics", bn_statistics, get_args(Statistics)),
             ("intra_edges", intra_edges, get_args(IntraEdges)),
             ("inter_edges", inter_edges, get_args(InterEdges)),
             ("head_graph", head_graph, get_args(HeadGraph)),
@@ -255,6 +261,7 @@ class TCGL(Method):
 
         self.w_intra, self.w_inter, self.w_order = w_intra, w_inter, w_order
         self.num_snippets, self.num_frame_sets, self.per_call = num_snippets, num_frame_sets, bn_grouping == "per_call"
+        self.keep_all = bn_statistics == "all"
         self.intra_edges, self.inter_edges, self.head_graph = intra_edges, inter_edges, head_graph
         self.p_edge, self.p_feat, self.noise_std = p_edge, p_feat, noise_std
         self.corrupt, self.corruption = corrupt, corruption
@@ -319,14 +326,20 @@ class TCGL(Method):
         Frame-sets are cut before ``prepare``, so that each loses the mean over its own frames (§1.3).
         """
         n, sets = self.num_snippets, self.num_frame_sets if self.w_intra else 0
-        calls = range(n * (1 + sets))  # in the code: snippet p, then its frame-sets, for each p (§1.4)
+        # In the code: snippet p, then its frame-sets, for each p (§1.4); what keeps no statistics is a round by itself.
+        every = 1 + sets if self.keep_all else 1
+        calls = range(n * every)
         whole = torch.cat([view.clips for view in batch.views])
-        snippets = self._run(whole, calls[:: 1 + sets], len(calls))
+        snippets = self._run(whole, calls[::every], len(calls))
         snippets = snippets.reshape(n, len(batch), -1).transpose(0, 1).unsqueeze(1)
         if not sets:
             return snippets, None
         cut = torch.cat([part for view in batch.views for part in view.clips.chunk(sets, 2)])
-        found = self._run(cut, [call for call in calls if call % (1 + sets)], len(calls))
+        if self.keep_all:
+            found = self._run(cut, [call for call in calls if call % every], len(calls))
+        else:
+            with still_statistics(self.encoder):
+                found = self._run(cut, range(n * sets), n * sets)
         return snippets, found.reshape(n, sets, len(batch), -1).permute(2, 0, 1, 3)
 
     def _run(self, clips: Tensor, calls: Sequence[int], num_calls: int) -> Tensor:

@@ -282,6 +282,26 @@ class _SeparateForward:
 
 
 @contextmanager
+def still_statistics(module: nn.Module) -> Iterator[None]:
+    """While open, batch norms inside ``module`` normalise by their batch as ever; their running statistics stay.
+
+    For clips of another kind than those that the module will see in evaluation: they are normalised by themselves, and
+    leave no trace in what stands for the data later. Works inside and around ``separate_calls``.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    before = [(m.momentum, None if m.num_batches_tracked is None else m.num_batches_tracked.clone()) for m in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            if count is not None and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.copy_(count)
+
+
+@contextmanager
 def separate_calls(module: nn.Module, calls: Sequence[int], num_calls: int) -> Iterator[None]:
     """While open, the batch norms inside ``module`` treat one training batch as several calls made one by one.
 
