@@ -228,7 +228,7 @@ def coco_tree(tmp_path: Path) -> Path:
         images = [{"id": first + i, "file_name": f"{first + i:012d}.png", "height": 10, "width": 20} for i in range(2)]
         notes = [
             note(1, first, 18, [4, 2, 5, 5], square(4, 2, 5), 25),
-            note(2, first, 1, [12, 1, 1, 1], square(12, 1, 1), 1),  # too small to train with
+            note(2, first, 1, [12, 1, 1, 2], [[12, 1, 13, 1, 13, 3, 12, 3]], 2),  # 1 %: too small to train with
             note(3, first, 18, [0, 0, 1, 10], {"counts": runs, "size": [10, 20]}, 10, crowd=1),
         ]
         data = {"images": images, "annotations": notes, "categories": cats}
@@ -244,11 +244,11 @@ def test_coco_rows_boxes_and_masks(coco_tree, tmp_path):
     boxes = manifest_boxes(manifest)
     np.testing.assert_allclose(boxes[0], [[3 / 20, 1 / 10, 10 / 20, 8 / 10]], atol=1e-6)
     exact = manifest_boxes(manifest, "objects")[0]
-    np.testing.assert_allclose(exact, [[0.2, 0.2, 0.45, 0.7], [0.6, 0.1, 0.65, 0.2]], atol=1e-6)
+    np.testing.assert_allclose(exact, [[0.2, 0.2, 0.45, 0.7], [0.6, 0.1, 0.65, 0.3]], atol=1e-6)
     assert boxes[1].shape == (0, 4)
     assert manifest.notices == ("2 difficult or crowd objects are not among the boxes",)
     expected = np.zeros((10, 20), dtype=bool)
-    expected[2:7, 4:9] = expected[1, 12] = expected[:, 0] = True
+    expected[2:7, 4:9] = expected[1:3, 12] = expected[:, 0] = True
     np.testing.assert_array_equal(read_image(manifest.file(0, "mask"))[..., 0] == 255, expected)
     assert not read_image(manifest.file(1, "mask")).any()
     both = read_layout("coco", coco_tree, crowd=True).manifest
@@ -262,11 +262,13 @@ def test_coco_rows_boxes_and_masks(coco_tree, tmp_path):
 def test_coco_objects_as_rows(coco_tree, tmp_path):
     manifest, _ = read_layout("coco", coco_tree, objects=True, crowd=True, files=str(tmp_path / "files"))
     assert [(r.split, r.labels["label"], r.labels["area"], r.labels["crowd"]) for r in manifest] == [
-        (split, "dog", area, crowd) for split in ("train", "val") for area, crowd in (("25", "0"), ("10", "1"))
+        (split, *found)
+        for split in ("train", "val")
+        for found in (("dog", "25", "0"), ("person", "2", "0"), ("dog", "10", "1"))
     ]
     # 7 × 7 px with margin, the shorter side 256; the crowd's 1 × 10 px grow to 1.2 × 10, which is 1 × 10.
     assert read_image(manifest.absolute(0)).shape == (256, 256, 3)
-    assert read_image(manifest.absolute(1)).shape == (2560, 256, 3)
+    assert read_image(manifest.absolute(2)).shape == (2560, 256, 3)
     assert len(set(manifest.groups())) == 2
     with pytest.raises(UsageError, match=r"layout\.files"):
         read_layout("coco", coco_tree, objects=True)
@@ -400,16 +402,16 @@ def test_cub_lists_boxes_masks_and_its_three_splits(tmp_path):
         image(base / "images" / name, 10, 20)
         touch(tmp_path / "segmentations" / f"{os.path.splitext(name)[0]}.png")
     write(base / "images.txt", *(f"{i} {n}" for i, n in enumerate(names, 1)))
-    write(base / "train_test_split.txt", *(f"{i} {int(i <= 12)}" for i in range(1, 25)))
+    write(base / "train_test_split.txt", *(f"{i} {int(i <= 13)}" for i in range(1, 25)))
     write(base / "bounding_boxes.txt", *(f"{i} 4.0 2.0 5.0 5.0" for i in range(1, 25)))
     manifest, _ = read_layout("cub", tmp_path, files=str(tmp_path / "files"))
-    assert splits(manifest) == {"train": 12, "test": 12}
+    assert splits(manifest) == {"train": 13, "test": 11}
     assert manifest[1].labels == {"label": "Bird_1"}
     np.testing.assert_allclose(manifest_boxes(manifest)[7], [[3 / 20, 1 / 10, 10 / 20, 8 / 10]], atol=1e-6)
     np.testing.assert_allclose(manifest_boxes(manifest, "objects")[7], [[4 / 20, 0.2, 9 / 20, 0.7]], atol=1e-6)
     manifest.check_files()
     assert manifest[0].files["mask"] == "segmentations/001.Bird_0/Bird_0.png"
-    assert splits(read_layout("cub", tmp_path, splits="linear").manifest) == {"train": 10, "val": 2, "test": 12}
+    assert splits(read_layout("cub", tmp_path, splits="linear").manifest) == {"train": 11, "val": 2, "test": 11}
     # 788 and 1,000 of 11,788, of 24 images
     assert splits(read_layout("cub", tmp_path, splits="segmentation").manifest) == {"train": 20, "val": 2, "test": 2}
     write(base / "train_test_split.txt", "1 2")
