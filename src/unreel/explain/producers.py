@@ -1,0 +1,198 @@
+"""Boxes and masks as sidecars: ``unreel data annotate boxes|masks DATA --encoder RUN`` (object_aware.md §2.6, §7).
+
+Maps of a data set depend on one another, so these producers see all sources at once. What they find is keyed by the
+encoder's and the projector's weights and by every setting; the table itself says them (``data.sidecars.made_by``).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from unreel.data.batch import Fault
+from unreel.data.manifest import Manifest
+from unreel.data.sidecars import Found, table_path
+from unreel.explain.contracam import CamSettings
+from unreel.explain.crf import CrfSettings
+from unreel.explain.driver import iterate_maps, provenance, to_bytes
+from unreel.explain.objects import MapPlan, ObjectSettings, SourceMaps, find_objects, join_rows, refine
+from unreel.media import decoder_for
+from unreel.media.image import encode_image
+from unreel.nn.encoder import Encoder
+
+BOX_MAPS = CamSettings(iterations=10, expand_resolution=2)
+"""Maps that boxes are made of (object_aware.md §2.6)."""
+MASK_MAPS = CamSettings(iterations=1, expand_resolution=1)
+"""Maps that are BG-Mixup's masks (object_aware.md §2.6)."""
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """What both producers are made of.
+
+    Args:
+        encoder, projector: of one method; see ``contracam``.
+        plan: which clips, see ``map_plan``.
+        cam: settings of the maps.
+        batch_size, seed: who is set against whom, in clips (§2.5).
+        chunk: rows per pass of the backbone; changes nothing but the memory.
+    """
+
+    encoder: Encoder
+    projector: nn.Module | None
+    plan: MapPlan
+    cam: CamSettings
+    batch_size: int = 256
+    seed: int = 0
+    chunk: int | None = None
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def _card(self, resolution: str) -> dict[str, object]:
+        return provenance(
+            self.encoder,
+            self.projector,
+            self.cam,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            plan=self.plan.clips,
+            resolution="features" if resolution == "features" else "input",
+        )
+
+    def _sources(
+        self,
+        sources: Manifest,
+        rows: Collection[int],
+        faults: list[Fault],
+        *,
+        workers: int,
+        features: bool = False,
+        pixels: bool = False,
+    ) -> Iterator[SourceMaps]:
+        wanted = set(rows)
+        clips = iterate_maps(
+            self.encoder,
+            self.projector,
+            sources,
+            plan=self.plan.clips,
+            settings=self.cam,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            resolution="features" if features else "input",
+            chunk=self.chunk,
+            workers=workers,
+            pixels=pixels,
+            skip=[row for row in range(len(sources)) if row not in wanted],
+            on_fault=faults.append,
+        )
+        return join_rows(clips)
+
+
+def _unreadable(sources: Manifest, faults: list[Fault]) -> Iterator[Found]:
+    place = {sources.relative(row): row for row in range(len(sources))}
+    for fault in faults:
+        yield Found(place[fault.path], fault.message, {})
+
+
+@dataclass(frozen=True)
+class BoxProducer(_Maps):
+    """The sidecar ``boxes``: of an image its objects' boxes, of a video its tubelets besides.
+
+    Facts: ``boxes`` (N, 4), ``tube_times_s`` and ``tube_boxes``; see ``unreel.data.objects``.
+
+    Args:
+        crf: between map and mask; None is without.
+        objects: from maps to boxes.
+    """
+
+    cam: CamSettings = BOX_MAPS
+    crf: CrfSettings | None = field(default_factory=CrfSettings)
+    objects: ObjectSettings = field(default_factory=ObjectSettings)
+
+    name = "boxes"
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Nets, maps, CRF and boxes."""
+        crf = None if self.crf is None else self.crf.to_card()
+        return {**self._card("input"), "crf": crf, "objects": self.objects.to_card()}
+
+    def compute_all(
+        self, sources: Manifest, rows: Collection[int], *, folder: Path, workers: int = 0
+    ) -> Iterator[Found]:
+        """The boxes of ``rows``; see ``SetProducer``."""
+        del folder
+        faults: list[Fault] = []
+        for source in self._sources(sources, rows, faults, workers=workers, pixels=self.crf is not None):
+            yield Found(source.row, None, find_objects(refine(source, self.crf), self.objects).facts())
+        yield from _unreadable(sources, faults)
+
+
+@dataclass(frozen=True)
+class MaskProducer(_Maps):
+    """The sidecar ``masks``: soft masks in 8 bits, as files in a folder named like the table.
+
+    Of an image a grey PNG of its size (§2.6), of a video an archive with ``masks`` (T', h, w) at the resolution of the
+    features and ``times_s`` (T',) (§8). Fact: ``file``, its path beside the table. Maps are not refined: what
+    BG-Mixup mixes by is the map itself.
+    """
+
+    cam: CamSettings = MASK_MAPS
+
+    name = "masks"
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Nets and maps."""
+        return self._card("features" if self.plan.video else "input")
+
+    def compute_all(
+        self, sources: Manifest, rows: Collection[int], *, folder: Path, workers: int = 0
+    ) -> Iterator[Found]:
+        """The masks of ``rows``; see ``SetProducer``."""
+        files = Path(table_path(folder, self).stem)
+        faults: list[Fault] = []
+        for source in self._sources(sources, rows, faults, workers=workers, features=self.plan.video):
+            name = sources.relative(source.row)
+            if self.plan.video:
+                stream = io.BytesIO()
+                np.savez_compressed(stream, masks=to_bytes(source.maps).numpy(), times_s=source.times_s)
+                file, content = files / f"{name}.npz", stream.getvalue()
+            else:
+                path = sources.absolute(source.row)
+                info = decoder_for(path).probe(path)
+                size = (info.height, info.width)
+                whole = functional.interpolate(source.maps[None], size=size, mode="bilinear", antialias=True)[0, 0]
+                file, content = files / f"{name}.png", encode_image(to_bytes(whole).numpy())
+            write_whole(folder / file, content)
+            yield Found(source.row, None, {"file": file.as_posix()})
+        yield from _unreadable(sources, faults)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def prefer_device(*modules: nn.Module | None, device: str | torch.device | None = None) -> None:
+    """Move nets to a device; None takes CUDA where there is one."""
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    for module in modules:
+        if module is not None:
+            module.to(target)
