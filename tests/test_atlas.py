@@ -42,7 +42,10 @@ def test_every_registered_method_has_an_entry(atlas):
 
 
 # Frames that pass the encoder for one video: clips of 8 frames; TCGL's frame-sets double its three (tcgl.md §8).
-FRAMES = {"cvrl": 16, "tcgl": 48, "vcop": 24, "opn": 32, "shuffle_learn": 24, "vcp": 24, "pace": 8, "rotation": 32}
+FRAMES = {
+    "cvrl": 16, "simclr": 16, "moco": 16, "byol": 16, "swav": 32, "pirl": 40, "tcgl": 48, "vcop": 24, "opn": 32,
+    "shuffle_learn": 24, "vcp": 24, "arrow_of_time": 8, "pace": 8, "rotation": 32, "supervised": 8,
+}  # fmt: skip
 
 
 def test_entries_build_on_the_world_and_cost_what_they_say(atlas, manifest):
@@ -53,8 +56,8 @@ def test_entries_build_on_the_world_and_cost_what_they_say(atlas, manifest):
         assert not prepared.notes, f"{method}: {prepared.notes}"
         spec = prepared.method.encoder.input_spec
         assert (spec.num_frames, spec.stride_frames, spec.size_px, spec.dct_highpass) == (8, 1, 48, 1), method
-        if method in FRAMES:
-            assert atlas.frames_per_video(prepared) == FRAMES[method], method
+        frames = atlas.frames_per_video(prepared)  # a forward pass of the method on two of the world's videos
+        assert frames == FRAMES.get(method, frames) >= 8, method
 
 
 def test_worlds_have_their_parts(atlas, manifest):
