@@ -89,6 +89,8 @@ def test_every_recipe_builds_its_method(name: str) -> None:
     architecture, task = str(settings["encoder"]["name"]), dict(settings["method"])
     if not task.get("classes", True):  # a method of labels, whose classes are the data's
         task["classes"] = ["a", "b"]
+    if task.get("num_sources", True) is None:  # a method that remembers all rows, of which the data tell the number
+        task["num_sources"] = 2
     known = {info.name for info in describe(ENCODERS[architecture])}
     with torch.device("meta"):
         encoder = create_encoder(architecture, **{n: v for n, v in settings["encoder"].items() if n in known})

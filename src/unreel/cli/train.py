@@ -16,6 +16,7 @@ def pretrain(
     *,
     out: Path | None = None,
     method: str | None = None,
+    encoder: str | None = None,
     recipe: str | None = None,
     object_crop: Literal["none", "cam", "gt"] | None = None,
     bg_mixup: Literal["none", "cam", "gt"] | None = None,
@@ -24,17 +25,18 @@ def pretrain(
     settings: Overrides = (),
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Learn an encoder from videos without labels.
+    """Learn an encoder from videos or images without labels.
 
     Every setting can be changed: --encoder.name r3d_small --method.temperature 0.2 --train.steps 100.
     The same command goes on with a run that was interrupted.
 
     Args:
-        data: A folder of videos, or a manifest (CSV or Parquet).
+        data: A folder of videos or images, or a manifest (CSV or Parquet).
         out: The run's folder: settings, metrics, checkpoints, encoder, report.
         method: What to learn by, such as cvrl, tcgl or vcop; by default the recipe's.
+        encoder: What to train, such as r3d_small or resnet_18; by default the recipe's.
         recipe: A built-in recipe, or a YAML file (a run's config.yaml repeats that run); by default the method's
-            small one, which a CPU can train, or cvrl_small.
+            small one, which a CPU can train, or cvrl_small; for images the method's one for images, or simclr_images.
         object_crop: Show objects instead of scenes: cut every view out of a box, computed ("unreel data annotate
             boxes") or given with the data (file.boxes). Short for --method.object_crop.
         bg_mixup: Put objects before other videos' backgrounds, by masks that are computed ("unreel data annotate
@@ -45,6 +47,7 @@ def pretrain(
     if out is None and not (dry_run or list_settings):
         raise UsageError("--out is missing: say where the run's folder goes, such as --out runs/first")
     from unreel.core.settings import Layer
+    from unreel.data.manifest import Manifest
     from unreel.methods import method_builder
     from unreel.recipes.build import default_recipe, list_all, prepare
 
@@ -55,12 +58,16 @@ def pretrain(
     switches = {"object_crop": object_crop, "bg_mixup": bg_mixup}
     if chosen := {name: value for name, value in switches.items() if value is not None}:
         overrides.append(Layer("command line", {"method": chosen}))
-    recipe = recipe or default_recipe(method or "cvrl")
-    if recipe is None:
+    if encoder is not None:
+        overrides.insert(0, Layer("command line", {"encoder": {"name": encoder}}))
+    if recipe is None and default_recipe(method) is None:
         raise UsageError(
             f"--method {method} has no recipe for a CPU: choose one with --recipe (unreel recipes lists all)"
         )
     if list_settings:
+        if recipe is None:
+            recipe = default_recipe(method, images=data.exists() and Manifest.open(data).only_images)
+            assert recipe is not None  # checked above
         rows = list_all(recipe, overrides)
         common.print(
             {"settings": rows}, table(("setting", "value", "may be", "origin"), [tuple(r.values()) for r in rows])

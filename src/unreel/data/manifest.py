@@ -429,6 +429,14 @@ class Manifest:
         ]
         return mapping_digest([table, [seen[k] for k in sorted(seen)]])
 
+    @property
+    def only_images(self) -> bool:
+        """Whether every row is one image file, as far as names tell; nothing is opened."""
+        return all(
+            len(row.frames) == 1 or (not row.frames and Path(row.path).suffix.lower() in IMAGE_SUFFIXES)
+            for row in self.rows
+        )
+
     def absolute(self, i: int) -> Path:
         """Where row ``i``'s source is; for a row that only lists frames, where the first of them is."""
         return Path(self.root, self.relative(i))

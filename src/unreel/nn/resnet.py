@@ -99,7 +99,10 @@ class Bottleneck(_Residual):
 
 
 class ResNet(ResNetLayout):
-    """A 2-D ResNet on clips. See ``resnet_50`` for the arguments. Raises UsageError for an unknown stem."""
+    """A 2-D ResNet on clips. See ``resnet_50`` for the arguments.
+
+    Raises: UsageError for an unknown stem and a width below 1.
+    """
 
     def __init__(
         self,
@@ -110,21 +113,24 @@ class ResNet(ResNetLayout):
         in_channels: int,
         normalization: Normalization,
         zero_init_residual: bool,
+        width: int = 64,
     ) -> None:
         super().__init__()
+        if width < 1:
+            raise UsageError(f"width is the number of channels of the stem, got {width}")
         if stem not in get_args(Stem):
             raise UsageError(f"stem is one of {', '.join(get_args(Stem))}, got {stem!r}")
         imagenet = stem == "imagenet"
-        self.conv1 = _conv(in_channels, 64, 7, 2) if imagenet else _conv(in_channels, 64, 3)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = _conv(in_channels, width, 7, 2) if imagenet else _conv(in_channels, width, 3)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else None
-        steps = {"stem": StageStep(64, 1, 2 if imagenet else 1)}
+        steps = {"stem": StageStep(width, 1, 2 if imagenet else 1)}
         if imagenet:
-            steps["pool"] = StageStep(64, 1, 2)
-        channels = 64
+            steps["pool"] = StageStep(width, 1, 2)
+        channels = width
         for i, depth in enumerate(layers):
-            mid, stride = 64 * 2**i, 1 if i == 0 else 2
+            mid, stride = width * 2**i, 1 if i == 0 else 2
             blocks = []
             for b in range(depth):
                 blocks.append(block(channels, mid, stride if b == 0 else 1))
@@ -172,6 +178,7 @@ def resnet_18(
     in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "imagenet",
     zero_init_residual: bool = False,
+    width: Annotated[int, Range(ge=1, unit="channels")] = 64,
 ) -> ResNet:
     """ResNet-18: 11,176,512 parameters, 512 features; arguments as ``resnet_50``."""
     return ResNet(
@@ -181,6 +188,7 @@ def resnet_18(
         in_channels=in_channels,
         normalization=normalization,
         zero_init_residual=zero_init_residual,
+        width=width,
     )
 
 
@@ -191,6 +199,7 @@ def resnet_50(
     in_channels: Annotated[int, Range(ge=1)] = 3,
     normalization: Normalization = "imagenet",
     zero_init_residual: bool = False,
+    width: Annotated[int, Range(ge=1, unit="channels")] = 64,
 ) -> ResNet:
     """ResNet-50: 23,508,032 parameters, 2048 features.
 
@@ -199,6 +208,8 @@ def resnet_50(
         in_channels: 3, or 1 for grey frames.
         normalization: ImageNet's channel statistics, as public checkpoints expect, or "none".
         zero_init_residual: start each block as the identity.
+        width: channels of the stem and the first stage; each further stage has twice those before. 64 is the published
+            net; 32 and 16 are for CPUs.
     """
     return ResNet(
         block=Bottleneck,
@@ -207,4 +218,5 @@ def resnet_50(
         in_channels=in_channels,
         normalization=normalization,
         zero_init_residual=zero_init_residual,
+        width=width,
     )

@@ -159,10 +159,16 @@ def place_overrides(
     return sections
 
 
-def default_recipe(method: str) -> str | None:
-    """The recipe for a machine without a GPU, where the method has one."""
-    name = f"{method}_small"
-    return name if name in list_recipes() else None
+def default_recipe(method: str | None = None, *, images: bool = False) -> str | None:
+    """The recipe for a machine without a GPU, where the method has one.
+
+    Args:
+        method: a name; None takes CVRL, and for images SimCLR, which is CVRL without time.
+        images: the data are images only: the method's recipe for images, where it has one.
+    """
+    known = list_recipes()
+    name = method or ("simclr" if images else "cvrl")
+    return next((r for r in ([f"{name}_images"] if images else []) + [f"{name}_small"] if r in known), None)
 
 
 def list_all(recipe: str | os.PathLike[str], overrides: Sequence[Layer] = ()) -> list[dict[str, str]]:
@@ -254,7 +260,12 @@ def prepare(
     known_encoder = own_encoder is None or bool(own_encoder.architecture)
     schema = settings_schema(method=own_method is None, encoder=known_encoder)
     layers: list[Layer] = []
-    recipe = recipe if recipe is not None else default_recipe(method if isinstance(method, str) else "cvrl")
+    found: Manifest | None = None
+    if recipe is None and own_method is None:
+        found = Manifest.open(data)  # a list of names: no file is opened
+        recipe = default_recipe(method if isinstance(method, str) else _named(overrides), images=found.only_images)
+    elif recipe is None:
+        recipe = default_recipe()
     if recipe is not None:
         for layer in load_recipe(recipe).layers:
             sections = {s: keys for s, keys in layer.sections.items() if s in schema or s not in _OBJECTS}
@@ -271,7 +282,7 @@ def prepare(
     layers.append(Layer("call", place_overrides(schema, layers, call or {})))
     settings = Settings.resolve(schema, layers)  # before any file is looked at
 
-    found = Manifest.open(data)
+    found = Manifest.open(data) if found is None else found
     manifest = choose_rows(found, **settings.arguments("data", choose_rows))
     manifest.check_files()
     source = os.path.abspath(data) if isinstance(data, str | os.PathLike) else found.root
@@ -297,9 +308,13 @@ def prepare(
         if not asked.get("classes", True):  # a method of labels, whose classes are the data's
             labels = sorted(set(manifest.labels(asked["label"])) - {""})
             layers.append(Layer("call", {"method": {"classes": labels}}))
+        if asked.get("num_sources", True) is None:  # a method that remembers every training row, whatever its length
+            rows, _ = choose_validation(found, manifest, **settings.arguments("train", choose_validation))
+            layers.append(Layer("call", {"method": {"num_sources": len(rows)}}))
         settings = replace(Settings.resolve(schema, layers), header=header)
         name = str(settings["method"]["name"])
         own_method = create_method(name, own_encoder, seed=train["seed"], **settings.arguments("method"))
+        _check_not_images(manifest, own_method, name)
     tables = choose_tables(manifest, own_method, **settings.arguments("data", choose_tables))
     if tables:
         # By name, as the settings are part of what a run is: it is not resumed with boxes of another encoder.
@@ -341,6 +356,29 @@ def prepare(
     global_batch = train["batch_size"] * train["accumulate"]
     optimizer = build_optimizer(own_method, global_batch=global_batch, **settings["optimizer"])
     return Prepared(settings, manifest, source, len(found), own_method, loader, optimizer, short, validation)
+
+
+def _named(layers: Sequence[Layer]) -> str | None:
+    """The method that the last of these layers to name one names."""
+    names = [layer.sections["method"]["name"] for layer in layers if "name" in layer.sections.get("method", {})]
+    return str(names[-1]) if names else None
+
+
+def _check_not_images(manifest: Manifest, method: Method, name: str) -> None:
+    frames = method.encoder.input_spec.num_frames
+    if (frames == 1 and min_frames(method.sampler) == 1) or not manifest.only_images:
+        return
+    fitting = [r.removesuffix("_images") for r in list_recipes("*_images")]
+    if min_frames(method.sampler) > 1:
+        raise UsageError(
+            f"{name} learns from what changes in time, and all {len(manifest)} files here are images. Methods for "
+            f"images: {', '.join(fitting)}"
+        )
+    advice = f"take --recipe {name}_images" if name in fitting else f"for images there are {', '.join(fitting)}"
+    raise UsageError(
+        f"all {len(manifest)} files here are images, and each of {name}'s clips would show one of them {frames} times: "
+        f"{advice}; or set method.clip_frames to 1 and method.stride to 1"
+    )
 
 
 def _labelled(manifest: Manifest, method: Method) -> Manifest:

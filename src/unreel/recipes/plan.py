@@ -8,10 +8,13 @@ from unreel.core.distributed import world_size
 from unreel.core.progress import format_seconds
 from unreel.core.settings import Settings
 from unreel.data.contracts import min_frames
+from unreel.methods import Method
 from unreel.nn import count_parameters
 from unreel.recipes.build import Prepared
 from unreel.train.backend import choose_device
 from unreel.train.estimate import estimate_step
+from unreel.views.geometry import as_size
+from unreel.views.plan import ViewPlan
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Plan:
     seconds_per_step: float
     hours: float
     settings: Settings = field(repr=False)
+    unit: str = "videos"
 
     def to_plain(self) -> dict[str, object]:
         """Plain values, the settings included."""
@@ -55,11 +59,11 @@ class Plan:
             share = f" of {self.videos_found} ({', '.join(why)})"
         return "\n".join(
             [
-                f"videos    {self.videos}{share}",
+                f"{self.unit:<10}{self.videos}{share}",
                 f"method    {self.method}: {self.clips}",
                 f"encoder   {self.encoder}: {self.encoder_parameters:,} parameters, {self.features} features; "
                 f"{self.head_parameters:,} more in the head",
-                f"steps     {self.steps:,} of {self.batch_size} videos, {self.epochs:g} epochs",
+                f"steps     {self.steps:,} of {self.batch_size} {self.unit}, {self.epochs:g} epochs",
                 f"device    {self.device}, {self.precision}, {self.workers} workers",
                 f"memory    about {self.memory_gib:.1f} GiB",
                 f"time      about {format_seconds(self.hours * 3600)} ({self.seconds_per_step:.2g} s a step; decoding "
@@ -79,7 +83,7 @@ def plan(prepared: Prepared) -> Plan:
         method,
         prepared.optimizer,
         batch_size=max(1, train["batch_size"] // world_size()),
-        num_views=views,
+        num_views=_whole_views(method),
         device=device,
         precision=train["precision"],
     )
@@ -87,13 +91,14 @@ def plan(prepared: Prepared) -> Plan:
     steps, inside = prepared.total_steps, count_parameters(encoder)
     seconds = cost.seconds * train["accumulate"]
     per_epoch = max(1, len(prepared.manifest) // train["batch_size"])
+    frames = f"{spec.num_frames} frames (every {spec.stride_frames})" if spec.num_frames > 1 else "1 frame"
     return Plan(
         videos=len(prepared.manifest),
         videos_found=prepared.num_found,
         videos_too_short=prepared.num_short,
         min_frames=min_frames(method.sampler),
         method=str(settings["method"]["name"]) if "method" in settings else type(method).__name__,
-        clips=f"{views} clips of {spec.num_frames} frames (every {spec.stride_frames}), {spec.size_px}² pixels",
+        clips=f"{views} clips of {frames}, {spec.size_px}² pixels",
         encoder=encoder.architecture or type(encoder).__name__,
         encoder_parameters=inside,
         # A teacher is no head: it follows.
@@ -111,4 +116,15 @@ def plan(prepared: Prepared) -> Plan:
         seconds_per_step=seconds,
         hours=steps * seconds / 3600,
         settings=settings,
+        unit="images" if prepared.manifest.only_images else "videos",
     )
+
+
+def _whole_views(method: Method) -> int:
+    """How many views of the encoder's size have as many pixels as this method's, of which some may be smaller."""
+    views, size = method.views, method.encoder.input_spec.size_px
+    if not isinstance(views, ViewPlan):
+        return views.num_views
+    sizes = [[getattr(op, "size", None) for op in pipeline] for pipeline in views.pipelines]
+    edges = [as_size(next((s for s in reversed(found) if s is not None), size)) for found in sizes]
+    return max(1, round(sum(height * width for height, width in edges) / size**2))
