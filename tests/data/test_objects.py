@@ -1,0 +1,232 @@
+"""Where objects are: tubelets within clips (object_aware.md §8), files of boxes and masks, tables to choose from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unreel.core.errors import DataError, UsageError
+from unreel.data.batch import Aligned
+from unreel.data.boxes import read_boxes, write_boxes
+from unreel.data.contracts import FrameSize, TimedFact
+from unreel.data.manifest import Manifest, Row
+from unreel.data.objects import BoxesColumn, ObjectBoxes, choose_table, open_facts, read_mask, table_name
+from unreel.data.sidecars import annotate, find_tables
+from unreel.media import MissingFileError, TooShortError, UnreadableError
+from unreel.media.image import encode_image
+
+SIZE = FrameSize(6, 8, 2)
+FRAMES = np.array([1, 3])
+TIMES = np.array([0.1, 0.3])
+
+
+def tube(first: int, last: int, left: float) -> tuple[list[float], list[list[float]]]:
+    """An object from frame ``first`` to ``last`` of ten a second, that moves right by 0.01 a frame."""
+    frames = range(first, last + 1)
+    return [t / 10 for t in frames], [[left + 0.01 * t, 0.2, left + 0.01 * t + 0.1, 0.5] for t in frames]
+
+
+def objects(*tubes: tuple[list[float], list[list[float]]]) -> ObjectBoxes:
+    return ObjectBoxes.of({"tube_times_s": [t for t, _ in tubes], "tube_boxes": [b for _, b in tubes]})
+
+
+def clip(first: int, last: int) -> np.ndarray:
+    return np.arange(first, last + 1) / 10
+
+
+def test_a_tubelet_in_both_clips_has_the_union_of_its_boxes_in_each() -> None:
+    found = objects(tube(0, 20, 0.1))
+    assert isinstance(found, TimedFact)
+    np.testing.assert_allclose(found.boxes, [[0.1, 0.2, 0.4, 0.5]])
+    clips = [clip(2, 5), clip(10, 12)]
+    np.testing.assert_allclose(found.of_clips(clips, 0).boxes, [[0.12, 0.2, 0.25, 0.5]])
+    np.testing.assert_allclose(found.of_clips(clips, 1).boxes, [[0.2, 0.2, 0.32, 0.5]])
+    for view in (0, 1):
+        np.testing.assert_allclose(found.of_clips(clips, view).whole, found.boxes)
+
+
+def test_a_tubelet_that_one_clip_lacks_gives_both_the_union_of_the_video() -> None:
+    found = objects(tube(0, 8, 0.1), tube(0, 20, 0.6))
+    clips = [clip(2, 5), clip(10, 12)]
+    everything = [0.1, 0.2, 0.9, 0.5]
+    for view, own in ((0, [0.62, 0.2, 0.75, 0.5]), (1, [0.7, 0.2, 0.82, 0.5])):
+        np.testing.assert_allclose(found.of_clips(clips, view).boxes, [everything, own])
+    # In a clip that it enters, only the frames that it is in count.
+    np.testing.assert_allclose(found.of_clips([clip(7, 12)], 0).boxes[0], [0.17, 0.2, 0.28, 0.5])
+
+
+def test_sparse_tubelets_take_the_nearest_time() -> None:
+    times, boxes = tube(0, 20, 0.1)
+    found = objects((times[::5], boxes[::5]))  # every half second
+    np.testing.assert_allclose(found.of_clips([clip(4, 6)], 0).boxes, [boxes[5]])
+    np.testing.assert_allclose(found.of_clips([clip(1, 4)], 0).boxes, [[*boxes[0][:2], *boxes[5][2:]]])
+    still = objects(([3.0], [boxes[3]]))  # one box tells of all times
+    np.testing.assert_allclose(still.of_clips([clip(0, 1), clip(9, 11)], 1).boxes, [boxes[3]])
+
+
+def test_what_boxes_may_be() -> None:
+    for nothing in (None, [], np.zeros((0, 4)), {"boxes": []}, {"boxes": None, "tube_boxes": [], "tube_times_s": []}):
+        assert ObjectBoxes.of(nothing).boxes.shape == (0, 4)
+        assert ObjectBoxes.of(nothing).of_clips([TIMES], 0).boxes.shape == (0, 4)
+    absent = [[np.nan] * 4, [0.1, 0.2, 0.3, 0.4]]
+    assert len(ObjectBoxes.of(absent).boxes) == 1
+    assert len(objects(([0.0, 0.1], absent)).tubes[0].times_s) == 1
+    assert objects(([0.0], absent[:1])).boxes.shape == (0, 4)  # never there
+    for wrong in ([[0.1, 0.2]], [["a", "b", "c", "d"]], {"tube_times_s": [[0.0]], "tube_boxes": []}):
+        with pytest.raises(DataError, match="not boxes"):
+            ObjectBoxes.of(wrong)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(encode_image(np.zeros((6, 8, 3), np.uint8)))
+    return tmp_path
+
+
+def manifest(folder: Path, **files: str) -> Manifest:
+    return Manifest(str(folder), tuple(Row(f"{n}.png", files=files) for n in "abc"))
+
+
+def test_check_C8_a_text_of_boxes_round_trips_to_1e_6(folder: Path) -> None:
+    boxes = {"a.png": np.random.default_rng(0).random((3, 2, 2)).cumsum(1).reshape(3, 4) / 2, "b.png": np.zeros((0, 4))}
+    boxes["c.png"] = np.array([[0.0, 0.0, 1.0, 1.0]])
+    write_boxes(folder / "boxes.txt", boxes)
+    column = BoxesColumn(manifest(folder, boxes="boxes.txt"))
+    for row, (name, want) in enumerate(boxes.items()):
+        np.testing.assert_allclose(column.value(row).boxes, want, atol=1e-6)
+        np.testing.assert_allclose(read_boxes(folder / "boxes.txt")[name], want, atol=1e-6)
+
+
+def test_boxes_of_arrays_and_archives(folder: Path) -> None:
+    np.save(folder / "one.npy", [[0.1, 0.2, 0.3, 0.4]])
+    assert BoxesColumn(manifest(folder, boxes="one.npy")).value(1).boxes.tolist() == [[0.1, 0.2, 0.3, 0.4]]
+    times, boxes = tube(0, 3, 0.1)
+    np.savez(folder / "tubes.npz", tube_times_s=[times], tube_boxes=[boxes])
+    assert len(BoxesColumn(manifest(folder, boxes="tubes.npz")).value(0).tubes[0].boxes) == 4
+    mixed = Manifest(str(folder), (Row("a.png"), Row("b.png", files={"boxes": "one.npy"})))
+    assert len(BoxesColumn(mixed).value(0).boxes) == 0  # a row without
+    with pytest.raises(DataError, match=r"no row of .* has file\.boxes"):
+        BoxesColumn(manifest(folder))
+    (folder / "bad.npy").write_bytes(b"no")
+    with pytest.raises(UnreadableError):
+        BoxesColumn(manifest(folder, boxes="bad.npy")).value(0)
+    with pytest.raises(MissingFileError):
+        BoxesColumn(manifest(folder, boxes="none.npy")).value(0)
+
+
+def test_masks_of_every_form(folder: Path) -> None:
+    levels = np.arange(4 * 6 * 8, dtype=np.uint8).reshape(4, 6, 8)
+    np.save(folder / "all.npy", levels)
+    np.save(folder / "one.npy", levels[:1])
+    np.save(folder / "flat.npy", levels[0])
+    np.savez(folder / "frames.npz", masks=levels)
+    np.savez(folder / "times.npz", masks=levels[:2], times_s=[0.0, 0.25])
+    np.save(folder / "shares.npy", np.full((1, 6, 8), 0.5, np.float32))
+    (folder / "still.png").write_bytes(encode_image(np.repeat(levels[2][..., None], 3, -1)))
+    (folder / "many").mkdir()
+    for t in range(4):
+        (folder / "many" / f"{t}.png").write_bytes(encode_image(np.repeat(levels[t][..., None], 3, -1)))
+
+    def read(name: str, **options: Any) -> torch.Tensor:
+        return read_mask(folder / name, FRAMES, TIMES, SIZE, **options)
+
+    share = torch.from_numpy(levels).float() / 255
+    for name in ("all.npy", "frames.npz", "many"):
+        torch.testing.assert_close(read(name), share[[1, 3]])
+    for name in ("one.npy", "flat.npy"):
+        torch.testing.assert_close(read(name), share[:1])
+    torch.testing.assert_close(read("still.png"), share[2:3])
+    torch.testing.assert_close(read("times.npz"), share[[0, 1]])  # 0.1 s is nearer to 0, 0.3 s to 0.25
+    assert read("shares.npy").unique().tolist() == [0.5]
+    assert read("one.npy", binary=True).unique().tolist() == [0.0, 1.0]
+    assert read("one.npy", binary=True).sum() == 47  # all but the first pixel
+    small = read_mask(folder / "one.npy", FRAMES, TIMES, FrameSize(3, 4, 2))
+    assert small.shape == (1, 3, 4)
+    with pytest.raises(TooShortError, match="has 4 masks where frame 9"):
+        read_mask(folder / "all.npy", np.array([9]), TIMES, SIZE)
+    np.savez(folder / "other.npz", maps=levels)
+    with pytest.raises(UnreadableError, match="holds no masks"):
+        read("other.npz")
+    with pytest.raises(MissingFileError):
+        read("nowhere.png")
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+class Boxes:
+    """A producer that finds the same box everywhere; two settings are two tables."""
+
+    def __init__(self, name: str = "boxes", left: float = 0.1) -> None:
+        self.name, self.version, self.settings = name, 1, {"left": left}
+
+    def compute(self, path: Path) -> dict[str, object]:
+        if self.name == "masks":
+            return {"file": f"maps/{path.stem}.npy"}
+        return {"boxes": [[self.settings["left"], 0.2, 0.8, 0.9]] if path.stem != "b" else []}
+
+
+def test_computed_boxes_are_found_chosen_and_missed(folder: Path) -> None:
+    rows = manifest(folder)
+    with pytest.raises(DataError, match=f"unreel data annotate boxes {folder} --encoder RUN"):
+        open_facts(rows, ["boxes"])
+    first = annotate(rows, Boxes(), out=folder / "sidecars").table
+    facts = open_facts(rows, ["boxes"])
+    assert facts.sidecars["boxes"].value(0).boxes.tolist() == [[0.1, 0.2, 0.8, 0.9]]  # type: ignore[attr-defined]
+    assert facts.sidecars["boxes"].value(1).boxes.shape == (0, 4)  # type: ignore[attr-defined]
+    assert facts.tables == {"boxes": str(first)}
+    second = annotate(rows, Boxes(left=0.3), out=folder / "sidecars").table
+    assert {*find_tables("boxes", rows)} == {first, second}
+    with pytest.raises(UsageError, match=r"2 tables of boxes .* choose one with --data\.boxes boxes-"):
+        open_facts(rows, ["boxes"])
+    assert choose_table("boxes", rows, second.stem) == second
+    assert table_name(second, rows) == second.stem
+    elsewhere = second.rename(folder / "mine.parquet")
+    assert choose_table("boxes", rows, str(elsewhere)) == elsewhere
+    assert table_name(elsewhere, rows) == str(elsewhere)
+    with pytest.raises(UsageError, match="no table 'other'"):
+        choose_table("boxes", rows, "other")
+    (folder / "d.png").write_bytes((folder / "a.png").read_bytes() + b" ")
+    more = Manifest(str(folder), (*rows.rows, Row("d.png")))
+    with pytest.raises(DataError, match=r"missing for 1 of 4 rows .*d\.png"):
+        open_facts(more, ["boxes"])
+    with pytest.raises(UsageError, match="is no table of objects"):
+        choose_table("motion_energy", rows)
+
+
+def test_masks_become_aligned_data_of_every_row(folder: Path) -> None:
+    rows = manifest(folder)
+    with pytest.raises(DataError, match="unreel data annotate masks"):
+        open_facts(rows, aligned=["masks"])
+    with pytest.raises(DataError, match=r"has file\.mask"):
+        open_facts(rows, aligned=["file.mask"])
+    with pytest.raises(UsageError, match="is not known"):
+        open_facts(rows, aligned=["flow"])
+    annotate(rows, Boxes("masks"), out=folder / "sidecars")
+    (folder / "sidecars" / "maps").mkdir()
+    for name in "abc":
+        np.save(folder / "sidecars" / "maps" / f"{name}.npy", np.full((1, 3, 4), 51, np.uint8))
+    facts = open_facts(rows, aligned=["masks"])
+    (source,) = facts.aligned
+    assert (source.name, source.kind) == ("mask", "soft_mask")
+    path = facts.manifest.file(2, "mask")
+    assert path is not None
+    data = Aligned(source.kind, source.at(path, FRAMES, TIMES, SIZE)).data
+    torch.testing.assert_close(data, torch.full((1, 6, 8), 0.2))
+    assert [facts.manifest.sample_id(i) for i in range(3)] == [rows.sample_id(i) for i in range(3)]  # no draw moves
+    # A manifest's own: nonzero is object, and a row without has none.
+    np.save(folder / "own.npy", np.full((1, 6, 8), 3, np.uint8))
+    own = Manifest(str(folder), (Row("a.png", files={"mask": "own.npy"}), Row("b.png")))
+    facts = open_facts(own, aligned=["file.mask"])
+    for row, want in ((0, 1.0), (1, 0.0)):
+        path = facts.manifest.file(row, "mask")
+        assert path is not None
+        assert facts.aligned[0].at(path, FRAMES, TIMES, SIZE).unique().tolist() == [want]
