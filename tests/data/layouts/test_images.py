@@ -400,7 +400,9 @@ def test_cub_lists_boxes_masks_and_its_three_splits(tmp_path):
     names = [f"00{1 + i % 2}.Bird_{i % 2}/Bird_{i}.png" for i in range(24)]
     for name in names:
         image(base / "images" / name, 10, 20)
-        touch(tmp_path / "segmentations" / f"{os.path.splitext(name)[0]}.png")
+        outline = image(tmp_path / "segmentations" / f"{os.path.splitext(name)[0]}.png", 10, 20)
+    outline[2:5, 4:9], outline[7, 4] = 204, 51  # four of five people, and one
+    write_image(tmp_path / "segmentations" / f"{os.path.splitext(names[-1])[0]}.png", outline)
     write(base / "images.txt", *(f"{i} {n}" for i, n in enumerate(names, 1)))
     write(base / "train_test_split.txt", *(f"{i} {int(i <= 13)}" for i in range(1, 25)))
     write(base / "bounding_boxes.txt", *(f"{i} 4.0 2.0 5.0 5.0" for i in range(1, 25)))
@@ -410,7 +412,10 @@ def test_cub_lists_boxes_masks_and_its_three_splits(tmp_path):
     np.testing.assert_allclose(manifest_boxes(manifest)[7], [[3 / 20, 1 / 10, 10 / 20, 8 / 10]], atol=1e-6)
     np.testing.assert_allclose(manifest_boxes(manifest, "objects")[7], [[4 / 20, 0.2, 9 / 20, 0.7]], atol=1e-6)
     manifest.check_files()
-    assert manifest[0].files["mask"] == "segmentations/001.Bird_0/Bird_0.png"
+    assert manifest[0].files["segmentation"] == "segmentations/001.Bird_0/Bird_0.png"
+    mask = read_image(manifest.file(23, "mask"))[..., 0]
+    assert (mask[2:5, 4:9] == 255).all()
+    assert (mask > 0).sum() == 15
     assert splits(read_layout("cub", tmp_path, splits="linear").manifest) == {"train": 11, "val": 2, "test": 11}
     # 788 and 1,000 of 11,788, of 24 images
     assert splits(read_layout("cub", tmp_path, splits="segmentation").manifest) == {"train": 20, "val": 2, "test": 2}

@@ -21,7 +21,7 @@ from unreel.data.layouts.common import (
     image_files,
     read_list,
 )
-from unreel.data.layouts.objects import Objects, add_boxes, image_size, reference
+from unreel.data.layouts.objects import Mask, Objects, add_boxes, add_masks, image_size, read_image, reference
 from unreel.data.splits import hash_unit
 
 # ReDO's split for segmentation: train, val, test (object_aware.md §5.1).
@@ -43,7 +43,7 @@ def cub(
     Expected, in one folder: ``images.txt`` ("<number> <class>/<file>"), ``train_test_split.txt`` ("<number> 1" for
     train, 0 for test), ``images/``, perhaps ``bounding_boxes.txt`` ("<number> <x> <y> <width> <height>" in pixels) and
     ``segmentations/``; that last folder may lie elsewhere below the root. ``label`` is the class without its number.
-    ``file.mask`` is the outline, whose gray is the share of people who called the pixel bird.
+    ``file.segmentation`` is the outline, whose gray is the share of people who called the pixel bird.
 
     Args:
         root: the folder.
@@ -53,8 +53,9 @@ def cub(
             object_aware.md §5.3); ``segmentation``: all images drawn anew as 10,000 / 788 / 1,000, the sizes of ReDO's
             (§5.1), whose own list is not part of the data set. Fewer images are shared out likewise.
         seed: of those draws.
-        files: a folder; ``boxes.txt`` and ``objects.txt`` are written to it (columns ``file.boxes``,
-            ``file.objects``; see ``layouts.objects.add_boxes``). Opens every image for its size.
+        files: a folder to write to: ``boxes.txt`` and ``objects.txt`` (columns ``file.boxes``, ``file.objects``; see
+            ``layouts.objects.add_boxes``), and masks of the birds as ``masks/….png`` (``file.mask``), the pixels above
+            half of white (§5.2). Opens every image for its size.
     Raises: UsageError for another split; DataError for missing lists or images, or a malformed line.
     """
     check_split_number(split_number, 1, "CUB-200-2011")
@@ -73,10 +74,14 @@ def cub(
             raise DataError(f"train_test_split.txt: image {number} is marked {mark!r}; expected 1 (train) or 0 (test)")
         path = images.find(name)
         outline = drawn.find(f"{os.path.splitext(name)[0]}.png") if drawn is not None else None
-        mask = {"mask": reference(home, drawn.folder / outline)} if drawn is not None and outline is not None else {}
+        shape = (
+            {"segmentation": reference(home, drawn.folder / outline)}
+            if drawn is not None and outline is not None
+            else {}
+        )
         label = name.split("/")[0].partition(".")[2] or name.split("/")[0]
         split = "train" if mark == "1" else "test"
-        entries.append(Entry(name, None if path is None else f"images/{path}", split, label, files=mask))
+        entries.append(Entry(name, None if path is None else f"images/{path}", split, label, files=shape))
         if path is not None and number in boxes:
             rectangles[reference(home, images.folder / path)] = _box(number, boxes[number])
     result = assemble("CUB-200-2011", home, base, entries, missing=missing, noun="images")
@@ -87,7 +92,8 @@ def cub(
             for path, box in rectangles.items()
             if path in kept
         }
-        result = add_boxes(result, found, Path(files))
+        masks = {r.path: _bird(home / r.files["segmentation"]) for r in result.manifest if "segmentation" in r.files}
+        result = add_masks(add_boxes(result, found, Path(files)), masks, Path(files))
     if splits == "linear":
         return draw_validation(result, 1_000, 5_994, seed=seed, what="CUB-200-2011")
     return _segmentation(result, seed) if splits == "segmentation" else result
@@ -108,6 +114,10 @@ def _box(number: str, cells: list[str]) -> list[float]:
         return [float(c) for c in cells]
     except ValueError:
         raise DataError(f"bounding_boxes.txt: image {number}: expected four numbers, found {' '.join(cells)}") from None
+
+
+def _bird(path: Path) -> Mask:
+    return lambda: np.asarray(read_image(path)[:, :, 0] > 127)
 
 
 def _segmentation(result: LayoutResult, seed: int) -> LayoutResult:
