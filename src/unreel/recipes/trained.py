@@ -80,7 +80,7 @@ def load_cam_nets(path: str | os.PathLike[str] | Run) -> CamNets:
     Raises: DataError, UsageError where there is neither.
     """
     if not isinstance(path, Run) and not os.path.isfile(os.path.join(path, "config.yaml")):
-        return CamNets(load_encoder(path), None, embed="backbone")
+        return CamNets(load_encoder(os.fspath(path)), None, embed="backbone")
     method = load_method(path)
     head = getattr(method, "head", None)
     if isinstance(method, Supervised):
