@@ -22,7 +22,7 @@ from unreel.core.errors import UsageError, unknown_name
 from unreel.core.keys import Key, uniforms
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.snippets import SnippetSampler
+from unreel.data.snippets import SnippetSampler, up_to_reversal
 from unreel.losses.graph import node_info_nce
 from unreel.methods.method import LossOutput, Method
 from unreel.methods.registry import register_method
@@ -312,10 +312,9 @@ class TCGL(Method):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             parts["order_loss"] = functional.cross_entropy(logits, truth)
             predicted = logits.detach().argmax(1)
-            mirrored = logits.shape[1] - 1 - predicted  # the lexicographic number of the order i → n − 1 − i
-            hit = predicted == truth
-            logs["order_accuracy"] = hit.float().mean()
-            logs["order_accuracy_up_to_reversal"] = (hit | (mirrored == truth)).float().mean()
+            logs["order_accuracy"] = (predicted == truth).float().mean()
+            pairs = (up_to_reversal(classes, self.num_snippets) for classes in (predicted, truth))
+            logs["order_accuracy_up_to_reversal"] = torch.eq(*pairs).float().mean()
         weights = {"intra_loss": self.w_intra, "inter_loss": self.w_inter, "order_loss": self.w_order}
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         return LossOutput(loss, {**{name: part.detach() for name, part in parts.items()}, **logs})

@@ -127,7 +127,10 @@ def run_trained(
     Raises: UsageError for a task without files; DataError for a part without rows.
     """
     if not isinstance(task, HasExamples):
-        raise UsageError(f"protocol {protocol.name} trains on labelled files, which the task {task.name!r} has none of")
+        raise UsageError(
+            f"protocol {protocol.name} trains on labelled files of one data set, which {type(task).__name__} has none "
+            "of; give a manifest or a folder, without a gallery"
+        )
     train, validation, test = (task.examples(role) for role in ("train", "val", "test"))
     if train is None or test is None:
         raise DataError(f"protocol {protocol.name}: the {'train' if train is None else 'test'} part is empty")
