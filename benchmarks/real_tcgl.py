@@ -20,6 +20,7 @@ says so and ends.
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -143,8 +144,9 @@ def made_ready(manifest: Manifest, settings: Mapping[str, Any], seed: int, kept:
 
 
 def pretrain(manifest: Manifest, settings: Mapping[str, Any], seed: int, out: Path, kept: KeptFrames) -> Trained:
-    """Pre-train; no label is looked at."""
+    """Pre-train; no label is looked at. A run of an earlier call is made again: its order head is not kept."""
     start = time.perf_counter()
+    shutil.rmtree(out, ignore_errors=True)
     prepared = made_ready(manifest, settings, seed, kept)
     run = run_prepared(prepared, out=out)
     return Trained(prepared, run, time.perf_counter() - start)
