@@ -7,6 +7,7 @@ from cyclopts import App, Group, Parameter
 from unreel import __version__
 from unreel.cli.data import data_app
 from unreel.cli.doctor import doctor
+from unreel.cli.explain import explain
 from unreel.cli.show import demo, models, report
 from unreel.cli.train import pretrain
 from unreel.cli.use import embed, evaluate, search
@@ -33,6 +34,7 @@ for command, group in (
     (embed, _USE),
     (evaluate, _USE),
     (search, _USE),
+    (explain, _USE),
     (report, _USE),
 ):
     app.command(command, group=group)

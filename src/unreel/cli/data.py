@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -39,23 +39,50 @@ def index(data: Path, /, *, out: Path | None = None, workers: int = 2, common: C
 
 @data_app.command
 def annotate(
-    name: str, data: Path, /, *, out: Path | None = None, workers: int = 2, common: Common = NO_OPTIONS
+    name: str,
+    data: Path,
+    /,
+    *,
+    encoder: Path | None = None,
+    crf: Annotated[bool | None, Parameter(negative="--no-crf")] = None,
+    clips: int | None = None,
+    out: Path | None = None,
+    workers: int = 2,
+    settings: Overrides = (),
+    common: Common = NO_OPTIONS,
 ) -> int:
     """Compute a fact of every video once, for methods that need it; goes on where it was stopped.
 
+    Boxes and masks of objects are found by an encoder, without labels; --cam.iterations 3, --objects.margin 0.1 and
+    --crf.iterations 5 change how.
+
     Args:
-        name: What to compute: motion_energy.
-        data: A folder of videos, or a manifest (CSV or Parquet).
+        name: What to compute: motion_energy, boxes, or masks.
+        data: A folder of videos or images, or a manifest (CSV or Parquet).
+        encoder: For boxes and masks: a run's folder, or an encoder file (.safetensors).
+        crf: For boxes: snap maps to the edges of the picture first, which takes a few seconds per frame of 224 pixels
+            without a GPU; by default for images, as in the paper.
+        clips: For boxes and masks: how many per video; by default enough to see most of it.
         out: Folder for the table; the cache by default.
-        workers: Processes that compute; 0 does it in this one.
+        workers: Processes that compute, or decode; 0 does it in this one.
     """
     from unreel.data.manifest import Manifest
+    from unreel.data.sidecars import LEARNED, Producer, SetProducer, create_producer
     from unreel.data.sidecars import annotate as compute
-    from unreel.data.sidecars import create_producer
 
-    producer = create_producer(name)
-    with Progress(f"annotate {name}", unit="videos") as bar:
-        found = compute(Manifest.open(data), producer, out=out, workers=workers, progress=bar)
+    manifest = Manifest.open(data)
+    producer: Producer | SetProducer
+    if name in LEARNED and encoder is not None:
+        from unreel.cli.explain import learned_producer
+
+        manifest.check_files()
+        producer = learned_producer(name, encoder, manifest, crf=crf, clips=clips, settings=settings)
+    else:
+        producer = create_producer(name)
+        if encoder is not None or crf is not None or clips is not None or settings:
+            raise UsageError(f"{name} takes no --encoder, --crf, --clips or settings; those belong to boxes and masks")
+    with Progress(f"annotate {name}", unit="sources") as bar:
+        found = compute(manifest, producer, out=out, workers=workers, progress=bar)
     lines = [f"{found.computed} computed, {found.known} known already", f"wrote {found.table}"]
     lines += [f"fault: {message}" for _, message in found.failed[:10]]
     if len(found.failed) > 10:

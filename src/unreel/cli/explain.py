@@ -1,0 +1,169 @@
+"""``unreel explain``, and what ``unreel data annotate boxes|masks`` needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from unreel.cli.common import NO_OPTIONS, Common
+from unreel.cli.overrides import Overrides, to_sections
+from unreel.core.errors import UsageError, unknown_name
+from unreel.core.progress import Progress
+
+if TYPE_CHECKING:
+    from unreel.data.manifest import Manifest
+    from unreel.data.sidecars import SetProducer
+
+# Clips set against each other (object_aware.md §2.5: 256 images), and rows per pass of the backbone: what fits 2 GB.
+_BATCH = {False: 256, True: 64}
+_CHUNK = {False: 64, True: 8}
+
+
+def explain(
+    encoder: Path,
+    data: Path,
+    /,
+    *,
+    out: Path,
+    iterations: int = 10,
+    expand_resolution: Literal[1, 2, 4] = 2,
+    variant: Literal["paper", "official"] = "paper",
+    crf: bool = False,
+    boxes: bool = False,
+    clips: int | None = None,
+    limit: int = 64,
+    batch_size: int | None = None,
+    seed: int = 0,
+    workers: int = 2,
+    settings: Overrides = (),
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Show where an encoder looks: maps over images and videos, found without labels (ContraCAM), on a page.
+
+    Everything else can be set by name: --cam.mask_colour blur, --objects.margin 0.1, --crf.bilateral_srgb 8.
+
+    Args:
+        encoder: A run's folder, or an encoder file (.safetensors), whose embeddings take the projections' place.
+        data: A folder of images or videos, or a manifest (CSV or Parquet).
+        out: Folder for the page (index.html), overlays, maps and boxes.
+        iterations: How often the search is repeated with what was found masked out.
+        expand_resolution: How much finer the last feature map is made, by smaller strides.
+        variant: The formula of the paper, or what its released code computes.
+        crf: Snap the maps to the edges of the picture; a few seconds per frame of 224 pixels, less for smaller ones.
+        boxes: Also find boxes, of videos linked through time: drawn, and written to boxes.txt.
+        clips: How many per video; by default enough to see most of it.
+        limit: How many images or videos, drawn at random; 0 is all.
+        batch_size: How many are set against each other; 256 images or 64 clips by default.
+        seed: Of the draw and of the batches.
+        workers: Processes that decode.
+    """
+    from unreel.data.manifest import Manifest
+    from unreel.explain.contracam import CamSettings
+    from unreel.explain.gallery import choose_rows, write_gallery
+    from unreel.explain.objects import map_plan
+    from unreel.explain.producers import prefer_device
+    from unreel.recipes.trained import load_cam_nets
+
+    sections = _sections(settings)
+    nets = load_cam_nets(encoder)
+    prefer_device(nets.encoder, nets.projector)
+    manifest = choose_rows(Manifest.open(data), limit, seed)
+    manifest.check_files()
+    plan = map_plan(nets.encoder, manifest, num_clips=clips)
+    cam = CamSettings.of(
+        **{
+            "embed": nets.embed,
+            "score": nets.score,
+            "per_frame": plan.per_frame,
+            "iterations": iterations,
+            "expand_resolution": expand_resolution,
+            "variant": variant,
+            **sections["cam"],
+        }
+    )
+    post = _post(sections, variant, crf=crf)
+    if nets.embed == "backbone":
+        common.say("no projector here: embeddings are compared in place of projections")
+    with Progress("explain", len(manifest), unit="videos" if plan.video else "images") as bar:
+        found = write_gallery(
+            nets.encoder,
+            nets.projector,
+            manifest,
+            out,
+            plan=plan,
+            cam=cam,
+            crf=post["crf"],
+            objects=post["objects"] if boxes else None,
+            batch_size=batch_size or _BATCH[plan.video],
+            seed=seed,
+            chunk=_CHUNK[plan.video],
+            workers=workers,
+            title=encoder.stem if encoder.is_file() else encoder.resolve().name,
+            progress=bar,
+        )
+    unreadable = [{"path": fault.path, "message": fault.message} for fault in found.faults]
+    what = "videos" if plan.video else "images"
+    lines = [f"{len(found.items)} {what} explained; look at {found.page}"]
+    lines += [f"left out: {fault.message}" for fault in found.faults[:10]]
+    plain: dict[str, Any] = {"page": str(found.page), what: len(found.items), "unreadable": unreadable}
+    if boxes:
+        count = sum(len(item.tubelets if plan.video else item.boxes) for item in found.items)
+        lines.insert(1, f"{count} {'tubelets' if plan.video else 'boxes'}: {out / 'boxes.txt'}")
+        plain["boxes"] = count
+    common.print(plain, "\n".join(lines))
+    return 0
+
+
+_SECTIONS = ("cam", "crf", "objects")
+
+
+def _sections(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Checked settings by section, each a mapping of only what was given."""
+    from unreel.core.settings import validate
+    from unreel.explain.contracam import CamSettings
+    from unreel.explain.crf import CrfSettings
+    from unreel.explain.objects import ObjectSettings
+
+    given = to_sections(settings)
+    for section in given.keys() - set(_SECTIONS):
+        raise unknown_name("section", section, _SECTIONS)
+    builders = {"cam": CamSettings, "crf": CrfSettings, "objects": ObjectSettings}
+    return {name: validate(builders[name], given.get(name, {}), name) for name in _SECTIONS}
+
+
+def _post(sections: Mapping[str, Mapping[str, Any]], variant: str, *, crf: bool) -> dict[str, Any]:
+    from unreel.explain.crf import CrfSettings
+    from unreel.explain.objects import ObjectSettings
+
+    return {
+        "crf": CrfSettings(**sections["crf"]) if crf or sections["crf"] else None,
+        "objects": ObjectSettings(**{"variant": variant, **sections["objects"]}),
+    }
+
+
+def learned_producer(
+    name: str, encoder: Path, manifest: Manifest, *, crf: bool | None, clips: int | None, settings: Sequence[str]
+) -> SetProducer:
+    """The producer of ``boxes`` or ``masks`` for ``unreel data annotate``; ``crf`` None: for boxes of images (§2.6)."""
+    from dataclasses import asdict
+
+    from unreel.explain.contracam import CamSettings
+    from unreel.explain.objects import map_plan
+    from unreel.explain.producers import BOX_MAPS, MASK_MAPS, BoxProducer, MaskProducer, prefer_device
+    from unreel.recipes.trained import load_cam_nets
+
+    sections = _sections(settings)
+    if name == "masks" and (crf or sections["crf"] or sections["objects"]):
+        raise UsageError("masks are maps as they are: --crf and --objects.… belong to boxes")
+    nets = load_cam_nets(encoder)
+    prefer_device(nets.encoder, nets.projector)
+    plan = map_plan(nets.encoder, manifest, num_clips=clips)
+    base = asdict(BOX_MAPS if name == "boxes" else MASK_MAPS)
+    own = {"embed": nets.embed, "score": nets.score, "per_frame": plan.per_frame}
+    cam = CamSettings.of(**{**base, **own, **sections["cam"]})
+    shared: dict[str, Any] = {"batch_size": _BATCH[plan.video], "chunk": _CHUNK[plan.video]}
+    if name == "masks":
+        return MaskProducer(nets.encoder, nets.projector, plan, cam, **shared)
+    post = _post(sections, cam.variant, crf=not plan.video if crf is None else crf)
+    return BoxProducer(nets.encoder, nets.projector, plan, cam, **shared, **post)
