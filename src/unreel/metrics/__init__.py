@@ -1,5 +1,5 @@
-"""Pure functions on arrays: classification, retrieval, and the metrics of every later task."""
+"""Pure functions on arrays: classification, retrieval, localisation, and the metrics of every later task."""
 
-from unreel.metrics import classification, retrieval
+from unreel.metrics import classification, localization, retrieval
 
-__all__ = ["classification", "retrieval"]
+__all__ = ["classification", "localization", "retrieval"]
