@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tests.methods.clips import random_batch
+from unreel.core import distributed
 from unreel.data.batch import Batch, View
 from unreel.methods import create_method
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
+from unreel.train import Checkpoints, build_optimizer, fit
 
 _SIZES: dict[str, dict[str, Any]] = {
     "simclr": {"hidden_dim": 16, "out_dim": 8},
@@ -76,3 +79,36 @@ def part_of(batch: Batch, rows: slice) -> Batch:
 def encoded(module: Any, encoder: Any, clips: Tensor) -> Tensor:
     """head(encoder(clips)), with the encoder's own preparation."""
     return module(encoder(encoder.prepare(clips)))  # type: ignore[no-any-return]
+
+
+def fit_on_share(
+    name: str, options: dict[str, Any], accumulate: int = 1, folder: str = "", stop: int = 4
+) -> dict[str, Any]:
+    """State after a fit of 4 steps on this rank's share of global batches of 8, in float64; rows as of 9 sources."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        count = 8 // distributed.world_size()
+        rows = slice(count * distributed.rank(), count * (distributed.rank() + 1))
+        method = tiny(name, **options).double()
+        batches = [part_of(batch_of_views(method, 8, seed=s, dtype=torch.float64), rows) for s in range(3)]
+        result = fit(
+            method,
+            batches,
+            build_optimizer(method, lr=0.05),
+            total_steps=4,
+            device="cpu",
+            accumulate=accumulate,
+            checkpoint=Checkpoints(folder) if folder else None,
+            stop_after=stop,
+        )
+        state = {n: v.numpy() for n, v in method.state_dict().items()}
+        return {"state": state, "last": result.last, "resumed_from": result.resumed_from}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def check_same_state(one: dict[str, Any], two: dict[str, Any], *, atol: float = 0.0) -> None:
+    """Every weight and buffer of two ``fit_on_share`` is the same, to the bit without a tolerance."""
+    assert one["state"].keys() == two["state"].keys()
+    for key, value in one["state"].items():
+        np.testing.assert_allclose(two["state"][key], value, rtol=0, atol=atol, err_msg=key)

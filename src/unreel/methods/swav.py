@@ -119,6 +119,7 @@ class SwAV(SiameseMethod):
             raise UsageError(f"swav needs at least 2 prototypes, got {num_prototypes}")
         if small_views < 0:
             raise UsageError(f"small_views must not be negative, got {small_views}")
+        sinkhorn(torch.zeros(1, 2, device="cpu"), epsilon=epsilon, iterations=iterations, gather=False)  # refuse now
         super().__init__(
             encoder,
             clip_frames=clip_frames,
