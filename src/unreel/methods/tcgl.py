@@ -25,6 +25,7 @@ from unreel.data.batch import Batch
 from unreel.data.snippets import SnippetSampler, up_to_reversal
 from unreel.losses.graph import node_info_nce
 from unreel.methods.method import LossOutput, Method
+from unreel.methods.pretext import BNGrouping
 from unreel.methods.registry import register_method
 from unreel.methods.view_options import takes_view_options
 from unreel.nn.encoder import Encoder
@@ -48,7 +49,6 @@ from unreel.views.presets import snippet_views
 IntraEdges: TypeAlias = Literal["chain", "full", "random"]
 InterEdges: TypeAlias = Literal["order", "position_chain", "full", "random"]
 HeadGraph: TypeAlias = Literal["order", "position_chain", "full", "none"]
-Grouping: TypeAlias = Literal["per_call", "joint"]
 Statistics: TypeAlias = Literal["all", "snippets"]
 Corruption: TypeAlias = Literal["both", "edges", "nodes", "noise"]
 Activation: TypeAlias = Literal["none", "relu", "elu"]
@@ -177,7 +177,7 @@ class TCGL(Method):
         num_frame_sets: Literal[1, 2, 4, 8] = 4,
         size: Annotated[int, Range(ge=8, unit="px")] = 112,
         dct_highpass: Annotated[int, Range(ge=0)] = 1,
-        bn_grouping: Grouping = "per_call",
+        bn_grouping: BNGrouping = "per_call",
         bn_statistics: Statistics = "all",
         intra_edges: IntraEdges = "chain",
         inter_edges: InterEdges = "order",
@@ -208,7 +208,7 @@ class TCGL(Method):
         for name, value, options in (
             ("num_snippets", num_snippets, (2, 3, 4)),
             ("num_frame_sets", num_frame_sets, (1, 2, 4, 8)),
-            ("bn_grouping", bn_grouping, get_args(Grouping)),
+            ("bn_grouping", bn_grouping, get_args(BNGrouping)),
             ("bn_statistics", bn_statistics, get_args(Statistics)),
             ("intra_edges", intra_edges, get_args(IntraEdges)),
             ("inter_edges", inter_edges, get_args(InterEdges)),
