@@ -536,10 +536,10 @@ test videos, in this order. Only TCGL's own task was looked at, and the same wor
 controls and the other methods' settings were not tuned.
 
 1. A ring of 6 to 7 px in the object's colours, videos of 40 frames, snippets 4 frames apart, pairwise head (VCOP's),
-   150 steps of 32: nothing learned (17.1, 35.2). A ring of 9 to 10 px, objects of 8 to 9 px, 350 steps of 16: 28.3, 42.9
-   after 280. Frames as they are instead of less their mean over time: 22.9, 39.2.
-2. Videos of 48 frames, snippets 11 apart (the event's beginning, middle and end): 42.7, 62.5. Denser time, 32 frames and
-   snippets 2 apart: 33.5, 47.3. A ring of 11 to 12 px: 48.8, 66.0.
+   150 steps of 32: nothing learned (17.1, 35.2). A ring of 9 to 10 px, objects of 8 to 9 px, 350 steps of 16: 28.3,
+   42.9 after 280. Frames as they are instead of less their mean over time: 22.9, 39.2.
+2. Videos of 48 frames, snippets 11 apart (the event's beginning, middle and end): 42.7, 62.5. Denser time, 32 frames
+   and snippets 2 apart: 33.5, 47.3. A ring of 11 to 12 px: 48.8, 66.0.
 3. TCGL at its price (48 frames a video instead of 24, 195 steps of 16): 17.7, 35.4 after 117 steps. A white ring that
    crosses the middle of the frame, ever slower: 38.3, 71.9 in training, but 23.8, 41.0 on test videos.
 4. The gap was batch norm: TCGL's running statistics are mostly those of two-frame frame-sets, which evaluation never
