@@ -525,7 +525,7 @@ def draw(summary: Mapping[str, Any]) -> str:
         difference_high=table("difference_high"),
         name="atlas",
         title="Atlas of the built-in world",
-        unit="difference to random-init, percentage points",
+        unit="points over random-init",
     )
     return standalone_svg(drawing)
 
@@ -572,7 +572,8 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         "![Heat map: methods by factors](atlas.svg)",
         "",
-        "Colour: difference to random-init. Hatched: its interval includes 0. The last two rows are the controls.",
+        "Colour: difference to random-init. Hatched: its interval includes 0. The last two rows are the controls;",
+        "`supervised` is the reference that was given labels, those of motion.",
         "",
         f"Every method: {NUM_TRAIN} videos of {WORLD['num_frames']} frames at 64 pixels, no labels; encoder",
         f"`{COMMON['encoder.name']}`, clips of {CLIP_FRAMES} frames at {SIZE_PX} pixels less their mean over time;",
