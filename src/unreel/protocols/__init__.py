@@ -3,6 +3,7 @@
 A *profile* is a named set of protocols with the test clips and the pooling their features are made with. ``standard``
 selects on validation, scores the whole test part and averages the views' vectors, of clips as the encoder was trained.
 ``paper-tcgl`` is the retrieval of the video order papers, and a linear SVM, on pooled maps of ten clips (tcgl.md §6.2).
+``paper-occon`` is the object-aware paper's linear evaluation of images (object_aware.md §5.3).
 """
 
 from unreel.core.errors import unknown_name
@@ -10,6 +11,7 @@ from unreel.data.sampling import ClipPlan
 from unreel.protocols.features import ArrayClips, Embeddings, ManifestClips, default_plan, embed
 from unreel.protocols.knn import KNN
 from unreel.protocols.linear import LinearProbe
+from unreel.protocols.linear_path import LinearPath
 from unreel.protocols.pooling import Pooling
 from unreel.protocols.profile import Profile, TrainedOn
 from unreel.protocols.protocol import FeatureProtocol, FeatureSet, FittedProtocol, Outcomes
@@ -43,6 +45,12 @@ PROFILES: dict[str, Profile] = {
         trained=TrainedOn(num_frames=16, size_px=112),
         pooling=Pooling("max", (1, 2, 2)),
     ),
+    # object_aware.md §5.3: one image, its shorter side resized to 256, centre crop of 224.
+    "paper-occon": Profile(
+        {"linear": LinearPath()},
+        clips=ClipPlan(num_frames=1, stride=1, num_clips=1, num_crops=1, size_px=224, short_side_px=256),
+        trained=TrainedOn(num_frames=1, size_px=224),
+    ),
 }
 
 
@@ -70,6 +78,7 @@ __all__ = [
     "FeatureStore",
     "FittedProtocol",
     "Hit",
+    "LinearPath",
     "LinearProbe",
     "LinearSVM",
     "ManifestClips",
