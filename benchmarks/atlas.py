@@ -544,7 +544,8 @@ controls and the other methods' settings were not tuned.
    crosses the middle of the frame, ever slower: 38.3, 71.9 in training, but 23.8, 41.0 on test videos.
 4. The gap was batch norm: TCGL's running statistics are mostly those of two-frame frame-sets, which evaluation never
    meets. A rate of 0.004 and 768 videos: 30.8, 59.6 on test videos; with statistics of the snippets measured again,
-   44.4, 91.7. Hence `bn_statistics: snippets`. This script on seed 0: 51.9, 95.8 on 576 test videos.
+   44.4, 91.7. Hence `bn_statistics: snippets`. With this script, 576 test videos: 51.9, 95.8
+   on seed 0 and 52.8, 93.6 on seed 1, which nothing was chosen on.
 
 What the columns can show: with each clip's mean over time removed, what stands still under a still camera is not in the
 input. Nobody can count still objects so (frame statistics, which see the clip as it is, can a little), and a background
