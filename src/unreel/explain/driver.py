@@ -321,15 +321,24 @@ def iterate_maps(
 
     def batches() -> Iterator[tuple[list[_Item], int]]:
         before: list[_Item] = []
+        waiting: list[_Item] = []  # of one group, for company that could be read
         for i in wanted:
             held = list(items(len(blocks[i])))
             extra = list(items(len(company[i]), own=False))
+            if waiting:
+                yield waiting + held[: max(1, batch_size - len(waiting))], len(waiting)
+                waiting = []
             alone = {item.group for item in held}
-            if contrastive and len(alone) == 1 and not extra:  # the others could not be read
+            if contrastive and len(alone) == 1 and not extra:
                 extra = [item for item in before if item.group not in alone][: max(1, batch_size - len(held))]
+                if not extra:
+                    waiting = held
+                    continue
             if held:
                 yield held + extra, len(held)
-            before = held
+                before = held
+        if waiting:
+            yield waiting, len(waiting)
 
     for found in _stream(encoder, projector, batches(), chosen, chunk=chunk, resolution=resolution, pixels=pixels):
         if found.row not in known:

@@ -30,7 +30,7 @@ from unreel.media import MediaError
 from unreel.nn.encoder import Encoder
 
 # Clips of an encoder of images in videos [design]: two seconds at usual rates, every frame by itself.
-_IMAGE_CLIP = {"num_frames": 8, "stride": 6}
+_STILLS, _APART_FRAMES = 8, 6
 # So many videos tell how many clips it takes to see one whole.
 _PROBED = 64
 _MOST_CLIPS = 16
@@ -68,10 +68,13 @@ def map_plan(
             continue
     video = bool(lengths) and max(lengths) > 1
     per_frame = video and spec.num_frames == 1
-    options = asdict(plan) | (_IMAGE_CLIP if per_frame else {})
+    options = asdict(plan)
     if video:
-        reach = (options["num_frames"] - 1) * options["stride"] + 1
-        needed = math.ceil(float(np.quantile(lengths, 0.9)) / reach)
+        usual = float(np.quantile(lengths, 0.9))
+        if per_frame:
+            stride = min(max(int(usual - 1) // (_STILLS - 1), 1), _APART_FRAMES)
+            options |= {"num_frames": _STILLS, "stride": stride}
+        needed = math.ceil(usual / (options["num_frames"] * options["stride"]))
         options["num_clips"] = num_clips or min(max(needed, 1), _MOST_CLIPS)
     return MapPlan(ClipPlan(**options), per_frame, video)
 

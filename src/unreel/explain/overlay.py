@@ -23,6 +23,8 @@ COLOURS: tuple[tuple[int, int, int], ...] = (
 )
 """Of objects, one after the other: told apart by colour-blind people too (Okabe and Ito 2008)."""
 
+# The part of a colour map in use: its ends are nearly black and nearly white, which hides the picture and says nothing.
+_LOWEST, _HIGHEST = 80, 235
 _OUTLINE = (16, 16, 20)
 
 
@@ -48,7 +50,7 @@ def fit(frames: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
 
 
 def heat(
-    frames: NDArray[np.uint8], maps: ArrayLike, *, strength: float = 0.75, colour_map: str = "inferno"
+    frames: NDArray[np.uint8], maps: ArrayLike, *, strength: float = 0.65, colour_map: str = "inferno"
 ) -> NDArray[np.uint8]:
     """Maps over frames as colour: what the map leaves at 0 looks as it is, though grey and a little darker.
 
@@ -66,8 +68,7 @@ def heat(
     resized = functional.interpolate(levels, size=(height, width), mode="bilinear", align_corners=False)
     level = resized.clamp(0, 1)[:, 0].numpy()
     table = _table(colour_map)
-    # The lower third of these maps is nearly black: it would hide the picture without saying anything.
-    tint = table[(80 + level * 175).astype(np.int64)]
+    tint = table[(_LOWEST + level * (_HIGHEST - _LOWEST)).astype(np.int64)]
     picture = frames.astype(np.float32)
     grey = (picture @ np.array([0.2989, 0.587, 0.114], dtype=np.float32))[..., None]
     base = 0.85 * (0.45 * picture + 0.55 * grey)
@@ -111,5 +112,5 @@ def enlarge(frames: NDArray[np.uint8], shortest_px: int) -> NDArray[np.uint8]:
 
 def colour_bar(colour_map: str = "inferno", stops: int = 12) -> list[str]:
     """CSS colours of the map from low to high, as ``heat`` tints with them."""
-    table = _table(colour_map)[np.linspace(80, 255, stops).astype(int)]
+    table = _table(colour_map)[np.linspace(_LOWEST, _HIGHEST, stops).astype(int)]
     return [f"rgb({r:.0f} {g:.0f} {b:.0f})" for r, g, b in table]
