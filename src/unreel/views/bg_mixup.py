@@ -96,9 +96,9 @@ def _in_fill(clip: Tensor, top: int, below: int, left: int, after: int) -> Tenso
 
 @dataclass
 class _Memory:
-    """Backgrounds of earlier batches, the oldest first: images (M, C, T, H, W) and whose they are."""
+    """Backgrounds of earlier batches, the oldest first: M clips (C, T, H, W) and whose they are."""
 
-    images: Tensor
+    images: list[Tensor]
     groups: list[int]
 
 
@@ -209,8 +209,7 @@ class BGMixup:
     def _view(self, number: int, batch: Batch, key: Key) -> tuple[View, list[int]]:
         view = batch.views[number]
         clips, masks = view.clips, self._masks(number, view)
-        hard = masks >= self.threshold
-        boxes, groups = _boxes(hard.any(1), batch.group)
+        boxes, groups = _boxes(masks.amax(1), self.threshold, batch.group)
         out, partner = clips.clone(), [UNMIXED] * len(batch)
         first = rank() * len(batch)
         lanes: dict[int, list[int]] = {}
@@ -227,18 +226,16 @@ class BGMixup:
             known = [] if old is None else old.groups
             choice = self._choose(rows, slots, built, groups, known, key, moving=clips.shape[2] > 1)
             pool = self._pool(clips, boxes, built, old)
-            mixed = [(row, source) for row, source in zip(rows, choice.source, strict=True) if source >= 0]
-            if mixed and pool is not None:
-                at = torch.tensor([row for row, _ in mixed], device=clips.device)
-                behind = pool[torch.tensor([source for _, source in mixed], device=clips.device)]
-                weight = masks[at] if self.mask_mode == "soft" else hard[at].to(clips)
-                out[at] = torch.lerp(behind, clips[at], weight.unsqueeze(1).expand_as(behind))
-                for row, source in mixed:
-                    partner[row] = FROM_MEMORY if source < len(known) else built[source - len(known)]
-            if built and pool is not None:
+            for row, source in zip(rows, choice.source, strict=True):
+                if source < 0:
+                    continue
+                weight = masks[row] if self.mask_mode == "soft" else (masks[row] >= self.threshold).to(clips)
+                out[row] = torch.lerp(pool[source], clips[row], weight[None].expand_as(clips[row]))
+                partner[row] = FROM_MEMORY if source < len(known) else built[source - len(known)]
+            if built:
                 whose = [*known, *(groups[row] for row in built)]
-                kept = torch.tensor(choice.held, dtype=torch.int64, device=clips.device)
-                self._memories[number, lane] = _Memory(pool[kept], [whose[i] for i in choice.held])
+                held = choice.held
+                self._memories[number, lane] = _Memory([pool[i] for i in held], [whose[i] for i in held])
         return replace(view, clips=out), partner
 
     def _choose(
@@ -275,31 +272,31 @@ class BGMixup:
 
     def _pool(
         self, clips: Tensor, boxes: list[Rectangle | None], built: list[int], old: _Memory | None
-    ) -> Tensor | None:
-        """What backgrounds are taken from, (M + built, C, T, H, W)."""
-        parts = []
-        if old is not None and len(old.images):
-            images, frames = old.images.to(clips), clips.shape[2]
-            if images.shape[1] != clips.shape[1] or images.shape[-2:] != clips.shape[-2:]:
+    ) -> list[Tensor]:
+        """What backgrounds are taken from: the memory's, and those of this batch; (C, T, H, W) each."""
+        pool = []
+        for image in [] if old is None else old.images:
+            kept, frames = image.to(clips), clips.shape[2]
+            if kept.shape[0] != clips.shape[1] or kept.shape[-2:] != clips.shape[-2:]:
                 raise UsageError(
-                    f"BGMixup: the memory holds backgrounds {tuple(images.shape[1:])}, the clips are "
+                    f"BGMixup: the memory holds backgrounds {tuple(kept.shape)}, the clips are "
                     f"{tuple(clips.shape[1:])}; a run keeps its size"
                 )
-            if images.shape[2] != frames:  # loop or truncate in time (§8)
-                images = images[:, :, torch.arange(frames, device=images.device) % images.shape[2]]
-            parts.append(images)
+            if kept.shape[1] != frames:  # loop or truncate in time (§8)
+                kept = kept[:, torch.arange(frames, device=kept.device) % kept.shape[1]]
+            pool.append(kept)
         for row in built:
             box = boxes[row]
             assert box is not None
-            without = background_only(clips[row], box, variant=self.variant, fill=self.fill, motion=self.motion)
-            parts.append(without[None])
-        return torch.cat(parts) if parts else None
+            pool.append(background_only(clips[row], box, variant=self.variant, fill=self.fill, motion=self.motion))
+        return pool
 
     def state_dict(self) -> dict[str, Tensor]:
         """The memories: ``view<V>.block<L>.images`` and ``.groups``."""
         state = {}
         for (view, lane), memory in sorted(self._memories.items()):
-            state[f"view{view}.block{lane}.images"] = memory.images
+            images = torch.stack(memory.images) if memory.images else torch.zeros(0)
+            state[f"view{view}.block{lane}.images"] = images
             state[f"view{view}.block{lane}.groups"] = torch.tensor(memory.groups, dtype=torch.int64)
         return state
 
@@ -311,7 +308,7 @@ class BGMixup:
                 view, lane, what = name.split(".")
                 place = int(view.removeprefix("view")), int(lane.removeprefix("block"))
                 groups = state[f"{view}.{lane}.groups"].tolist()
-                memories[place] = _Memory(state[f"{view}.{lane}.images"].clone(), groups)
+                memories[place] = _Memory([*state[f"{view}.{lane}.images"].clone()], groups)
                 if what not in ("images", "groups") or len(groups) != len(memories[place].images):
                     raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -319,10 +316,10 @@ class BGMixup:
         self._memories = memories
 
 
-def _boxes(hard: Tensor, group: Tensor) -> tuple[list[Rectangle | None], list[int]]:
+def _boxes(peak: Tensor, threshold: float, group: Tensor) -> tuple[list[Rectangle | None], list[int]]:
     """The box of each (B, H, W) mask, None where empty or the whole frame, and groups; one wait for the device."""
-    height, width = hard.shape[1:]
-    rows, columns = hard.any(2).to(torch.uint8), hard.any(1).to(torch.uint8)
+    height, width = peak.shape[1:]
+    rows, columns = ((peak.amax(axis) >= threshold).to(torch.uint8) for axis in (2, 1))
     facts = torch.stack(
         [
             rows.any(1).to(torch.int64),
@@ -330,7 +327,7 @@ def _boxes(hard: Tensor, group: Tensor) -> tuple[list[Rectangle | None], list[in
             height - 1 - rows.flip(1).argmax(1),
             columns.argmax(1),
             width - 1 - columns.flip(1).argmax(1),
-            group.to(hard.device),
+            group.to(peak.device),
         ],
         1,
     ).tolist()
