@@ -10,14 +10,17 @@ import pytest
 import torch
 
 from unreel.core.errors import DataError, UsageError
+from unreel.core.keys import Key
 from unreel.data.batch import Aligned
 from unreel.data.boxes import read_boxes, write_boxes
-from unreel.data.contracts import FrameSize, TimedFact
+from unreel.data.contracts import ClipRequest, FrameSize, SamplerDraw, SourceInfo, TimedFact
+from unreel.data.dataset import AlignedSource, ClipDataset
 from unreel.data.manifest import Manifest, Row
 from unreel.data.objects import BoxesColumn, ObjectBoxes, choose_table, open_facts, read_mask, table_name
 from unreel.data.sidecars import annotate, find_tables
 from unreel.media import MissingFileError, TooShortError, UnreadableError
 from unreel.media.image import encode_image
+from unreel.views.presets import view_plan
 
 SIZE = FrameSize(6, 8, 2)
 FRAMES = np.array([1, 3])
@@ -230,3 +233,47 @@ def test_masks_become_aligned_data_of_every_row(folder: Path) -> None:
         path = facts.manifest.file(row, "mask")
         assert path is not None
         assert facts.aligned[0].at(path, FRAMES, TIMES, SIZE).unique().tolist() == [want]
+
+
+class TwoClips:
+    """The first two frames, then the last two."""
+
+    num_views = 2
+
+    def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
+        return SamplerDraw((ClipRequest(np.array([0, 1])), ClipRequest(np.array([1, 2]))))
+
+
+class Recorded:
+    """A fact that tells which clip it is for."""
+
+    def of_clips(self, times_s: Any, view: int) -> object:
+        return [t.tolist() for t in times_s], view
+
+    def value(self, row: int) -> Recorded:
+        return self
+
+
+def test_a_dataset_gives_each_view_its_own_boxes_and_masks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Manifest(str(folder), (Row("", frames=("a.png", "b.png", "c.png"), files={"mask": "a.png"}),))
+    known: list[object] = []
+    asked: list[tuple[list[int], list[float]]] = []
+
+    def read(path: Path, indices: Any, times_s: Any, size: FrameSize) -> torch.Tensor:
+        asked.append((indices.tolist(), times_s.tolist()))
+        return torch.zeros(1, size.height, size.width)
+
+    views = view_plan("none", size=4)
+    draw = views.draw
+
+    def noted(key: Key, view: int, size: FrameSize, sidecars: Any) -> Any:
+        known.append(sidecars["where"])
+        return draw(key, view, size, sidecars)
+
+    monkeypatch.setattr(views, "draw", noted)
+    aligned = [AlignedSource("mask", "soft_mask", read_at=read)]
+    sample = ClipDataset(rows, TwoClips(), views, sidecars={"where": Recorded()}, aligned=aligned).sample(0)
+    times = [view.times_s.tolist() for view in sample.views]
+    assert times[0] != times[1]
+    assert known == [(times, 0), (times, 1)]
+    assert asked == [([0, 1], times[0]), ([1, 2], times[1])]
