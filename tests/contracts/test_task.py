@@ -218,7 +218,7 @@ class TaskContract:
             assert metrics[0].name == outcomes.primary
             assert len({m.name for m in metrics}) == len(metrics)
             for metric in metrics:
-                assert isinstance(metric.higher_is_better, bool)
+                assert metric.higher_is_better in (True, False, None)
                 if metric.statistic is not None:
                     statistic, chance = metric.statistic(outcomes)
                     everyone = np.arange(outcomes.n)

@@ -138,6 +138,17 @@ def default_plan(spec: InputSpec, *, num_clips: int = 4) -> ClipPlan:
     )
 
 
+def source_names(manifest: Manifest) -> list[str]:
+    """A readable name per row: relative path, and the span where there is one."""
+    names = []
+    for row in manifest:
+        name = row.path or "|".join(row.frames[:1]) + f"+{len(row.frames) - 1}"
+        if row.start_s is not None or row.end_s is not None:
+            name += f"#{row.start_s or 0:g}-{'' if row.end_s is None else f'{row.end_s:g}'}"
+        names.append(name)
+    return names
+
+
 class ManifestClips:
     """The fixed test clips of a manifest's rows.
 
@@ -174,13 +185,7 @@ class ManifestClips:
     @property
     def ids(self) -> list[str]:
         """Relative path, and the span where there is one."""
-        names = []
-        for row in self.manifest:
-            name = row.path or "|".join(row.frames[:1]) + f"+{len(row.frames) - 1}"
-            if row.start_s is not None or row.end_s is not None:
-                name += f"#{row.start_s or 0:g}-{'' if row.end_s is None else f'{row.end_s:g}'}"
-            names.append(name)
-        return names
+        return source_names(self.manifest)
 
     def _file(self, path: str) -> str:
         if path not in self._files:

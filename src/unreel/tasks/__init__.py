@@ -1,5 +1,6 @@
 """What is asked of an encoder, and what it is worth."""
 
+from unreel.tasks.background import BackgroundTask, VariantTask
 from unreel.tasks.baselines import FrameStatistics, random_init
 from unreel.tasks.classification import LabelTask
 from unreel.tasks.evaluate import evaluate, profiles
@@ -8,11 +9,15 @@ from unreel.tasks.gallery import GalleryTask
 from unreel.tasks.order import ClipOrderTask
 from unreel.tasks.scores import Report, Score
 from unreel.tasks.sgd_probe import SGDProbe
+from unreel.tasks.shift import ShiftTask
 from unreel.tasks.task import TASKS, Metric, Parts, Task
 from unreel.tasks.trained import TrainedProtocol
+from unreel.tasks.transfer import TRANSFER_SETS, TransferSet, transfer_set
 
 __all__ = [
     "TASKS",
+    "TRANSFER_SETS",
+    "BackgroundTask",
     "ClipOrderTask",
     "FineTune",
     "FrameStatistics",
@@ -23,9 +28,13 @@ __all__ = [
     "Report",
     "SGDProbe",
     "Score",
+    "ShiftTask",
     "Task",
     "TrainedProtocol",
+    "TransferSet",
+    "VariantTask",
     "evaluate",
     "profiles",
     "random_init",
+    "transfer_set",
 ]

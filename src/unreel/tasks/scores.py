@@ -24,7 +24,7 @@ class Score:
 
     Attributes:
         encoder: "encoder" (the one asked about), "random-init", "frame-statistics", or an external one's name.
-        protocol, metric: how it was reached; ``higher_is_better`` its direction.
+        protocol, metric: how it was reached; ``higher_is_better`` its direction (None: it has none).
         value: the score on ``n`` test samples in ``n_groups`` groups, after fitting on ``n_train``.
         chance: the score of looking at nothing; ``chance_rule`` says how.
         interval: at ``level`` over groups; ``None`` with fewer than two groups. ``interval_rule`` says how.
@@ -45,7 +45,7 @@ class Score:
     interval: Interval | None
     interval_rule: str = ""
     chance_rule: str = ""
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     primary: bool = False
     references: Mapping[str, float] = field(default_factory=dict)
     differences: Mapping[str, PairedDifference] = field(default_factory=dict)
@@ -63,8 +63,8 @@ class Score:
 
     @property
     def above_chance(self) -> bool | None:
-        """Whether the whole interval is on the good side of chance; ``None`` without an interval."""
-        if self.interval is None:
+        """Whether the whole interval is on the good side of chance; ``None`` without an interval or a good side."""
+        if self.interval is None or self.higher_is_better is None:
             return None
         return self.interval.low > self.chance if self.higher_is_better else self.interval.high < self.chance
 

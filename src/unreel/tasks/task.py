@@ -26,11 +26,12 @@ class Metric:
     """One way to score outcomes.
 
     ``statistic`` is ``None`` for a mean over samples, whose per-sample values are ``Outcomes.values[name]``; else it
-    makes a function of sample indices (balanced accuracy, macro F1), which intervals resample.
+    makes a function of sample indices (balanced accuracy, macro F1), which intervals resample. ``higher_is_better`` is
+    ``None`` for a diagnostic, of which neither is better.
     """
 
     name: str
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     statistic: Callable[[Outcomes], Resampled] | None = None
 
 

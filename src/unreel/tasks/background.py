@@ -1,0 +1,204 @@
+"""The Background Challenge: one head, tested on pictures whose backgrounds were kept, removed or swapped.
+
+Xiao et al. 2021, arXiv 2006.09994; object_aware.md §5.4. ``unreel data prepare imagenet9`` writes the manifest;
+``data.synthetic.backgrounds`` makes one of the built-in world.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unreel.core.errors import DataError, UsageError, unknown_name
+from unreel.data.manifest import Manifest, Source
+from unreel.protocols.features import source_names
+from unreel.protocols.protocol import ClassifierOutcome, Outcomes
+from unreel.tasks.classification import LabelTask, choose_column
+from unreel.tasks.task import TASKS, Metric, Resampled
+
+DIRECTIONS: dict[str, bool | None] = {
+    "original": True,
+    "mixed_same": True,
+    "mixed_rand": True,
+    "mixed_next": True,
+    "only_fg": True,
+    "no_fg": None,
+    "only_bg_b": False,
+    "only_bg_t": False,
+}
+"""Whether higher is better: what only the background shows should not be told; ``no_fg`` keeps the silhouette of the
+object and has no direction (object_aware.md §5.4)."""
+GAP = ("mixed_same", "mixed_rand")
+"""The two variants whose difference is the BG-gap."""
+
+
+def bg_gap(mixed_same: float, mixed_rand: float) -> float:
+    """accuracy(mixed_same) − accuracy(mixed_rand): what a background of another class costs; lower is better.
+
+    >>> bg_gap(80, 70)
+    10
+    """
+    return mixed_same - mixed_rand
+
+
+class VariantTask(LabelTask):
+    """A label task whose test part comes in variants; the head is fitted on one of them.
+
+    The metric called like the protocol's own ("accuracy") is that of ``main``; "accuracy.<variant>" are the others'.
+    Intervals resample whole groups with all their variants, so that differences between variants are paired.
+
+    Args:
+        data: a manifest with the column ``label.<variant>``, or what makes one.
+        variant: that column.
+        train_variant: the variant that the head is fitted and chosen on.
+        main: the variant quoted first; ``None`` is ``train_variant``.
+        label, group, train, validation, test, splits, test_fraction, seed: as in ``LabelTask``.
+    Raises: UsageError for an unknown variant; DataError where the data has no such column, and as ``LabelTask``.
+    """
+
+    def __init__(
+        self,
+        data: Source,
+        *,
+        variant: str = "variant",
+        train_variant: str = "original",
+        main: str | None = None,
+        label: str | None = None,
+        group: str | None = None,
+        train: str = "train",
+        validation: str = "val",
+        test: str = "test",
+        splits: Sequence[str] | None = None,
+        test_fraction: float = 0.3,
+        seed: int = 0,
+    ) -> None:
+        manifest = Manifest.open(data)
+        if variant not in manifest.label_names:
+            raise DataError(
+                f"the data has no column label.{variant}, which tells variants of a picture apart; "
+                "`unreel data prepare imagenet9` writes one"
+            )
+        others = [name for name in manifest.label_names if name != variant]
+        super().__init__(
+            manifest,
+            label=choose_column("label", label, others, required=True),
+            group=group,
+            train=train,
+            validation=validation,
+            test=test,
+            splits=splits,
+            test_fraction=test_fraction,
+            seed=seed,
+        )
+        self.variants = np.array(manifest.labels(variant))
+        known = sorted({v for v, role in zip(self.variants.tolist(), self.roles.tolist(), strict=True) if role})
+        self.main = train_variant if main is None else main
+        for name in (train_variant, self.main):
+            if name not in known:
+                raise unknown_name("variant", name, known)
+        elsewhere = (self.roles != "test") & (self.roles != "") & (self.variants != train_variant)
+        without = (self.variants == "") & (self.roles != "")
+        self.roles = np.where(elsewhere | without, "", self.roles)
+        for role in ("train", "test"):
+            if not (self.roles == role).any():
+                raise DataError(f"no source of variant {train_variant!r} is in the {role} part")
+        tested = Counter(self.variants[self.roles == "test"].tolist())
+        if self.main not in tested:
+            raise UsageError(f"variant {self.main!r} is not in the test part; there are {', '.join(sorted(tested))}")
+        #: The variants of the test part: the one quoted first, then in the order of the challenge, then by name.
+        order = [self.main, *DIRECTIONS, *sorted(tested)]
+        self.tested = tuple(name for name in dict.fromkeys(order) if name in tested)
+        sizes = ", ".join(f"{name} {tested[name]}" for name in self.tested)
+        notes = [f"fitted on {train_variant}, tested on {sizes}"]
+        if elsewhere.any():
+            notes.append(f"{int(elsewhere.sum())} training sources of other variants left out")
+        if not self.group:
+            notes.append("no group says which variants are of one picture: differences between variants are not paired")
+        self.notes = (*self.notes, *notes)
+
+    @cached_property
+    def _variant_of(self) -> dict[str, str]:
+        assert isinstance(self.data, Manifest)
+        names = source_names(self.data.subset(self.used))
+        return dict(zip(names, self.variants[self.used].tolist(), strict=True))
+
+    def direction(self, variant: str) -> bool | None:
+        """Whether higher is better for a variant; None: neither."""
+        return DIRECTIONS.get(variant)
+
+    def differences(self) -> Mapping[str, tuple[str, str]]:
+        """Metrics that are the difference of two variants, lower being better: name → (first, second)."""
+        return {}
+
+    def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:
+        """The protocol's primary metric by variant, that of ``main`` first, then the differences."""
+        own = outcomes.primary
+        found = [
+            Metric(
+                own if name == self.main else f"{own}.{name}",
+                higher_is_better=self.direction(name),
+                statistic=lambda o, name=name: self._of(o, name),  # type: ignore[misc]
+            )
+            for name in self.tested
+        ]
+        for metric, (first, second) in self.differences().items():
+            found.append(
+                Metric(
+                    metric,
+                    higher_is_better=False,
+                    statistic=lambda o, a=first, b=second: self._difference(o, a, b),  # type: ignore[misc]
+                )
+            )
+        return tuple(found)
+
+    def _rows(self, outcomes: Outcomes, variant: str) -> NDArray[np.bool_]:
+        if outcomes.ids is None:
+            raise UsageError("variants need the names of the test samples: give FeatureSet(ids=…)")
+        return np.array([self._variant_of.get(str(name), "") == variant for name in outcomes.ids])
+
+    def _of(self, outcomes: Outcomes, variant: str) -> Resampled:
+        """The mean over the samples of one variant. A resample without any, where variants are not paired, gives the
+        mean over all of them."""
+        values, rows = outcomes.values[outcomes.primary], self._rows(outcomes, variant)
+        if not rows.any():
+            raise DataError(f"no test source of variant {variant!r} could be read")
+        whole = float(values[rows].mean())
+        counted = np.where(rows, values, 0.0)
+
+        def statistic(index: NDArray[np.int64]) -> float:
+            number = int(rows[index].sum())
+            return float(counted[index].sum()) / number if number else whole
+
+        return Resampled(statistic, _chance(outcomes, rows))
+
+    def _difference(self, outcomes: Outcomes, first: str, second: str) -> Resampled:
+        a, b = self._of(outcomes, first).statistic, self._of(outcomes, second).statistic
+        return Resampled(lambda index: bg_gap(a(index), b(index)), 0.0)
+
+
+def _chance(outcomes: Outcomes, rows: NDArray[np.bool_]) -> float:
+    """The rule of classifiers on some of the samples; for other protocols their chance on all."""
+    if outcomes.classes is None or outcomes.class_shares is None or outcomes.primary != "accuracy":
+        return float(outcomes.chance[outcomes.primary])
+    truth = ClassifierOutcome.encode(outcomes.labels[rows], outcomes.classes)
+    constant = float(np.mean(truth == int(outcomes.class_shares.argmax())))
+    return max(constant, float(np.where(truth >= 0, outcomes.class_shares[truth], 0.0).mean()))
+
+
+@TASKS.register("background")
+class BackgroundTask(VariantTask):
+    """The Background Challenge: how far does a head look at the background? (object_aware.md §5.4)
+
+    Fitted on ``original``, tested on every variant that the test part has: ``original``, ``mixed_same``,
+    ``mixed_rand``, ``mixed_next``, ``only_fg``, ``no_fg``, ``only_bg_b``, ``only_bg_t``. "bg_gap" is the accuracy on
+    mixed_same minus that on mixed_rand, lower being better, its interval over pictures. With profile ``paper-occon``
+    it is the paper's. Arguments and errors as ``VariantTask``.
+    """
+
+    def differences(self) -> Mapping[str, tuple[str, str]]:
+        """The BG-gap, where both of its variants are tested."""
+        return {"bg_gap": GAP} if all(name in self.tested for name in GAP) else {}
