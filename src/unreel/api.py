@@ -33,7 +33,7 @@ from unreel.train.run import Run
 
 if TYPE_CHECKING:
     from unreel.protocols.protocol import FeatureProtocol
-    from unreel.tasks import Report
+    from unreel.tasks import Report, Task
 
 __all__ = [
     "Embeddings",
@@ -88,7 +88,7 @@ def embed(encoder: AnyEncoder, data: Source, **options: Any) -> Embeddings:
 
 def evaluate(
     encoder: AnyEncoder,
-    data: Source,
+    data: Source | Task,
     *,
     protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol] | None = None,
     **options: Any,
@@ -97,7 +97,7 @@ def evaluate(
 
     Args:
         encoder: an encoder, a run, or the path of either.
-        data: a labelled manifest, or a folder with one sub-folder per class.
+        data: a labelled manifest, a folder with one sub-folder per class, or a task (``unreel.tasks``).
         protocol: "linear", "knn", "retrieval", "svm", or several; the profile's first ("linear") by default.
         options: profile, gallery, label, group, baselines, store and others, see ``unreel.tasks.evaluate``.
     """

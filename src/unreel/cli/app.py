@@ -8,6 +8,7 @@ from unreel import __version__
 from unreel.cli.data import data_app
 from unreel.cli.doctor import doctor
 from unreel.cli.explain import explain
+from unreel.cli.export import export
 from unreel.cli.show import demo, models, report
 from unreel.cli.train import pretrain
 from unreel.cli.use import embed, evaluate, search
@@ -34,6 +35,7 @@ for command, group in (
     (embed, _USE),
     (evaluate, _USE),
     (search, _USE),
+    (export, _USE),
     (explain, _USE),
     (report, _USE),
 ):

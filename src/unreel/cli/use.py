@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
 from unreel.cli.common import NO_OPTIONS, Common, table
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from unreel.tasks import Task
 
 Protocols: TypeAlias = Annotated[
     tuple[Literal["linear", "knn", "retrieval", "svm", "finetune"], ...], Parameter(consume_multiple=True)
@@ -57,6 +61,7 @@ def evaluate(
     /,
     *,
     protocol: Protocols | None = None,
+    task: Literal["label", "background", "shift"] = "label",
     gallery: Path | None = None,
     label: str | None = None,
     group: str | None = None,
@@ -72,17 +77,21 @@ def evaluate(
     """Prove what an encoder is worth: scores with n, chance, a random-init control and intervals.
 
     Scores of a run's encoder are also kept in the run's folder, for its report. Every protocol's settings can be
-    changed: --protocol finetune --finetune.epochs 50.
+    changed: --protocol finetune --finetune.epochs 50. So can the task's: --task shift --task.shifted imagenet_r.csv
+    --task.hypernyms data.noun.
 
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
         data: A labelled manifest, or a folder with one sub-folder per class.
         protocol: What is done with the embeddings, or finetune, which trains all layers; several may be named. By
             default the profile's first, in standard linear; retrieval with a gallery.
+        task: What is asked: the label; the label in front of kept, swapped and removed backgrounds (background); the
+            label on a shifted data set (shift).
         gallery: Another data set to look up the data's test part in, labels matched by name.
         label: The label column, where there are several.
         group: The column of what must not straddle splits (patient, scene), where there are several.
-        profile: A named set of protocols with their test clips and pooling: standard, paper-cvrl, paper-tcgl.
+        profile: A named set of protocols with their test clips and pooling: standard, paper-cvrl, paper-tcgl,
+            paper-occon.
         pooling: How the last map becomes a vector: encoder (its own way), gap, or windows such as max-1x2x2; by
             default the profile's.
         frame_statistics: Also score plain statistics of the pixels, a control that needs no network.
@@ -95,11 +104,15 @@ def evaluate(
         raise UsageError(f"--out {out}: scores are written as .json")
     from unreel import api
 
+    sections = to_sections(settings)
+    asked = _task(task, data, sections.pop("task", {}), label=label, group=group, gallery=gallery, seed=seed)
+    if asked is not None:
+        label = group = None  # the task has them
     baselines = ("random-init", "frame-statistics") if frame_statistics else ("random-init",)
     is_run = (encoder / "config.yaml").is_file()
     found = api.evaluate(
         encoder,
-        data,
+        data if asked is None else asked,
         protocol=protocol,
         gallery=gallery,
         label=label,
@@ -107,7 +120,7 @@ def evaluate(
         profile=profile,
         pooling=pooling,
         baselines=baselines,
-        settings=to_sections(settings),
+        settings=sections,
         work=work if work is not None or not is_run else encoder / "finetune",
         seed=seed,
         progress=not common.quiet,
@@ -118,6 +131,38 @@ def evaluate(
         found.to_json(encoder)
     common.print(found.to_dict(), found.text())
     return 0
+
+
+def _task(
+    name: str,
+    data: Path,
+    settings: Mapping[str, object],
+    *,
+    label: str | None,
+    group: str | None,
+    gallery: Path | None,
+    seed: int,
+) -> Task | None:
+    """The task asked for; None for the label's, which ``evaluate`` makes."""
+    if name == "label":
+        if settings:
+            raise UsageError(f"--task.{next(iter(settings))}: settings of a task go with --task background or shift")
+        return None
+    from unreel.core.settings import validate
+    from unreel.tasks import TASKS
+
+    if gallery is not None:
+        raise UsageError(f"--gallery is a task of its own: leave out --task {name}")
+    builder = TASKS[name]
+    given: dict[str, Any] = validate(builder, settings, "task")
+    for option, value in (("label", label), ("group", group)):
+        if value is not None:
+            given |= validate(builder, {option: value}, "task")
+    if "data" in given:
+        raise UsageError("--task.data: give the data as the second argument")
+    if name == "shift" and "shifted" not in given:
+        raise UsageError("--task shift needs the shifted data set: --task.shifted MANIFEST")
+    return builder(data, **{"seed": seed, **given})
 
 
 def search(encoder: Path, data: Path, query: Path, /, *, top: int = 5, common: Common = NO_OPTIONS) -> int:

@@ -1,0 +1,55 @@
+"""``unreel export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from unreel.cli.common import NO_OPTIONS, Common
+from unreel.core.errors import UsageError
+
+
+def export(
+    encoder: Path,
+    /,
+    *,
+    format: Literal["torchvision", "detectron2"],
+    out: Path,
+    settings_for: Literal["coco", "voc"] | None = None,
+    batch: int = 16,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Write a ResNet-18 or ResNet-50 for other code: weights under torchvision's or Detectron2's names.
+
+    For Detectron2, --settings-for coco also writes the settings of R-CNN C4 beside the weights, as FILE.yaml: then
+    train_net.py --config-file FILE.yaml MODEL.WEIGHTS FILE.pkl, with MoCo's detection code for Res5ROIHeadsExtraNorm.
+
+    Args:
+        encoder: A run's folder, or an encoder file (.safetensors).
+        format: Whose names: torchvision (.pth, .pt, .safetensors) or detectron2 (.pkl).
+        out: The file to write.
+        settings_for: With detectron2, the data set whose settings are written too.
+        batch: Images of all GPUs together, in those settings.
+    """
+    from unreel import api
+    from unreel.nn.export import check_export, detectron2_settings, export_encoder
+
+    target = check_export(format, out)
+    if settings_for is not None and format != "detectron2":
+        raise UsageError("--settings-for goes with --format detectron2")
+    net = api.load_encoder(encoder)
+    text = ""
+    if settings_for is not None:
+        import yaml
+
+        text = yaml.safe_dump(detectron2_settings(net, settings_for, batch=batch), sort_keys=False)
+    written = export_encoder(net, target, format=format)
+    plain: dict[str, object] = {"file": str(written), "format": format, "architecture": net.architecture}
+    lines = [f"wrote {written}: {net.architecture} under the names of {format}"]
+    if text:
+        config = written.with_suffix(".yaml")
+        config.write_text(text, encoding="utf-8")
+        plain["settings"] = str(config)
+        lines.append(f"wrote {config}")
+    common.print(plain, "\n".join(lines))
+    return 0
