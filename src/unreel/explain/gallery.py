@@ -37,6 +37,7 @@ _LONGEST_PX = 640  # of an overlay; enough to see a map's cells
 _SHORTEST_PX = 192  # of an overlay: smaller pictures are shown larger
 _MOST_FRAMES = 480  # of an overlay: twenty seconds of film
 _READ_TOGETHER = 32
+_LISTED = 6  # objects named below a picture
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,23 @@ class GalleryItem:
     boxes: list[list[float]] = field(default_factory=list)
     tubelets: list[dict[str, Any]] = field(default_factory=list)
     label: str = ""
+
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        """The largest boxes or longest tubelets, in their order: CSS colour and what to say of each."""
+        if self.video:
+            sizes = [len(tube["boxes"]) for tube in self.tubelets]
+            texts = [f"{tube['times_s'][0]:.1f}–{tube['times_s'][-1]:.1f} s" for tube in self.tubelets]
+        else:
+            sizes = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in self.boxes]
+            texts = [f"{100 * size:.0f} %" for size in sizes]
+        chosen = sorted(sorted(range(len(sizes)), key=lambda i: -sizes[i])[:_LISTED])
+        return [("rgb({} {} {})".format(*COLOURS[i % len(COLOURS)]), texts[i]) for i in chosen]
+
+    @property
+    def unlisted(self) -> int:
+        """How many objects ``legend`` leaves out."""
+        return max(0, len(self.tubelets if self.video else self.boxes) - _LISTED)
 
 
 @dataclass(frozen=True)
@@ -130,6 +148,7 @@ def write_gallery(
     shown = tuple(items[row] for row in sorted(items))
     card = provenance(encoder, projector, cam, batch_size=batch_size, seed=seed, plan=plan.clips)
     card |= {
+        "sources": len(manifest),
         "crf": None if crf is None else crf.to_card(),
         "objects": None if objects is None else objects.to_card(),
         "faults": [{"path": fault.path, "message": fault.message} for fault in faults],
@@ -244,20 +263,18 @@ def render_page(items: tuple[GalleryItem, ...], faults: list[Fault], card: dict[
     cam = card["settings"]
     chips = [
         "supervised class" if cam["score"] == "supervised" else f"ContraCAM, {cam['variant']} variant",
-        f"{cam['iterations']} iteration{'s' if cam['iterations'] > 1 else ''}",
+        f"{cam['iterations']} {'iteration' if cam['iterations'] == 1 else 'iterations'}",
         f"resolution ×{cam['expand_resolution']}",
         "embeddings" if cam["embed"] == "backbone" else "projections",
         "CRF" if card["crf"] else "no CRF",
-        f"batches of {card['batch_size']}, seed {card['seed']}",
+        f"{min(card['batch_size'], card['sources'])} at a time, seed {card['seed']}",
     ]
-    colours = [f"rgb({r} {g} {b})" for r, g, b in COLOURS]
     return template.render(
         title=title,
         items=items,
         faults=faults,
         chips=chips,
         bar=", ".join(colour_bar()),
-        colours=colours,
         with_boxes=card["objects"] is not None,
         video=any(item.video for item in items),
         digest=card["encoder"],
