@@ -38,7 +38,7 @@ def _same_weights() -> Iterator[None]:
         yield
 
 
-def check_c1_gradients(self_negative: Any, positive: Any) -> tuple[Tensor, Tensor]:
+def check_C1_gradients(self_negative: Any, positive: Any) -> tuple[Tensor, Tensor]:
     """Scores (2,) and mean gradients (2, 2) of C1."""
     maps = A[:, :, None]
     with torch.enable_grad():
@@ -49,15 +49,15 @@ def check_c1_gradients(self_negative: Any, positive: Any) -> tuple[Tensor, Tenso
         return score.detach(), channel_weights(score, leaf, maps, clamp=False)
 
 
-def test_check_c1_official() -> None:
-    score, gradients = check_c1_gradients("zero_logit", "batch_sum")
+def test_check_C1_official() -> None:
+    score, gradients = check_C1_gradients("zero_logit", "batch_sum")
     torch.testing.assert_close(score, torch.full((2,), 0.6556592300740596, dtype=torch.float64), rtol=0, atol=1e-10)
     expected = torch.tensor([[-0.1033050090, 0.0774787567], [0, -0.1291312613]], dtype=torch.float64)
     torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-10)
 
 
-def test_check_c1_paper() -> None:
-    score, gradients = check_c1_gradients("exclude", "per_sample")
+def test_check_C1_paper() -> None:
+    score, gradients = check_C1_gradients("exclude", "per_sample")
     torch.testing.assert_close(score, torch.tensor([0.4, 0.4], dtype=torch.float64))
     torch.testing.assert_close(gradients, torch.tensor([[-0.16, 0.12], [0, -0.2]], dtype=torch.float64))
 
@@ -72,7 +72,7 @@ def test_keys_and_negatives_get_no_gradient(positive: Any) -> None:
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
-def test_check_c1_maps(variant: Any) -> None:
+def test_check_C1_maps(variant: Any) -> None:
     maps = contracam(Identity(2), nn.Identity(), A, variant=variant)
     expected = torch.tensor([[[[1, 0], [0, 1]]], [[[0, 0], [0, 0]]]], dtype=torch.float64)
     torch.testing.assert_close(maps, expected)
@@ -139,7 +139,7 @@ def test_equals_the_closed_form(variant: Any, groups: list[int] | None, iteratio
 # ---------------------------------------------------------------------------------------------------- C2, C3, C4
 
 
-def test_check_c2_the_positive_term_matters_from_the_second_iteration() -> None:
+def test_check_C2_the_positive_term_matters_from_the_second_iteration() -> None:
     encoder, head, images = Cells(), linear_head(), pictures(4, 3, 8, 8)
 
     def maps(iterations: int, positive: Any) -> Tensor:
@@ -158,7 +158,7 @@ def test_check_c2_the_positive_term_matters_from_the_second_iteration() -> None:
     torch.testing.assert_close(without, maps(1, "per_sample"), rtol=0, atol=1e-10)
 
 
-def test_check_c3_permuting_the_batch_permutes_the_maps() -> None:
+def test_check_C3_permuting_the_batch_permutes_the_maps() -> None:
     encoder, head, images = Cells(), linear_head(), pictures(5, 3, 8, 8)
     order = torch.tensor([3, 0, 4, 2, 1])
     groups = torch.tensor([7, 7, 1, 2, 3])
@@ -168,7 +168,7 @@ def test_check_c3_permuting_the_batch_permutes_the_maps() -> None:
     )
 
 
-def test_check_c3_the_score_has_no_scale() -> None:
+def test_check_C3_the_score_has_no_scale() -> None:
     maps = pictures(3, 6, 1, 4, 4)
 
     def found(scale: float) -> Tensor:
@@ -180,7 +180,7 @@ def test_check_c3_the_score_has_no_scale() -> None:
     torch.testing.assert_close(found(1.0), found(37.0))
 
 
-def test_check_c3_two_images_need_no_temperature() -> None:
+def test_check_C3_two_images_need_no_temperature() -> None:
     encoder, head, images = Cells(), linear_head(), pictures(2, 3, 8, 8)
     torch.testing.assert_close(
         contracam(encoder, head, images, temperature=0.1), contracam(encoder, head, images), rtol=0, atol=1e-10
@@ -191,7 +191,7 @@ def test_check_c3_two_images_need_no_temperature() -> None:
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
 @pytest.mark.parametrize("iterations", [1, 3])
-def test_check_c3_without_negatives_the_map_is_zero(variant: Any, iterations: int) -> None:
+def test_check_C3_without_negatives_the_map_is_zero(variant: Any, iterations: int) -> None:
     encoder, head = Cells().float(), linear_head().float()
     one = contracam(encoder, head, pictures(1, 3, 8, 8).float(), iterations, variant=variant)
     assert one.shape == (1, 1, 8, 8)
@@ -204,7 +204,7 @@ def test_check_c3_without_negatives_the_map_is_zero(variant: Any, iterations: in
     assert (some.amax((1, 2, 3)) > 0).any()
 
 
-def test_check_c3_union_grows_and_the_first_is_the_first_map() -> None:
+def test_check_C3_union_grows_and_the_first_is_the_first_map() -> None:
     encoder, head, images = Cells(), linear_head(), pictures(4, 3, 8, 8)
     unions = [contracam(encoder, head, images, n) for n in (1, 2, 3, 4)]
     for before, after in itertools.pairwise(unions):
@@ -216,7 +216,7 @@ def test_check_c3_union_grows_and_the_first_is_the_first_map() -> None:
 
 
 @pytest.mark.parametrize("colour", ["batch_mean", "zero", "blur"])
-def test_check_c3_masked_input_lies_between_the_image_and_the_colour(colour: Any) -> None:
+def test_check_C3_masked_input_lies_between_the_image_and_the_colour(colour: Any) -> None:
     encoder, head, images = Cells(), linear_head(), pictures(3, 3, 16, 16)
     contracam(encoder, head, images, 3, mask_colour=colour)
     original, *masked = encoder.seen
@@ -235,7 +235,7 @@ def test_check_c3_masked_input_lies_between_the_image_and_the_colour(colour: Any
     torch.testing.assert_close(masked[1][whole.expand_as(original)], cover[whole.expand_as(original)])
 
 
-def test_check_c3_the_key_is_of_the_unmasked_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_C3_the_key_is_of_the_unmasked_image(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Tensor, Tensor, list[Tensor]]] = []
 
     def spy(z: Tensor, keys: Tensor, queue: list[Tensor], **rest: Any) -> Tensor:
@@ -256,7 +256,7 @@ def test_check_c3_the_key_is_of_the_unmasked_image(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("factor", [1, 2])
-def test_check_c3_nothing_of_the_nets_changes(factor: Any) -> None:
+def test_check_C3_nothing_of_the_nets_changes(factor: Any) -> None:
     encoder = create_encoder("r3d_tiny")
     head = normalized_mlp(encoder.num_features, 16, 8)
     encoder.train()
@@ -274,7 +274,7 @@ def test_check_c3_nothing_of_the_nets_changes(factor: Any) -> None:
     assert not maps.requires_grad
 
 
-def test_check_c4_masking_arithmetic() -> None:
+def test_check_C4_masking_arithmetic() -> None:
     x, colour, mask = (torch.tensor(v).view(1, 1, 1, 1, 1) for v in (2.0, -1.0, 0.25))
     assert mask_out(x, colour, mask).item() == 1.25
 
@@ -432,7 +432,7 @@ def test_settings_make_a_complete_card() -> None:
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
-def test_check_c17_one_frame_with_kernel_depth_1_is_the_2d_result(variant: Any) -> None:
+def test_check_C17_one_frame_with_kernel_depth_1_is_the_2d_result(variant: Any) -> None:
     encoder, head, images = Cells(depth=1), linear_head(), pictures(4, 3, 8, 8)
     clips = contracam(encoder, head, images[:, :, None], 3, variant=variant)
     assert clips.shape == (4, 1, 1, 8, 8)
@@ -441,7 +441,7 @@ def test_check_c17_one_frame_with_kernel_depth_1_is_the_2d_result(variant: Any) 
 
 @pytest.mark.parametrize("stride_t", [1, 2])
 @pytest.mark.parametrize("upsampling", ["bicubic", "linear"])
-def test_check_c17_a_static_clip_gives_the_2d_map_in_every_frame(stride_t: int, upsampling: Any) -> None:
+def test_check_C17_a_static_clip_gives_the_2d_map_in_every_frame(stride_t: int, upsampling: Any) -> None:
     head, images = linear_head(), pictures(4, 3, 8, 8)
     still = contracam(Cells(), head, images, 3, upsample=upsampling)
     static = images[:, :, None].expand(-1, -1, 4, -1, -1)
@@ -450,7 +450,7 @@ def test_check_c17_a_static_clip_gives_the_2d_map_in_every_frame(stride_t: int, 
 
 
 @pytest.mark.parametrize("per_frame", [False, True])
-def test_check_c17_shuffled_frames_permute_the_map(per_frame: bool) -> None:
+def test_check_C17_shuffled_frames_permute_the_map(per_frame: bool) -> None:
     encoder, head, clips = Cells(), linear_head(), pictures(3, 3, 4, 8, 8)
     order = torch.tensor([2, 0, 3, 1])
     straight = contracam(encoder, head, clips, 2, per_frame=per_frame)
@@ -459,7 +459,7 @@ def test_check_c17_shuffled_frames_permute_the_map(per_frame: bool) -> None:
     assert not torch.allclose(straight[:, :, 0], straight[:, :, 1])
 
 
-def test_check_c17_clips_of_one_video_are_not_negatives() -> None:
+def test_check_C17_clips_of_one_video_are_not_negatives() -> None:
     encoder, head, clips = Cells(depth=3), linear_head(), pictures(4, 3, 4, 8, 8)
     together = contracam(encoder, head, clips, groups=[0, 0, 1, 2])
     apart = contracam(encoder, head, clips, groups=[0, 3, 1, 2])

@@ -82,7 +82,7 @@ def explain(
             **sections["cam"],
         }
     )
-    post = _post(sections, variant, crf=crf)
+    post = _post(sections, cam.variant, crf=crf)
     if nets.embed == "backbone":
         common.say("no projector here: embeddings are compared in place of projections")
     with Progress("explain", len(manifest), unit="videos" if plan.video else "images") as bar:

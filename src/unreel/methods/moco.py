@@ -130,6 +130,8 @@ class MoCo(SiameseMethod):
         start = torch.randn(queue_size, out_dim, generator=Key("moco", "queue").torch(), device="cpu")
         self.register_buffer("queue", nn.functional.normalize(start, dim=1))
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.int64))
+        # The same on every process by construction: DDP need not send 34 MB at each step.
+        self._ddp_params_and_buffers_to_ignore = ["queue"]
         self.momentum, self.momentum_schedule = momentum, momentum_schedule
         self.temperature = _TEMPERATURE[version] if temperature is None else temperature
         self.symmetric, self.mix_weighting = symmetric, mix_weighting
@@ -151,7 +153,7 @@ class MoCo(SiameseMethod):
             self._fresh += [all_gather_with_grad(key) for key in keys.values()]
         mixed = mixed_of(batch)
         if mixed is not None and 0 in keys:
-            raise UsageError("the first view is mixed and a key: set symmetric to false, or mix nothing")
+            raise UsageError("the first view is mixed, and a key as well: set symmetric to false, or mix nothing")
         losses = [
             queue_info_nce(queries[i], keys[j], self.queue, self.temperature)
             if mixed is None or i != 0

@@ -153,6 +153,7 @@ class SwAV(SiameseMethod):
         self._renormalise()
         self.register_buffer("queue", torch.zeros(self.num_large, queue_size, out_dim))
         self.register_buffer("queue_filled", torch.zeros((), dtype=torch.int64))
+        self._ddp_params_and_buffers_to_ignore = ["queue"]  # the same on every process by construction
         self.epsilon, self.iterations, self.temperature = epsilon, iterations, temperature
         self.freeze_steps, self.queue_epoch = freeze_steps, queue_epoch
         self._frozen = self._collecting = self._queue_takes_part = False

@@ -401,9 +401,14 @@ class ObjectCrop(_SourceOperation):
     def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
         """``box`` (1, 4) in whole pixels, ``index`` (1,) int64 of the box chosen, −1 for the whole frame."""
         if self.sidecar not in sidecars:
+            made = (
+                "the manifest's column of that name"
+                if self.sidecar.startswith("file.")
+                else f"`unreel data annotate {self.sidecar} DATA --encoder RUN`"
+            )
             raise DataError(
-                f"{self.name}: the source has no sidecar {self.sidecar!r}; write it with "
-                f"`unreel data annotate {self.sidecar}`"
+                f"{self.name}: the source came without {self.sidecar!r}, which is from {made}; give ClipDataset the "
+                "sidecars that unreel.data.objects.open_facts finds (a recipe's object_crop does)"
             )
         found = sidecars[self.sidecar]
         if not isinstance(found, ClipBoxes):
