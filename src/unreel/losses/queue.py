@@ -98,5 +98,7 @@ def mixed_queue_info_nce(
 @torch.no_grad()
 def queue_accuracy(q: Tensor, k: Tensor, queue: Tensor) -> Tensor:
     """Share of queries that are nearer to their own key than to every key of the queue; a detached scalar."""
-    own = (_wide(q) * _wide(k)).sum(1)
-    return (own > (_wide(q) @ _wide(queue).T.to(_wide(q))).max(1).values).float().mean()
+    with torch.autocast(device_type=q.device.type, enabled=False):  # half precision would round one side only
+        query = _wide(q)
+        own = (query * _wide(k)).sum(1)
+        return (own > (query @ _wide(queue).T.to(query)).max(1).values).float().mean()

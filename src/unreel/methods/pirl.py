@@ -245,7 +245,8 @@ class PIRL(SiameseMethod):
 @torch.no_grad()
 def nearest_is_own(q: Tensor, own: Tensor, negatives: Tensor, exclude: Tensor | None) -> Tensor:
     """Share of queries (B, D) that are nearer to ``own`` (B, D) than to every negative (N, D); a detached scalar."""
-    others = q.float() @ negatives.float().T
-    if exclude is not None:
-        others = others.masked_fill(exclude, float("-inf"))
-    return ((q.float() * own.float()).sum(1) > others.max(1).values).float().mean()
+    with torch.autocast(device_type=q.device.type, enabled=False):  # half precision would round one side only
+        others = q.float() @ negatives.float().T
+        if exclude is not None:
+            others = others.masked_fill(exclude, float("-inf"))
+        return ((q.float() * own.float()).sum(1) > others.max(1).values).float().mean()
