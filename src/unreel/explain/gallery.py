@@ -57,7 +57,7 @@ class GalleryItem:
     def legend(self) -> list[tuple[str, str]]:
         """The largest boxes or longest tubelets, in their order: CSS colour and what to say of each."""
         if self.video:
-            sizes = [len(tube["boxes"]) for tube in self.tubelets]
+            sizes = [float(len(tube["boxes"])) for tube in self.tubelets]
             texts = [f"{tube['times_s'][0]:.1f}–{tube['times_s'][-1]:.1f} s" for tube in self.tubelets]
         else:
             sizes = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in self.boxes]
