@@ -517,7 +517,7 @@ def locate_videos(models: Mapping[str, nn.Module], manifest: Manifest, seed: int
     return {"values": values, "square_area": area, "groups": names}
 
 
-def _shown(maps: Mapping[str, Tensor], targets: Targets, rows: Sequence[str], most: int = 8) -> NDArray[np.uint8]:
+def _shown(maps: Mapping[str, Tensor], targets: Targets, rows: Sequence[str], most: int = 6) -> NDArray[np.uint8]:
     """A sheet of pictures: a row of the first ones with their true boxes, and one of each map."""
     frames = targets.images[:most].numpy()
     sheet = []
@@ -831,8 +831,8 @@ def locate_real(
     maps["full"] = torch.ones(n, REAL_PX, REAL_PX)
     maps[CRF] = crf_maps(targets.images, maps[CONTRACAM])
     maps["square + CRF"] = crf_maps(targets.images, maps["square"])
-    step = max(1, n // 8)
-    some = list(range(0, n, step))[:8]
+    step = max(1, n // 6)
+    some = list(range(0, n, step))[:6]
     shown = _shown(
         {k: m[some] for k, m in maps.items()}, targets.subset(some), ("truth", *(k for k in NETS if k in maps))
     )
@@ -1092,8 +1092,8 @@ def world_section(found: Mapping[str, Any]) -> list[str]:
         lines += [
             f"![The object's true box; ContraCAM; ContraCAM of the first weights; the classifier's map]({image})",
             "",
-            f"First test images of seed {found['seeds'][0]}. Rows: the true box; ContraCAM with the boxes made of it; the "
-            "same of the first weights with settled norms; the map of a classifier.",
+            f"First test images of seed {found['seeds'][0]}. Rows: the true box; ContraCAM with the boxes made of it; "
+            "the same of the first weights with settled norms; the map of a classifier.",
             "",
         ]
     return [*lines, cost_line(found["cost"]), ""]
