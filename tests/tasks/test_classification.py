@@ -48,7 +48,7 @@ class TestGivenSplits(TaskContract):
 
 def test_it_is_registered():
     assert TASKS["label"] is LabelTask
-    assert TASKS.names() == ["clip_order", "gallery", "label"]
+    assert TASKS.names() == ["background", "clip_order", "gallery", "label", "shift"]
 
 
 def test_hash_split_says_so_and_is_stable_when_sources_are_added():

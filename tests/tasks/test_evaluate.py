@@ -290,4 +290,4 @@ def test_the_paper_profile_is_cvrls_probe():
     found = evaluate(Oracle(), world(), profile="paper-cvrl", num_resamples=100, progress=False)
     assert found.profile == "paper-cvrl"
     assert found.score().settings["lr_at_1024"] == 32.0
-    assert set(profiles()) == {"standard", "paper-cvrl", "paper-tcgl"}
+    assert set(profiles()) == {"standard", "paper-cvrl", "paper-tcgl", "paper-occon"}
