@@ -240,8 +240,8 @@ def render(found: Mapping[str, Any]) -> str:
         "groups of the test part; differences are paired. They hold for the encoders trained here: what another "
         "training part would give they do not know; the spread over seeds shows what the seed alone does.",
         "",
-        "**Read later.** Random weights as they are made normalise by statistics that no layer has. Settling those alone, "
-        "without learning, moves scores on these collections by as much as training did here "
+        "**Read later.** Random weights as they are made normalise by statistics that no layer has. Settling those "
+        "alone, without learning, moves scores on these collections by as much as training did here "
         "([tcgl.md](tcgl.md), first weights). A difference to random weights below may be no more than that; "
         "this page has no such control.",
         "",
