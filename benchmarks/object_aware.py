@@ -253,7 +253,8 @@ def fresh(method: str, recipe: str, rows: Manifest, call: Mapping[str, Any], *, 
 # ------------------------------------------------------------------------------------------------------------ the world
 
 SIZE_PX = 64  # of scenes, and of pictures that maps are made of
-VIEW_PX = 48
+VIEW_PX = {"image": 48, "video": 40}
+ASKED_PX = {"image": 64, "video": 48}  # objects then are as large as in the views, on average
 # Objects of about an eighth of the frame, away from its middle: nothing moves in a picture, amplitudes are of places.
 IMAGE_WORLD: Mapping[str, Any] = {
     "num_frames": 2,
@@ -293,7 +294,7 @@ WORLD_CAM = CamSettings(iterations=3, expand_resolution=2)
 WORLD_MASKS = CamSettings(iterations=1, expand_resolution=2)
 CAM_BATCH = 128
 IMAGE_METHOD: Mapping[str, Any] = {
-    "method.size": VIEW_PX,
+    "method.size": VIEW_PX["image"],
     "method.clip_frames": 1,
     "method.stride": 1,
     "method.crop_area_min": 0.3,
@@ -302,7 +303,7 @@ IMAGE_METHOD: Mapping[str, Any] = {
     "method.queue_size": 256,
 }
 VIDEO_METHOD: Mapping[str, Any] = {
-    "method.size": VIEW_PX,
+    "method.size": VIEW_PX["video"],
     "method.clip_frames": CLIP_FRAMES,
     "method.stride": 1,
     "method.interval": "uniform",
@@ -312,7 +313,7 @@ VIDEO_METHOD: Mapping[str, Any] = {
     "optimizer.lr": 0.004,
 }
 SUPERVISED_METHOD: Mapping[str, Any] = {
-    "method.size": VIEW_PX,
+    "method.size": VIEW_PX["image"],
     "method.clip_frames": 1,
     "method.stride": 1,
     "method.crop": "box",
@@ -335,8 +336,8 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "image": Family("moco", "moco_small", "appearance", IMAGE_WORLD, IMAGE_METHOD, 170, 64),
-    "video": Family("cvrl", "cvrl_small", "motion", VIDEO_WORLD, VIDEO_METHOD, 90, 64),
+    "image": Family("moco", "moco_small", "appearance", IMAGE_WORLD, IMAGE_METHOD, 135, 64),
+    "video": Family("cvrl", "cvrl_small", "motion", VIDEO_WORLD, VIDEO_METHOD, 150, 32),
 }
 SUPERVISED_STEPS = 120
 PLAIN = "plain"
@@ -419,16 +420,17 @@ def write_video_world(folder: Path, seed: int, *, scale: float = 1.0) -> Manifes
 
 
 def eval_plan(family: str) -> ClipPlan:
-    """Whole frames as the encoder met them in views, on average; two clips of a video."""
+    """Whole frames; two clips of a video."""
     frames, clips = (1, 1) if family == "image" else (CLIP_FRAMES, 2)
+    size = ASKED_PX[family]
     return ClipPlan(
         num_frames=frames,
         stride=1,
         num_clips=clips,
         num_crops=1,
-        size_px=SIZE_PX,
-        short_side_px=SIZE_PX,
-        resize_px=(SIZE_PX, SIZE_PX),
+        size_px=size,
+        short_side_px=size,
+        resize_px=(size, size),
     )
 
 
@@ -614,7 +616,7 @@ def run_family(
 
 def _as_asked(encoder: Encoder, family: str) -> Encoder:
     frames = 1 if family == "image" else CLIP_FRAMES
-    encoder.input_spec = replace(encoder.input_spec, num_frames=frames, stride_frames=1, size_px=SIZE_PX)
+    encoder.input_spec = replace(encoder.input_spec, num_frames=frames, stride_frames=1, size_px=ASKED_PX[family])
     return encoder
 
 
@@ -641,7 +643,7 @@ CRF_PX = 64
 SMALL_CRF = CrfSettings(gaussian_sxy=3 * CRF_PX / 224, bilateral_sxy=80 * CRF_PX / 224)
 REAL_CAM = CamSettings(iterations=10, expand_resolution=2)  # object_aware.md §2.6
 REAL_BATCH = 64
-REAL_STEPS, REAL_BATCH_SIZE = 500, 32
+REAL_STEPS, REAL_BATCH_SIZE = 700, 32
 REAL_SUPERVISED_STEPS = 220
 REAL_METHOD: Mapping[str, Any] = {
     "method.size": 64,
