@@ -162,6 +162,7 @@ def test_masks_of_images_are_grey_pictures_of_their_size(images: Manifest) -> No
         expected = torch.nn.functional.interpolate(maps[row][None], size=(16, 24), mode="bilinear", antialias=True)[0]
         torch.testing.assert_close(mask, expected, atol=0.5 / 255 + 1e-6, rtol=0)
     assert annotate(images, producer, out=Path(images.root) / "sidecars").computed == 0
+    assert len(Manifest.open(images.root)) == 5  # masks beside the images are none of them
 
 
 def test_boxes_and_masks_of_videos(videos: Manifest, tmp_path: Path) -> None:

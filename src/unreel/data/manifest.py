@@ -182,6 +182,8 @@ class Manifest:
             hidden += sum(n.startswith(".") for n in names)
             folders[:] = sorted(n for n in folders if not n.startswith("."))
             inside = Path(folder).relative_to(base)
+            if not inside.parts and "sidecars" in folders and any(Path(folder, "sidecars").glob("*.parquet")):
+                folders.remove("sidecars")  # computed facts and their masks, see data/sidecars.py
             for name in names:
                 if name.startswith("."):
                     continue

@@ -275,6 +275,7 @@ def render_page(items: tuple[GalleryItem, ...], faults: list[Fault], card: dict[
         faults=faults,
         chips=chips,
         bar=", ".join(colour_bar()),
+        supervised=cam["score"] == "supervised",
         with_boxes=card["objects"] is not None,
         video=any(item.video for item in items),
         digest=card["encoder"],
