@@ -1081,8 +1081,8 @@ def world_section(found: Mapping[str, Any]) -> list[str]:
             f"### {title}",
             "",
             f"Per seed {f['train']} training {kind}, whose background (one of eight textures) names the class in "
-            f"{100 * STRENGTH:.0f} % of them and is free in the others, and {f['test']} test {kind} of either kind, whose "
-            "background always names another class (swapped) or their own (kept); "
+            f"{100 * STRENGTH:.0f} % of them and is free in the others, and {f['test']} test {kind} of either kind, "
+            "whose background always names another class (swapped) or their own (kept); "
             f"{len(found['seeds'])} seeds, each with a world of its own. "
             f"{f['steps']} steps of {f['batch_size']} {kind} per run; {f['parameters']:,} parameters; chance "
             f"{number(asked[0]['chance'])}. Swapped and kept test {kind} differ in their backgrounds alone. A linear "
