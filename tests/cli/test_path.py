@@ -82,7 +82,7 @@ def test_pretrain_again_changes_nothing(capsys: pytest.CaptureFixture[str], run:
         (["--out", "r", "--method.temperature", "-1"], "method.temperature must be > 0, got -1"),
         (
             ["--out", "r", "--method.views", "papr"],
-            "method.views must be one of paper, release, crop_only, none, got 'papr'",
+            "method.views must be one of paper, release, occon, mocov2, crop_only, none, got 'papr'",
         ),
         (["--out", "r", "--encoder.name", "r3d_teeny"], "unknown encoder 'r3d_teeny'; did you mean 'r3d_tiny'"),
         (["--out", "r", "--trian.steps", "1"], "unknown section 'trian'; did you mean 'train'?"),

@@ -262,8 +262,12 @@ def prepare(
     layers: list[Layer] = []
     found: Manifest | None = None
     if recipe is None and own_method is None:
-        found = Manifest.open(data)  # a list of names: no file is opened
-        recipe = default_recipe(method if isinstance(method, str) else _named(overrides), images=found.only_images)
+        try:
+            found = Manifest.open(data)  # a list of names: no file is opened
+        except DataError:
+            found = None  # said below, once the settings are known to be right
+        images = found is not None and found.only_images
+        recipe = default_recipe(method if isinstance(method, str) else _named(overrides), images=images)
     elif recipe is None:
         recipe = default_recipe()
     if recipe is not None:
