@@ -2,6 +2,7 @@
 
     python benchmarks/atlas.py                                   # every method, report seeds; docs/results/atlas.*
     python benchmarks/atlas.py --develop --seeds 0 --methods tcgl   # development: runs/atlas/atlas.{json,md,svg}
+    python benchmarks/atlas.py --cost                            # what a step of each method costs, side by side
     python benchmarks/atlas.py --render                          # the page and the heat map again from atlas.json
 
 For each seed one world of small videos is written: an object that moves, another that goes through an irreversible
@@ -35,12 +36,14 @@ from numpy.typing import NDArray
 from unreel import api
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
+from unreel.core.memory import keep_freed_memory
 from unreel.data.batch import collate
 from unreel.data.dataset import ClipDataset
 from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
 from unreel.data.synthetic import APPEARANCES, EVENTS, MOTIONS, ActionWorld
 from unreel.methods import Method, list_methods
+from unreel.methods import Progress as MethodProgress
 from unreel.nn import Encoder, count_parameters
 from unreel.protocols import LinearProbe, Retrieval
 from unreel.protocols.features import embed_all
@@ -51,6 +54,7 @@ from unreel.report.heat_map import heat_map, standalone_svg
 from unreel.stats import bootstrap_ci, paired_bootstrap
 from unreel.tasks import FrameStatistics, LabelTask, random_init
 from unreel.tasks.order import ClipOrderTask
+from unreel.train.backend import channels_last
 from unreel.train.feed import place
 from unreel.train.run import describe_environment
 
@@ -626,8 +630,9 @@ def page(results: Mapping[str, Any]) -> str:
     lines += [
         "## Cost",
         "",
-        "Seconds per step without waiting for data, median over the run; seconds of runs that shared a machine are not",
-        "exact.",
+        *_cost(results.get("cost", {})),
+        "Of the runs above: seconds per step by the wall's clock, without waiting for data, median over the run. They "
+        "shared their machine with one another and with other work, so that only the table before this one compares.",
         "",
         "| method | seed | steps | videos a step | frames a step | s a step | ms a frame | training, s | asking, s "
         "| head parameters |",
@@ -649,6 +654,24 @@ def page(results: Mapping[str, Any]) -> str:
 
 def _settings(values: Mapping[str, Any]) -> str:
     return ", ".join(f"`{k} {v}`" for k, v in values.items()) or "the recipe's"
+
+
+def _cost(cost: Mapping[str, Mapping[str, float]]) -> list[str]:
+    if not cost:
+        return []
+    return [
+        "Processor seconds of one optimiser step on one thread (`--cost`): forward, backward, optimiser, of a batch in "
+        "memory, methods taking turns; median of five rounds, lowest and highest.",
+        "",
+        "| method | s a step | lowest to highest | frames a step | ms a frame |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {m} | {c['s_per_step']:.3f} | {c['lowest']:.3f} to {c['highest']:.3f} | {c['frames_per_step']} "
+            f"| {1000 * c['s_per_step'] / c['frames_per_step']:.2f} |"
+            for m, c in cost.items()
+        ),
+        "",
+    ]
 
 
 def _criterion(summary: Mapping[str, Any]) -> list[str]:
@@ -681,6 +704,45 @@ def merge(folder: Path, seeds: Sequence[int], known: Sequence[Mapping[str, Any]]
     return {"runs": runs, "summary": summarise(runs)}
 
 
+def measure_cost(
+    folder: Path, methods: Sequence[str], seed: int, *, rounds: int = 5
+) -> dict[str, dict[str, float | int]]:
+    """Processor seconds of one optimiser step of each method: one thread, one batch in memory, methods taking turns.
+
+    The processor's clock, so that what else the machine does disturbs it little; the first round is not counted.
+    """
+    train = Manifest.from_csv(write_worlds(folder / f"world-{seed}", seed)).select(split="train")
+    jobs = {}
+    for method in methods:
+        entry = ENTRIES[method]
+        prepared = prepare(method, train, call={**settings_of(method, seed, 10), "data.cache_mb": 0})
+        prepared.method.train()
+        channels_last(prepared.method)
+        batch = place(prepared.method.views, prepared.loader.first(entry.batch_size), torch.device("cpu"))
+        jobs[method] = (prepared, batch, frames_per_video(prepared) * entry.batch_size)
+    times: dict[str, list[float]] = {method: [] for method in methods}
+    for round_ in range(rounds + 1):
+        for method, (prepared, batch, _) in jobs.items():
+            start = time.process_time()
+            prepared.method.on_step_begin(MethodProgress(round_, rounds + 1))
+            prepared.optimizer.zero_grad(set_to_none=True)
+            prepared.method(batch).loss.backward()
+            prepared.method.on_gradients()
+            prepared.optimizer.step()
+            prepared.method.on_step_end(MethodProgress(round_ + 1, rounds + 1), True)
+            if round_:
+                times[method].append(time.process_time() - start)
+    return {
+        method: {
+            "s_per_step": float(np.median(times[method])),
+            "lowest": min(times[method]),
+            "highest": max(times[method]),
+            "frames_per_step": frames,
+        }
+        for method, (_, _, frames) in jobs.items()
+    }
+
+
 def publish(results: Mapping[str, Any], folder: Path) -> None:
     """Write atlas.json, atlas.md and atlas.svg."""
     _write(folder / "atlas.json", json.dumps(results, indent=1) + "\n")
@@ -711,6 +773,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "runs" / "atlas")
     parser.add_argument("--develop", action="store_true", help="seeds 0 to 9; results stay in the folder")
+    parser.add_argument("--cost", action="store_true", help="only measure what a step of each method costs")
     parser.add_argument("--render", action="store_true", help="run nothing")
     return parser
 
@@ -724,9 +787,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UsageError(f"methods without an entry in the atlas: {', '.join(missing)}")
     out = options.folder if options.develop else RESULTS
     known: list[Any] = []
-    if not options.develop and (RESULTS / "atlas.json").is_file():
-        known = json.loads((RESULTS / "atlas.json").read_text(encoding="utf-8"))["runs"]
-    if not options.render:
+    cost: dict[str, Any] = {}
+    if (out / "atlas.json").is_file():
+        before = json.loads((out / "atlas.json").read_text(encoding="utf-8"))
+        known, cost = [] if options.develop else before["runs"], before.get("cost", {})
+    if options.cost:
+        torch.set_num_threads(1)
+        keep_freed_memory()  # as training does on a CPU
+        cost = {**cost, **measure_cost(options.folder, options.methods, seeds[0])}
+    elif not options.render:
         done = {(r["method"], r["seed"]) for r in known}
         todo = [(m, s) for s in seeds for m in options.methods if (m, s) not in done]
         for seed in dict.fromkeys(s for _, s in todo):
@@ -740,7 +809,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             for args in arguments_of:
                 print(f"done: {run_one(*args).stem}", flush=True)
-    results = merge(options.folder, seeds, known)
+    results = {**merge(options.folder, seeds, known), "cost": cost}
     publish(results, out)
     print(table(results))
 
