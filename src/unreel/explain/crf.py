@@ -2,7 +2,7 @@
 
 Mean field is computed exactly: every pixel hears every other. The Gaussian kernel is a product of one along y and one
 along x; the bilateral one is summed in blocks that stay in the cache, each pair of pixels once. An image of 224 × 224
-takes seconds on a CPU core and a fraction of one on a GPU.
+takes about five seconds on a CPU core, one of 112 × 112 half a second; it runs on whatever device the map is on.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from unreel.explain.crf import CrfSettings
 from unreel.explain.driver import iterate_maps, provenance, to_bytes
 from unreel.explain.objects import MapPlan, Objects, ObjectSettings, SourceMaps, find_objects, join_rows, refine
 from unreel.explain.overlay import COLOURS, colour_bar, draw_boxes, enlarge, fit, heat
-from unreel.explain.producers import write_whole
+from unreel.explain.producers import device_of, write_whole
 from unreel.media.image import encode_image
 from unreel.media.write import write_video
 from unreel.nn.encoder import Encoder
@@ -139,7 +139,7 @@ def write_gallery(
     reader = SourceReader(manifest)
     items: dict[int, GalleryItem] = {}
     for source in join_rows(clips):
-        refined = refine(source, crf)
+        refined = refine(source, crf, device=device_of(encoder))
         found = None if objects is None else find_objects(refined, objects)
         items[source.row] = _write_source(reader, refined, found, out)
     if not items:

@@ -221,15 +221,21 @@ def _even(times_s: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.f
     return place, np.interp(np.arange(place[-1] + 1), place, times_s)
 
 
-def refine(source: SourceMaps, crf: CrfSettings | None) -> SourceMaps:
-    """A source's map after the CRF, frame by frame (§2.7); itself without one. Raises UsageError without pixels."""
+def refine(source: SourceMaps, crf: CrfSettings | None, *, device: torch.device | str | None = None) -> SourceMaps:
+    """A source's map after the CRF, frame by frame (§2.7); itself without one.
+
+    Args:
+        source: with its pixels. crf: constants; None changes nothing.
+        device: where it is computed; None is where the map is. The result is where the map was.
+    Raises: UsageError for a source without pixels.
+    """
     if crf is None:
         return source
     if source.pixels is None:
         raise UsageError("a CRF needs the frames beside their maps")
     maps = torch.stack(
         [
-            dense_crf(frame, p, settings=crf) if p.any() else p
+            dense_crf(frame.to(device), p.to(device), settings=crf).to(p.device) if p.any() else p
             for frame, p in zip(source.pixels, source.maps, strict=True)
         ]
     )

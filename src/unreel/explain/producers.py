@@ -134,7 +134,8 @@ class BoxProducer(_Maps):
         del folder
         faults: list[Fault] = []
         for source in self._sources(sources, rows, faults, workers=workers, pixels=self.crf is not None):
-            yield Found(source.row, None, find_objects(refine(source, self.crf), self.objects).facts())
+            refined = refine(source, self.crf, device=device_of(self.encoder))
+            yield Found(source.row, None, find_objects(refined, self.objects).facts())
         yield from _unreadable(sources, faults)
 
 
@@ -188,6 +189,12 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a net is; the CPU for one without parameters."""
+    first = next(module.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def prefer_device(*modules: nn.Module | None, device: str | torch.device | None = None) -> None:
