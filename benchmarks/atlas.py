@@ -506,8 +506,9 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"methods": cells, "controls": controls}
 
 
-def draw(summary: Mapping[str, Any]) -> str:
-    """The heat map as a file's text."""
+def draw(summary: Mapping[str, Any], cost: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """The heat map as a file's text; ``cost`` of ``measure_cost`` goes below the methods' names."""
+    price = {m: f"\n{c['s_per_step']:.2f} s a step" for m, c in (cost or {}).items()}
     shown = {name: f for name, f in FACTORS.items() if f.shown}
     newest = {m: seeds.get("all") or next(iter(seeds.values())) for m, seeds in summary["methods"].items()}
     rows = {m: cells["factors"] for m, cells in newest.items()}
@@ -519,7 +520,7 @@ def draw(summary: Mapping[str, Any]) -> str:
 
     chance = np.nanmean(table("chance"), axis=0)
     drawing = heat_map(
-        [name.replace("_", " ") for name in rows],
+        [name.replace("_", " ") + price.get(name, "") for name in rows],
         [f"{f.title}\nchance {100 * c:.1f}" for f, c in zip(shown.values(), chance, strict=True)],
         table("value"),
         table("low"),
@@ -584,6 +585,10 @@ def page(results: Mapping[str, Any]) -> str:
         f"`{COMMON['encoder.name']}`, clips of {CLIP_FRAMES} frames at {SIZE_PX} pixels less their mean over time;",
         f"about {budget:,} frames through the encoder. Asked: frozen features of 4 clips a video, {NUM_TEST} test",
         f"videos a seed ({NUM_SWAP_TEST} for the background); linear probe, nearest neighbour (standard profile).",
+        "",
+        "Random-init normalises by statistics that no layer has. Settling those alone, without learning, moves scores",
+        "([tcgl.md](tcgl.md), first weights); this edition has no such control: small differences to random-init may",
+        "be no more than that.",
         "",
         "| factor | question | classes | protocol |",
         "|---|---|---|---|",
@@ -747,7 +752,7 @@ def publish(results: Mapping[str, Any], folder: Path) -> None:
     """Write atlas.json, atlas.md and atlas.svg."""
     _write(folder / "atlas.json", json.dumps(results, indent=1) + "\n")
     _write(folder / "atlas.md", page(results))
-    _write(folder / "atlas.svg", draw(results["summary"]))
+    _write(folder / "atlas.svg", draw(results["summary"], results.get("cost")))
 
 
 def table(results: Mapping[str, Any]) -> str:
