@@ -1,7 +1,7 @@
 """One training step of TCGL on one core: how much of it is the encoder, and what batching the rest is worth.
 
     python benchmarks/tcgl_step.py                                       # writes docs/results/tcgl_step.{json,md}
-    python benchmarks/tcgl_step.py --batch 2 --size 32 --width 8 --out /tmp/step.json
+    python benchmarks/tcgl_step.py --batch 2 --size 32 --width 8 --out step.json
     python benchmarks/tcgl_step.py --render                              # the page again, from the JSON
 
 Forward and backward of one batch of videos, 3 snippets and 12 frame-sets each, without decoding, augmentation and
