@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from tests.methods.clips import sample, video
-from tests.methods.siamese_clips import image_batch, part_of, tiny, views_batch
+from tests.methods.siamese_clips import batch_of_views, image_batch, part_of, tiny, views_batch
 from unreel.core import distributed
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import defaults, describe
 from unreel.data.batch import collate
 from unreel.data.sampling import ClipSetSampler
-from unreel.methods import BYOL, MoCo, SimCLR, create_method
+from unreel.methods import BYOL, MoCo, Progress, SimCLR, create_method
 from unreel.nn import create_encoder
 from unreel.train import Checkpoints, build_optimizer, fit
 from unreel.views.batch_ops import CutMix, Mixup
@@ -55,8 +55,8 @@ def test_trains_on_images_and_on_rho_clips(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["moco", "byol"])
-def test_the_teacher_moves_before_the_loss_and_the_optimiser_leaves_it(name: str) -> None:
-    """§1.1 and C12: the target moves before the forward of the same step, parameters only; it starts as a copy."""
+def test_check_C12_the_target_moves_before_the_loss_of_the_same_step(name: str) -> None:
+    """§1.1, too: before the forward, parameters only, as a copy at first; the optimiser leaves it."""
     method = tiny(name, momentum=0.5)
     seen: list[torch.Tensor] = []
     weight, copy = method.encoder.conv1.weight, method.teacher.parts[0].conv1.weight
@@ -89,6 +89,40 @@ def test_mix_is_one_setting(name: str) -> None:
     both = CutMix()(Mixup()(views_batch(2), Key(0)), Key(1))
     with pytest.raises(UsageError, match="mixed twice"):
         tiny(name)(both)
+
+
+# --- half precision ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "mixed"),
+    [*((name, False) for name in ("simclr", "moco", "byol", "swav", "pirl")), ("moco", True), ("byol", True)],
+)
+def test_a_loss_under_autocast_is_computed_in_float32(name: str, mixed: bool) -> None:
+    """Division by τ or ε, softmax, cross-entropy and assignment; only the networks run in half precision."""
+    options = {"queue_size": 12, "queue_epoch": 0} if name == "swav" else {}
+    found: dict[bool, torch.Tensor] = {}
+    for half in (False, True):
+        method = tiny(name, **options)
+        batch = batch_of_views(method, 8)
+        batch = Mixup()(batch, Key("mix")) if mixed else batch
+        if name == "swav":
+            method.queue.copy_(torch.nn.functional.normalize(torch.randn(2, 12, 8, generator=Key("q").torch()), dim=2))
+            method.queue_filled.fill_(12)
+            scored: list[torch.dtype] = []
+            method.prototypes.register_forward_hook(lambda *a, seen=scored: seen.append(a[2].dtype))
+        method.on_step_begin(Progress(5, 10))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = method(batch)
+        assert output.loss.dtype == torch.float32
+        assert all(value.dtype == torch.float32 for value in output.logs.values())
+        assert name != "swav" or (len(scored) == 6 and set(scored) == {torch.float32})  # four views, two queues
+        output.loss.backward()
+        assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+        found[half] = output.loss.detach()
+    assert torch.isfinite(found[True])
+    # BYOL's lies in [−4, 4] and may be near 0.
+    torch.testing.assert_close(found[True], found[False], rtol=2e-2, atol=2e-2)
 
 
 # --- two processes, resume --------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from unreel.core.distributed import all_reduce_mean
 from unreel.core.errors import UsageError
+from unreel.losses._precision import wide
 
 
 def cosines(p: Tensor, y: Tensor) -> Tensor:
@@ -18,9 +19,8 @@ def cosines(p: Tensor, y: Tensor) -> Tensor:
     if p.ndim != 2 or p.shape != y.shape:
         raise UsageError(f"predictions and targets need equal shapes (B, D), got {tuple(p.shape)} and {tuple(y.shape)}")
     with torch.autocast(device_type=p.device.type, enabled=False):
-        wide = torch.promote_types(p.dtype, torch.float32)
-        a, b = functional.normalize(p.to(wide), dim=1), functional.normalize(y.detach().to(wide), dim=1)
-        return (a * b).sum(1)
+        a = wide(p)
+        return (functional.normalize(a, dim=1) * functional.normalize(y.detach().to(a), dim=1)).sum(1)
 
 
 def byol_loss(p: Tensor, y: Tensor) -> Tensor:
@@ -42,5 +42,5 @@ def spread(z: Tensor) -> Tensor:
 
     A detached scalar.
     """
-    unit = functional.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
+    unit = functional.normalize(wide(z), dim=1)
     return 1 - all_reduce_mean(unit.mean(0)).square().sum()

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from unreel.core.distributed import all_gather_with_grad, all_reduce_mean, rank, world_size
 from unreel.core.errors import UsageError
+from unreel.losses._precision import wide
 
 Reduction: TypeAlias = Literal["mean", "sum_of_views"]
 
@@ -41,8 +42,7 @@ def _check(z1: Tensor, z2: Tensor, temperature: float, processes: int) -> None:
 
 
 def _prepare(z: Tensor, normalize: bool) -> Tensor:
-    wide = z.to(torch.promote_types(z.dtype, torch.float32))
-    return l2_normalize(wide) if normalize else wide
+    return l2_normalize(wide(z)) if normalize else wide(z)
 
 
 def nt_xent(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unreel.core.errors import UsageError
+from unreel.losses._precision import wide
 from unreel.losses.contrastive import l2_normalize
 
 
@@ -33,7 +34,7 @@ def node_info_nce(u: Tensor, v: Tensor, temperature: float = 0.5) -> Tensor:
     if temperature <= 0:
         raise UsageError(f"temperature must be positive, got {temperature}")
     with torch.autocast(device_type=u.device.type, enabled=False):  # it would take the products in half precision
-        a, b = (l2_normalize(x.to(torch.promote_types(x.dtype, torch.float32))) for x in (u, v))
+        a, b = (l2_normalize(wide(x)) for x in (u, v))
         itself = torch.eye(u.shape[-2], dtype=torch.bool, device=u.device)
         across = a @ b.mT / temperature  # (..., N, N); the positives are the diagonal
         within_a, within_b = (

@@ -9,12 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from unreel.core.errors import UsageError, unknown_name
+from unreel.losses._precision import wide
 
 MemoryLoss: TypeAlias = Literal["nce", "info_nce"]
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def memory_nce(
@@ -52,7 +49,7 @@ def memory_nce(
     if temperature <= 0:
         raise UsageError(f"temperature must be positive, got {temperature}")
     with torch.autocast(device_type=q.device.type, enabled=False):
-        query, own, rest = _wide(q), _wide(positive.detach()), _wide(negatives.detach())
+        query, own, rest = wide(q), wide(positive.detach()), wide(negatives.detach())
         others = query @ rest.T.to(query)
         if exclude is not None:
             others = others.masked_fill(exclude, float("-inf"))

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from unreel.core.distributed import all_gather_with_grad, rank
 from unreel.core.errors import UsageError, unknown_name
+from unreel.losses._precision import wide
 
 MixWeighting: TypeAlias = Literal["paper", "official"]
 
@@ -19,10 +20,6 @@ class Mixed(NamedTuple):
 
     weight: Tensor
     partner: Tensor
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _check(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> None:
@@ -48,7 +45,7 @@ def queue_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.2
     """
     _check(q, k, queue, temperature)
     with torch.autocast(device_type=q.device.type, enabled=False):
-        query, key, negatives = _wide(q), _wide(k.detach()), _wide(queue.detach())
+        query, key, negatives = wide(q), wide(k.detach()), wide(queue.detach())
         own = (query * key).sum(1, keepdim=True)
         logits = torch.cat([own, query @ negatives.T.to(query)], 1) / temperature
         return functional.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
@@ -82,9 +79,9 @@ def mixed_queue_info_nce(
         raise unknown_name("weighting", weighting, get_args(MixWeighting))
     _check(q, k, queue, temperature)
     with torch.autocast(device_type=q.device.type, enabled=False):
-        query, key = _wide(q), _wide(k.detach())
+        query, key = wide(q), wide(k.detach())
         keys = all_gather_with_grad(key) if gather else key
-        columns = torch.cat([keys, _wide(queue.detach()).to(keys)])
+        columns = torch.cat([keys, wide(queue.detach()).to(keys)])
         logits = query @ columns.T / temperature
         first = rank() * len(q) if gather else 0
         own = functional.cross_entropy(logits, first + torch.arange(len(q), device=q.device), reduction="none")
@@ -99,6 +96,6 @@ def mixed_queue_info_nce(
 def queue_accuracy(q: Tensor, k: Tensor, queue: Tensor) -> Tensor:
     """Share of queries that are nearer to their own key than to every key of the queue; a detached scalar."""
     with torch.autocast(device_type=q.device.type, enabled=False):  # half precision would round one side only
-        query = _wide(q)
-        own = (query * _wide(k)).sum(1)
-        return (own > (query @ _wide(queue).T.to(query)).max(1).values).float().mean()
+        query = wide(q)
+        own = (query * wide(k)).sum(1)
+        return (own > (query @ wide(queue).T.to(query)).max(1).values).float().mean()

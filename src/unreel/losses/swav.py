@@ -10,10 +10,7 @@ from torch.nn import functional
 
 from unreel.core.distributed import all_gather_with_grad, rank, world_size
 from unreel.core.errors import UsageError
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+from unreel.losses._precision import wide
 
 
 @torch.no_grad()
@@ -41,7 +38,7 @@ def sinkhorn(
     if not epsilon > 0 or iterations < 1:
         raise UsageError(f"sinkhorn needs epsilon > 0 and iterations of at least 1, got {epsilon} and {iterations}")
     many = world_size() if gather else 1
-    log_q = _wide(scores)
+    log_q = wide(scores)
     if others is not None:  # each process takes a share of them, so that they count once
         log_q = torch.cat([log_q, others[rank() :: many].to(log_q) if many > 1 else others.to(log_q)])
     log_q = log_q / epsilon
@@ -77,7 +74,7 @@ def swapped_prediction(scores: Sequence[Tensor], assignments: Mapping[int, Tenso
     if temperature <= 0:
         raise UsageError(f"temperature must be positive, got {temperature}")
     with torch.autocast(device_type=scores[0].device.type, enabled=False):
-        log_p = [functional.log_softmax(_wide(s) / temperature, 1) for s in scores]
+        log_p = [functional.log_softmax(wide(s) / temperature, 1) for s in scores]
         losses = [
             -(q.detach().to(log_p[j]) * log_p[j]).sum(1).mean()
             for i, q in assignments.items()

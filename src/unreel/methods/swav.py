@@ -175,12 +175,12 @@ class SwAV(SiameseMethod):
     def forward(self, batch: Batch) -> LossOutput:
         """Loss of B sources with V views each, the large ones first."""
         z = self.projections([self.encoder.prepare(view.clips) for view in batch.views])
-        scores = [self.prototypes(view.to(self.prototypes.weight.dtype)) for view in z]
+        scores = [self.scores(view) for view in z]
         if self.training and self._collecting:
             large = torch.stack([view.detach() for view in z[: self.num_large]], 1)
             self._fresh.append(all_gather_with_grad(large))
         with torch.no_grad():
-            earlier = [self.prototypes(kept) for kept in self.queue] if self._queue_takes_part else None
+            earlier = [self.scores(kept) for kept in self.queue] if self._queue_takes_part else None
         assignments = {
             i: sinkhorn(
                 scores[i].detach(),
@@ -202,6 +202,14 @@ class SwAV(SiameseMethod):
                 embeddings.append(self.encoder(torch.cat(clips[first:i])))
                 first = i
         return list(self.head(torch.cat(embeddings)).chunk(len(clips)))
+
+    def scores(self, z: Tensor) -> Tensor:
+        """Unit rows (n, D) to similarities with the prototypes (n, K), never in half precision.
+
+        An assignment divides them by ε = 0.05: bfloat16's step of 0.004 below 1 would be one of 8 % in its shares.
+        """
+        with torch.autocast(device_type=z.device.type, enabled=False):
+            return self.prototypes(z.to(self.prototypes.weight.dtype))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def _logs(self, scores: list[Tensor]) -> dict[str, Tensor]:
