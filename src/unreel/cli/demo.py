@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unreel.cli.common import table
+from unreel.core.files import write_whole
 
 if TYPE_CHECKING:
     from unreel.tasks import Report
@@ -135,9 +135,7 @@ def run_demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable
         "total_s": round(sum(stages.seconds.values()), 1),
         "report": str(page),
     }
-    partial = out / "demo.json.partial"
-    partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, out / "demo.json")
+    write_whole(out / "demo.json", json.dumps(data, indent=1) + "\n")
     return DemoOutcome(data, _text(data))
 
 

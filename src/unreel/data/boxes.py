@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unreel.core.errors import DataError, UsageError
+from unreel.core.files import write_whole
 from unreel.data.manifest import Manifest
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -80,16 +81,7 @@ def write_boxes(path: str | os.PathLike[str], boxes: Mapping[str, ArrayLike]) ->
         if (fault := _fault(rounded)) is not None:
             raise UsageError(f"boxes of {name!r}: {fault}")
         lines.append(" ".join([name, *(",".join(f"{v:.6f}" for v in row) for row in rounded.tolist())]))
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
-            stream.writelines(f"{line}\n" for line in lines)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    return write_whole(path, "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
 
 
 def read_boxes(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float64]]:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from unreel.core.digests import file_digest, mapping_digest
 from unreel.core.errors import DataError, UsageError, nearest
+from unreel.core.files import replacing, write_whole
 from unreel.core.keys import Key
 from unreel.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoInfo
 
@@ -342,16 +343,9 @@ class Manifest:
         """Write the table, all or nothing. Paths are written relative to the new file's own folder."""
         target = Path(path)
         columns, records = self._records(target.parent)
-        partial = _partial(target)
-        try:
-            with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-                stream.write(",".join(map(_quoted, columns)) + "\n")
-                for record in records:
-                    cells = [_quoted(_cell(record.get(c))) for c in columns]
-                    stream.write((",".join(cells) or '""') + "\n")
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        lines = [",".join(map(_quoted, columns))]
+        lines += [",".join(_quoted(_cell(record.get(c))) for c in columns) or '""' for record in records]
+        write_whole(target, "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
         return target
 
     def to_parquet(self, path: PathLike) -> Path:
@@ -362,12 +356,8 @@ class Manifest:
         target = Path(path)
         columns, records = self._records(target.parent)
         schema = pa.schema([(c, _arrow_type(pa, c)) for c in columns])
-        partial = _partial(target)
-        try:
+        with replacing(target) as partial:
             pq.write_table(pa.Table.from_pylist([dict(r) for r in records], schema=schema), partial)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
         return target
 
     def _records(self, folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -741,11 +731,6 @@ def _arrow_type(pa: Any, column: str) -> Any:
         kind = str(_FACTS[column.removeprefix("fact.")])
         return {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}[kind]
     return pa.string()
-
-
-def _partial(target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target.with_name(f".{target.name}.{os.getpid()}.partial")
 
 
 def _relative(path: str, root: str) -> str:

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from unreel.core.digests import file_digest, mapping_digest
 from unreel.core.errors import DataError, UsageError, unknown_name
+from unreel.core.files import replacing
 from unreel.core.settings import Range
 from unreel.data.index import cache_folder
 from unreel.data.manifest import Manifest
@@ -273,12 +274,11 @@ class _Table:
             }
             for entry in entries
         ]
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
         made_by = {"name": producer.name, "version": producer.version, "settings": dict(producer.settings)}
         table = pa.Table.from_pylist(records)
         metadata = {**(table.schema.metadata or {}), _MADE_BY: json.dumps(made_by).encode()}
-        parquet.write_table(table.replace_schema_metadata(metadata), unfinished)
-        os.replace(unfinished, path)
+        with replacing(path) as partial:
+            parquet.write_table(table.replace_schema_metadata(metadata), partial)
 
 
 class Annotation(NamedTuple):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unreel.core.errors import DataError
+from unreel.core.files import write_whole
 from unreel.core.keys import Key
 from unreel.data.batch import Fault
 from unreel.data.boxes import write_boxes
@@ -28,7 +29,7 @@ from unreel.explain.crf import CrfSettings
 from unreel.explain.driver import iterate_maps, provenance, to_bytes
 from unreel.explain.objects import MapPlan, Objects, ObjectSettings, SourceMaps, find_objects, join_rows, refine
 from unreel.explain.overlay import COLOURS, colour_bar, draw_boxes, enlarge, fit, heat
-from unreel.explain.producers import device_of, write_whole
+from unreel.explain.producers import device_of
 from unreel.media.image import encode_image
 from unreel.media.write import write_video
 from unreel.nn.encoder import Encoder
@@ -153,14 +154,14 @@ def write_gallery(
         "objects": None if objects is None else objects.to_card(),
         "faults": [{"path": fault.path, "message": fault.message} for fault in faults],
     }
-    write_whole(out / "explain.json", json.dumps(card, indent=1).encode())
+    write_whole(out / "explain.json", json.dumps(card, indent=1))
     if objects is not None:
         write_boxes(out / "boxes.txt", {item.name: item.boxes for item in shown})
         if plan.video:
             tubes = {item.name: item.tubelets for item in shown}
-            write_whole(out / "tubelets.json", json.dumps(tubes, indent=1).encode())
+            write_whole(out / "tubelets.json", json.dumps(tubes, indent=1))
     page = out / "index.html"
-    write_whole(page, render_page(shown, faults, card, title=title or encoder.architecture or "encoder").encode())
+    write_whole(page, render_page(shown, faults, card, title=title or encoder.architecture or "encoder"))
     return Gallery(page, shown, tuple(faults))
 
 

@@ -7,7 +7,6 @@ encoder's and the projector's weights and by every setting; the table itself say
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from unreel.core.files import write_whole
 from unreel.data.batch import Fault
 from unreel.data.manifest import Manifest
 from unreel.data.sidecars import Found, table_path
@@ -178,17 +178,6 @@ class MaskProducer(_Maps):
             write_whole(folder / file, content)
             yield Found(source.row, None, {"file": file.as_posix()})
         yield from _unreadable(sources, faults)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """A file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import chain
@@ -15,6 +14,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
 from unreel.core.errors import UsageError
+from unreel.core.files import replacing
 from unreel.media.decoder import Path
 
 # The containers by suffix; naming them keeps the temporary file's own suffix out of the choice.
@@ -104,10 +104,11 @@ def write_video(
         raise UsageError(f"cannot write {target.name!r}: there are no frames") from None
     height, width = first.shape[:2]
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        with av.open(str(partial), "w", format=container_name, options={"fflags": "+bitexact"}) as output:
+        with (
+            replacing(target) as partial,
+            av.open(str(partial), "w", format=container_name, options={"fflags": "+bitexact"}) as output,
+        ):
             rate = Fraction(fps).limit_denominator(100_000)
             stream = cast(av.VideoStream, output.add_stream(codec, rate=rate, options=stream_options))
             stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
@@ -142,15 +143,12 @@ def write_video(
                 output.mux(voice.encode(samples))
                 output.mux(voice.encode(None))
             output.mux(stream.encode(None))
-        os.replace(partial, target)
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(
             f"cannot write {target.name!r} as {codec} ({width}x{height} {pixel_format}): {error}"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 

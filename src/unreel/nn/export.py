@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unreel.core.errors import UsageError, unknown_name
+from unreel.core.files import replacing
 from unreel.nn.encoder import Encoder
 from unreel.nn.resnet import ResNet
 
@@ -184,16 +185,12 @@ def export_encoder(encoder: Encoder, path: str | os.PathLike[str], *, format: Ex
     """
     target = check_export(format, path)
     state = torchvision_state(encoder) if format == "torchvision" else detectron2_state(encoder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
+    with replacing(target) as partial:
         if format == "detectron2":
             partial.write_bytes(_pickled(state))
         elif target.suffix.lower() == ".safetensors":
             save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, partial)
         else:
-            torch.save({name: tensor.cpu() for name, tensor in state.items()}, partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+            with partial.open("wb") as stream:  # given a path, torch writes its name into the file
+                torch.save({name: tensor.cpu() for name, tensor in state.items()}, stream)
     return target

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unreel.core.errors import DataError, UsageError, unknown_name
+from unreel.core.files import replacing
 from unreel.nn.encoder import Encoder, InputSpec
 from unreel.nn.inflate import InflateMode, inflate_state_dict
 from unreel.nn.matching import PREFIXES, MatchReport, explain, foreign_parts, match_state, tensors_digest
@@ -87,21 +86,8 @@ def save_encoder(encoder: Encoder, path: str | Path, card: Mapping[str, object] 
         text = json.dumps({**own, **(card or {})})
     except (TypeError, ValueError) as error:
         raise UsageError(f"the card must be plain JSON values: {error}") from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata={_CARD: text})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp's 0600 would hide a shared run from colleagues; give it what a plain open() gives.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(target, durable=True) as partial:
+        save_file(tensors, partial, metadata={_CARD: text})
     return target
 
 

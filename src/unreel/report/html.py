@@ -20,6 +20,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UnreelError
+from unreel.core.files import write_whole
 from unreel.core.settings import Sections
 from unreel.data.batch import Batch
 from unreel.data.sampling import IntervalDistribution, IntervalKind
@@ -47,10 +48,7 @@ _ORIGIN = re.compile(r"^  (\w+): .*?  # ([^#]+)$")
 
 def save_views(run_dir: str | os.PathLike[str], views: Batch | Sequence[Any]) -> Path:
     """Keep a contact sheet of augmented views in a run's directory, for its report. See ``contact_sheet``."""
-    target = Path(run_dir) / VIEWS_FILE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, encode_image(contact_sheet(views)))
-    return target
+    return write_whole(Path(run_dir) / VIEWS_FILE, encode_image(contact_sheet(views)))
 
 
 def write_report(run_dir: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None) -> Path:
@@ -67,8 +65,7 @@ def write_report(run_dir: str | os.PathLike[str], *, out: str | os.PathLike[str]
     """
     run = open_run(run_dir)
     target = Path(out) if out is not None else run.path / "report.html"
-    _write(target, render(run).encode())
-    return target
+    return write_whole(target, render(run))
 
 
 def render(run: Run) -> str:
@@ -431,13 +428,3 @@ def _plain_number(value: float) -> str:
 
 def _difference(value: PairedDifference) -> str:
     return f"{value.difference:+.3f} [{value.low:+.3f}, {value.high:+.3f}]".replace("-", "−")
-
-
-def _write(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unreel.core.errors import DataError
+from unreel.core.files import write_whole
 from unreel.stats.intervals import Interval, PairedDifference
 
 _FORMAT = 1
@@ -211,14 +212,7 @@ class Report:
         target = Path(path)
         if target.is_dir():
             target = target / "scores.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            partial.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-        return target
+        return write_whole(target, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Report:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import torch
 from unreel.core.digests import mapping_digest
 from unreel.core.distributed import broadcast_object, rank
 from unreel.core.errors import UnreelError, UsageError
+from unreel.core.files import replacing
 
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{9})\.pt")
@@ -107,17 +107,10 @@ class Checkpoints:
             "settings": _flat(settings),
             **state,
         }
-        temporary = self.folder / f".{path.name}.{os.getpid()}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as stream:
+            with replacing(path, durable=True) as partial, partial.open("wb") as stream:
                 torch.save(whole, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-            _sync_folder(self.folder)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
             raise UnreelError(f"{path}: the checkpoint could not be written ({error}); is the disk full?") from error
         # Later ones were unreadable, or the run would have gone on from there: they must not push this one out.
         for old in [p for p in self.paths() if p.name <= path.name][: -self.keep]:
@@ -180,17 +173,3 @@ class Checkpoints:
 
 def _short(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from os import PathLike
@@ -13,6 +12,7 @@ from typing import Any
 
 from unreel.core.distributed import rank
 from unreel.core.errors import UsageError
+from unreel.core.files import write_whole
 from unreel.data.batch import Fault
 from unreel.nn.encoder import Encoder
 
@@ -69,9 +69,7 @@ class Monitor:
             if name == "faults.jsonl":
                 self.faults = len(kept)
             if self.folder is not None and (self.folder / name).is_file():
-                temporary = self.folder / f".{name}"
-                temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-                os.replace(temporary, self.folder / name)
+                write_whole(self.folder / name, "".join(json.dumps(r) + "\n" for r in kept))
 
     def _records(self, name: str) -> list[dict[str, Any]]:
         return [] if self.folder is None else list(read_lines(self.folder / name))

@@ -22,6 +22,7 @@ import yaml
 from unreel.core.digests import mapping_digest
 from unreel.core.distributed import barrier, rank, world_size
 from unreel.core.errors import DataError, UnreelError, UsageError, unknown_name
+from unreel.core.files import write_whole
 from unreel.core.progress import Progress as Bar
 from unreel.core.settings import Range, Sections, Settings, load_sections
 from unreel.data.batch import Batch
@@ -370,12 +371,6 @@ def _check_directory(run: Run, identity: Mapping[str, object], *, resume: bool) 
         raise UsageError(f"{run.path} holds another run: {changed}. Choose another directory, or the old settings")
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def _write_beginning(
     run: Run,
     settings: Settings | Mapping[str, Mapping[str, object]] | None,
@@ -388,12 +383,12 @@ def _write_beginning(
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         config = settings.to_yaml() if isinstance(settings, Settings) else yaml.safe_dump(plain, sort_keys=False)
-        _write(run.path / "config.yaml", config)
+        write_whole(run.path / "config.yaml", config)
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         old = run.environment
         entry = {"started": now, **describe_environment()}
         record = {**old, "identity": identity, "notes": [*notes], "sessions": [*old.get("sessions", []), entry]}
-        _write(run.path / "environment.json", json.dumps(record, indent=1))
+        write_whole(run.path / "environment.json", json.dumps(record, indent=1))
     except OSError as error:
         raise UnreelError(f"{run.path}: the run's directory cannot be written ({error.strerror or error})") from error
 
@@ -435,6 +430,6 @@ def _write_end(
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "steps": [result.resumed_from, result.step],
     }
-    _write(run.path / "environment.json", json.dumps(record, indent=1))
+    write_whole(run.path / "environment.json", json.dumps(record, indent=1))
     if not result.completed:
         log.info("%s: stopped at step %d of %d; call again to go on", run.path, result.step, result.total_steps)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UsageError
+from unreel.core.files import write_whole
 from unreel.data.boxes import boxes_to_shares, write_boxes
 from unreel.data.layouts.common import LayoutResult
 from unreel.media import ImageDecoder, encode_image
@@ -110,16 +111,8 @@ def add_masks(result: LayoutResult, masks: Mapping[str, Mask], files: Path) -> L
 
 def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
     """An (H, W, 3) uint8 image as PNG, or as JPEG of the best quality by its suffix; all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    data = (
-        encode_image(pixels, format="png") if path.suffix == ".png" else encode_image(pixels, format="jpeg", quality=2)
-    )
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    png = path.suffix == ".png"
+    write_whole(path, encode_image(pixels, format="png") if png else encode_image(pixels, format="jpeg", quality=2))
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

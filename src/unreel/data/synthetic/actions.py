@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError, unknown_name
+from unreel.core.files import replacing
 from unreel.core.keys import Key
 from unreel.data.boxes import MARGIN, MIN_SCALE
 from unreel.data.synthetic.drawing import SHAPE_REACH, SHAPES, TEXTURES, Array, as_f32, background_texture, hsv_to_rgb
@@ -735,12 +735,10 @@ class ActionWorld:
         if truth:
             columns += _TRUTH_FILES
         path = root / "manifest.csv"
-        partial = path.with_suffix(".csv.partial")
-        with partial.open("w", newline="", encoding="utf-8") as stream:
+        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(columns)
             writer.writerows(rows)
-        os.replace(partial, path)  # the manifest appears last and whole
         (root / "world.json").write_text(json.dumps(self.settings(), indent=2) + "\n", encoding="utf-8")
         return path
 

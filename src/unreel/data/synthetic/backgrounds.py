@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import unknown_name
+from unreel.core.files import replacing
 from unreel.data.synthetic.actions import MASK_CLASSES, ActionWorld, Scene
 from unreel.media.write import write_video
 
@@ -131,12 +132,10 @@ def write_background_world(
             scene = built.render(num_train + number, truth=variant not in _WORLDS)
             write(scene, variant, "test", number)
     path = root / "manifest.csv"
-    partial = path.with_suffix(".csv.partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", "split", "label", "label.variant", "group"])
         writer.writerows(rows)
-    os.replace(partial, path)  # the manifest appears last and whole
     return path
 
 
