@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.ddp_pool import ProcessPool
 from tests.methods.siamese_clips import tiny, views_batch
-from unreel.core.distributed import rank
+from unreel.core.distributed import rank, world_size
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Layer, defaults
@@ -141,27 +141,43 @@ def test_stopped_and_resumed_is_bit_equal_memory_included(tmp_path: Path) -> Non
     assert not torch.equal(forgetful.state_dict()["queue"], state["queue"])
 
 
-def mix_slices(local: int) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Three steps on this process's slices of global batches of 8."""
-    operation, out = BGMixup(probability=0.7, memory=2, block=4), []
+def mix_slices(rows: int, options: dict[str, Any]) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
+    """Three steps on this process's share of global batches: clips, partners, and the memory after."""
+    operation, clips, partners = BGMixup(**options), [], []
+    local = rows // world_size()
+    mine = slice(rank() * local, (rank() + 1) * local)
     for step in range(3):
-        batch, rows = masked_batch(step), slice(rank() * local, (rank() + 1) * local)
-        masks = Aligned("soft_mask", batch.views[0].aligned["mask"].data[rows])
-        view = View(batch.views[0].clips[rows], batch.views[0].times_s[rows], aligned={"mask": masks})
-        ids = batch.sample_id[rows]
-        out.append(operation(Batch((view,), {}, ids, ids, ids), Key(0, step)).views[0].clips)
-    return out, operation.state_dict()
+        batch = masked_batch(step, rows)
+        masks = Aligned("soft_mask", batch.views[0].aligned["mask"].data[mine])
+        view = View(batch.views[0].clips[mine], batch.views[0].times_s[mine], aligned={"mask": masks})
+        ids = batch.sample_id[mine]
+        out = operation(Batch((view,), {}, ids, ids, ids), Key(0, step))
+        clips.append(out.views[0].clips)
+        partners.append(out.targets["bg_mixup.partner"])
+    return clips, partners, operation.state_dict()
 
 
-def test_two_processes_equal_one(ddp: ProcessPool) -> None:
-    """With a local batch that is a multiple of the block; each process keeps the memories of its own blocks."""
-    whole, memory = mix_slices(8)
-    parts = ddp.run(mix_slices, 4)
-    for step, want in enumerate(whole):
-        assert torch.equal(torch.cat([part[0][step] for part in parts]), want)
-    joined = {**parts[0][1], **parts[1][1]}
+@pytest.mark.ddp
+@pytest.mark.parametrize(
+    ("rows", "options"),
+    [
+        (8, {"block": 4, "memory": 2, "probability": 0.7}),  # whole blocks: nothing is sent
+        (32, {}),  # a small recipe's batch and the default block of 64, which lies across both processes
+        (12, {"block": 4, "memory": 3}),  # the second of three blocks does
+    ],
+)
+def test_two_processes_equal_one(ddp: ProcessPool, rows: int, options: dict[str, Any]) -> None:
+    """Clips, partners and memories; each process keeps the memories of the blocks that it has rows of."""
+    clips, partners, memory = mix_slices(rows, options)
+    parts = ddp.run(mix_slices, rows, options)
+    for step in range(3):
+        assert torch.equal(torch.cat([part[0][step] for part in parts]), clips[step])
+        assert torch.equal(torch.cat([part[1][step] for part in parts]), partners[step])
+    assert any(bool((p >= rows // 2).any()) for p in parts[0][1]) == bool(rows // 2 % options.get("block", 64))
+    joined = {**parts[0][2], **parts[1][2]}
     assert joined.keys() == memory.keys()
-    assert all(torch.equal(joined[name], value) for name, value in memory.items())
+    for part in parts:
+        assert all(torch.equal(value, memory[name]) for name, value in part[2].items())
 
 
 # ---------------------------------------------------------------------------------------------------------- end to end

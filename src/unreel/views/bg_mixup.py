@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from unreel.core.distributed import rank
+from unreel.core.distributed import all_gather_with_grad, rank, world_size
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.keys import Key
 from unreel.data.batch import Batch, View
@@ -116,13 +116,14 @@ class BGMixup:
     background of its partner under a permutation or, where that has none, one of the memory's. What cannot be mixed
     stays. Masks are the view's aligned data "mask" (soft, in [0, 1]), which has followed its crop and flip.
 
-    Draws are keyed by the slot in the global batch. Rows are permuted within blocks of ``block`` slots, each of which
-    has a memory of its own, as each of the released code's four processes has, with 64 rows: any number of processes
-    whose local batch is a multiple of ``block`` makes the same run. Smaller batches are one block. The memory is in
-    ``state_dict``, so that a resumed run is the same, too.
+    Draws are keyed by the slot in the global batch: row i of rank r is slot r·B + i. Slots are permuted within blocks
+    of ``block``, each of which has a memory of its own, as each of the released code's four processes has, with 64
+    rows; smaller batches are one block. Any number of processes makes the same run: where a process's batch is no
+    multiple of ``block``, blocks lie across processes, and all send each other their clips and masks of these views.
+    With a multiple nothing is sent. The memory is in ``state_dict``, so that a resumed run is the same, too.
 
-    ``targets`` gains ``bg_mixup.partner`` (B, V): for each mixed view the local row that gave the background, −1 where
-    the row is unchanged, −2 where it is from memory.
+    ``targets`` gains ``bg_mixup.partner`` (B, V): for each mixed view the slot that gave the background (in one process
+    the row), −1 where the row is unchanged, −2 where it is from memory.
 
     Args:
         probability: of building a row's background, and of mixing it.
@@ -208,14 +209,19 @@ class BGMixup:
 
     def _view(self, number: int, batch: Batch, key: Key) -> tuple[View, list[int]]:
         view = batch.views[number]
-        clips, masks = view.clips, self._masks(number, view)
-        boxes, groups = _boxes(masks.amax(1), self.threshold, batch.group)
+        clips, masks, group = view.clips, self._masks(number, view), batch.group
+        first, skip = rank() * len(batch), 0  # the slot of the first row at hand, and rows before this process's own
         out, partner = clips.clone(), [UNMIXED] * len(batch)
-        first = rank() * len(batch)
+        if world_size() > 1 and len(batch) % self.block:
+            clips, masks, group = (all_gather_with_grad(x) for x in (clips, masks, group))
+            first, skip = 0, first
+        boxes, groups = _boxes(masks.amax(1), self.threshold, group)
         lanes: dict[int, list[int]] = {}
-        for row in range(len(batch)):
+        for row in range(len(clips)):
             lanes.setdefault((first + row) // self.block, []).append(row)
         for lane, rows in lanes.items():
+            if rows[-1] < skip or rows[0] >= skip + len(batch):
+                continue  # a block of other processes
             slots = [first + row for row in rows]
             built = [
                 row
@@ -227,11 +233,11 @@ class BGMixup:
             choice = self._choose(rows, slots, built, groups, known, key, moving=clips.shape[2] > 1)
             pool = self._pool(clips, boxes, built, old)
             for row, source in zip(rows, choice.source, strict=True):
-                if source < 0:
+                if source < 0 or not 0 <= row - skip < len(batch):
                     continue
                 weight = masks[row] if self.mask_mode == "soft" else (masks[row] >= self.threshold).to(clips)
-                out[row] = torch.lerp(pool[source], clips[row], weight[None].expand_as(clips[row]))
-                partner[row] = FROM_MEMORY if source < len(known) else built[source - len(known)]
+                out[row - skip] = torch.lerp(pool[source], clips[row], weight[None].expand_as(clips[row]))
+                partner[row - skip] = FROM_MEMORY if source < len(known) else first + built[source - len(known)]
             if built:
                 whose = [*known, *(groups[row] for row in built)]
                 held = choice.held
