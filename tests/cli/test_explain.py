@@ -139,6 +139,21 @@ def test_annotate_makes_tables_that_training_finds(
     facts = open_facts(manifest, ["boxes"], ["masks"])
     assert set(facts.tables) == {"boxes", "masks"}
     assert facts.manifest.file(0, "mask").is_file()
+    (old,) = find_tables("boxes", manifest)
+    call = ["data", "annotate", "boxes", str(pictures), "--encoder", str(run), "--workers", "0", "--quiet"]
+    assert main([*call, "--cam.iterations", "1", "--batch-size", "3", "--seed", "5"]) == 0
+    assert "6 computed, 0 known" in capsys.readouterr().out
+    (table,) = set(find_tables("boxes", manifest)) - {old}
+    told, before = made_by(table)["settings"], made_by(old)["settings"]
+    assert (told["batch_size"], told["seed"]) == (3, 5)
+    assert (before["batch_size"], before["seed"]) == (256, 0)
+    assert main([*call, "--batch-size", "1"]) == 2
+    assert "batch_size must be at least 2, got 1" in capsys.readouterr().err
+    assert main([*call, "--no-crf", "--crf.iterations", "5"]) == 2
+    assert "--no-crf leaves out what --crf.iterations would change" in capsys.readouterr().err
+    for more in (["--batch-size", "4"], ["--seed", "1"]):
+        assert main(["data", "annotate", "motion_energy", str(pictures), *more]) == 2
+        assert "--batch-size, --seed" in capsys.readouterr().err
     assert main(["data", "annotate", "boxes", str(pictures)]) == 2
     assert "--encoder RUN" in capsys.readouterr().err
     assert main(["data", "annotate", "motion_energy", str(pictures), "--crf"]) == 2

@@ -67,8 +67,26 @@ def test_sparse_tubelets_take_the_nearest_time() -> None:
     found = objects((times[::5], boxes[::5]))  # every half second
     np.testing.assert_allclose(found.of_clips([clip(4, 6)], 0).boxes, [boxes[5]])
     np.testing.assert_allclose(found.of_clips([clip(1, 4)], 0).boxes, [[*boxes[0][:2], *boxes[5][2:]]])
-    still = objects(([3.0], [boxes[3]]))  # one box tells of all times
-    np.testing.assert_allclose(still.of_clips([clip(0, 1), clip(9, 11)], 1).boxes, [boxes[3]])
+
+
+def test_an_object_seen_once_is_in_the_clips_of_that_moment() -> None:
+    times, boxes = tube(0, 20, 0.1)
+    once = objects(([times[3]], [boxes[3]]), (times, boxes))
+    alone, other = once.tubes
+    for clip_times, there in (
+        (clip(2, 5), True),
+        (clip(2, 5)[::-1], True),
+        (clip(2, 6)[::2], True),  # between two frames of the clip
+        (clip(9, 11), False),
+        (clip(3, 3), True),
+        (clip(4, 4), False),
+    ):
+        found = alone.tube_box(clip_times)
+        assert (found is not None) is there
+        assert not there or found.tolist() == boxes[3]
+        assert other.tube_box(clip_times) is not None
+    everything = once.of_clips([clip(2, 5), clip(9, 11)], 0).boxes[0]
+    np.testing.assert_allclose(everything, [0.1, 0.2, 0.4, 0.5])
 
 
 def test_what_boxes_may_be() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unreel.core.errors import UsageError
 from unreel.explain import boxes_from_map, clean_mask, read_boxes, write_boxes
-from unreel.explain.boxes import box_options, expand_boxes, map_rectangles
+from unreel.explain.boxes import box_options, map_rectangles
 
 _SIDES = ((0, 1), (1, 0), (0, -1), (-1, 0))
 _ALL = (*_SIDES, (1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -57,8 +57,8 @@ def test_check_C5_rectangle_and_margin() -> None:
     torch.testing.assert_close(boxes_from_map(shown), torch.tensor([[0.22, 0.14, 0.78, 0.56]], dtype=torch.float64))
     bare = boxes_from_map(shown[None, None].double(), margin=0)
     torch.testing.assert_close(bare, torch.tensor([[0.3, 0.2, 0.7, 0.5]], dtype=torch.float64))
-    torch.testing.assert_close(expand_boxes(bare), boxes_from_map(shown))
-    assert expand_boxes(torch.tensor([[0.0, 0.5, 0.5, 1.0]]), 0.5).tolist() == [[0.0, 0.25, 0.75, 1.0]]
+    corner = _blank((slice(10, 20), slice(0, 10)))  # widened within the image
+    assert boxes_from_map(corner, margin=0.5).tolist() == [[0.0, 0.25, 0.75, 1.0]]
 
 
 def test_check_C5_small_blobs() -> None:
@@ -181,12 +181,10 @@ def test_refusals() -> None:
     with pytest.raises(UsageError, match="finite"):
         boxes_from_map(torch.full((4, 4), torch.nan))
     with pytest.raises(UsageError, match="outer"):
-        boxes_from_map(torch.ones(4, 4), contours="outr")  # type: ignore[arg-type]
+        boxes_from_map(torch.zeros(4, 4), contours="outr")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="official"):
         clean_mask(torch.ones(4, 4), variant="oficial")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"\(\.\.\., H, W\)"):
         clean_mask(torch.ones(4))
     with pytest.raises(UsageError, match="margin"):
         boxes_from_map(torch.ones(4, 4), margin=-0.1)
-    with pytest.raises(UsageError, match="margin"):
-        expand_boxes(torch.ones(1, 4), -0.1)

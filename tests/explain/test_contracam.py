@@ -531,7 +531,15 @@ def test_a_classifiers_cam_is_its_weights_on_the_map() -> None:
 def test_a_classifiers_cam_says_what_is_wrong() -> None:
     with pytest.raises(UsageError, match=r"\(classes, 6\)"):
         classifier_cam(Cells(), torch.zeros(4, 5), pictures(2, 3, 8, 8))
-    with pytest.raises(UsageError, match="class 4 asked for"):
+    with pytest.raises(UsageError, match=r"targets\[0\] is 4; expected a class of the classifier, 0 to 3"):
         classifier_cam(Cells(), torch.zeros(4, 6), pictures(2, 3, 8, 8), targets=[4, 0])
-    with pytest.raises(UsageError, match="at least 0"):
+    with pytest.raises(UsageError, match=r"targets\[0\] is -1"):
         classifier_cam(Cells(), torch.zeros(4, 6), pictures(2, 3, 8, 8), targets=[-1, 0])
+    classifier, clips = linear_head(out_dim=4), pictures(2, 3, 3, 8, 8)
+    for value in (-1, 4):
+        with pytest.raises(UsageError, match=rf"targets\[1\] is {value}; expected .*, 0 to 3"):
+            contracam(Cells(), classifier, pictures(2, 3, 8, 8), score="supervised", targets=[0, value])
+        with pytest.raises(UsageError, match=rf"targets\[1\] is {value}"):  # of the clip, not of one of its frames
+            contracam(Cells(), classifier, clips, score="supervised", targets=[0, value], per_frame=True)
+    with pytest.raises(UsageError, match="targets: expected a whole number per image"):
+        contracam(Cells(), classifier, clips, score="supervised", targets=torch.tensor([0.5, 1]))

@@ -116,6 +116,11 @@ def test_refusals() -> None:
         dense_crf(image, p[:, :4])
     with pytest.raises(UsageError, match="RGB"):
         dense_crf(image[..., :1], p)
+    for wrong, said in ((1.5, "30 are not, the first is 1.5"), (-0.1, "is -0.1"), (math.nan, "is nan")):
+        with pytest.raises(UsageError, match=said):
+            dense_crf(image, torch.full_like(p, wrong))
+    whole = dense_crf(image, torch.eye(6, 5))  # 0 and 1 are probabilities
+    assert ((whole >= 0) & (whole <= 1)).all()
     with pytest.raises(UsageError, match="exact"):
         dense_crf(image, p, backend="exakt")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="reaches"):

@@ -19,15 +19,14 @@ from unreel.explain import (
     CamSettings,
     array_maps,
     contracam,
-    from_bytes,
     iterate_maps,
     maps_for,
-    nearest_in_time,
     to_bytes,
     whole_frames,
 )
 from unreel.media.image import encode_image
 from unreel.media.write import write_video
+from unreel.views.geometry import resize
 
 
 def _order(count: int, seed: int = 0) -> list[int]:
@@ -94,14 +93,33 @@ def test_a_last_batch_of_one_is_filled_from_the_one_before() -> None:
     torch.testing.assert_close(two, contracam(encoder, head, six[order[4:]]).float())
 
 
-def test_no_negatives_at_all_is_an_error() -> None:
+def test_a_batch_of_one_group_is_joined_by_others_wherever_they_are() -> None:
+    encoder, head, images = Cells(), linear_head(), pictures(6, 3, 8, 8)
+    order = _order(6)
+    groups = torch.zeros(6, dtype=torch.int64)
+    groups[order[2:]] = 1  # batches of two: the first by itself, then two of the other group
+    found = array_maps(encoder, head, images, groups=groups, batch_size=2)
+    for own in (order[:2], order[2:4], order[4:]):
+        other = order[2] if own == order[:2] else order[0]
+        rows = [*own, other]
+        alone = contracam(encoder, head, images[rows], groups=groups[rows])[:2].float()
+        torch.testing.assert_close(found[own], alone)
+        assert alone.amax((1, 2, 3)).tolist() == [1, 1]
+
+
+def test_no_negatives_at_all_is_zero_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     encoder, head = Cells(), linear_head()
-    with pytest.raises(DataError, match="at least two groups"):
-        array_maps(encoder, head, pictures(1, 3, 8, 8))
-    with pytest.raises(DataError, match="at least two groups"):
-        array_maps(encoder, head, pictures(3, 3, 8, 8), groups=[1, 1, 1])
+    for images, groups in ((pictures(1, 3, 8, 8), None), (pictures(5, 3, 8, 8), [1] * 5)):
+        caplog.clear()
+        found = array_maps(encoder, head, images, groups=groups, batch_size=2, iterations=2)
+        assert found.shape == (len(images), 1, 8, 8)
+        assert not found.any()
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "at least two groups" in caplog.text
+    caplog.clear()
     # a classifier needs none
-    assert array_maps(encoder, head, pictures(1, 3, 8, 8), score="supervised").shape == (1, 1, 8, 8)
+    assert array_maps(encoder, head, pictures(1, 3, 8, 8), score="supervised").any()
+    assert not caplog.records
     with pytest.raises(UsageError, match="batch_size must be at least 2"):
         array_maps(encoder, head, pictures(3, 3, 8, 8), batch_size=1)
     with pytest.raises(UsageError, match="not both"):
@@ -115,8 +133,6 @@ def test_images_are_resized_whole_and_carry_their_provenance(image_folder: Path)
     assert found.maps.dtype == torch.float32
     assert found.rows.tolist() == [0, 1, 2, 3, 4]
     # squeezed, not cropped: what the one resize of the package makes of the whole image
-    from unreel.views.geometry import resize
-
     squeezed = torch.stack([resize(p[None], (8, 8)) for p in _pixels(5)])
     torch.testing.assert_close(found.maps[:, 0], contracam(encoder, head, squeezed, 2)[:, 0].float())
     card = found.provenance
@@ -166,8 +182,7 @@ def test_clips_and_spans_of_one_video_are_one_group(video_folder: Path) -> None:
     encoder, head = Cells(depth=3), linear_head()
     encoder.input_spec = replace(encoder.input_spec, num_frames=4)
     spans = Manifest(str(video_folder), (Row("0.mp4", 0.0, 0.5), Row("0.mp4", 0.5, 1.0)))
-    with pytest.raises(DataError, match="at least two groups"):
-        maps_for(encoder, head, spans)
+    assert not maps_for(encoder, head, spans).maps.any()
     more = Manifest(str(video_folder), (*spans.rows, Row("1.mp4", 0.0, 0.5)))
     of_three = maps_for(encoder, head, more).maps
     of_two = maps_for(encoder, head, more.subset([0, 2])).maps
@@ -175,18 +190,54 @@ def test_clips_and_spans_of_one_video_are_one_group(video_folder: Path) -> None:
     patients = Manifest(
         str(video_folder), (Row("0.mp4", groups={"group": "ann"}), Row("1.mp4", groups={"group": "ann"}))
     )
-    with pytest.raises(DataError, match="at least two groups"):
-        maps_for(encoder, head, patients)
+    assert not maps_for(encoder, head, patients).maps.any()
 
 
-def test_eight_bits_and_the_nearest_frame() -> None:
+def test_eight_bits() -> None:
     maps = torch.tensor([0.0, 0.2, 0.5, 1.0])
     assert to_bytes(maps).tolist() == [0, 51, 128, 255]
-    assert (from_bytes(to_bytes(pictures(1000).float())) - pictures(1000).float()).abs().max() <= 0.5 / 255 + 1e-6
-    stored = torch.arange(3.0)[:, None, None].expand(3, 2, 2)
-    wanted = torch.tensor([-1.0, 0.1, 0.26, 0.5, 0.8, 9.0], dtype=torch.float64)
-    found = nearest_in_time(stored, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), wanted)
-    assert found[:, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert (to_bytes(pictures(1000).float()) / 255 - pictures(1000).float()).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_unreadable_files_leave_their_batch_and_stop_nobody(
+    image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who is left alone in a batch is set against the next readable rows, whatever is known already."""
+    encoder, head = Cells(), linear_head()
+    order = _order(5)
+    for file in image_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    plan = ClipPlan(1, 1, 1, 1, 8, 8, resize_px=(8, 8))
+
+    def maps(skip: list[int], faults: list[str]) -> dict[int, Tensor]:
+        found = iterate_maps(
+            encoder,
+            head,
+            tmp_path,
+            plan=plan,
+            batch_size=2,
+            skip=skip,
+            on_fault=lambda fault: faults.append(fault.path),
+        )
+        return {one.row: one.maps for one in found}
+
+    broken = [order[0], order[2], order[3]]  # the first batch has one left, the second none, the third one
+    for row in broken:
+        (tmp_path / f"{row}.png").write_bytes(b"not a picture")
+    faults: list[str] = []
+    whole = maps([], faults)
+    assert set(whole) == {order[1], order[4]}
+    assert sorted(faults) == sorted(f"{row}.png" for row in broken)  # each told once
+    squeezed = torch.stack([resize(p[None], (8, 8)) for p in _pixels(5)])
+    pair = contracam(encoder, head, squeezed[[order[1], order[4]]])[:, 0].float()
+    torch.testing.assert_close(whole[order[1]], pair[0])
+    torch.testing.assert_close(whole[order[4]], pair[1])
+    assert torch.equal(maps([*broken, order[1]], faults)[order[4]], whole[order[4]])
+    assert len(faults) == 3
+    assert not caplog.records
+    (tmp_path / f"{order[4]}.png").write_bytes(b"neither")
+    assert not maps([], [])[order[1]].any()
+    assert len(caplog.records) == 1
 
 
 def test_what_is_known_is_skipped_and_changes_nothing(image_folder: Path) -> None:

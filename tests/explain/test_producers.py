@@ -16,8 +16,17 @@ from unreel.core.errors import DataError, UsageError
 from unreel.data.contracts import FrameSize
 from unreel.data.manifest import Manifest
 from unreel.data.objects import ObjectBoxes, open_facts, read_mask
-from unreel.data.sidecars import Found, annotate, create_producer, made_by, open_table, producer_digest, table_path
-from unreel.explain import CamSettings, CrfSettings, from_bytes, iterate_maps
+from unreel.data.sidecars import (
+    Found,
+    annotate,
+    create_producer,
+    made_by,
+    of_set,
+    open_table,
+    producer_digest,
+    table_path,
+)
+from unreel.explain import CamSettings, CrfSettings, iterate_maps
 from unreel.explain.objects import ObjectSettings, find_objects, join_rows, map_plan
 from unreel.explain.producers import BOX_MAPS, MASK_MAPS, BoxProducer, MaskProducer
 from unreel.media.image import encode_image
@@ -66,13 +75,15 @@ def test_the_papers_settings_are_the_defaults(images: Manifest) -> None:
     assert made.crf == CrfSettings()
     assert MaskProducer(encoder, None, made.plan).cam == MASK_MAPS == CamSettings()
     assert made.batch_size == 256
+    with pytest.raises(UsageError, match="batch_size must be at least 2"):
+        _boxes(images, batch_size=1)
 
 
 def test_boxes_of_images_are_those_of_their_maps(images: Manifest) -> None:
     producer = _boxes(images)
     done = annotate(images, producer, out=Path(images.root) / "sidecars")
     assert (done.computed, done.known, done.failed) == (5, 0, [])
-    assert done.table == table_path(Path(images.root) / "sidecars", producer)
+    assert done.table == table_path(Path(images.root) / "sidecars", of_set(producer, images))
     table = open_table(done.table, images, "boxes")
     clips = iterate_maps(
         producer.encoder, producer.projector, images, plan=producer.plan.clips, settings=CAM, batch_size=2
@@ -112,6 +123,30 @@ def test_the_table_says_what_made_it(images: Manifest, tmp_path: Path) -> None:
         digests.add(producer_digest(changed))
     assert len(digests) == 8
     assert producer_digest(replace(producer, chunk=1)) in digests  # which changes nothing
+
+
+def test_other_rows_together_are_another_table(images: Manifest) -> None:
+    """Maps depend on who shares a batch; a part of the rows reads the table of all of them."""
+    folder = Path(images.root, "sidecars")
+    producer = _boxes(images)
+    of_all = annotate(images, producer, out=folder)
+    part = images.subset([3, 1, 0])
+    assert [len(open_facts(rows, ["boxes"]).sidecars["boxes"].value(0).boxes) for rows in (images, part)]
+    for row, place in enumerate([3, 1, 0]):
+        read = open_facts(part, ["boxes"]).sidecars["boxes"].value(row)
+        np.testing.assert_array_equal(read.boxes, open_table(of_all.table, images, "boxes").value(place)["boxes"])
+    others = [part, images.subset([0, 1, 3]), images.subset([4, 2])]
+    grouped = replace(images, rows=tuple(replace(row, groups={"group": "one"}) for row in images.rows[:2]))
+    labelled = replace(images, rows=tuple(replace(row, labels={"label": "one"}) for row in images.rows))
+    tables = [annotate(rows, producer, out=folder) for rows in (*others, grouped)]
+    assert [done.computed for done in tables] == [3, 3, 2, 2]
+    assert len({of_all.table, *(done.table for done in tables)}) == 5
+    assert annotate(labelled, producer, out=folder).computed == 0  # labels are no input of a map
+    assert made_by(of_all.table)["settings"]["sources"]["count"] == 5
+    # of several tables the one that knows all rows is taken by itself
+    assert open_facts(images, ["boxes"]).tables["boxes"] == str(of_all.table)
+    with pytest.raises(UsageError, match="choose one"):
+        open_facts(images.subset([4, 2]), ["boxes"])
 
 
 class _Stops(BoxProducer):
@@ -187,7 +222,7 @@ def test_boxes_and_masks_of_videos(videos: Manifest, tmp_path: Path) -> None:
     assert len(levels) == len(times) == 3  # two clips of four frames, two features each, one at the same time
     assert (np.diff(times) > 0).all()
     shown = read_mask(file, np.array([0, 5]), np.array([0.0, 0.5]), FrameSize(4, 4, 2))
-    torch.testing.assert_close(shown, from_bytes(torch.from_numpy(levels[[0, -1]])))
+    torch.testing.assert_close(shown, torch.from_numpy(levels[[0, -1]]) / 255)
 
 
 def test_an_encoder_of_images_looks_at_frames(videos: Manifest, tmp_path: Path) -> None:

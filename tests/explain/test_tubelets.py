@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unreel.core.errors import UsageError
 from unreel.explain import boxes_from_map, link_boxes, tubelets_from_map
-from unreel.explain.tubelets import box_iou, clip_boxes, frame_boxes, union_box
+from unreel.explain.tubelets import frame_boxes
 
 
 def _moving(frames: int = 6, *, gone: tuple[int, ...] = (), step: int = 2) -> Tensor:
@@ -25,20 +25,6 @@ def _box(x: float, y: float = 0.0, side: float = 10.0) -> list[float]:
     return [x, y, x + side, y + side]
 
 
-def test_iou_against_single_pairs() -> None:
-    generator = np.random.default_rng(0)
-    first, second = (np.sort(generator.random((n, 2, 2)), 1).reshape(n, 4) for n in (4, 3))
-    found = box_iou(first, second)
-    for i, a in enumerate(first):
-        for j, b in enumerate(second):
-            width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-            height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-            union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
-            assert found[i, j] == pytest.approx(width * height / union)
-    assert box_iou([[1, 1, 1, 1]], [[1, 1, 1, 1]]).tolist() == [[0.0]]
-    assert box_iou(np.zeros((0, 4)), first).shape == (0, 4)
-
-
 def test_one_moving_object_is_one_tubelet() -> None:
     clip = _moving()
     (tube,) = tubelets_from_map(clip, margin=0)
@@ -46,12 +32,6 @@ def test_one_moving_object_is_one_tubelet() -> None:
     assert tube.found.all()
     for t in range(6):
         np.testing.assert_allclose(tube.boxes[t], boxes_from_map(clip[t], margin=0)[0].numpy())
-    np.testing.assert_allclose(tube.tube_box(), [2 / 32, 7 / 20, 18 / 32, 13 / 20])
-    np.testing.assert_allclose(tube.tube_box([1, 2, 9]), [4 / 32, 7 / 20, 12 / 32, 13 / 20])
-    assert tube.tube_box([9]) is None
-    assert tube.at(6) is None
-    # The cheap alternative is the union here, the object being one.
-    np.testing.assert_allclose(clip_boxes(clip, margin=0).numpy(), [tube.tube_box()])
 
 
 def test_gaps_are_filled_by_interpolation_up_to_two_frames() -> None:
@@ -103,12 +83,13 @@ def test_the_threshold_is_the_clips() -> None:
     assert frame_boxes(torch.zeros(2, 4, 4))[0].shape == (0, 4)
 
 
-def test_union_and_refusals() -> None:
-    assert union_box([_box(1), _box(5, 7)]).tolist() == [1, 0, 15, 17]
+def test_refusals() -> None:
     assert link_boxes([]) == ()
     with pytest.raises(UsageError, match="min_iou"):
         link_boxes([], min_iou=0)
     with pytest.raises(UsageError, match="max_gap"):
         link_boxes([], max_gap=-1)
+    with pytest.raises(UsageError, match="corners"):
+        link_boxes([[_box(0)], [[10, 0, 0, 10]]])
     with pytest.raises(UsageError, match="one clip"):
         frame_boxes(torch.zeros(4, 4))

@@ -46,6 +46,8 @@ def annotate(
     encoder: Path | None = None,
     crf: Annotated[bool | None, Parameter(negative="--no-crf")] = None,
     clips: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
     out: Path | None = None,
     workers: int = 2,
     settings: Overrides = (),
@@ -63,6 +65,8 @@ def annotate(
         crf: For boxes: snap maps to the edges of the picture first, which takes a few seconds per frame of 224 pixels
             without a GPU; by default for images, as in the paper.
         clips: For boxes and masks: how many per video; by default enough to see most of it.
+        batch_size: For boxes and masks: how many are set against each other; 256 images or 64 clips by default.
+        seed: For boxes and masks: of who shares a batch.
         out: Folder for the table; the cache by default.
         workers: Processes that compute, or decode; 0 does it in this one.
     """
@@ -76,11 +80,16 @@ def annotate(
         from unreel.cli.explain import learned_producer
 
         manifest.check_files()
-        producer = learned_producer(name, encoder, manifest, crf=crf, clips=clips, settings=settings)
+        producer = learned_producer(
+            name, encoder, manifest, crf=crf, clips=clips, batch_size=batch_size, seed=seed, settings=settings
+        )
     else:
         producer = create_producer(name)
-        if encoder is not None or crf is not None or clips is not None or settings:
-            raise UsageError(f"{name} takes no --encoder, --crf, --clips or settings; those belong to boxes and masks")
+        if any(given is not None for given in (encoder, crf, clips, batch_size)) or seed or settings:
+            raise UsageError(
+                f"{name} takes no --encoder, --crf, --clips, --batch-size, --seed or settings; those belong to boxes "
+                "and masks"
+            )
     with Progress(f"annotate {name}", unit="sources") as bar:
         found = compute(manifest, producer, out=out, workers=workers, progress=bar)
     lines = [f"{found.computed} computed, {found.known} known already", f"wrote {found.table}"]

@@ -95,7 +95,7 @@ def explain(
             cam=cam,
             crf=post["crf"],
             objects=post["objects"] if boxes else None,
-            batch_size=batch_size or _BATCH[plan.video],
+            batch_size=_BATCH[plan.video] if batch_size is None else batch_size,
             seed=seed,
             chunk=_CHUNK[plan.video],
             workers=workers,
@@ -143,7 +143,15 @@ def _post(sections: Mapping[str, Mapping[str, Any]], variant: str, *, crf: bool)
 
 
 def learned_producer(
-    name: str, encoder: Path, manifest: Manifest, *, crf: bool | None, clips: int | None, settings: Sequence[str]
+    name: str,
+    encoder: Path,
+    manifest: Manifest,
+    *,
+    crf: bool | None,
+    clips: int | None,
+    batch_size: int | None,
+    seed: int,
+    settings: Sequence[str],
 ) -> SetProducer:
     """The producer of ``boxes`` or ``masks`` for ``unreel data annotate``; ``crf`` None: for boxes of images (§2.6)."""
     from dataclasses import asdict
@@ -156,13 +164,17 @@ def learned_producer(
     sections = _sections(settings)
     if name == "masks" and (crf or sections["crf"] or sections["objects"]):
         raise UsageError("masks are maps as they are: --crf and --objects.… belong to boxes")
+    if crf is False and sections["crf"]:
+        given = ", ".join(f"--crf.{key}" for key in sections["crf"])
+        raise UsageError(f"--no-crf leaves out what {given} would change; leave out one of them")
     nets = load_cam_nets(encoder)
     prefer_device(nets.encoder, nets.projector)
     plan = map_plan(nets.encoder, manifest, num_clips=clips)
     base = asdict(BOX_MAPS if name == "boxes" else MASK_MAPS)
     own = {"embed": nets.embed, "score": nets.score, "per_frame": plan.per_frame}
     cam = CamSettings.of(**{**base, **own, **sections["cam"]})
-    shared: dict[str, Any] = {"batch_size": _BATCH[plan.video], "chunk": _CHUNK[plan.video]}
+    together = _BATCH[plan.video] if batch_size is None else batch_size
+    shared: dict[str, Any] = {"batch_size": together, "seed": seed, "chunk": _CHUNK[plan.video]}
     if name == "masks":
         return MaskProducer(nets.encoder, nets.projector, plan, cam, **shared)
     post = _post(sections, cam.variant, crf=not plan.video if crf is None else crf)

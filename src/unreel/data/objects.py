@@ -36,7 +36,7 @@ from unreel.data.boxes import manifest_boxes
 from unreel.data.contracts import FrameSize
 from unreel.data.dataset import AlignedSource, SidecarLike
 from unreel.data.manifest import Manifest
-from unreel.data.sidecars import Sidecar, find_tables, open_table, require
+from unreel.data.sidecars import Sidecar, find_tables, knows_all, open_table, require
 from unreel.media import IMAGE_SUFFIXES, MissingFileError, TooShortError, UnreadableError
 from unreel.media.image import ImageDecoder
 
@@ -63,14 +63,14 @@ class Tube:
     times_s: NDArray[np.float64]
     boxes: Boxes
 
-    def within(self, times_s: NDArray[np.float64]) -> Boxes | None:
-        """The least box (4,) around it in the frames of these times; None where it is in none of them.
+    def tube_box(self, times_s: NDArray[np.float64]) -> Boxes | None:
+        """The least box (4,) around it in the frames of these times (object_aware.md §8); None where it is in none.
 
-        A frame has the box that is nearest in time, up to half of the usual distance between them.
+        A frame has the box that is nearest in time, up to half of the usual distance between boxes; of an object
+        that was seen once, between the frames.
         """
-        if len(self.times_s) == 1:
-            return np.asarray(self.boxes[0])
-        reach = 0.5 * float(np.median(np.diff(self.times_s))) + _TIME_SLACK_S
+        spaced = self.times_s if len(self.times_s) > 1 else np.sort(times_s)
+        reach = (0.5 * float(np.median(np.diff(spaced))) if len(spaced) > 1 else 0.0) + _TIME_SLACK_S
         distance = np.abs(times_s[:, None] - self.times_s[None])
         nearest = distance.argmin(1)
         chosen = self.boxes[nearest[distance.min(1) <= reach]]
@@ -121,7 +121,7 @@ class ObjectBoxes:
         everything = _union(self.boxes)
         rows = []
         for tube in self.tubes:
-            parts = [tube.within(np.asarray(clip)) for clip in times_s]
+            parts = [tube.tube_box(np.asarray(clip)) for clip in times_s]
             here = parts[view]
             rows.append(everything if here is None or any(part is None for part in parts) else here)
         return ClipBoxes(np.stack(rows), self.boxes)
@@ -338,7 +338,8 @@ def table_name(path: Path, manifest: Manifest) -> str:
 
 
 def choose_table(name: str, manifest: Manifest, chosen: str | None = None) -> Path:
-    """The sidecar table of ``boxes`` or ``masks`` to read: the one there is, or the one chosen.
+    """The sidecar table of ``boxes`` or ``masks`` to read: the one there is, the one that knows all rows, or the one
+    chosen.
 
     Raises: DataError where there is none; UsageError where there are several, or not the chosen one.
     """
@@ -359,6 +360,8 @@ def choose_table(name: str, manifest: Manifest, chosen: str | None = None) -> Pa
             f"sidecar {name!r} is missing for all {len(manifest)} sources of {manifest.root}; run\n  {command}\n"
             "where RUN is a finished run whose encoder says where the objects are"
         )
+    if len(found) > 1:  # tables of other parts of the data may lie beside it
+        found = {stem: path for stem, path in found.items() if knows_all(path, manifest)} or found
     if len(found) > 1:
         raise UsageError(
             f"there are {len(found)} tables of {name} for {manifest.root}: {', '.join(sorted(found))}; choose one with "

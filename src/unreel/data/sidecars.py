@@ -78,14 +78,15 @@ class SetProducer(Named, Protocol):
     """Computes the facts of many sources together, because each depends on others."""
 
     def compute_all(
-        self, sources: Manifest, rows: Collection[int], *, folder: Path, workers: int = 0
+        self, sources: Manifest, rows: Collection[int], *, table: Path, workers: int = 0
     ) -> Iterator[Found]:
         """The facts of ``rows``, in any order; for one and the same ``sources`` they do not depend on ``rows``.
 
         Args:
-            sources: whole files, each once.
+            sources: whole files, each once. Which they are, in which order, and how they are grouped is part of
+                what the table is called.
             rows: those whose facts are missing.
-            folder: where the table will be; files that belong to it lie below.
+            table: where the table will be; files that belong to it lie beside it, in a folder of its name.
             workers: processes that decode.
         """
 
@@ -174,6 +175,24 @@ LEARNED = ("boxes", "masks")
 def producer_digest(producer: Named) -> str:
     """32 hex digits for name, version and settings."""
     return mapping_digest([producer.name, producer.version, dict(producer.settings)])
+
+
+class _Together(NamedTuple):
+    """A producer of a set as ``Named``, for one set: its facts depend on all of it."""
+
+    name: str
+    version: int
+    settings: Mapping[str, object]
+
+
+def of_set(producer: Named, sources: Manifest) -> Named:
+    """What a set producer's table is made by: the producer, and the digest of its sources in their order.
+
+    Paths relative to the root and groups count, not contents: a file that changed is computed again by itself.
+    """
+    listed = [[sources.relative(row), entry.groups.get("group", "")] for row, entry in enumerate(sources.rows)]
+    settings = {**producer.settings, "sources": {"count": len(listed), "digest": mapping_digest(listed)}}
+    return _Together(producer.name, producer.version, settings)
 
 
 def create_producer(name: str) -> Producer:
@@ -319,7 +338,8 @@ def annotate(
     """Compute a producer's facts for every source that has none yet.
 
     A run that was stopped goes on where it was: every source is written to a journal beside the table, and the table
-    itself appears whole at the end. A source that cannot be read gets an entry that says so.
+    itself appears whole at the end. A source that cannot be read gets an entry that says so. Facts that depend on the
+    other sources (``SetProducer``) have a table of their own for every set of sources.
 
     Args:
         manifest: whose sources. Rows with spans of one file share one entry.
@@ -341,24 +361,26 @@ def annotate(
     manifest.check_files()
     folder = Path(out) if out is not None else default_folder(manifest)
     folder.mkdir(parents=True, exist_ok=True)
-    target = table_path(folder, producer)
+    first_row: dict[str, int] = {}
+    for i in range(len(manifest)):
+        first_row.setdefault(manifest.relative(i), i)
+    rows = list(first_row.values())
+    named: Named = producer if isinstance(producer, Producer) else of_set(producer, _whole(manifest, rows))
+    target = table_path(folder, named)
     journal = target.with_suffix(".journal")
     with _locked(journal) as stream:
         table = _Table()
         if target.exists():
             table.read(target)
         table.read_journal(journal)
-        first_row: dict[str, int] = {}
-        for i in range(len(manifest)):
-            first_row.setdefault(manifest.relative(i), i)
-        missing = [row for row in first_row.values() if table.find(manifest, row) is None]
-        total, known = len(first_row), len(first_row) - len(missing)
+        missing = [row for row in rows if table.find(manifest, row) is None]
+        total, known = len(rows), len(rows) - len(missing)
         if progress is not None:
             progress(known, total)
         results = (
             _compute(manifest, producer, missing, workers, timeout_s)
             if isinstance(producer, Producer)
-            else _compute_all(manifest, producer, list(first_row.values()), missing, folder, workers)
+            else _compute_all(manifest, producer, rows, missing, target, workers)
         )
         for done, (row, problem, values) in enumerate(results, 1):
             file = manifest.absolute(row)
@@ -368,9 +390,9 @@ def annotate(
             table.add(found)
             if progress is not None:
                 progress(known + done, total)
-        table.write(target, producer)
+        table.write(target, named)
         journal.unlink()
-    entries = [table.find(manifest, row) for row in first_row.values()]
+    entries = [table.find(manifest, row) for row in rows]
     failed = [(e.path, e.error) for e in entries if e is not None and e.error is not None]
     return Annotation(target, len(missing), known, failed)
 
@@ -395,15 +417,19 @@ def _compute(
 
 
 def _compute_all(
-    manifest: Manifest, producer: SetProducer, rows: Sequence[int], missing: Sequence[int], folder: Path, workers: int
+    manifest: Manifest, producer: SetProducer, rows: Sequence[int], missing: Sequence[int], table: Path, workers: int
 ) -> Iterator[Found]:
     if not missing:
         return
-    whole = tuple(replace(manifest.rows[row], start_s=None, end_s=None) for row in rows)
     place = {row: i for i, row in enumerate(rows)}
     wanted = [place[row] for row in missing]
-    for found in producer.compute_all(replace(manifest, rows=whole), wanted, folder=folder, workers=workers):
+    for found in producer.compute_all(_whole(manifest, rows), wanted, table=table, workers=workers):
         yield found._replace(row=rows[found.row])
+
+
+def _whole(manifest: Manifest, rows: Sequence[int]) -> Manifest:
+    """These rows, each its whole file."""
+    return replace(manifest, rows=tuple(replace(manifest.rows[row], start_s=None, end_s=None) for row in rows))
 
 
 @contextmanager
@@ -493,6 +519,13 @@ def find_tables(name: str, manifest: Manifest) -> list[Path]:
     """
     folders = (Path(manifest.root, "sidecars"), default_folder(manifest))
     return [path for folder in folders for path in sorted(folder.glob(f"{name}-*.parquet"))]
+
+
+def knows_all(path: Path, manifest: Manifest) -> bool:
+    """Whether a table has an entry for every row. Raises DataError for a file that is no table."""
+    table = _Table()
+    table.read(path)
+    return all(table.find(manifest, i) is not None for i in range(len(manifest)))
 
 
 def open_table(path: Path, manifest: Manifest, name: str) -> Sidecar:

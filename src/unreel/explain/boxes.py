@@ -6,7 +6,7 @@ Boxes are shares of the image, x1 y1 x2 y2 in [0, 1], margin included: the form 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,14 +17,10 @@ from torch import Tensor
 from unreel.core.errors import UsageError, unknown_name
 from unreel.data.boxes import MARGIN, MIN_SCALE, boxes_to_shares, read_boxes, write_boxes
 from unreel.explain.contracam import Variant
+from unreel.metrics.localization import Contours, outline_boxes
 
-__all__ = ["boxes_from_map", "clean_mask", "expand_boxes", "map_rectangles", "read_boxes", "write_boxes"]
+__all__ = ["Contours", "boxes_from_map", "clean_mask", "map_rectangles", "read_boxes", "write_boxes"]
 
-Contours: TypeAlias = Literal["outer", "tree"]
-
-_DIAGONAL_TOO = np.ones((3, 3), dtype=bool)
-# From a hole's rectangle (x, y, width, height) to that of the pixels around it.
-_AROUND = np.array([-1, -1, 2, 2])
 _SIDES_ONLY = ndimage.generate_binary_structure(2, 1)
 
 
@@ -47,13 +43,6 @@ def _frame(values: Any, what: str) -> NDArray[Any]:
     return data
 
 
-def _extents(labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """(N, 4) x, y, width, height in pixels of labels 1 … N, in the order of their first pixels."""
-    found = cast("list[tuple[slice, slice]]", ndimage.find_objects(labels))
-    rows = [[x.start, y.start, x.stop - x.start, y.stop - y.start] for y, x in found]
-    return np.array(rows, dtype=np.int64).reshape(-1, 4)
-
-
 def map_rectangles(
     map: Tensor | NDArray[Any], *, threshold: float = 0.5, contours: Contours = "outer", peak: float | None = None
 ) -> NDArray[np.int64]:
@@ -69,18 +58,9 @@ def map_rectangles(
     Raises: UsageError for other shapes, values that are not finite, an unknown ``contours``.
     """
     values = _frame(map, "map")
-    if contours not in get_args(Contours):
-        raise unknown_name("contours", contours, get_args(Contours))
     top = float(values.max()) if peak is None else float(peak)
-    if not top > 0:
-        return np.zeros((0, 4), dtype=np.int64)
-    inside = values > threshold * top
-    rectangles = _extents(ndimage.label(inside, structure=_DIAGONAL_TOO)[0])
-    if contours == "tree":
-        # A hole's outline runs over the object's pixels around it, one beyond the hole on each side.
-        holes = ndimage.label(ndimage.binary_fill_holes(inside) & ~inside, structure=_SIDES_ONLY)[0]
-        rectangles = np.concatenate([rectangles, _extents(holes) + _AROUND])
-    return rectangles
+    inside = values > threshold * top if top > 0 else np.zeros(values.shape, dtype=bool)
+    return outline_boxes(inside, contours=contours)
 
 
 def boxes_from_map(
@@ -112,14 +92,6 @@ def boxes_from_map(
         found = found[[int(np.argmax(found[:, 2] * found[:, 3]))]]
     height, width = values.shape
     return torch.from_numpy(boxes_to_shares(found, (height, width), margin=margin, min_scale=min_scale))
-
-
-def expand_boxes(boxes: Tensor, margin: float = MARGIN) -> Tensor:
-    """Boxes (N, 4) in shares, widened by ``margin`` of their width and height on each side, within the image."""
-    if not margin >= 0:
-        raise UsageError(f"boxes: margin must be at least 0, got {margin}")
-    more = (boxes[..., 2:] - boxes[..., :2]) * margin
-    return torch.cat([boxes[..., :2] - more, boxes[..., 2:] + more], -1).clamp(0, 1)
 
 
 def clean_mask(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from unreel.core.errors import UsageError
@@ -48,8 +47,4 @@ def classifier_cam(
         head.weight = nn.Parameter(classifier.detach().to(like.device, like.dtype), requires_grad=False)
     else:
         head = classifier
-    if targets is not None:
-        targets = torch.as_tensor(targets)
-        if targets.is_floating_point() or (targets < 0).any():
-            raise UsageError("targets are class numbers of at least 0")
     return contracam(encoder, head, images, targets=targets, score="supervised", clamp_weights=clamp_weights, **knobs)

@@ -202,9 +202,14 @@ def _colour(x: Tensor, kind: MaskColour) -> Tensor:
     return gaussian_blur(x, x.new_full((len(x),), sigma), max(1, round(2 * sigma)), "edge")
 
 
-def _class_score(logits: Tensor, targets: Tensor) -> Tensor:
-    if targets.numel() and int(targets.max()) >= logits.shape[1]:
-        raise UsageError(f"class {int(targets.max())} asked for; the classifier has {logits.shape[1]}, counted from 0")
+def _class_score(logits: Tensor, targets: Tensor, repeat: int) -> Tensor:
+    wrong = (targets < 0) | (targets >= logits.shape[1])
+    if wrong.any():
+        at = int(wrong.nonzero()[0])
+        raise UsageError(
+            f"targets[{at // repeat}] is {int(targets[at])}; expected a class of the classifier, "
+            f"0 to {logits.shape[1] - 1}"
+        )
     return logits.gather(1, targets[:, None])[:, 0]
 
 
@@ -235,15 +240,26 @@ def activation_maps(
     for name, values in (("groups", groups), ("targets", targets)):
         if values is not None and len(values) != len(images):
             raise UsageError(f"{name}: expected one per image ({len(images)}), got {len(values)}")
+    groups, targets = _numbers("groups", groups), _numbers("targets", targets)
     head = projector if projector is not None else nn.Identity()
     with torch.inference_mode(False), torch.no_grad(), frozen(encoder, head):
         ready = prepare_images(encoder, images, fold=settings.per_frame)
         repeat = ready.num_frames if ready.folded else 1
         if repeat > 1 and groups is None:
             groups = torch.arange(len(images))
-        own = None if groups is None else torch.as_tensor(groups).repeat_interleave(repeat).to(ready.x.device)
-        classes = None if targets is None else torch.as_tensor(targets).repeat_interleave(repeat).to(ready.x.device)
+        own = None if groups is None else groups.repeat_interleave(repeat).to(ready.x.device)
+        classes = None if targets is None else targets.repeat_interleave(repeat).to(ready.x.device)
         return _search(encoder, head, ready, settings, own, classes, chunk)
+
+
+def _numbers(name: str, values: Groups | None) -> Tensor | None:
+    """Whole numbers, one per image, as int64. Raises UsageError for others."""
+    if values is None:
+        return None
+    numbers = torch.as_tensor(values)
+    if numbers.ndim != 1 or numbers.is_floating_point() or numbers.is_complex():
+        raise UsageError(f"{name}: expected a whole number per image, (B,), got {numbers.dtype} {tuple(numbers.shape)}")
+    return numbers.to(torch.int64)
 
 
 def _search(
@@ -274,7 +290,7 @@ def _search(
             if settings.score == "supervised":
                 logits = head(embeddings)
                 targets = logits.detach().argmax(1) if targets is None else targets
-                score = _class_score(logits, targets)
+                score = _class_score(logits, targets, ready.num_frames if ready.folded else 1)
             else:
                 rows = head(embeddings) if settings.embed == "projector" else embeddings
                 rows = functional.normalize(rows.flatten(1), dim=1)
@@ -337,7 +353,8 @@ def contracam(
         knobs: every other setting of ``CamSettings``.
     Returns: (B, 1, H, W) for images, (B, 1, T, H, W) for clips, in [0, 1], on the device of ``images``. A row without
         negatives (B = 1, or all of one group) is zero.
-    Raises: UsageError for unknown settings, shapes that do not fit, and maps of a single position.
+    Raises: UsageError for unknown settings, shapes that do not fit, classes that the classifier does not have, and
+        maps of a single position.
     """
     settings = CamSettings.of(iterations=iterations, expand_resolution=expand_resolution, variant=variant, **knobs)
     finer = encoder if expand_resolution == 1 else encoder.at_resolution(expand_resolution)

@@ -76,7 +76,8 @@ def dense_crf(
             pixels near edges and whose time grows with H·W, not with its square.
         max_pixels: exact images above H·W are refused: their time grows with its square.
     Returns: of the shape, type and device of ``probability``.
-    Raises: UsageError for shapes that do not fit, an image beyond ``max_pixels``, or a library that is not there.
+    Raises: UsageError for shapes that do not fit, probabilities outside [0, 1], an image beyond ``max_pixels``, or a
+        library that is not there.
     """
     chosen = settings if settings is not None else CrfSettings()
     if backend not in get_args(Backend):
@@ -93,6 +94,12 @@ def dense_crf(
         raise UsageError(
             f"the CRF needs RGB images uint8 (..., H, W, 3) or float (..., 3, H, W) and a float probability for each "
             f"pixel, got {image.dtype} {tuple(image.shape)} and {probability.dtype} {tuple(probability.shape)}"
+        )
+    outside = probability[~((probability >= 0) & (probability <= 1))]
+    if outside.numel():
+        raise UsageError(
+            f"the CRF needs probabilities in [0, 1]; {outside.numel():,} of {probability.numel():,} are not, the first "
+            f"is {float(outside[0]):g}"
         )
     if backend == "exact" and height * width > max_pixels:
         raise UsageError(

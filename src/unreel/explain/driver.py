@@ -1,14 +1,16 @@
 """Maps for whole data sets: shuffled batches by a fixed seed, in the order of the data, with where they come from.
 
 A ContraCAM depends on the other rows of its batch (object_aware.md §2.5). Data are often stored class by class, which
-would set every image against its own kind: rows are shuffled by a key and come back by number. A last batch that has no
-negatives is filled with rows of the one before it.
+would set every image against its own kind: rows are shuffled by a key and come back by number. A batch that has no
+negatives, such as a last row alone, is joined by rows of the one before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -18,7 +20,7 @@ from torch.nn import functional
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Fault
-from unreel.data.dataset import EvaluationDataset
+from unreel.data.dataset import EvaluationDataset, EvaluationSample
 from unreel.data.loader import iterate_evaluation
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
@@ -28,6 +30,8 @@ from unreel.nn.matching import tensors_digest
 
 Resolution: TypeAlias = Literal["input", "features"]
 ProgressCall: TypeAlias = Callable[[int, int], None]
+
+_log = logging.getLogger("unreel.explain")
 
 
 class ClipMap(NamedTuple):
@@ -110,20 +114,6 @@ def to_bytes(maps: Tensor) -> Tensor:
     return (maps * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def from_bytes(levels: Tensor) -> Tensor:
-    """uint8 levels to float32 in [0, 1]."""
-    return levels.to(torch.float32) / 255
-
-
-def nearest_in_time(maps: Tensor, times_s: Tensor, wanted_s: Tensor) -> Tensor:
-    """Stored maps (T', h, w) at times (T',) for the frames of another clip, (T,): the nearest each, (T, h, w) (§8).
-
-    Of two equally near the earlier one.
-    """
-    distance = (wanted_s[:, None] - times_s[None, :]).abs()
-    return maps[distance.argmin(1)]
-
-
 class _Item(NamedTuple):
     row: int
     clip: int
@@ -132,19 +122,57 @@ class _Item(NamedTuple):
     group: int
 
 
-def _batches(items: Iterable[_Item], size: int, *, pad: bool) -> Iterator[tuple[list[_Item], int]]:
-    """Batches and how many of their items are to be kept; a last one without negatives is filled (§2.5 a)."""
-    before: list[_Item] = []
-    held: list[_Item] = []
-    for item in items:
-        held.append(item)
-        if len(held) == size:
-            yield held, size
-            before, held = held, []
-    if held:
-        groups = {item.group for item in held}
-        filling = [item for item in before if item.group not in groups] if pad and len(groups) == 1 else []
-        yield held + filling[: size - len(held)], len(held)
+class _Blocks:
+    """Which rows are mapped together: settled by the groups of all rows, the number of rows and the seed alone.
+
+    A batch is a block of shuffled rows. One that shows a single group, as a last row alone does, is joined by rows of
+    other groups from the block before it, or from the nearest that has some (object_aware.md §2.5 a).
+    """
+
+    def __init__(self, groups: Sequence[int], size: int, seed: int) -> None:
+        order: list[int] = Key(seed, "contracam").permutation(len(groups)).tolist()
+        self.groups, self.size = groups, size
+        self.blocks = [order[begin : begin + size] for begin in range(0, len(order), size)]
+
+    def batches(
+        self,
+        read: Iterable[tuple[int, list[_Item]]],
+        again: Callable[[Sequence[int]], Iterator[list[_Item]]],
+        *,
+        contrastive: bool,
+    ) -> Iterator[tuple[list[_Item], int]]:
+        """Batches, and how many of their first items are the block's own.
+
+        Args:
+            read: numbers of blocks, and the items of their rows that can be read.
+            again: reads rows that a block needs for company: the items of each that can be read.
+            contrastive: whether rows need others.
+        """
+        warned = False
+        for number, held in read:
+            extra: list[_Item] = []
+            if held and contrastive and len({item.group for item in held}) == 1:
+                extra = self._company(number, held, again)
+                if not extra and not warned:
+                    warned = True
+                    _log.warning(
+                        "rows %d … %d are all of one group, and there are no others to set them against: their maps "
+                        "are zero; give data of at least two groups (videos, persons)",
+                        held[0].row,
+                        held[-1].row,
+                    )
+            if held:
+                yield held + extra, len(held)
+
+    def _company(
+        self, number: int, held: Sequence[_Item], again: Callable[[Sequence[int]], Iterator[list[_Item]]]
+    ) -> list[_Item]:
+        room = max(1, self.size - len({item.row for item in held}))
+        for near in (*range(number - 1, -1, -1), *range(number + 1, len(self.blocks))):
+            others = [row for row in self.blocks[near] if self.groups[row] != held[0].group]
+            if found := list(islice(again(others), room)):
+                return [item for items in found for item in items]
+        return []
 
 
 def _stream(
@@ -157,16 +185,10 @@ def _stream(
     resolution: Resolution = "input",
     pixels: bool = False,
 ) -> Iterator[ClipMap]:
-    contrastive = settings.score == "contrastive"
     factor = settings.expand_resolution
     finer = encoder if factor == 1 else encoder.at_resolution(factor)
     for batch, keep in batches:
         groups = torch.tensor([item.group for item in batch])
-        if contrastive and bool((groups == groups[0]).all()):
-            raise DataError(
-                f"rows {batch[0].row} … {batch[-1].row}: all {len(batch)} clips of a batch are of one group, so that "
-                "none has anything to differ from; give data of at least two groups (videos), or a larger batch"
-            )
         seen = torch.stack([item.pixels for item in batch])
         found = activation_maps(finer, projector, seen, settings, groups=groups, chunk=chunk)
         maps = found.maps.cpu()[:keep, 0]
@@ -180,7 +202,7 @@ def _stream(
             yield ClipMap(item.row, item.clip, maps[place], times[place], item.pixels if pixels else None)
 
 
-def _check_batches(settings: CamSettings, batch_size: int, resolution: Resolution = "input") -> bool:
+def check_batches(settings: CamSettings, batch_size: int, resolution: Resolution = "input") -> bool:
     """Whether rows need others in their batch. Raises UsageError where they could have none."""
     contrastive = settings.score == "contrastive"
     if batch_size < 1 + contrastive:
@@ -210,18 +232,24 @@ def array_maps(
         groups: (N,) int; rows of one group are no negatives of each other.
         batch_size, seed: who is set against whom: recorded with the result, since it depends on them (§2.5).
     Returns: (N, 1, H, W) for images, (N, 1, T, H, W) for clips, float32 on the CPU.
-    Raises: UsageError as ``contracam``; DataError for a batch of a single group.
+        Where all are of one group, the maps are zero, with a warning.
+    Raises: UsageError as ``contracam``.
     """
     chosen = _settings(settings, knobs)
-    pad = _check_batches(chosen, batch_size)
+    contrastive = check_batches(chosen, batch_size)
     ids = torch.arange(len(images)) if groups is None else torch.as_tensor(groups)
     if len(ids) != len(images):
         raise UsageError(f"groups: expected one per image ({len(images)}), got {len(ids)}")
-    order = Key(seed, "contracam").permutation(len(images)).tolist()
+    plan = _Blocks(ids.tolist(), batch_size, seed)
     frames = images.shape[1 if images.dtype == torch.uint8 else 2] if images.ndim == 5 else 1
     times = torch.zeros(frames, dtype=torch.float64)
-    items = (_Item(row, 0, images[row], times, int(ids[row])) for row in order)
-    found = _stream(encoder, projector, _batches(items, batch_size, pad=pad), chosen, chunk=chunk)
+
+    def items(rows: Sequence[int]) -> list[_Item]:
+        return [_Item(row, 0, images[row], times, plan.groups[row]) for row in rows]
+
+    read = ((number, items(block)) for number, block in enumerate(plan.blocks))
+    batches = plan.batches(read, lambda rows: ([item] for item in items(rows)), contrastive=contrastive)
+    found = _stream(encoder, projector, batches, chosen, chunk=chunk)
     maps = [one.maps for one in sorted(found, key=lambda one: one.row)]
     if not maps:
         raise UsageError("there are no images to make maps of")
@@ -264,7 +292,7 @@ def iterate_maps(
     """Maps of a data set as they are made, in the shuffled order of the batches; memory for one batch only.
 
     Which rows share a batch is settled by the data, ``batch_size`` and ``seed`` alone. A row that cannot be read
-    leaves its batch smaller.
+    leaves its batch smaller; rows that no row of another group can be set against have maps of zeros, with a warning.
 
     Args:
         data: a manifest, or what makes one. Rows of one file, or of one group, are no negatives of each other.
@@ -280,67 +308,43 @@ def iterate_maps(
             so that a run that was stopped ends with the same maps.
         on_fault: called for each row that cannot be read; such rows have no map.
         progress: called with (rows read, rows in all).
-    Raises: DataError for missing files and for batches of a single group; UsageError as ``contracam``.
+    Raises: DataError for missing files; UsageError as ``contracam``.
     """
     chosen = _settings(settings, knobs)
-    contrastive = _check_batches(chosen, batch_size, resolution)
+    contrastive = check_batches(chosen, batch_size, resolution)
     manifest = Manifest.open(data)
     manifest.check_files()
     clips = whole_frames(encoder.input_spec) if plan is None else plan
     dataset = EvaluationDataset(manifest, clips)
-    groups = _groups(manifest)
-    order: list[int] = Key(seed, "contracam").permutation(len(manifest)).tolist()
-    size = max(1 + contrastive, batch_size // clips.num_views)
-    blocks = [order[begin : begin + size] for begin in range(0, len(order), size)]
-    company: list[list[int]] = [[] for _ in blocks]
-    if contrastive and len(blocks) > 1 and len(last := {groups[row] for row in blocks[-1]}) == 1:
-        others = [row for row in blocks[-2] if groups[row] not in last]  # §2.5 a
-        company[-1] = others[: max(1, size - len(blocks[-1]))]
+    together = _Blocks(_groups(manifest), max(1 + contrastive, batch_size // clips.num_views), seed)
     known = set(skip)
-    wanted = [i for i, block in enumerate(blocks) if not known.issuperset(block)]
-    reading = [row for i in wanted for row in (*blocks[i], *company[i])]
-    samples = iterate_evaluation(dataset, reading, workers=workers)
-    done = 0
+    wanted = [i for i, block in enumerate(together.blocks) if not known.issuperset(block)]
+    reading = [row for i in wanted for row in together.blocks[i]]
 
-    def items(count: int, *, own: bool = True) -> Iterator[_Item]:
-        nonlocal done
-        for _ in range(count):
-            sample = next(samples)
-            done += 1
-            if sample.fault is not None:
-                if own and on_fault is not None and sample.row not in known:
-                    on_fault(sample.fault)
-            else:
-                assert sample.views is not None
-                assert sample.times_s is not None
-                times = sample.times_s.repeat_interleave(clips.num_crops, 0)
-                for number, view in enumerate(sample.views):
-                    yield _Item(sample.row, number, view, times[number], groups[sample.row])
-            if progress is not None:
-                progress(done, len(reading))
+    def items(sample: EvaluationSample) -> list[_Item]:
+        if sample.views is None or sample.times_s is None:
+            return []
+        times = sample.times_s.repeat_interleave(clips.num_crops, 0)
+        group = together.groups[sample.row]
+        return [_Item(sample.row, number, view, times[number], group) for number, view in enumerate(sample.views)]
 
-    def batches() -> Iterator[tuple[list[_Item], int]]:
-        before: list[_Item] = []
-        waiting: list[_Item] = []  # of one group, for company that could be read
+    def read() -> Iterator[tuple[int, list[_Item]]]:
+        samples = enumerate(iterate_evaluation(dataset, reading, workers=workers), 1)
         for i in wanted:
-            held = list(items(len(blocks[i])))
-            extra = list(items(len(company[i]), own=False))
-            if waiting:
-                yield waiting + held[: max(1, batch_size - len(waiting))], len(waiting)
-                waiting = []
-            alone = {item.group for item in held}
-            if contrastive and len(alone) == 1 and not extra:
-                extra = [item for item in before if item.group not in alone][: max(1, batch_size - len(held))]
-                if not extra:
-                    waiting = held
-                    continue
-            if held:
-                yield held + extra, len(held)
-                before = held
-        if waiting:
-            yield waiting, len(waiting)
+            held: list[_Item] = []
+            for done, sample in islice(samples, len(together.blocks[i])):
+                held += items(sample)
+                if sample.fault is not None and on_fault is not None and sample.row not in known:
+                    on_fault(sample.fault)
+                if progress is not None:
+                    progress(done, len(reading))
+            yield i, held
 
-    for found in _stream(encoder, projector, batches(), chosen, chunk=chunk, resolution=resolution, pixels=pixels):
+    def again(rows: Sequence[int]) -> Iterator[list[_Item]]:
+        return (found for sample in iterate_evaluation(dataset, rows, workers=workers) if (found := items(sample)))
+
+    batches = together.batches(read(), again, contrastive=contrastive)
+    for found in _stream(encoder, projector, batches, chosen, chunk=chunk, resolution=resolution, pixels=pixels):
         if found.row not in known:
             yield found
 

@@ -20,10 +20,10 @@ from torch.nn import functional
 from unreel.core.files import write_whole
 from unreel.data.batch import Fault
 from unreel.data.manifest import Manifest
-from unreel.data.sidecars import Found, table_path
+from unreel.data.sidecars import Found
 from unreel.explain.contracam import CamSettings
 from unreel.explain.crf import CrfSettings
-from unreel.explain.driver import iterate_maps, provenance, to_bytes
+from unreel.explain.driver import check_batches, iterate_maps, provenance, to_bytes
 from unreel.explain.objects import MapPlan, ObjectSettings, SourceMaps, find_objects, join_rows, refine
 from unreel.media import decoder_for
 from unreel.media.image import encode_image
@@ -57,6 +57,9 @@ class _Maps:
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_batches(self.cam, self.batch_size)
 
     def _card(self, resolution: str) -> dict[str, object]:
         return provenance(
@@ -128,10 +131,10 @@ class BoxProducer(_Maps):
         return {**self._card("input"), "crf": crf, "objects": self.objects.to_card()}
 
     def compute_all(
-        self, sources: Manifest, rows: Collection[int], *, folder: Path, workers: int = 0
+        self, sources: Manifest, rows: Collection[int], *, table: Path, workers: int = 0
     ) -> Iterator[Found]:
         """The boxes of ``rows``; see ``SetProducer``."""
-        del folder
+        del table
         faults: list[Fault] = []
         for source in self._sources(sources, rows, faults, workers=workers, pixels=self.crf is not None):
             refined = refine(source, self.crf, device=device_of(self.encoder))
@@ -158,10 +161,10 @@ class MaskProducer(_Maps):
         return self._card("features" if self.plan.video else "input")
 
     def compute_all(
-        self, sources: Manifest, rows: Collection[int], *, folder: Path, workers: int = 0
+        self, sources: Manifest, rows: Collection[int], *, table: Path, workers: int = 0
     ) -> Iterator[Found]:
         """The masks of ``rows``; see ``SetProducer``."""
-        files = Path(table_path(folder, self).stem)
+        files = Path(table.stem)
         faults: list[Fault] = []
         for source in self._sources(sources, rows, faults, workers=workers, features=self.plan.video):
             name = sources.relative(source.row)
@@ -175,7 +178,7 @@ class MaskProducer(_Maps):
                 size = (info.height, info.width)
                 whole = functional.interpolate(source.maps[None], size=size, mode="bilinear", antialias=True)[0, 0]
                 file, content = files / f"{name}.png", encode_image(to_bytes(whole).numpy())
-            write_whole(folder / file, content)
+            write_whole(table.parent / file, content)
             yield Found(source.row, None, {"file": file.as_posix()})
         yield from _unreadable(sources, faults)
 

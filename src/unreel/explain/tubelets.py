@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unreel.core.errors import UsageError
 from unreel.explain.boxes import boxes_from_map
+from unreel.metrics.localization import box_iou
 
 MIN_IOU = 0.3
 """Boxes of consecutive frames that overlap by this much show one object (object_aware.md §8)."""
@@ -43,31 +44,6 @@ class Tubelet:
         """Its last frame."""
         return self.first + len(self.boxes) - 1
 
-    def at(self, frame: int) -> NDArray[np.float64] | None:
-        """Its box (4,) in a frame; None where it is not there."""
-        return self.boxes[frame - self.first] if self.first <= frame <= self.last else None
-
-    def tube_box(self, frames: Sequence[int] | None = None) -> NDArray[np.float64] | None:
-        """The union (4,) of its boxes, in some frames or in all; None where it is in none of them."""
-        chosen = [box for t in frames if (box := self.at(t)) is not None] if frames is not None else list(self.boxes)
-        return union_box(np.stack(chosen)) if chosen else None
-
-
-def union_box(boxes: ArrayLike) -> NDArray[np.float64]:
-    """The least box (4,) around boxes (N, 4), N ≥ 1."""
-    rows = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    return np.concatenate([rows[:, :2].min(0), rows[:, 2:].max(0)])
-
-
-def box_iou(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
-    """Intersection over union of boxes (N, 4) and (M, 4): (N, M); 0 where both are empty."""
-    a = np.asarray(first, dtype=np.float64).reshape(-1, 1, 4)
-    b = np.asarray(second, dtype=np.float64).reshape(1, -1, 4)
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = np.prod(np.clip(sides, 0, None), -1)
-    total = np.prod(a[..., 2:] - a[..., :2], -1) + np.prod(b[..., 2:] - b[..., :2], -1) - shared
-    return np.asarray(np.divide(shared, total, out=np.zeros_like(shared), where=total > 0))
-
 
 def link_boxes(
     frames: Sequence[ArrayLike], *, min_iou: float = MIN_IOU, max_gap: int = MAX_GAP, min_frames: int = 1
@@ -80,7 +56,7 @@ def link_boxes(
         max_gap: frames that an object may be missing from; they are interpolated.
         min_frames: tubelets found in fewer frames are left out.
     Returns: in the order of their first frames, within one frame in that of its boxes. Every box is in one tubelet.
-    Raises: UsageError for a threshold outside (0, 1] or a negative gap.
+    Raises: UsageError for a threshold outside (0, 1], a negative gap, and corners not finite or in the wrong order.
     """
     if not 0 < min_iou <= 1 or max_gap < 0:
         raise UsageError(f"linking boxes needs 0 < min_iou ≤ 1 and max_gap ≥ 0, got {min_iou} and {max_gap}")
@@ -134,9 +110,3 @@ def tubelets_from_map(
     """``frame_boxes`` of a clip's map (T, H, W), linked; ``options`` are those of ``boxes_from_map``."""
     found = [boxes.numpy() for boxes in frame_boxes(map, **options)]
     return link_boxes(found, min_iou=min_iou, max_gap=max_gap, min_frames=min_frames)
-
-
-def clip_boxes(map: Tensor | NDArray[Any], **options: Any) -> Tensor:
-    """The cheap alternative to tubelets: boxes (N, 4) of the maximum over time of a clip's map (T, H, W) (§8)."""
-    clip = torch.as_tensor(map)
-    return boxes_from_map(clip.reshape(-1, *clip.shape[-2:]).amax(0), **options)

@@ -7,7 +7,7 @@ an answer (a box score without a true box) are NaN there and left out of the mea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ CORLOC_IOU = 0.5
 """Overlap at which Pascal VOC's kit calls a box found (Everingham et al. 2010, §4.2)."""
 
 _DIAGONAL_TOO = np.ones((3, 3), dtype=bool)
+# From a hole's rectangle (x, y, width, height) to that of the pixels around it.
+_AROUND = np.array([-1, -1, 2, 2])
 
 
 # --- masks ------------------------------------------------------------------------------------------------------
@@ -68,6 +70,33 @@ def mask_miou(prediction: object, target: object, *, threshold: float = 0.5) -> 
     if not found.size:
         raise UsageError("mask mIoU of no image at all")
     return float(found.mean())
+
+
+# --- outlines ---------------------------------------------------------------------------------------------------
+
+
+def outline_boxes(inside: NDArray[np.bool_], *, contours: Contours = "outer") -> NDArray[np.int64]:
+    """Rectangles around the parts of a binary image: (N, 4) x, y, width, height in pixels, by their first pixels.
+
+    Args:
+        inside: (H, W); pixels that touch, diagonally too, are one part.
+        contours: "outer", a rectangle per part; "tree" adds the inner outline of every hole, which runs over the
+            pixels around it, one beyond the hole on each side.
+    Raises: UsageError for an unknown ``contours``.
+    """
+    if contours not in get_args(Contours):
+        raise unknown_name("contours", contours, get_args(Contours))
+    found = _extents(ndimage.label(inside, _DIAGONAL_TOO)[0])
+    if contours == "tree":
+        holes = _extents(ndimage.label(ndimage.binary_fill_holes(inside) & ~inside)[0])
+        found = np.concatenate([found, holes + _AROUND])
+    return found
+
+
+def _extents(labels: NDArray[np.int32]) -> NDArray[np.int64]:
+    places = cast("list[tuple[slice, slice]]", ndimage.find_objects(labels))
+    rows = [[x.start, y.start, x.stop - x.start, y.stop - y.start] for y, x in places]
+    return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
 
 # --- boxes ------------------------------------------------------------------------------------------------------
@@ -188,20 +217,13 @@ class MaxBoxAcc(NamedTuple):
 def map_boxes(levels: NDArray[np.uint8], level: int, *, contours: Contours = "tree") -> NDArray[np.float64]:
     """Boxes x0 y0 x1 y1 in pixels around the parts of an 8-bit map (H, W) above ``level``.
 
-    x1 and y1 are the first pixel behind the part, but at most W − 1 and H − 1, as the WSOL protocol has it. Parts
-    touch diagonally too; ``tree`` adds the inner outline of every hole, "all contours"; ``outer`` does not.
+    x1 and y1 are the first pixel behind the part, but at most W − 1 and H − 1, as the WSOL protocol has it, whose
+    "all contours" is ``tree``; see ``outline_boxes``.
     """
-    inside = levels > level
-    found = [
-        (x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(ndimage.label(inside, _DIAGONAL_TOO)[0])
-    ]
-    if contours == "tree":
-        # A hole's outline runs over the pixels around it, one beyond the hole on each side.
-        holes = ndimage.label(ndimage.binary_fill_holes(inside) & ~inside)[0]
-        found += [(x.start - 1, y.start - 1, x.stop + 1, y.stop + 1) for y, x in ndimage.find_objects(holes)]
+    found = outline_boxes(levels > level, contours=contours)
     height, width = levels.shape
-    boxes = np.array(found, dtype=np.float64).reshape(-1, 4)
-    return np.minimum(boxes, [width, height, width - 1, height - 1])
+    corners = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)
+    return np.minimum(corners.astype(np.float64), [width, height, width - 1, height - 1])
 
 
 def max_box_acc_v2(

@@ -110,6 +110,10 @@ def test_imagenet_val_in_folders_and_a_truth_out_of_range(flat):
         target.parent.mkdir(exist_ok=True)
         path.rename(target)
     assert set(read_layout("imagenet_stylized", flat.parent).manifest.select(split="val").labels()) == {"n02084071"}
+    for broken in (b"nothing", b""):  # scipy has errors of its own for files that are none of MATLAB's
+        (kit / "meta.mat").write_bytes(broken)
+        with pytest.raises(DataError, match=r"meta\.mat: not the development kit's table"):
+            read_layout("imagenet", flat)
 
 
 def test_shifted_test_sets(tmp_path):
@@ -452,6 +456,9 @@ def test_flowers_lists_and_masks(tmp_path):
     }  # fmt: skip
     savemat(tmp_path / "setid.mat", {"trnid": [[9]], "valid": [[1]], "tstid": [[5]]})
     with pytest.raises(DataError, match="lists image 9"):
+        read_layout("flowers102", tmp_path)
+    (tmp_path / "setid.mat").write_bytes(b"")
+    with pytest.raises(DataError, match=r"setid\.mat: expected a MATLAB file"):
         read_layout("flowers102", tmp_path)
     savemat(tmp_path / "setid.mat", {"trnid": [[9]]})
     with pytest.raises(DataError, match=r"setid\.mat: expected a MATLAB file with trnid"):

@@ -79,11 +79,12 @@ def flowers102(
 
 def _numbers(path: Path, names: list[str]) -> dict[str, list[int]]:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         data = loadmat(path)
         return {name: [int(v) for v in np.asarray(data[name]).ravel()] for name in names}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, MatReadError) as error:
         raise DataError(f"{path}: expected a MATLAB file with {', '.join(names)} ({error})") from None
 
 

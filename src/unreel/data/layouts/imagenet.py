@@ -186,10 +186,11 @@ def _val(number: int) -> str:
 def _meta(path: Path) -> list[tuple[int, str, str]]:
     """Number, wnid and words of each class of the development kit."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         table = loadmat(path, squeeze_me=True)["synsets"]
         columns = [table[name].ravel().tolist() for name in ("ILSVRC2012_ID", "WNID", "words")]
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, MatReadError) as error:
         raise DataError(f"{path}: not the development kit's table of classes ({error})") from None
     return [(int(number), str(wnid), str(words)) for number, wnid, words in zip(*columns, strict=True)]
