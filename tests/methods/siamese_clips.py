@@ -15,6 +15,7 @@ from unreel.data.batch import Batch, View
 from unreel.methods import create_method
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
 from unreel.train import Checkpoints, build_optimizer, fit
+from unreel.views.batch_ops import Mixup
 
 _SIZES: dict[str, dict[str, Any]] = {
     "simclr": {"hidden_dim": 16, "out_dim": 8},
@@ -82,7 +83,7 @@ def encoded(module: Any, encoder: Any, clips: Tensor) -> Tensor:
 
 
 def fit_on_share(
-    name: str, options: dict[str, Any], accumulate: int = 1, folder: str = "", stop: int = 4
+    name: str, options: dict[str, Any], accumulate: int = 1, folder: str = "", stop: int = 4, mixed: bool = False
 ) -> dict[str, Any]:
     """State after a fit of 4 steps on this rank's share of global batches of 8, in float64; rows as of 9 sources."""
     torch.set_default_dtype(torch.float64)
@@ -90,6 +91,8 @@ def fit_on_share(
         count = 8 // distributed.world_size()
         rows = slice(count * distributed.rank(), count * (distributed.rank() + 1))
         method = tiny(name, **options).double()
+        if mixed:
+            method.batch_operations = (Mixup(block=4),)
         batches = [part_of(batch_of_views(method, 8, seed=s, dtype=torch.float64), rows) for s in range(3)]
         result = fit(
             method,

@@ -6,13 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from tests.methods.clips import sample, video
-from tests.methods.siamese_clips import batch_of_views, image_batch, part_of, tiny, views_batch
-from unreel.core import distributed
+from tests.methods.siamese_clips import batch_of_views, check_same_state, fit_on_share, image_batch, tiny, views_batch
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import defaults, describe
@@ -20,7 +18,7 @@ from unreel.data.batch import collate
 from unreel.data.sampling import ClipSetSampler
 from unreel.methods import BYOL, MoCo, Progress, SimCLR, create_method
 from unreel.nn import create_encoder
-from unreel.train import Checkpoints, build_optimizer, fit
+from unreel.train import build_optimizer, fit
 from unreel.views.batch_ops import CutMix, Mixup
 from unreel.views.presets import view_plan
 
@@ -128,36 +126,11 @@ def test_a_loss_under_autocast_is_computed_in_float32(name: str, mixed: bool) ->
 # --- two processes, resume --------------------------------------------------------------------------------------
 
 
-def options_of(name: str) -> dict[str, Any]:
-    own: dict[str, Any] = {"moco": {"momentum": 0.7, "rho": 3}, "byol": {"momentum": 0.7}, "simclr": {"rho": 3}}[name]
-    return own
-
-
-def fit_on_ranks(name: str, mixed: bool, accumulate: int, folder: str = "", stop: int = 4) -> dict[str, Any]:
-    """State after a fit on this rank's share of global batches of 8; K = 20 is no multiple of a step's keys."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        count = 8 // distributed.world_size()
-        rows = slice(count * distributed.rank(), count * (distributed.rank() + 1))
-        method = tiny(name, **options_of(name)).double()
-        if mixed:
-            method.batch_operations = (Mixup(block=4),)
-        views = method.sampler.num_views
-        batches = [part_of(views_batch(views, 8, seed=s, dtype=torch.float64), rows) for s in range(3)]
-        result = fit(
-            method,
-            batches,
-            build_optimizer(method, lr=0.05),
-            total_steps=4,
-            device="cpu",
-            accumulate=accumulate,
-            checkpoint=Checkpoints(folder) if folder else None,
-            stop_after=stop,
-        )
-        state = {n: v.numpy() for n, v in method.state_dict().items()}
-        return {"state": state, "last": result.last, "resumed_from": result.resumed_from}
-    finally:
-        torch.set_default_dtype(torch.float32)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "moco": {"momentum": 0.7, "rho": 3},  # K = 20 is no multiple of a step's keys
+    "byol": {"momentum": 0.7},
+    "simclr": {"rho": 3},
+}
 
 
 @pytest.mark.ddp
@@ -166,11 +139,9 @@ def fit_on_ranks(name: str, mixed: bool, accumulate: int, folder: str = "", stop
     [("moco", False, 2), ("moco", True, 1), ("byol", False, 1), ("byol", True, 2), ("simclr", False, 1)],
 )
 def test_two_processes_are_one(ddp: Any, name: str, mixed: bool, accumulate: int) -> None:
-    truth = fit_on_ranks(name, mixed, accumulate)
-    for rank in ddp.run(fit_on_ranks, name, mixed, accumulate):
-        assert rank["state"].keys() == truth["state"].keys()
-        for key, value in truth["state"].items():
-            np.testing.assert_allclose(rank["state"][key], value, rtol=0, atol=1e-8, err_msg=key)
+    truth = fit_on_share(name, OPTIONS[name], accumulate, mixed=mixed)
+    for rank in ddp.run(fit_on_share, name, OPTIONS[name], accumulate, "", 4, mixed):
+        check_same_state(truth, rank, atol=1e-8)
         assert rank["last"]["loss"] == pytest.approx(truth["last"]["loss"], rel=1e-5)
     if name == "moco":
         keys = 8 * 2 * accumulate * 4  # rows, views that are keys, batches a step, steps
@@ -180,13 +151,13 @@ def test_two_processes_are_one(ddp: Any, name: str, mixed: bool, accumulate: int
 @pytest.mark.parametrize("name", NAMES)
 def test_stop_and_resume_is_equal_to_the_bit(name: str, tmp_path: Path) -> None:
     """Queue, pointer and teacher included."""
-    whole = fit_on_ranks(name, name != "simclr", 1)
-    fit_on_ranks(name, name != "simclr", 1, str(tmp_path), 2)
-    resumed = fit_on_ranks(name, name != "simclr", 1, str(tmp_path))
+    mixed = name != "simclr"
+    whole = fit_on_share(name, OPTIONS[name], mixed=mixed)
+    fit_on_share(name, OPTIONS[name], 1, str(tmp_path), 2, mixed)
+    resumed = fit_on_share(name, OPTIONS[name], 1, str(tmp_path), mixed=mixed)
     assert resumed["resumed_from"] == 2
     assert {n.split(".")[0] for n in whole["state"]} >= {"encoder", "head"}
-    for key, value in whole["state"].items():
-        assert np.array_equal(value, resumed["state"][key]), key
+    check_same_state(whole, resumed)
     if name == "moco":
         fresh = {"queue", "queue_pointer", "teacher.parts.0.conv1.weight"}
         assert fresh <= whole["state"].keys()

@@ -14,17 +14,14 @@ from torch import Tensor, nn
 from unreel.core.errors import unknown_name
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.sampling import IntervalKind
 from unreel.losses.byol import cosines, spread
 from unreel.losses.queue import Mixed
 from unreel.methods.method import LossOutput, Progress
 from unreel.methods.registry import register_method
-from unreel.methods.siamese import Mix, SiameseMethod, mixed_of
-from unreel.methods.view_options import takes_view_options
+from unreel.methods.siamese import Mix, SiameseMethod, mixed_of, mixing, takes_siamese_options
 from unreel.nn.ema import MomentumSchedule, Teacher, scheduled_momentum
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import normalized_mlp, projection_mlp
-from unreel.views.presets import ViewPreset
 
 Variant: TypeAlias = Literal["paper", "official"]
 
@@ -45,61 +42,39 @@ def byol_head(variant: Variant, in_dim: int, hidden_dim: int, out_dim: int) -> n
 class BYOL(SiameseMethod):
     """Both directions of every pair of views, summed over a pair and averaged over pairs: in [−4, 4].
 
+    Of the presets of views "release" has BYOL's asymmetric blur and solarisation.
+
     Logs ``cosine`` of predictions and targets, and ``spread`` of the projections: 0 when they have collapsed.
 
     Args:
         encoder: trained in place; its ``input_spec`` is set to what this method feeds it.
         variant: of the heads. "paper": the projection goes to the predictor as it is (Grill 2020, §3.3); "official":
             it is normalised before, as in the object-aware code (object_aware.md §1.3).
-        clip_frames, stride: frames per clip and frames between them; 1 is an image.
-        rho: clips per video (1 gives two views of one clip); the loss covers all pairs.
-        interval: distribution of the time between clips, see ``IntervalDistribution``; "independent" starts.
-        views: a preset of ``unreel.views.presets``; "release" has BYOL's asymmetric blur and solarisation.
-        size: side of the square views, pixels.
-        consistent: one draw for all frames of a clip.
         hidden_dim, out_dim: of projector and predictor: 4096 and 256.
         momentum: of the teacher, 0.996. momentum_schedule: "constant" (object_aware.md §1.3), or "cosine" to 1 at the
             end (Grill 2020, §3.3).
         mix: "mixup" or "cutmix" of the first view with another sample's: its cosines with both count by their shares
             (object_aware.md §4.4). mix_alpha: of the Beta distribution.
-        view_options: every other argument of ``unreel.views.presets.view_plan``.
+        options: of ``SiameseMethod``: clips, views, sizes, and every argument of ``unreel.views.presets.view_plan``.
     Raises: UsageError for values that cannot be.
     """
 
-    @takes_view_options("preset", "size", "num_views", "consistent")
+    @takes_siamese_options()
     def __init__(
         self,
         encoder: Encoder,
         *,
         variant: Variant = "paper",
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        rho: Annotated[int, Range(ge=1)] = 2,
-        interval: IntervalKind = "independent",
-        views: ViewPreset = "occon",
-        size: Annotated[int, Range(ge=8, unit="px")] = 224,
-        consistent: bool = True,
         hidden_dim: Annotated[int, Range(ge=1)] = 4096,
         out_dim: Annotated[int, Range(ge=1)] = 256,
         momentum: Annotated[float, Range(ge=0, le=1)] = 0.996,
         momentum_schedule: MomentumSchedule = "constant",
         mix: Mix = "none",
         mix_alpha: Annotated[float, Range(gt=0)] = 1.0,
-        **view_options: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            encoder,
-            clip_frames=clip_frames,
-            stride=stride,
-            rho=rho,
-            interval=interval,
-            views=views,
-            size=size,
-            consistent=consistent,
-            view_options=view_options,
-            mix=mix,
-            mix_alpha=mix_alpha,
-        )
+        super().__init__(encoder, **options)
+        self.batch_operations = mixing(mix, mix_alpha)
         scheduled_momentum(momentum, 0.0, momentum_schedule)  # an unknown schedule is refused now
         self.head = byol_head(variant, encoder.num_features, hidden_dim, out_dim)
         self.predictor: nn.Module = byol_head(variant, out_dim, hidden_dim, out_dim)

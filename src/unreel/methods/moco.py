@@ -18,16 +18,13 @@ from unreel.core.errors import UsageError, unknown_name
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.sampling import IntervalKind
 from unreel.losses.queue import MixWeighting, mixed_queue_info_nce, queue_accuracy, queue_info_nce
 from unreel.methods.method import LossOutput, Progress
 from unreel.methods.registry import register_method
-from unreel.methods.siamese import Mix, SiameseMethod, mixed_of
-from unreel.methods.view_options import takes_view_options
+from unreel.methods.siamese import Mix, SiameseMethod, mixed_of, mixing, takes_siamese_options
 from unreel.nn.ema import MomentumSchedule, Teacher, scheduled_momentum
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import L2Norm, normalized_mlp
-from unreel.views.presets import ViewPreset
 
 Version: TypeAlias = Literal["v1", "v2", "occon"]
 
@@ -52,7 +49,9 @@ def moco_head(version: Version, in_dim: int, hidden_dim: int, out_dim: int) -> n
 
 @register_method("moco")
 class MoCo(SiameseMethod):
-    """Queries against a queue. Defaults are MoCo v2's, with the views of the object-aware paper.
+    """Queries against a queue, the mean over all pairs of views.
+
+    Defaults are MoCo v2's, with the views of the object-aware paper.
 
     The queue is part of the state (``queue`` (K, D), ``queue_pointer``), and starts with keyed random unit vectors.
     The keys of a step enter it after the step, those of all processes and of all accumulated batches, unless the step
@@ -62,11 +61,6 @@ class MoCo(SiameseMethod):
     Args:
         encoder: trained in place; its ``input_spec`` is set to what this method feeds it.
         version: of the head and the temperature: "v1", "v2", or "occon", v2 with the head of the object-aware code.
-        clip_frames, stride: frames per clip and frames between them; 1 is an image.
-        rho: clips per video (1 gives two views of one clip); the loss is the mean over all pairs.
-        interval: distribution of the time between clips, see ``IntervalDistribution``; "independent" starts.
-        views: a preset of ``unreel.views.presets``. size: side of the square views, pixels.
-        consistent: one draw for all frames of a clip.
         hidden_dim: of the head; None: as wide as the embedding (object_aware.md §1.2). out_dim: of keys, 128.
         queue_size: K, keys; 65,536.
         momentum: of the teacher, 0.999. momentum_schedule: "constant", or "cosine" to 1 at the end.
@@ -75,26 +69,19 @@ class MoCo(SiameseMethod):
         mix: "mixup" or "cutmix" of the first view with another sample's, which makes the batch's other keys negatives,
             too (object_aware.md §4.4). mix_alpha: of the Beta distribution.
         mix_weighting: "official" averages before weighing, as the released code, see ``mixed_queue_info_nce``.
-        view_options: every other argument of ``unreel.views.presets.view_plan``.
+        options: of ``SiameseMethod``: clips, views, sizes, and every argument of ``unreel.views.presets.view_plan``.
     Raises: UsageError for values that cannot be, such as mixing with ``symmetric``.
     """
 
     queue: Tensor
     queue_pointer: Tensor
 
-    @takes_view_options("preset", "size", "num_views", "consistent")
+    @takes_siamese_options()
     def __init__(
         self,
         encoder: Encoder,
         *,
         version: Version = "v2",
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        rho: Annotated[int, Range(ge=1)] = 2,
-        interval: IntervalKind = "independent",
-        views: ViewPreset = "occon",
-        size: Annotated[int, Range(ge=8, unit="px")] = 224,
-        consistent: bool = True,
         hidden_dim: Annotated[int, Range(ge=1)] | None = None,
         out_dim: Annotated[int, Range(ge=1)] = 128,
         queue_size: Annotated[int, Range(ge=1, unit="keys")] = 65_536,
@@ -105,21 +92,10 @@ class MoCo(SiameseMethod):
         mix: Mix = "none",
         mix_alpha: Annotated[float, Range(gt=0)] = 1.0,
         mix_weighting: MixWeighting = "paper",
-        **view_options: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            encoder,
-            clip_frames=clip_frames,
-            stride=stride,
-            rho=rho,
-            interval=interval,
-            views=views,
-            size=size,
-            consistent=consistent,
-            view_options=view_options,
-            mix=mix,
-            mix_alpha=mix_alpha,
-        )
+        super().__init__(encoder, **options)
+        self.batch_operations = mixing(mix, mix_alpha)
         if mix_weighting not in get_args(MixWeighting):
             raise unknown_name("mix_weighting", mix_weighting, get_args(MixWeighting))
         if symmetric and mix != "none":

@@ -19,16 +19,13 @@ from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.sampling import IntervalKind
 from unreel.losses.memory import MemoryLoss, memory_nce
 from unreel.methods.method import LossOutput, Progress
 from unreel.methods.registry import register_method
-from unreel.methods.siamese import SiameseMethod
-from unreel.methods.view_options import takes_view_options
+from unreel.methods.siamese import SiameseMethod, takes_siamese_options
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import L2Norm
 from unreel.views.plan import ViewPlan
-from unreel.views.presets import ViewPreset, view_plan
 
 
 def jigsaw(clips: Tensor, key: Key, ids: Tensor, *, grid: int = 3, patch: int = 64) -> Tensor:
@@ -91,18 +88,15 @@ class PIRL(SiameseMethod):
     itself stands for its entry. Logs ``jigsaw_accuracy`` and ``image_accuracy``: queries that are nearer to their own
     entry than to all negatives.
 
+    The preset ``views`` is that of the image and, with larger crops, of the jigsaw; ``size`` is the image's.
+
     Differs from the paper: one draw of negatives serves all queries of a step, instead of one for each, which at
     32,000 would copy half a gigabyte for 32 images; colours are drawn once for all patches of a jigsaw.
 
     Args:
         encoder: trained in place; its ``input_spec`` is set to what this method feeds it.
         num_sources: rows of the training data; ``unreel pretrain`` fills it in.
-        clip_frames, stride: frames per clip and frames between them; 1 is an image.
         rho: 1 cuts the jigsaw from the clip itself, 2 from another clip of the video.
-        interval: distribution of the time between two clips, see ``IntervalDistribution``.
-        views: a preset of ``unreel.views.presets``, for the image and, with larger crops, for the jigsaw.
-        size: side of the image's view, pixels.
-        consistent: one draw for all frames of a clip.
         out_dim: of f and g, 128 (release).
         grid: patches per side, 3.
         jigsaw_size: side of the view that is cut, a multiple of ``grid``; None: ``size`` rounded up to one, 225 for
@@ -113,25 +107,19 @@ class PIRL(SiameseMethod):
         temperature: 0.07 (release).
         memory_momentum: share of an entry that stays, 0.5 (release).
         loss: "nce" or "info_nce", see ``memory_nce``.
-        view_options: every other argument of ``unreel.views.presets.view_plan``.
+        options: of ``SiameseMethod``: clips, views, sizes, and every argument of ``unreel.views.presets.view_plan``.
     Raises: UsageError for values that cannot be, and without ``num_sources``.
     """
 
     bank: Tensor
 
-    @takes_view_options("preset", "size", "num_views", "consistent")
+    @takes_siamese_options()
     def __init__(
         self,
         encoder: Encoder,
         *,
         num_sources: Annotated[int, Range(ge=2)] | None = None,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
         rho: Annotated[int, Range(ge=1, le=2)] = 1,
-        interval: IntervalKind = "independent",
-        views: ViewPreset = "occon",
-        size: Annotated[int, Range(ge=8, unit="px")] = 224,
-        consistent: bool = True,
         out_dim: Annotated[int, Range(ge=1)] = 128,
         grid: Annotated[int, Range(ge=2)] = 3,
         jigsaw_size: Annotated[int, Range(ge=8, unit="px")] | None = None,
@@ -142,7 +130,7 @@ class PIRL(SiameseMethod):
         temperature: Annotated[float, Range(gt=0)] = 0.07,
         memory_momentum: Annotated[float, Range(ge=0, lt=1)] = 0.5,
         loss: MemoryLoss = "nce",
-        **view_options: Any,
+        **options: Any,
     ) -> None:
         if num_sources is None or num_sources < 2:
             raise UsageError(
@@ -151,29 +139,16 @@ class PIRL(SiameseMethod):
             )
         if rho not in (1, 2):
             raise UsageError(f"pirl compares one clip with the jigsaw of one: rho is 1 or 2, got {rho}")
-        edge = -(-size // grid) * grid if jigsaw_size is None else jigsaw_size
+        super().__init__(encoder, rho=rho, **options)
+        edge = -(-self.size // grid) * grid if jigsaw_size is None else jigsaw_size
         patch = max(1, edge // grid * 64 // 75) if patch_px is None else patch_px
         if edge % grid or grid * patch > edge:
             raise UsageError(
                 f"jigsaw_size is a multiple of grid={grid} with room for {grid} patches of {patch} px, got {edge}; "
                 f"use {max(-(-edge // grid), patch) * grid}"
             )
-        super().__init__(
-            encoder,
-            clip_frames=clip_frames,
-            stride=stride,
-            rho=rho,
-            interval=interval,
-            views=views,
-            size=size,
-            consistent=consistent,
-            view_options=view_options,
-        )
-        whole = self.views
-        assert isinstance(whole, ViewPlan)
-        options = {**view_options, "crop_area_min": jigsaw_area_min}
-        cut = view_plan(views, size=edge, num_views=2, consistent=consistent, **options)
-        self.views = ViewPlan([whole.pipelines[0], cut.pipelines[1]], shared=whole.shared)
+        cut = self.plan(size=edge, crop_area_min=jigsaw_area_min)
+        self.views = ViewPlan([self.views.pipelines[0], cut.pipelines[1]], shared=self.views.shared)
         self.head = nn.Sequential(nn.Linear(encoder.num_features, out_dim), L2Norm())
         self.jigsaw_head = JigsawHead(encoder.num_features, grid * grid, out_dim)
         start = torch.randn(num_sources, out_dim, generator=Key("pirl", "bank").torch(), device="cpu")

@@ -12,66 +12,41 @@ import torch
 
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.sampling import IntervalKind
 from unreel.losses.contrastive import contrast_statistics, nt_xent
 from unreel.methods.method import LossOutput
 from unreel.methods.registry import register_method
-from unreel.methods.siamese import SiameseMethod
-from unreel.methods.view_options import takes_view_options
+from unreel.methods.siamese import SiameseMethod, takes_siamese_options
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import projection_mlp
-from unreel.views.presets import ViewPreset
 
 
 @register_method("simclr")
 class SimCLR(SiameseMethod):
-    """NT-Xent over all pairs of views.
+    """NT-Xent, the mean over all pairs of views.
 
     Args:
         encoder: trained in place; its ``input_spec`` is set to what this method feeds it.
-        clip_frames, stride: frames per clip and frames between them; 1 is an image.
-        rho: clips per video (1 gives two views of one clip); the loss is the mean over all pairs.
-        interval: distribution of the time between clips, see ``IntervalDistribution``; "independent" starts.
-        views: a preset of ``unreel.views.presets``. size: side of the square views, pixels.
-        consistent: one draw for all frames of a clip.
         hidden_layers, hidden_dim, out_dim: the projection head: one hidden layer as wide as ResNet-50's embedding, 128
             out (Chen 2020, §4.2).
         bn_momentum: of the head's batch norms.
         temperature: 0.1 (Chen 2020, appendix B.9; cvrl.md §6.5).
-        view_options: every other argument of ``unreel.views.presets.view_plan``.
+        options: of ``SiameseMethod``: clips, views, sizes, and every argument of ``unreel.views.presets.view_plan``.
     Raises: UsageError for values that cannot be.
     """
 
-    @takes_view_options("preset", "size", "num_views", "consistent")
+    @takes_siamese_options()
     def __init__(
         self,
         encoder: Encoder,
         *,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        rho: Annotated[int, Range(ge=1)] = 2,
-        interval: IntervalKind = "independent",
-        views: ViewPreset = "occon",
-        size: Annotated[int, Range(ge=8, unit="px")] = 224,
-        consistent: bool = True,
         hidden_layers: Annotated[int, Range(ge=0)] = 1,
         hidden_dim: Annotated[int, Range(ge=1)] = 2048,
         out_dim: Annotated[int, Range(ge=1)] = 128,
         bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
         temperature: Annotated[float, Range(gt=0)] = 0.1,
-        **view_options: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            encoder,
-            clip_frames=clip_frames,
-            stride=stride,
-            rho=rho,
-            interval=interval,
-            views=views,
-            size=size,
-            consistent=consistent,
-            view_options=view_options,
-        )
+        super().__init__(encoder, **options)
         self.head = projection_mlp(
             encoder.num_features,
             hidden_layers=hidden_layers,

@@ -19,16 +19,13 @@ from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.contracts import Sampler, SamplerDraw, SourceInfo
-from unreel.data.sampling import IntervalKind
 from unreel.losses.swav import sinkhorn, swapped_prediction
 from unreel.methods.method import LossOutput, Progress
 from unreel.methods.registry import register_method
-from unreel.methods.siamese import SiameseMethod
-from unreel.methods.view_options import takes_view_options
+from unreel.methods.siamese import SiameseMethod, takes_siamese_options
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import L2Norm, projection_mlp
 from unreel.views.plan import ViewPlan
-from unreel.views.presets import ViewPreset, view_plan
 
 
 class ClipsInTurn:
@@ -56,20 +53,17 @@ class ClipsInTurn:
 class SwAV(SiameseMethod):
     """Swapped prediction between views. Defaults are the release's for batches of thousands.
 
+    The max(2, ρ) views of side ``size`` are the large ones; all of them are assigned.
+
     The prototypes are rows of unit length, renormalised before each step. Logs ``agreement``, the share of samples
     whose first two views are nearest to the same prototype, and ``prototypes_used``, the share of prototypes in use: e
     to the entropy of the mean prediction, over K; near 1/K everything has become one cluster.
 
     Args:
         encoder: trained in place; its ``input_spec`` is set to what this method feeds it.
-        clip_frames, stride: frames per clip and frames between them; 1 is an image.
-        rho: clips per video (1 gives all views of one clip); there are max(2, ρ) large views, all of them assigned.
-        interval: distribution of the time between clips, see ``IntervalDistribution``; "independent" starts.
-        views: a preset of ``unreel.views.presets``. size: side of the large views, pixels.
         crop_area_min: share of the frame that a large view covers at least.
         small_views: crops that are not assigned; 0 to 6 and more.
         small_size: their side, pixels. small_area_min, small_area_max: share of the frame that they cover.
-        consistent: one draw for all frames of a clip.
         hidden_dim, out_dim: of the head: linear, batch norm, ReLU, linear, unit length; 2048 and 128. hidden_dim 0 is
             one linear layer.
         num_prototypes: K, 3,000; at least several samples of a batch (with its queue) per prototype or few.
@@ -80,30 +74,23 @@ class SwAV(SiameseMethod):
             batches of 256; 0 keeps none.
         queue_epoch: epoch from which they are collected; they take part once the queue is full. It starts with an
             epoch of which the trainer must know the number: a loader without a length stays in epoch 0.
-        view_options: every other argument of ``unreel.views.presets.view_plan``.
+        options: of ``SiameseMethod``: clips, views, sizes, and every argument of ``unreel.views.presets.view_plan``.
     Raises: UsageError for values that cannot be.
     """
 
     queue: Tensor
     queue_filled: Tensor
 
-    @takes_view_options("preset", "size", "num_views", "consistent", "crop_area_min")
+    @takes_siamese_options("crop_area_min")
     def __init__(
         self,
         encoder: Encoder,
         *,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        rho: Annotated[int, Range(ge=1)] = 2,
-        interval: IntervalKind = "independent",
-        views: ViewPreset = "occon",
-        size: Annotated[int, Range(ge=8, unit="px")] = 224,
         crop_area_min: Annotated[float, Range(ge=0, le=1)] = 0.14,
         small_views: Annotated[int, Range(ge=0)] = 6,
         small_size: Annotated[int, Range(ge=8, unit="px")] = 96,
         small_area_min: Annotated[float, Range(ge=0, le=1)] = 0.05,
         small_area_max: Annotated[float, Range(ge=0, le=1)] = 0.14,
-        consistent: bool = True,
         hidden_dim: Annotated[int, Range(ge=0)] = 2048,
         out_dim: Annotated[int, Range(ge=1)] = 128,
         num_prototypes: Annotated[int, Range(ge=2)] = 3000,
@@ -113,31 +100,19 @@ class SwAV(SiameseMethod):
         freeze_steps: Annotated[int, Range(ge=0)] = 313,
         queue_size: Annotated[int, Range(ge=0, unit="projections")] = 0,
         queue_epoch: Annotated[int, Range(ge=0)] = 15,
-        **view_options: Any,
+        **options: Any,
     ) -> None:
         if num_prototypes < 2:
             raise UsageError(f"swav needs at least 2 prototypes, got {num_prototypes}")
         if small_views < 0:
             raise UsageError(f"small_views must not be negative, got {small_views}")
         sinkhorn(torch.zeros(1, 2, device="cpu"), epsilon=epsilon, iterations=iterations, gather=False)  # refuse now
-        super().__init__(
-            encoder,
-            clip_frames=clip_frames,
-            stride=stride,
-            rho=rho,
-            interval=interval,
-            views=views,
-            size=size,
-            consistent=consistent,
-            view_options={**view_options, "crop_area_min": crop_area_min},
-        )
+        super().__init__(encoder, crop_area_min=crop_area_min, **options)
         large = self.views
-        assert isinstance(large, ViewPlan)
         self.num_large = large.num_views
         if small_views:
-            area = {"crop_area_min": small_area_min, "crop_area_max": small_area_max}
-            small = view_plan(
-                views, size=small_size, num_views=small_views, consistent=consistent, **{**view_options, **area}
+            small = self.plan(
+                size=small_size, num_views=small_views, crop_area_min=small_area_min, crop_area_max=small_area_max
             )
             self.views = ViewPlan([*large.pipelines, *small.pipelines], shared=large.shared)
             self.sampler = ClipsInTurn(self.sampler, self.views.num_views)

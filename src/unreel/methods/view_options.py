@@ -13,8 +13,12 @@ from unreel.views.presets import view_plan
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
+_WIRED = ("self", "encoder", "method")  # objects, given in Python
 
-def takes_view_options(*own: str, of: Callable[..., ViewPlan] = view_plan) -> Callable[[Init], Init]:
+
+def takes_view_options(
+    *own: str, of: Callable[..., ViewPlan] | None = view_plan, base: Callable[..., None] | None = None
+) -> Callable[[Init], Init]:
     """Decorator for an ``__init__(self, …, **view_options)`` that hands those options to a preset of views.
 
     The arguments of the preset, with their types and defaults, become part of the visible signature, so that
@@ -23,16 +27,23 @@ def takes_view_options(*own: str, of: Callable[..., ViewPlan] = view_plan) -> Ca
 
     Args:
         own: arguments of the preset that the method names or decides itself.
-        of: the preset, a function of ``unreel.views.presets``.
+        of: the preset, a function of ``unreel.views.presets``; None: the method makes its views itself.
+        base: an ``__init__`` that gets them too, on the way to the preset. What it takes besides, and this one does
+            not name itself, becomes part of the signature as well.
     """
 
     def add(init: Init) -> Init:
         signature = inspect.signature(init)
-        options = {n: p for n, p in inspect.signature(of).parameters.items() if n not in own}
-        switches = {n: p for n, p in inspect.signature(debias).parameters.items() if n != "method"}
         parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        added = [*options.values(), *switches.values()]
-        keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in added]
+        hints = {n: h for n, h in init.__annotations__.items() if n in signature.parameters or n == "return"}
+        switches = _settings(debias)
+        for function, left_out in ((base, ()), (of, own), (debias, ())):
+            if function is None:
+                continue
+            found, types = _settings(function), get_type_hints(function, include_extras=True)
+            new = [n for n in found if n not in left_out and n not in signature.parameters]
+            parameters += [found[n].replace(kind=inspect.Parameter.KEYWORD_ONLY) for n in new]
+            hints |= {n: types[n] for n in new}
 
         @functools.wraps(init)
         def wrapped(method: Any, *args: Any, **kwargs: Any) -> None:
@@ -42,11 +53,14 @@ def takes_view_options(*own: str, of: Callable[..., ViewPlan] = view_plan) -> Ca
             init(method, *args, **kwargs)
             debias(method, **objects)
 
-        whole = signature.replace(parameters=parameters + keyword)
-        hints = get_type_hints(of, include_extras=True) | get_type_hints(debias, include_extras=True)
+        whole = signature.replace(parameters=parameters)
         wrapped.__signature__ = whole  # type: ignore[attr-defined]
-        own_hints = {n: h for n, h in init.__annotations__.items() if n != "view_options"}
-        wrapped.__annotations__ = {**own_hints, **{n: hints[n] for n in (*options, *switches)}}
+        wrapped.__annotations__ = {n: h for n, h in hints.items() if n in whole.parameters or n == "return"}
         return wrapped  # type: ignore[return-value]
 
     return add
+
+
+def _settings(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function).parameters.items()
+    return {n: p for n, p in parameters if n not in _WIRED and p.kind is not inspect.Parameter.VAR_KEYWORD}
