@@ -217,6 +217,26 @@ def test_ground_truth_of_the_built_in_world_end_to_end(truth: Path) -> None:
     assert not torch.equal(finished.views[1].clips, applied.views[1].clips)  # colours come after
 
 
+def test_supervised_learning_has_the_switches(truth: Path) -> None:
+    """Crops of the box in training and validation; mixed backgrounds leave the label."""
+    sections: Any = {
+        "method": {"clip_frames": 2, "stride": 1, "size": 32, "label": "motion", "object_crop": "gt", "bg_mixup": "gt"},
+        "train": {"batch_size": 6, "workers": 0, "epochs": 1, "warmup_epochs": 0, "validation": 0, "select": "last"},
+        "encoder": {"name": "r3d_tiny"},
+    }
+    sections["method"]["bg_probability"] = 1.0
+    run = prepare("supervised", truth, overrides=[Layer("test", sections)])
+    assert (run.method.sidecars, run.method.aligned) == (("file.boxes",), ("file.mask",))
+    for plan in (run.method.views, run.method.validation_views):
+        assert isinstance(plan, ViewPlan)
+        assert plan.pipelines[0][0] == ObjectCrop("file.boxes")
+    batch = run.method.views.apply(next(iter(run.loader.iterate(0, 1))))
+    mixed = run.method.batch_operations[0](batch, Key(0))
+    assert int((mixed.targets["bg_mixup.partner"] >= 0).sum()) > 2
+    assert torch.equal(mixed.targets["motion"], batch.targets["motion"])
+    assert torch.isfinite(run.method(mixed).loss)
+
+
 def test_the_crops_show_the_object(truth: Path) -> None:
     """The truth's boxes hold the object: its mask fills more of the views than of the frames."""
     shares = {}

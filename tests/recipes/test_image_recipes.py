@@ -7,22 +7,33 @@ from pathlib import Path
 import pytest
 import torch
 
-from unreel.core.settings import Settings
+from unreel.cli.main import main
+from unreel.core.settings import Layer, Settings
+from unreel.methods import create_method
+from unreel.nn import create_encoder
+from unreel.nn.registry import ENCODERS
 from unreel.recipes import load_recipe
 from unreel.recipes.build import prepare, settings_schema
 from unreel.recipes.plan import plan
 from unreel.train import build_optimizer
 from unreel.train.schedule import make_schedule
+from unreel.views.bg_mixup import BGMixup
+
+PAPER = ["moco_in9", "moco_coco", "moco_cub", "moco_flowers", "byol_in9", "byol_coco"]
 
 
-@pytest.mark.parametrize("name", ["moco_in9", "moco_coco", "byol_coco"])
+@pytest.mark.parametrize("name", PAPER)
 def test_check_C14_recipes_of_the_object_aware_paper(name: str) -> None:
-    """object_aware.md §1.1–1.3: 0.03 per 256 images, to 0.001 by epochs, decay on all, no warm-up, 800 epochs."""
+    """object_aware.md §1.1–1.3: 0.03 per 256 images, to 0.001 by epochs, decay on all, no warm-up.
+
+    800 epochs, or 2,000 of the two small sets.
+    """
     settings = Settings.resolve(settings_schema(), load_recipe(name).layers)
     optimizer, train, task = settings["optimizer"], settings["train"], settings["method"]
     assert (optimizer["name"], optimizer["momentum"], optimizer["nesterov"]) == ("sgd", 0.9, False)
     assert (optimizer["lr_per_256"], optimizer["weight_decay"], optimizer["decay"]) == (0.03, 1e-4, "all")
-    assert (train["batch_size"], train["epochs"], train["warmup_epochs"]) == (256, 800, 0)
+    epochs = 2000 if name in ("moco_cub", "moco_flowers") else 800
+    assert (train["batch_size"], train["epochs"], train["warmup_epochs"]) == (256, epochs, 0)
     assert (train["schedule"], train["schedule_per"], train["final_lr"]) == ("cosine", "epoch", 0.001)
     assert (task["views"], task["size"], task["clip_frames"], task["rho"]) == ("occon", 224, 1, 2)
     encoder = settings["encoder"]
@@ -32,6 +43,30 @@ def test_check_C14_recipes_of_the_object_aware_paper(name: str) -> None:
         assert (task["temperature"], task["symmetric"], task["out_dim"]) == (0.2, False, 128)
     else:
         assert (task["variant"], task["momentum"], task["hidden_dim"]) == ("official", 0.996, 4096)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_recipes_of_the_paper_build(name: str) -> None:
+    """Encoder and method of each, without memory for them; with the switch of BG-Mixup as §4 has it."""
+    switch = Layer("test", {"method": {"bg_mixup": "cam"}})
+    settings = Settings.resolve(settings_schema(), [*load_recipe(name).layers, switch])
+    with torch.device("meta"):
+        encoder = create_encoder("resnet_18", **settings.arguments("encoder", ENCODERS["resnet_18"]))
+        method = create_method(settings["method"]["name"], encoder, **settings.arguments("method"))
+    assert (encoder.num_features, encoder.input_spec.size_px, encoder.input_spec.num_frames) == (512, 224, 1)
+    assert method.aligned == ("masks",)
+    (mixup,) = method.batch_operations
+    assert isinstance(mixup, BGMixup)
+    assert (mixup.probability, mixup.threshold, mixup.memory, mixup.block) == (0.4, 0.2, 50, 64)
+    assert (mixup.mask_mode, mixup.views) == ("soft", (0,))
+
+
+def test_a_method_without_a_recipe_for_a_cpu_names_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("unreel.recipes.build.default_recipe", lambda *_, **__: None)
+    assert main(["pretrain", "videos", "--out", "run", "--method", "byol"]) == 2
+    assert "choose one with --recipe, such as byol_coco, byol_images, byol_in9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("batch", [256, 512])

@@ -49,6 +49,7 @@ def pretrain(
     from unreel.core.settings import Layer
     from unreel.data.manifest import Manifest
     from unreel.methods import method_builder
+    from unreel.recipes import list_recipes
     from unreel.recipes.build import default_recipe, list_all, prepare
 
     overrides = [Layer("command line", to_sections(settings))]
@@ -61,9 +62,8 @@ def pretrain(
     if encoder is not None:
         overrides.insert(0, Layer("command line", {"encoder": {"name": encoder}}))
     if recipe is None and default_recipe(method) is None:
-        raise UsageError(
-            f"--method {method} has no recipe for a CPU: choose one with --recipe (unreel recipes lists all)"
-        )
+        known = ", ".join(list_recipes(f"{method}*")) or "a YAML file"
+        raise UsageError(f"--method {method} has no recipe for a CPU: choose one with --recipe, such as {known}")
     if list_settings:
         if recipe is None:
             recipe = default_recipe(method, images=data.exists() and Manifest.open(data).only_images)

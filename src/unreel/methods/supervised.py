@@ -20,6 +20,7 @@ from unreel.data.batch import Batch
 from unreel.data.sampling import UniformSampler
 from unreel.methods.method import LossOutput, Method
 from unreel.methods.registry import register_method
+from unreel.methods.view_options import takes_view_options
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import LinearHead, keyed_dropout
 from unreel.views.operation import Operation
@@ -38,7 +39,9 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 class Supervised(Method):
     """Tell the classes of a label column: one linear layer on the embedding, cross-entropy.
 
-    Logs ``accuracy``. In validation a frame is resized alike and its centre is cut, without a flip.
+    Logs ``accuracy``. In validation a frame is resized alike and its centre is cut, without a flip. The switches of
+    ``unreel.methods.debiasing.debias`` are settings, too: what labels gain from the same views; an object before
+    another background keeps its label.
 
     Args:
         encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it.
@@ -58,6 +61,7 @@ class Supervised(Method):
     Raises: UsageError for values that cannot be, and without two classes.
     """
 
+    @takes_view_options(of=None)
     def __init__(
         self,
         encoder: Encoder,
