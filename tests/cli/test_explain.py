@@ -117,6 +117,8 @@ def test_explain_makes_a_page(run: Path, pictures: Path, tmp_path: Path, capsys:
     assert main([*call, "--out", str(out), "--cam.mask_color", "zero"]) == 2
     assert "cam.mask_colour" in capsys.readouterr().err
     assert main([*call, "--out", str(out), "--boxs.margin", "0"]) == 2
+    assert main([*call, "--out", str(out), "--batch-size", "0"]) == 2
+    assert "batch_size must be at least 2, got 0" in capsys.readouterr().err
 
 
 def test_annotate_makes_tables_that_training_finds(

@@ -67,6 +67,8 @@ def test_sparse_tubelets_take_the_nearest_time() -> None:
     found = objects((times[::5], boxes[::5]))  # every half second
     np.testing.assert_allclose(found.of_clips([clip(4, 6)], 0).boxes, [boxes[5]])
     np.testing.assert_allclose(found.of_clips([clip(1, 4)], 0).boxes, [[*boxes[0][:2], *boxes[5][2:]]])
+    assert found.tubes[0].tube_box(clip(22, 23)) is not None  # up to a quarter of a second after its last
+    assert found.tubes[0].tube_box(clip(23, 25)) is None
 
 
 def test_an_object_seen_once_is_in_the_clips_of_that_moment() -> None:

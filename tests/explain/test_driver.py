@@ -105,6 +105,11 @@ def test_a_batch_of_one_group_is_joined_by_others_wherever_they_are() -> None:
         alone = contracam(encoder, head, images[rows], groups=groups[rows])[:2].float()
         torch.testing.assert_close(found[own], alone)
         assert alone.amax((1, 2, 3)).tolist() == [1, 1]
+    groups = torch.ones(6, dtype=torch.int64)
+    groups[order[2:4]] = 0  # the middle one, between two of the other group: by the one before it
+    middle = array_maps(encoder, head, images, groups=groups, batch_size=2, iterations=2)[order[2:4]]
+    rows = order[2:4] + order[:1]
+    torch.testing.assert_close(middle, contracam(encoder, head, images[rows], 2, groups=groups[rows])[:2].float())
 
 
 def test_no_negatives_at_all_is_zero_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -233,7 +238,8 @@ def test_unreadable_files_leave_their_batch_and_stop_nobody(
     torch.testing.assert_close(whole[order[1]], pair[0])
     torch.testing.assert_close(whole[order[4]], pair[1])
     assert torch.equal(maps([*broken, order[1]], faults)[order[4]], whole[order[4]])
-    assert len(faults) == 3
+    assert torch.equal(maps([order[0]], faults)[order[1]], whole[order[1]])
+    assert sorted(faults[3:]) == sorted(f"{row}.png" for row in broken[1:])  # what is known is not told again
     assert not caplog.records
     (tmp_path / f"{order[4]}.png").write_bytes(b"neither")
     assert not maps([], [])[order[1]].any()

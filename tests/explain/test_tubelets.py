@@ -51,6 +51,7 @@ def test_links_need_the_overlap() -> None:
     for shift, tubes in ((5.38, 1), (5.39, 2)):
         assert len(link_boxes([[_box(0)], [_box(shift)]])) == tubes
     assert len(link_boxes([[_box(0)], [_box(5.39)]], min_iou=0.29)) == 1
+    assert len(link_boxes([[[0, 0, 10, 1]], [[0, 0, 3, 1]]])) == 1  # 3/10 to the bit is enough
 
 
 def test_the_best_pair_is_linked_first() -> None:

@@ -128,6 +128,17 @@ def test_one_threshold_serves_all_images() -> None:
     assert each[1].thresholds == pytest.approx(0.4)  # int(0.4 · 255) = 102 is the surroundings' level: no longer above
 
 
+def test_levels_lie_above_the_threshold_and_an_iou_may_be_met_exactly() -> None:
+    levels = np.full((1, 20, 20), 254, np.uint8)
+    levels[0, 4:10, 6:14] = 255
+    found = loc.max_box_acc_v2(levels, [[[6, 4, 14, 10]]])
+    assert found.value == 1
+    assert found.thresholds.min() >= 254 / 255
+    half = loc.max_box_acc_v2(block((2, 6), (2, 6))[None], [[[2, 2, 6, 11]]], deltas=(0.5,))  # 5 × 5 of 5 × 10
+    assert half.value == 1
+    np.testing.assert_array_equal(half.correct, [[1]])
+
+
 def slow_max_box_acc(maps, boxes, deltas, thresholds, tree=True):
     """Straight from the definition: every threshold, components by flooding."""
 
