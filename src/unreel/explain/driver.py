@@ -170,7 +170,7 @@ class _Blocks:
         room = max(1, self.size - len({item.row for item in held}))
         for near in (*range(number - 1, -1, -1), *range(number + 1, len(self.blocks))):
             others = [row for row in self.blocks[near] if self.groups[row] != held[0].group]
-            if found := list(islice(again(others), room)):
+            if others and (found := list(islice(again(others), room))):
                 return [item for items in found for item in items]
         return []
 
