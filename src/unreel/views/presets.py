@@ -97,7 +97,9 @@ def view_plan(
             asymmetric blur and solarisation of the released code (steps 6–8) and resizes without antialias;
             ``occon`` crops from 8 % of the frame at aspect 3/4 to 4/3, with weaker colours and a blur in half of the
             views, ``mocov2`` the same from 20 %; ``crop_only`` the random crop alone; ``none`` short side to ``size``
-            and the centre, nothing random.
+            and the centre, nothing random. One difference from the released code of ``occon``: it shuffles the four
+            operations of the colour jitter once per batch, here every sample has an order of its own, as all its
+            draws: those are made before a batch is put together, and are the same in whatever batch it is.
         size: height and width of a view, pixels.
         num_views: views per sample.
         consistent: one draw for all frames; False draws per frame (the ablation).
