@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +38,7 @@ from torch import Tensor, nn
 
 from unreel.api import run_prepared
 from unreel.core.errors import DataError, UsageError
+from unreel.core.files import write_whole
 from unreel.data.batch import collate
 from unreel.data.boxes import boxes_to_shares, manifest_boxes, write_boxes
 from unreel.data.dataset import resize_frames
@@ -255,8 +255,8 @@ def fresh(method: str, recipe: str, rows: Manifest, call: Mapping[str, Any], *, 
 # ------------------------------------------------------------------------------------------------------------ the world
 
 SIZE_PX = 64  # of scenes, and of pictures that maps are made of
-VIEW_PX = {"image": 56, "video": 40}
-ASKED_PX = {"image": 64, "video": 48}  # objects then are as large as in the views, on average
+VIEW_PX = {"image": 56, "video": 48}
+ASKED_PX = {"image": 64, "video": 64}  # objects then are as large as in the views, on average
 # In training the background follows from the class in STRENGTH of the scenes and is free in the others; in test always.
 # Textures are the same in every scene: shown at another place in each, they tell scenes apart, and ContraCAM finds the
 # background.
@@ -279,22 +279,23 @@ VIDEO_WORLD: Mapping[str, Any] = {
     "num_frames": 20,
     "size_px": SIZE_PX,
     "period_frames": (5.0, 6.0),
-    "radius_px": (14.0, 16.0),
+    "radius_px": (16.0, 18.0),
     "amplitude_px": (8.0, 11.0),
     "drift_turns": 0.5,
     "num_backgrounds": 2,
     "num_colors": 24,
     "camera": 0.0,
     "contrast": 0.35,
-    "background_link": "motion",
+    "background_link": "appearance",
     "audio_rate_hz": 0,
 }
-NUM = {"image": (1024, 384), "video": (384, 256)}  # training scenes, and test scenes of either kind
+NUM = {"image": (1024, 384), "video": (768, 320)}  # training scenes, and test scenes of either kind
 NUM_LOCATED = 128  # test scenes whose maps are compared with the truth
-CLIP_FRAMES = 8
-# C18 asks for three iterations. A map of 8 × 8 instead of 4 × 4, as objects are two cells of 16 pixels wide.
-WORLD_CAM = CamSettings(iterations=3, expand_resolution=2)
-WORLD_MASKS = CamSettings(iterations=1, expand_resolution=2)
+CLIP_FRAMES = 4
+# C18 asks for three iterations. A map of 16 × 16 instead of 4 × 4, as objects are two cells of 16 pixels wide. Boxes
+# and masks for training come from one iteration: three cover half of such scenes.
+WORLD_CAM = CamSettings(iterations=3, expand_resolution=4)
+WORLD_FACTS = CamSettings(iterations=1, expand_resolution=4)
 CAM_BATCH = 128
 IMAGE_METHOD: Mapping[str, Any] = {
     "method.size": VIEW_PX["image"],
@@ -342,7 +343,7 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "image": Family("moco", "moco_small", "appearance", IMAGE_WORLD, IMAGE_METHOD, 270, 64),
-    "video": Family("cvrl", "cvrl_small", "motion", VIDEO_WORLD, VIDEO_METHOD, 150, 32),
+    "video": Family("cvrl", "cvrl_small", "appearance", VIDEO_WORLD, VIDEO_METHOD, 200, 64),
 }
 SUPERVISED_STEPS = 240
 PLAIN = "plain"
@@ -510,11 +511,8 @@ def locate_images(
     targets = image_targets(manifest, "swapped", most)
     area = best_square(image_targets(manifest, "train", most))
     n = len(targets.boxes)
-    maps = {
-        name: array_maps(m.encoder, m.head, targets.images, settings=WORLD_CAM, batch_size=CAM_BATCH, seed=seed)[:, 0]
-        for name, m in models.items()
-        if name != "supervised"
-    }
+    contrastive = {name: m for name, m in models.items() if name != "supervised"}
+    maps = contrast_maps(contrastive, targets.images, WORLD_CAM, batch_size=CAM_BATCH, seed=seed)
     labels = manifest.select(split="swapped").labels("appearance")[:n]
     told = models["supervised"]
     maps["supervised"] = classifier_cam(
@@ -574,10 +572,10 @@ def debiased(
     plan = MapPlan(own_plan.clips, own_plan.per_frame, own_plan.video)
     if name == "oa_crop":
         producer: BoxProducer | MaskProducer = BoxProducer(
-            plain.encoder, plain.head, plan, cam=WORLD_CAM, batch_size=CAM_BATCH, seed=seed, crf=None
+            plain.encoder, plain.head, plan, cam=WORLD_FACTS, batch_size=CAM_BATCH, seed=seed, crf=None
         )
     else:
-        producer = MaskProducer(plain.encoder, plain.head, plan, cam=WORLD_MASKS, batch_size=CAM_BATCH, seed=seed)
+        producer = MaskProducer(plain.encoder, plain.head, plan, cam=WORLD_FACTS, batch_size=CAM_BATCH, seed=seed)
     found = annotate(rows, producer, out=folder / f"{family}-facts")
     return {**call, f"data.{producer.name}": str(found.table)}
 
@@ -659,7 +657,7 @@ def run_world(seed: int, folder: Path, options: argparse.Namespace) -> dict[str,
         )
         sheet = entry[family]["located"].pop("shown", None)
         if sheet is not None:
-            write_bytes(folder / "overlays" / f"world-{seed}.png", encode_image(sheet))
+            write_whole(folder / "overlays" / f"world-{seed}.png", encode_image(sheet))
     entry["cost"] = clock.seconds
     return entry
 
@@ -863,7 +861,7 @@ def locate_real(
     shown = _shown(
         {k: m[some] for k, m in maps.items()}, targets.subset(some), ("truth", *(k for k in NETS if k in maps))
     )
-    write_bytes(sheet, encode_image(shown))
+    write_whole(sheet, encode_image(shown))
     return {
         "values": {name: score_maps(maps[name], targets) for name in NETS if name in maps},
         "square_area": area,
@@ -1104,7 +1102,7 @@ def world_section(found: Mapping[str, Any]) -> list[str]:
             *asked_table(asked),
             *asked_verdict(asked),
             f"Where the object is, n = {located[0]['n']} test {kind} with swapped backgrounds; maps of "
-            f"{WORLD_CAM.iterations} iterations at {SIZE_PX} pixels from a feature map of 8 × 8, variant "
+            f"{WORLD_CAM.iterations} iterations at {SIZE_PX} pixels from a feature map of 16 × 16, variant "
             f"`{WORLD_CAM.variant}`, batches of {CAM_BATCH}. The centre square covers "
             f"{', '.join(f'{100 * a:.0f} %' for a in f['square_areas'])}: of "
             f"{', '.join(f'{100 * a:.0f}' for a in AREAS)} % the best on the training part's true masks.",
@@ -1220,17 +1218,6 @@ def render(found: Mapping[str, Any]) -> str:
 # --------------------------------------------------------------------------------------------------------- command line
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
-
-
 def run_part(part: str, seeds: Sequence[int], options: argparse.Namespace) -> list[dict[str, Any]]:
     """What every seed found; those that are done are read."""
     raw = []
@@ -1241,7 +1228,7 @@ def run_part(part: str, seeds: Sequence[int], options: argparse.Namespace) -> li
             entry = (
                 run_world(seed, options.folder, options) if part == "world" else run_real(seed, options.folder, options)
             )
-            write_text(path, json.dumps(entry))
+            write_whole(path, json.dumps(entry))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             cpu = sum(entry["cost"].values())
             print(f"{part} {seed}: {time.perf_counter() - begin:.0f} s, {cpu:.0f} s CPU, {peak:.0f} MiB", flush=True)
@@ -1279,9 +1266,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found["environment"] = environment()
         sheet = options.folder / "overlays" / f"world-{seeds[0]}.png"
         if options.part == "world" and sheet.is_file():
-            write_bytes(out.with_name("object_aware_world.png"), sheet.read_bytes())
-        write_text(out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    write_text(out.with_suffix(".md"), render(found))
+            write_whole(out.with_name("object_aware_world.png"), sheet.read_bytes())
+        write_whole(out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_whole(out.with_suffix(".md"), render(found))
     if options.develop and options.part != "render":
         print(out.with_suffix(".md"))
 
