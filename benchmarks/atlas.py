@@ -546,10 +546,10 @@ controls and the other methods' settings were not tuned, but for SwAV's (below).
    44.4, 91.7. Hence `bn_statistics: snippets`. With this script, 576 test videos: 51.9, 95.8
    on seed 0 and 52.8, 93.6 on seed 1, which nothing was chosen on.
 
-SwAV, with the views of the other contrastive methods and the release's ε of 0.05 and temperature of 0.1, ended at a loss
-of log K, where all predictions are alike (motion 31.9 on seed 0, random-init 32.3); so did five other settings of ε, K
-and width. Crops of at least 0.7 of the frame, no small crops, ε 0.02, temperature 0.3: 53.5. Larger crops may serve the
-other methods, too; that was not tried, so its place among them says little.
+SwAV, with the views of the other contrastive methods and the release's ε of 0.05 and temperature of 0.1, ended at a
+loss of log K, where all predictions are alike (motion 31.9 on seed 0, random-init 32.3); so did five other settings of
+ε, K and width. Crops of at least 0.7 of the frame, no small crops, ε 0.02, temperature 0.3: 53.5. Larger crops may
+serve the other methods, too; that was not tried, so its place among them says little.
 
 What the columns can show: with each clip's mean over time removed, what stands still under a still camera is not in the
 input. Nobody can count still objects so (frame statistics, which see the clip as it is, can a little), and a background
