@@ -12,7 +12,9 @@ from torch import nn
 from torch.nn import functional
 
 import unreel
-from tests.methods.clips import random_batch
+from tests.methods.clips import random_batch, rows_of
+from tests.methods.siamese_clips import check_same_state
+from unreel.core import distributed
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Batch
@@ -23,6 +25,7 @@ from unreel.methods import Supervised, create_method
 from unreel.nn import create_encoder
 from unreel.nn.weights import read_card
 from unreel.recipes.build import prepare
+from unreel.train import Checkpoints, build_optimizer, fit
 
 CLASSES = ("a", "b", "c")
 
@@ -98,6 +101,49 @@ def moved(method: Supervised) -> set[str]:
 )
 def test_what_is_frozen_stays(freeze: str, expected: set[str]) -> None:
     assert moved(tiny_supervised(freeze=freeze)) == expected
+
+
+def fit_on_share(folder: str = "", stop: int = 4) -> dict[str, Any]:
+    """State after a fit of 4 steps, with dropout, on this rank's share of global batches of 8, in float64."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        count = 8 // distributed.world_size()
+        rows = slice(count * distributed.rank(), count * (distributed.rank() + 1))
+        method = tiny_supervised(dropout=0.5, label_smoothing=0.1).double()
+        target = torch.arange(8) % 3
+        batches = [
+            replace(rows_of(batch, rows), views=rows_of(batch, rows).views[:1], targets={"label": target[rows]})
+            for batch in (random_batch(8, seed=s, dtype=torch.float64) for s in range(3))
+        ]
+        result = fit(
+            method,
+            batches,
+            build_optimizer(method, lr=0.05),
+            total_steps=4,
+            device="cpu",
+            checkpoint=Checkpoints(folder) if folder else None,
+            stop_after=stop,
+        )
+        state = {n: v.numpy() for n, v in method.state_dict().items()}
+        return {"state": state, "last": result.last, "resumed_from": result.resumed_from}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.ddp
+def test_two_processes_are_one(ddp: Any) -> None:
+    truth = fit_on_share()
+    for rank in ddp.run(fit_on_share):
+        check_same_state(truth, rank, atol=1e-9)
+        assert rank["last"]["loss"] == pytest.approx(truth["last"]["loss"], rel=1e-5)
+
+
+def test_stop_and_resume_is_equal_to_the_bit(tmp_path: Path) -> None:
+    whole = fit_on_share()
+    fit_on_share(str(tmp_path), 2)
+    resumed = fit_on_share(str(tmp_path))
+    assert resumed["resumed_from"] == 2
+    check_same_state(whole, resumed)
 
 
 def test_a_frozen_encoder_is_thawed() -> None:
