@@ -1255,13 +1255,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UsageError("--scale is for development: results are reported at scale 1")
     torch.set_num_threads(options.threads)
     out = (options.folder if options.develop else RESULTS) / "object_aware.json"
-    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"format": 1}
+    raw: list[dict[str, Any]] = []
     if options.part != "render":
         try:
             raw = run_part(options.part, seeds, options)
         except DataError as error:
             print(f"skipped {options.part}: {error}")
             return
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"format": 1}
+    if raw:
         found[options.part] = summarise_world(raw) if options.part == "world" else summarise_real(raw)
         found["environment"] = environment()
         sheet = options.folder / "overlays" / f"world-{seeds[0]}.png"
