@@ -112,6 +112,13 @@ def test_slices_of_the_global_batch_mix_as_the_whole(
     assert torch.equal(torch.cat(parts), whole)
 
 
+def test_processes_that_would_mix_otherwise_than_one_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_ops, "world_size", lambda: 2)
+    with pytest.raises(UsageError, match=r"blocks of 8 rows, and each of 2 processes has 12.*multiple of 16"):
+        CutMix()(make_batch(12), Key(0))
+    CutMix(block=4)(make_batch(12), Key(0))
+
+
 class Memory:
     """A batch operation with state, as BG-Mixup has."""
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from unreel.core.distributed import rank
+from unreel.core.distributed import rank, world_size
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Batch
@@ -79,6 +79,12 @@ class _Mixing:
         return partner
 
     def _check(self, batch: Batch) -> None:
+        if (many := world_size()) > 1 and len(batch) % self.block:
+            raise UsageError(
+                f"{type(self).__name__} takes partners from blocks of {self.block} rows, and each of {many} processes "
+                f"has {len(batch)}: they would mix otherwise than one process does; set train.batch_size to a multiple "
+                f"of {many * self.block}"
+            )
         for view in self.views:
             if not 0 <= view < len(batch.views):
                 raise UsageError(f"{type(self).__name__}: there is no view {view}, the batch has {len(batch.views)}")
@@ -111,7 +117,8 @@ class Mixup(_Mixing):
         fold: λ ← max(λ, 1 − λ), so that a row stays mostly itself.
         block: see above; a divisor of every process's batch.
         weight: a fixed λ instead of a draw.
-    Raises: UsageError for values out of range, a view that is not there, or clips that are still uint8.
+    Raises: UsageError for values out of range, a view that is not there, clips that are still uint8, or several
+        processes whose batches are no multiple of ``block``.
     """
 
     weight: float | None = None
@@ -148,8 +155,8 @@ class CutMix(_Mixing):
     Args:
         alpha, views, fold, block: as in ``Mixup``.
         per_sample: a rectangle per row.
-    Raises: UsageError for values out of range, a view that is not there, clips that are still uint8, or mixed views
-        of different sizes.
+    Raises: UsageError for values out of range, a view that is not there, clips that are still uint8, mixed views
+        of different sizes, or several processes whose batches are no multiple of ``block``.
     """
 
     per_sample: bool = False
