@@ -20,9 +20,18 @@ WORLD = 2
 
 
 class ProcessPool:
-    """Two gloo processes for the whole session; ``run(f, *args)`` calls the module-level ``f`` in both."""
+    """Two gloo processes for the whole session; ``run(f, *args)`` calls the module-level ``f`` in both.
 
-    def __init__(self, store: Path) -> None:
+    After one that hung or died the next call has two new ones.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.started = folder, 0
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def _start(self) -> None:
+        store = self.folder / f"store{self.started}"
+        self.started += 1
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         if sys.platform == "linux":
             environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -39,6 +48,8 @@ class ProcessPool:
 
     def run(self, function: Callable[..., Any], *arguments: Any, timeout_s: float = 90.0) -> list[Any]:
         """The result of every rank, in order; a rank's exception fails the test with its traceback."""
+        if not self.processes:
+            self._start()
         job = pickle.dumps((inspect.getsourcefile(function), function.__name__, arguments))
         for process in self.processes:
             assert process.stdin is not None
@@ -63,7 +74,7 @@ class ProcessPool:
             part = os.read(descriptor, size - len(data)) if ready else b""
             if not part:
                 self.close()
-                pytest.fail("a process of the gloo pool hung or died")
+                pytest.fail("a process of the gloo pool " + ("died" if ready else "gave no answer in time"))
             data += part
         return data
 
@@ -75,11 +86,12 @@ class ProcessPool:
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
                     stream.close()
+        self.processes = []
 
 
 @pytest.fixture(scope="session")
 def ddp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessPool]:
     """Two gloo processes, started once; mark the test ``ddp``."""
-    pool = ProcessPool(tmp_path_factory.mktemp("ddp") / "store")
+    pool = ProcessPool(tmp_path_factory.mktemp("ddp"))
     yield pool
     pool.close()

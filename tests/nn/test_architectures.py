@@ -86,6 +86,14 @@ def test_resnets_carry_torchvisions_names_and_counts() -> None:
     assert count_parameters(flat) + 1000 * 513 == 11_689_512
     assert round(count_macs(deep, (3, 1, 224, 224)) / 1e9, 3) == 4.087  # "4.09 GMAC", the usual figure less fc
     assert deep.get_submodule("layer2.0.conv2").stride == (2, 2)
+    with torch.device("meta"):
+        small = [create_encoder(name, stem="cifar") for name in ("resnet_50", "resnet_18")]
+    for one, other in zip(small, (deep, flat), strict=True):  # the same names; 3 × 3 without a stride, no pooling
+        shapes, others = ({n: t.shape for n, t in net.state_dict().items()} for net in (one, other))
+        assert shapes.pop("conv1.weight") == (64, 3, 3, 3)
+        assert others.pop("conv1.weight") == (64, 3, 7, 7)
+        assert shapes == others
+        assert one.forward_features(torch.empty(1, 3, 1, 32, 32, device="meta"))["res5"].shape[-2:] == (4, 4)
 
 
 def test_every_frame_is_encoded_by_itself() -> None:
