@@ -100,7 +100,10 @@ def test_loss_is_that_of_each_part(options: dict[str, Any]) -> None:
             wanted = wanted + share / 4 * memory_nce(
                 q[i : i + 1], method.bank[i : i + 1], others, temperature, kind=kind
             )
-    torch.testing.assert_close(method(batch).loss, wanted)
+    loss = method(batch).loss
+    torch.testing.assert_close(loss, wanted)
+    heads = [next(method.head.parameters()), next(method.jigsaw_head.patch.parameters())]  # of the image, of patches
+    torch.testing.assert_close(torch.autograd.grad(loss, heads), torch.autograd.grad(wanted, heads))
 
 
 def test_negatives_are_drawn_for_the_step_and_the_own_entry_is_none() -> None:

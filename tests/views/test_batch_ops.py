@@ -112,6 +112,13 @@ def test_slices_of_the_global_batch_mix_as_the_whole(
     assert torch.equal(torch.cat(parts), whole)
 
 
+def test_cutmix_pastes_the_smaller_share() -> None:
+    """λ ← max(λ, 1 − λ) is the row's own share: 3/4 on average at α = 1, more where the frame cuts the box."""
+    weights = [CutMix().box(Key(i), 64, 64).weight for i in range(400)]
+    assert 0.74 < sum(weights) / 400 < 0.9
+    assert min(weights) > 0.45
+
+
 def test_processes_that_would_mix_otherwise_than_one_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_ops, "world_size", lambda: 2)
     with pytest.raises(UsageError, match=r"blocks of 8 rows, and each of 2 processes has 12.*multiple of 16"):

@@ -167,6 +167,17 @@ def test_check_C10_mixing_by_the_mask(m: float, want: float) -> None:
     assert float(hard[0, 0, 0, 0, 0]) == 4.0
 
 
+def test_a_pixel_at_the_threshold_is_of_the_object() -> None:
+    """§4.3 step 2: hard mask = m ≥ τ."""
+    batch = make_batch(2, masks=torch.stack([square(value=0.25), square(value=0.25)]))
+    mixed = BGMixup(probability=1.0, threshold=0.25, mask_mode="hard")(batch, Key(0))
+    assert bool((mixed.targets["bg_mixup.partner"] >= 0).all())
+    inside = mixed.views[0].clips[..., 2:5, 3:6]
+    assert torch.equal(inside, batch.views[0].clips[..., 2:5, 3:6])
+    above = BGMixup(probability=1.0, threshold=0.26, mask_mode="hard")(batch, Key(0))
+    assert torch.equal(above.views[0].clips, batch.views[0].clips)
+
+
 def test_check_C10_probability_0_changes_nothing_and_1_mixes_with_the_permutation() -> None:
     batch = make_batch(6)
     never = BGMixup(probability=0.0)
