@@ -92,9 +92,15 @@ def test_one_head_and_one_optimiser_go_along_the_path() -> None:
     path = _Path(x, y, 4, seed=0, max_iterations=40, line_search="none")
     optimizer = path.optimizer
     start = path.weight.clone()
+    begun: list[torch.Tensor] = []
+    objective = path._loss
+    path._loss = lambda w: (begun.append(path.weight.clone()), objective(w))[1]  # type: ignore[method-assign]
     first = path.solve(1e-2)
+    assert torch.equal(begun[0], start)
+    begun.clear()
     steps = optimizer.state[path.weight]["n_iter"]
     second = path.solve(1e-1)
+    assert torch.equal(begun[0], first.weight)  # a warm start
     assert path.optimizer is optimizer
     assert optimizer.state[path.weight]["n_iter"] > steps  # its memory of the curvature is kept
     assert start.std() == pytest.approx(0.01, rel=0.5)
