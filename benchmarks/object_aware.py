@@ -993,31 +993,31 @@ def summarise_real(raw: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 # What tables and overlays of the report seeds show. The text belongs to these results: new ones need new words.
 WHY: Mapping[str, str] = {
-    "image": "C18 (a) holds in each seed: three iterations are above the centre square and the full image (by seed below), "
-    "above the first weights by .01 to .09. One iteration is better: each iteration's map is stretched to reach "
-    "1, so that once the object is masked out something else is raised to its height, and the union keeps it. C18 "
-    "(b) is not decided. By seed, the switches move accuracy on swapped backgrounds by as much down as up, far "
-    "beyond the intervals, which know these encoders and other images, not another training: with three trainings "
-    "neither OA-Crop nor BG-Mixup, from maps or from the truth, is told apart from none, and what looked like a "
-    "gain on both development seeds (OA-Crop +.107 and +.042, BG-Mixup +.029 and +.057) is not one. Over the "
-    "seeds all encoders without labels are below chance on swapped backgrounds: the probe learns where "
-    "backgrounds help, and they hold those more plainly than the object; labels undo most of it (supervised).",
-    "video": "After three iterations ContraCAM loses to the centre square, in each seed, for the same reason as above. One "
-    "iteration wins in each (.41, .41, .47 against .37, .40, .38), and is above the first weights' by .11 to .14. "
-    "As for images, no switch is told apart from another training: by seed BG-Mixup moves accuracy by +.01, +.03 "
-    "and −.05.",
-    "raccoon": "Why it loses: the animal fills half of the picture and sits in its middle, so that a square or the whole "
-    "frame is nearly right, and a map must follow the outline to beat them. The overlays show that it follows "
-    "coarse texture and light instead, animal and ground alike; 208 pictures are told apart by those. The "
+    "image": "C18 (a) holds in each seed: three iterations are above the centre square and the full image (by "
+    "seed below), above the first weights by .01 to .09. One iteration is better: each iteration's map is stretched "
+    "to reach 1, so that once the object is masked out something else is raised to its height, and the union keeps "
+    "it. C18 (b) is not decided. By seed, the switches move accuracy on swapped backgrounds by as much down as up, "
+    "far beyond the intervals, which know these encoders and other images, not another training: with three "
+    "trainings neither OA-Crop nor BG-Mixup, from maps or from the truth, is told apart from none, and what looked "
+    "like a gain on both development seeds (OA-Crop +.107 and +.042, BG-Mixup +.029 and +.057) is not one. Over the "
+    "seeds all encoders without labels are below chance on swapped backgrounds: the probe learns where backgrounds "
+    "help, and they hold those more plainly than the object; labels undo most of it (supervised).",
+    "video": "After three iterations ContraCAM loses to the centre square, in each seed, for the same reason as "
+    "above. One iteration wins in each (.41, .41, .47 against .37, .40, .38), and is above the first weights' by "
+    ".11 to .14. As for images, no switch is told apart from another training: by seed BG-Mixup moves accuracy by "
+    "+.01, +.03 and −.05.",
+    "raccoon": "Why it loses: the animal fills half of the picture and sits in its middle, so that a square or "
+    "the whole frame is nearly right, and a map must follow the outline to beat them. The overlays show that it "
+    "follows coarse texture and light instead, animal and ground alike; 208 pictures are told apart by those. The "
     "classifier's boxes are no better, and the first weights' is above it: training taught this net nothing about "
     "where raccoons are.",
-    "bccd": "Why the scores are low although every control without a net loses: the overlays of seed 5002 show the map on "
-    "the one white cell and on none of the dozen red ones. That is what the score asks for, what makes a picture "
-    "differ from others; red cells are in all of them. The annotation asks for all cells. Seeds disagree: in 5003 "
-    "the map covers three quarters of the picture.",
-    "davis2016_val": "Why it loses: ten sequences are ten places, and the overlays show the place: wall, grass, road. Nothing in "
-    "this data tells an object from the scene that it is always in, and the classifier with labels looks at the "
-    "scene, too. The camera follows the object, which is what the small square in the middle knows.",
+    "bccd": "Why the scores are low although every control without a net loses: the overlays of seed 5002 show "
+    "the map on the one white cell and on none of the dozen red ones. That is what the score asks for, what makes a "
+    "picture differ from others; red cells are in all of them. The annotation asks for all cells. Seeds disagree: "
+    "in 5003 the map covers three quarters of the picture.",
+    "davis2016_val": "Why it loses: ten sequences are ten places, and the overlays show the place: wall, grass, "
+    "road. Nothing in this data tells an object from the scene that it is always in, and the classifier with labels "
+    "looks at the scene, too. The camera follows the object, which is what the small square in the middle knows.",
 }
 TUNING = """\
 On development seeds only: worlds of seed 0, and seed 1 once with everything fixed. Mask IoU of ContraCAM after three
