@@ -995,8 +995,8 @@ def summarise_real(raw: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 WHY: Mapping[str, str] = {
     "image": "C18 (a) holds in each seed: three iterations are above the centre square and the full image "
     "(by seed above), above the first weights by .01 to .09. One iteration is better: each iteration's map is "
-    "stretched to reach 1, so that once the object is masked out something else is raised to its height, and the union keeps "
-    "it. C18 (b) is not decided. By seed, the switches move accuracy on swapped backgrounds by as much down as up, "
+    "stretched to reach 1, so that once the object is masked out something else is raised to its height, and the "
+    "union keeps it. C18 (b) is not decided. By seed, the switches move accuracy on swapped backgrounds by as much down as up, "
     "far beyond the intervals, which know these encoders and other images, not another training: with three "
     "trainings neither OA-Crop nor BG-Mixup, from maps or from the truth, is told apart from none, and what looked "
     "like a gain on both development seeds (OA-Crop +.107 and +.042, BG-Mixup +.029 and +.057) is not one. Over the "
