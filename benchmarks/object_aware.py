@@ -993,15 +993,16 @@ def summarise_real(raw: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 # What tables and overlays of the report seeds show. The text belongs to these results: new ones need new words.
 WHY: Mapping[str, str] = {
-    "image": "C18 (a) holds in each seed: three iterations are above the centre square and the full image "
-    "(by seed above), above the first weights by .01 to .09. One iteration is better: each iteration's map is "
-    "stretched to reach 1, so that once the object is masked out something else is raised to its height, and the "
-    "union keeps it. C18 (b) is not decided. By seed, the switches move accuracy on swapped backgrounds by as much down as up, "
-    "far beyond the intervals, which know these encoders and other images, not another training: with three "
-    "trainings neither OA-Crop nor BG-Mixup, from maps or from the truth, is told apart from none, and what looked "
-    "like a gain on both development seeds (OA-Crop +.107 and +.042, BG-Mixup +.029 and +.057) is not one. Over the "
-    "seeds all encoders without labels are below chance on swapped backgrounds: the probe learns where backgrounds "
-    "help, and they hold those more plainly than the object; labels undo most of it (supervised).",
+    "image": "C18 (a) holds in each seed: three iterations are above the centre square and the full image (by "
+    "seed above), "
+    "above the first weights by .01 to .09. One iteration is better: each iteration's map is stretched to reach "
+    "1, so that once the object is masked out something else is raised to its height, and the union keeps it. C18 "
+    "(b) is not decided. By seed, the switches move accuracy on swapped backgrounds by as much down as up, far "
+    "beyond the intervals, which know these encoders and other images, not another training: with three trainings "
+    "neither OA-Crop nor BG-Mixup, from maps or from the truth, is told apart from none, and what looked like a "
+    "gain on both development seeds (OA-Crop +.107 and +.042, BG-Mixup +.029 and +.057) is not one. Over the "
+    "seeds all encoders without labels are below chance on swapped backgrounds: the probe learns where "
+    "backgrounds help, and they hold those more plainly than the object; labels undo most of it (supervised).",
     "video": "After three iterations ContraCAM loses to the centre square, in each seed, for the same reason as "
     "above. One iteration wins in each (.41, .41, .47 against .37, .40, .38), and is above the first weights' by "
     ".11 to .14. As for images, no switch is told apart from another training: by seed BG-Mixup moves accuracy by "
