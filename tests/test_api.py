@@ -11,6 +11,7 @@ import torch
 import unreel
 from unreel import api
 from unreel.core.errors import DataError, UsageError
+from unreel.media import encode_image
 from unreel.methods import create_method
 from unreel.nn import create_encoder
 from unreel.nn.weights import read_card
@@ -143,6 +144,21 @@ def test_index_counts_what_is_there(tiny_world: Path, tmp_path: Path) -> None:
     assert "broken.mp4" in summary.text()
     with pytest.raises(UsageError, match=r"ends in \.csv or \.parquet"):
         api.index(tmp_path, out="x.txt")
+
+
+def test_an_index_of_images_speaks_of_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, format in (("a.jpg", "jpeg"), ("cut.jpg", "jpeg"), ("b.png", "png")):
+        (tmp_path / name).write_bytes(encode_image(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8), format=format))
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(cut.read_bytes()[:1500])
+    summary = api.index(tmp_path)
+    lines = summary.text().splitlines()
+    assert lines[:3] == ["images    2 readable of 3", "size      60x40: 2", "codec     mjpeg: 1, png: 1"]
+    assert len(lines) == 4
+    assert "cut.jpg" in lines[3]
+    assert "the file was cut off" in lines[3]
+    assert [fault.cause for fault in summary.faults] == ["TruncatedError"]
 
 
 def test_plan_counts_without_training(tiny_world: Path) -> None:

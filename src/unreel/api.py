@@ -188,11 +188,15 @@ class IndexSummary:
             shown = ", ".join(f"{name}: {count}" for name, count in list(values.items())[:most])
             return shown + (f" … ({len(values)} in all)" if len(values) > most else "")
 
-        lines = [f"videos    {plain['readable']} readable of {plain['sources']}, {format_seconds(seconds)} in all"]
+        readable = f"{plain['readable']} readable of {plain['sources']}"
+        if self.manifest.only_images:
+            lines, sound = [f"images    {readable}"], ""
+        else:
+            lines, sound = [f"videos    {readable}, {format_seconds(seconds)} in all"], "; with sound: {with_sound}"
+            lines += [f"length    {plain['shortest_s']:g} to {plain['longest_s']:g} s"] if facts else []
         if facts:
-            lines.append(f"length    {plain['shortest_s']:g} to {plain['longest_s']:g} s")
             lines.append(f"size      {counted(plain['sizes'])}")
-            lines.append(f"codec     {counted(plain['codecs'])}; with sound: {plain['with_sound']}")
+            lines.append(f"codec     {counted(plain['codecs'])}{sound.format_map(plain)}")
         if plain["splits"]:
             lines.append(f"splits    {counted(plain['splits'])}")
         for kind in ("label", "group"):

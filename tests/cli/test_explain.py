@@ -157,7 +157,7 @@ def test_annotate_makes_tables_that_training_finds(
         assert main(["data", "annotate", "motion_energy", str(pictures), *more]) == 2
         assert "--batch-size, --seed" in capsys.readouterr().err
     assert main(["data", "annotate", "boxes", str(pictures)]) == 2
-    assert "--encoder RUN" in capsys.readouterr().err
+    assert f"\n  unreel data annotate boxes {pictures} --encoder RUN\n" in capsys.readouterr().err
     assert main(["data", "annotate", "motion_energy", str(pictures), "--crf"]) == 2
     assert main(["data", "annotate", "masks", str(pictures), "--encoder", str(run), "--crf"]) == 2
     assert "masks are maps as they are" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -189,12 +191,12 @@ class Boxes:
     """A producer that finds the same box everywhere; two settings are two tables."""
 
     def __init__(self, name: str = "boxes", left: float = 0.1) -> None:
-        self.name, self.version, self.settings = name, 1, {"left": left}
+        self.name, self.version, self.left, self.settings = name, 1, left, {"left": left}
 
     def compute(self, path: Path) -> dict[str, object]:
         if self.name == "masks":
             return {"file": f"maps/{path.stem}.npy"}
-        return {"boxes": [[self.settings["left"], 0.2, 0.8, 0.9]] if path.stem != "b" else []}
+        return {"boxes": [[self.left, 0.2, 0.8, 0.9]] if path.stem != "b" else []}
 
 
 def test_computed_boxes_are_found_chosen_and_missed(folder: Path) -> None:
@@ -208,7 +210,8 @@ def test_computed_boxes_are_found_chosen_and_missed(folder: Path) -> None:
     assert facts.tables == {"boxes": str(first)}
     second = annotate(rows, Boxes(left=0.3), out=folder / "sidecars").table
     assert {*find_tables("boxes", rows)} == {first, second}
-    with pytest.raises(UsageError, match=r"2 tables of boxes .* choose one with --data\.boxes boxes-"):
+    os.utime(first, (0, 0))
+    with pytest.raises(UsageError, match=rf"(?s)2 tables of boxes .*choose one with --data\.boxes {second.stem} "):
         open_facts(rows, ["boxes"])
     assert choose_table("boxes", rows, second.stem) == second
     assert table_name(second, rows) == second.stem
@@ -223,6 +226,64 @@ def test_computed_boxes_are_found_chosen_and_missed(folder: Path) -> None:
         open_facts(more, ["boxes"])
     with pytest.raises(UsageError, match="is no table of objects"):
         choose_table("motion_energy", rows)
+
+
+def test_tables_to_choose_from_are_told_apart(folder: Path) -> None:
+    class Found(Boxes):
+        def __init__(self, encoder: str, **settings: Any) -> None:
+            super().__init__()
+            cam = {"iterations": settings.pop("iterations", 10), "variant": "paper"}
+            self.settings: dict[str, Any] = {
+                "encoder": encoder,
+                "architecture": "resnet18",
+                "settings": cam,
+                **settings,
+            }
+
+    rows = manifest(folder)
+    crf = {"iterations": 5}
+    made = [
+        Found("0123456789abcdef" * 2, crf=crf, seed=0),
+        Found("fedcba9876543210" * 2, crf=None, seed=0),
+        Found("0123456789abcdef" * 2, crf=crf, seed=0, iterations=3),
+    ]
+    tables = [annotate(rows, one, out=folder / "sidecars").table for one in made]
+    for age, table in enumerate(tables):
+        os.utime(table, (86400 * (100 - age),) * 2)
+    with pytest.raises(UsageError) as caught:
+        choose_table("boxes", rows)
+    first, *lines, last = str(caught.value).splitlines()
+    assert first == f"there are 3 tables of boxes for {folder}, newest first:"
+    assert [line.split()[0] for line in lines] == [table.stem for table in tables]
+    assert last == f"choose one with --data.boxes {tables[0].stem} (from Python: boxes=…)"
+    for line, want in zip(
+        lines,
+        (
+            "knows 3 of 3 rows, encoder resnet18 01234567, cam.iterations 10, crf on",
+            "knows 3 of 3 rows, encoder resnet18 fedcba98, cam.iterations 10, crf none",
+            "knows 3 of 3 rows, encoder resnet18 01234567, cam.iterations 3, crf on",
+        ),
+        strict=True,
+    ):
+        assert re.search(r"  1970-0\d-\d\d \d\d:\d\d, (.*)", line)[1] == want  # type: ignore[index]
+    # Where none knows all rows, how many each knows.
+    (folder / "d.png").write_bytes((folder / "a.png").read_bytes() + b" ")
+    with pytest.raises(UsageError, match="knows 3 of 4 rows"):
+        choose_table("boxes", Manifest(str(folder), (*rows.rows, Row("d.png"))))
+
+
+def test_without_a_column_the_message_says_how_objects_are_found(folder: Path) -> None:
+    spaced = folder.rename(folder.parent / "my pictures")
+    rows = manifest(spaced)
+    for call, name, switch in (
+        ({"sidecars": ["file.boxes"]}, "boxes", "object-crop"),
+        ({"aligned": ["file.mask"]}, "masks", "bg-mixup"),
+    ):
+        with pytest.raises(DataError) as caught:
+            open_facts(rows, **call)
+        message = str(caught.value)
+        assert f"\n  unreel data annotate {name} '{spaced}' --encoder RUN\n" in message
+        assert f"--{switch} cam (from Python: {switch.replace('-', '_')}='cam')" in message
 
 
 def test_masks_become_aligned_data_of_every_row(folder: Path) -> None:

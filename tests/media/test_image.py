@@ -13,10 +13,12 @@ from unreel.core.errors import UsageError
 from unreel.media import (
     FrameFolderDecoder,
     ImageDecoder,
+    MediaError,
     MissingFileError,
     NoStreamError,
     PyAVDecoder,
     TooShortError,
+    TruncatedError,
     UnreadableError,
     decoder_for,
     encode_image,
@@ -132,6 +134,31 @@ def test_encoded_images_open_anywhere(tmp_path: Path, format: str, tolerance: fl
     with Image.open(path) as other:
         assert np.abs(np.asarray(other.convert("RGB")).astype(int) - picture).mean() <= tolerance
     assert np.abs(read_clip(path).pixels[0].astype(int) - picture).mean() <= tolerance
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_was_cut_off_is_none(tmp_path: Path, progressive: bool) -> None:
+    """Its reader would show grey for what is missing; two bytes of end alone hide nothing."""
+    path = tmp_path / "whole.jpg"
+    smooth = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    tags = Image.Exif()
+    tags[0x0112] = 3
+    Image.fromarray(smooth).resize((160, 120)).save(path, progressive=progressive, exif=tags)
+    data = path.read_bytes()
+    whole = read_clip(path).pixels
+    for name, content in (("end.jpg", data[:-2]), ("more.jpg", data + b"camera's own")):
+        (tmp_path / name).write_bytes(content)
+        np.testing.assert_array_equal(read_clip(tmp_path / name).pixels, whole)
+    cut = tmp_path / "cut.jpg"
+    scan = data.index(b"\xff\xda")
+    for size in (len(data) - 200, (scan + len(data)) // 2):
+        cut.write_bytes(data[:size])
+        for call in (probe, read_clip):
+            with pytest.raises(TruncatedError, match="was cut off"):
+                call(cut)
+    cut.write_bytes(data[: scan // 2])
+    with pytest.raises(MediaError):
+        probe(cut)
 
 
 def test_what_is_no_image() -> None:

@@ -55,8 +55,10 @@ def annotate(
 ) -> int:
     """Compute a fact of every video once, for methods that need it; goes on where it was stopped.
 
-    Boxes and masks of objects are found by an encoder, without labels; --cam.iterations 3, --objects.margin 0.1 and
-    --crf.iterations 5 change how.
+    motion_energy takes --out and --workers only. Boxes and masks of objects are found by an encoder, without labels:
+    they need --encoder and take every option, but --crf is for boxes alone. --cam.iterations 3 changes how both are
+    found, --objects.margin 0.1 and --crf.iterations 5 how boxes are. Other settings make another table beside the
+    first, and training then asks which to read.
 
     Args:
         name: What to compute: motion_energy, boxes, or masks.
@@ -84,7 +86,7 @@ def annotate(
             name, encoder, manifest, crf=crf, clips=clips, batch_size=batch_size, seed=seed, settings=settings
         )
     else:
-        producer = create_producer(name)
+        producer = create_producer(name, data=data)
         if any(given is not None for given in (encoder, crf, clips, batch_size)) or seed or settings:
             raise UsageError(
                 f"{name} takes no --encoder, --crf, --clips, --batch-size, --seed or settings; those belong to boxes "

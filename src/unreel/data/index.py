@@ -17,7 +17,7 @@ from unreel.core.errors import DataError
 from unreel.data.manifest import Manifest
 from unreel.media import MediaError, MissingFileError, ReadTimeoutError, VideoInfo, probe, probe_frames
 
-_FORMAT = 1  # raise when probing learns to tell more, so that old answers are not believed
+_FORMAT = 2  # raise when probing learns to tell more, so that old answers are not believed
 # What may well be different next time is not remembered.
 _TRANSIENT = (MissingFileError, ReadTimeoutError)
 
@@ -54,6 +54,9 @@ def index(
     cache: str | os.PathLike[str] | bool | None = True,
 ) -> Indexed:
     """Probe every file of a manifest; a file seen before, unchanged in size and time or in content, is not opened.
+
+    An image is decoded whole; of a video the packets are read and one frame is decoded, so that what is broken further
+    on is met by who decodes it.
 
     Args:
         manifest: what to probe. Rows with spans of one file share one probe.

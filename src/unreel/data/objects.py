@@ -19,8 +19,10 @@ mask has no object.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +38,7 @@ from unreel.data.boxes import manifest_boxes
 from unreel.data.contracts import FrameSize
 from unreel.data.dataset import AlignedSource, SidecarLike
 from unreel.data.manifest import Manifest
-from unreel.data.sidecars import Sidecar, find_tables, knows_all, open_table, require
+from unreel.data.sidecars import Sidecar, annotate_command, count_known, find_tables, made_by, open_table, require
 from unreel.media import IMAGE_SUFFIXES, MissingFileError, TooShortError, UnreadableError
 from unreel.media.image import ImageDecoder
 
@@ -45,6 +47,7 @@ Boxes = NDArray[np.float64]
 MASK = "mask"
 """Key of the mask in ``View.aligned``, whichever place it came from."""
 _TABLES = ("boxes", "masks")
+_DIGEST = re.compile(r"[0-9a-f]{16,}")
 _TIME_SLACK_S = 1e-6
 _NONE = "no-mask"  # stands for the file where a row has none
 
@@ -147,10 +150,7 @@ class BoxesColumn:
 
     def __init__(self, manifest: Manifest) -> None:
         if "boxes" not in manifest.file_names:
-            raise DataError(
-                f"no row of {manifest.root} has file.boxes; add that column (a file of boxes per row, or one text for "
-                "all), or take computed boxes"
-            )
+            raise DataError(_no_column("boxes", "a file of boxes per row, or one text for all", manifest))
         self.manifest = manifest
         files = [manifest.file(row, "boxes") for row in range(len(manifest))]
         listed = [row for row, file in enumerate(files) if file is not None and file.suffix.lower() == ".txt"]
@@ -164,6 +164,16 @@ class BoxesColumn:
             return ObjectBoxes(np.zeros((0, 4)))
         known = self._listed.get(row)
         return ObjectBoxes.of(_load(path)) if known is None else ObjectBoxes(known)
+
+
+def _no_column(role: str, holds: str, manifest: Manifest) -> str:
+    """What to do without a column that was asked for: add it, or have an encoder find what it would hold."""
+    name, switch = ("boxes", "object_crop") if role == "boxes" else ("masks", "bg_mixup")
+    return (
+        f"no row of {manifest.root} has file.{role}; add that column ({holds}), or take {name} that an encoder finds: "
+        f"run\n  {annotate_command(name, manifest.root)}\nwhere RUN is a finished run, and train with "
+        f"--{switch.replace('_', '-')} cam (from Python: {switch}='cam')"
+    )
 
 
 def _load(path: Path) -> Any:
@@ -313,7 +323,7 @@ def open_facts(
         elif name != "file.mask":
             raise UsageError(f"aligned data {name!r} is not known; there are masks and file.mask")
         elif "mask" not in manifest.file_names:
-            raise DataError(f"no row of {manifest.root} has file.mask; add that column, or take computed masks")
+            raise DataError(_no_column("mask", "a mask per row", manifest))
         rows = replace(rows, rows=tuple(replace(r, files={MASK: _NONE, **r.files}) for r in rows.rows))
         sources.append(AlignedSource(MASK, "soft_mask", read_at=partial(read_mask, binary=name == "file.mask")))
     return Facts(rows, found, tuple(sources), used)
@@ -348,7 +358,7 @@ def choose_table(name: str, manifest: Manifest, chosen: str | None = None) -> Pa
     if chosen is not None and Path(chosen).is_file():
         return Path(chosen)
     found = {path.stem: path for path in reversed(find_tables(name, manifest))}
-    command = f"unreel data annotate {name} {manifest.root} --encoder RUN"
+    command = annotate_command(name, manifest.root)
     if chosen is not None:
         stem = Path(chosen).name.removesuffix(".parquet")
         if stem in found:
@@ -361,10 +371,56 @@ def choose_table(name: str, manifest: Manifest, chosen: str | None = None) -> Pa
             "where RUN is a finished run whose encoder says where the objects are"
         )
     if len(found) > 1:  # tables of other parts of the data may lie beside it
-        found = {stem: path for stem, path in found.items() if knows_all(path, manifest)} or found
+        known = {stem: count_known(path, manifest) for stem, path in found.items()}
+        found = {stem: path for stem, path in found.items() if known[stem] == len(manifest)} or found
     if len(found) > 1:
+        found = dict(sorted(found.items(), key=lambda item: (-item[1].stat().st_mtime, item[0])))
+        told = _tell_apart(list(found.values()))
+        listed = "".join(
+            f"\n  {stem}  {_written(path)}, knows {known[stem]} of {len(manifest)} rows{what}"
+            for (stem, path), what in zip(found.items(), told, strict=True)
+        )
         raise UsageError(
-            f"there are {len(found)} tables of {name} for {manifest.root}: {', '.join(sorted(found))}; choose one with "
-            f"--data.{name} {sorted(found)[0]}"
+            f"there are {len(found)} tables of {name} for {manifest.root}, newest first:{listed}\n"
+            f"choose one with --data.{name} {next(iter(found))} (from Python: {name}=…)"
         )
     return next(iter(found.values()))
+
+
+def _written(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+
+
+def _tell_apart(tables: Sequence[Path]) -> list[str]:
+    """Of each table its encoder, and the settings in which they differ, for people."""
+    made = [_flat(made_by(path)) for path in tables]
+    names = list(dict.fromkeys(name for one in made for name in one))
+    told = ("settings.encoder", "settings.architecture")
+    differ = [n for n in names if n not in told and len({str(one[n]) for one in made if n in one}) > 1]
+    lines = []
+    for one in made:
+        net = " ".join(_value(one[n]) for n in reversed(told) if one.get(n))
+        shown = [f"encoder {net}"] * bool(net) + [f"{_short(n)} {_value(one[n])}" for n in differ if n in one]
+        lines.append("".join(f", {part}" for part in shown))
+    return lines
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted name; a section as a whole is "on", where another table may have none."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = isinstance(value, Mapping)
+        found |= {prefix + name: "on", **_flat(value, f"{prefix}{name}.")} if inner else {prefix + name: value}
+    return found
+
+
+def _short(name: str) -> str:
+    """As the command line calls a setting: maps' settings are the section ``cam``."""
+    inner = name.removeprefix("settings.")
+    return f"cam.{inner.removeprefix('settings.')}" if inner.startswith("settings.") else inner
+
+
+def _value(value: Any) -> str:
+    """A digest is told by its beginning."""
+    text = "none" if value is None else str(value)
+    return text[:8] if _DIGEST.fullmatch(text) else text

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -195,10 +196,21 @@ def of_set(producer: Named, sources: Manifest) -> Named:
     return _Together(producer.name, producer.version, settings)
 
 
-def create_producer(name: str) -> Producer:
-    """A producer with its default settings, by name. Raises UsageError for an unknown name, or a learned fact's."""
+def annotate_command(name: str, data: str | os.PathLike[str]) -> str:
+    """The shell command that computes a fact for ``data``; RUN in it is for people to replace."""
+    return f"unreel data annotate {name} {shlex.quote(os.fspath(data))}" + " --encoder RUN" * (name in LEARNED)
+
+
+def create_producer(name: str, *, data: str | os.PathLike[str] = "DATA") -> Producer:
+    """A producer with its default settings, by name; ``data`` is what an error's command says.
+
+    Raises: UsageError for an unknown name, or a learned fact's.
+    """
     if name in LEARNED:
-        raise UsageError(f"{name} are found by an encoder: unreel data annotate {name} DATA --encoder RUN")
+        raise UsageError(
+            f"{name} are found by an encoder, and none was given; run\n  {annotate_command(name, data)}\n"
+            "where RUN is the folder of a finished run, or an encoder's file (.safetensors)"
+        )
     if name not in PRODUCERS:
         raise unknown_name("sidecar", name, [*PRODUCERS, *LEARNED])
     return PRODUCERS[name]()
@@ -477,7 +489,7 @@ def require(
     """
     found: dict[str, Sidecar] = {}
     for item in names:
-        producer = create_producer(item) if isinstance(item, str) else item
+        producer = create_producer(item, data=manifest.root) if isinstance(item, str) else item
         folders = [folder] if folder is not None else [Path(manifest.root, "sidecars"), default_folder(manifest)]
         table = _Table()
         for place in reversed([table_path(f, producer) for f in folders]):
@@ -492,8 +504,8 @@ def require(
         if missing:
             raise DataError(
                 f"sidecar {producer.name!r} is missing for {len(missing)} of {len(by_path)} sources of "
-                f"{manifest.root} (first: {missing[0]}); run\n  unreel data annotate {producer.name} {manifest.root}"
-                + (f" --out {os.fspath(folder)}" if folder is not None else "")
+                f"{manifest.root} (first: {missing[0]}); run\n  {annotate_command(producer.name, manifest.root)}"
+                + (f" --out {shlex.quote(os.fspath(folder))}" if folder is not None else "")
             )
         entries = [by_path[manifest.relative(i)] for i in range(len(manifest))]
         found[producer.name] = Sidecar(producer.name, manifest, [e for e in entries if e is not None])
@@ -521,11 +533,11 @@ def find_tables(name: str, manifest: Manifest) -> list[Path]:
     return [path for folder in folders for path in sorted(folder.glob(f"{name}-*.parquet"))]
 
 
-def knows_all(path: Path, manifest: Manifest) -> bool:
-    """Whether a table has an entry for every row. Raises DataError for a file that is no table."""
+def count_known(path: Path, manifest: Manifest) -> int:
+    """How many rows a table has an entry for. Raises DataError for a file that is no table."""
     table = _Table()
     table.read(path)
-    return all(table.find(manifest, i) is not None for i in range(len(manifest)))
+    return sum(table.find(manifest, i) is not None for i in range(len(manifest)))
 
 
 def open_table(path: Path, manifest: Manifest, name: str) -> Sidecar:

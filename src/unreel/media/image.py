@@ -45,7 +45,7 @@ class ImageDecoder:
         return "image"
 
     def probe(self, path: Path) -> VideoInfo:
-        """Size and codec; ``num_frames`` is 1 and ``fps`` 0. Raises as ``read``."""
+        """Size and codec; ``num_frames`` is 1 and ``fps`` 0. The picture is decoded whole. Raises as ``read``."""
         frame, turn, codec = self._frame(path)
         height, width = turn.size(frame)
         return VideoInfo(
@@ -100,8 +100,11 @@ class ImageDecoder:
         return data
 
     def _frame(self, path: Path) -> tuple[av.VideoFrame, _Turn, str]:
-        data = self._bytes(path)  # from memory: FFmpeg would read "%" in a file name as a pattern of numbered files
-        try:
+        data = self._bytes(path)
+        # A JPEG whose end is missing would be decoded into a picture with grey for the rest, and without a word. Others
+        # are not decoded strictly: many cameras' headers hold mistakes that leave the picture alone.
+        unfinished = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+        try:  # from memory: FFmpeg would read "%" in a file name as a pattern of numbered files
             with av.open(io.BytesIO(data), mode="r", metadata_errors="replace") as container:
                 if not container.streams.video:
                     raise NoStreamError(path, "it holds no picture")
@@ -110,10 +113,14 @@ class ImageDecoder:
                 if context is None:
                     raise UnreadableError(path, "the installed FFmpeg has no decoder for it")
                 context.thread_type, context.thread_count = "NONE", 1
+                if unfinished:
+                    context.options = {"err_detect": "explode"}
                 for packet in container.demux(stream):
                     for frame in context.decode(packet if packet.size else None):
                         return frame, _Turn(frame, exif_orientation(data)), context.name
         except (av.FFmpegError, ValueError, IndexError, RuntimeError, MemoryError) as error:
+            if unfinished:
+                raise TruncatedError(path, "its JPEG data end before the picture does; the file was cut off") from error
             raise UnreadableError(
                 path, f"not a readable image ({getattr(error, 'strerror', None) or error})"
             ) from error
