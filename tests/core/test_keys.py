@@ -1,3 +1,4 @@
+import copy
 import pickle
 
 import numpy as np
@@ -152,3 +153,11 @@ def test_uniforms_are_uniform_and_uncorrelated() -> None:
     assert float(((counts - 5000) ** 2 / 5000).sum()) < 45  # chi square with 19 degrees, p about 0.0007
     for a, b in ((draws[:-1, 0], draws[1:, 0]), (draws[:, :-1].flatten(), draws[:, 1:].flatten())):
         assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 0.08
+
+
+def test_a_child_is_the_address_written_out_and_travels() -> None:
+    below = Key("a", 1).child("bc", 2).child("d")
+    assert below.bits() == Key("a", 1, "bc", 2, "d").bits() != Key("a", 1, "bc", 2).bits()
+    above = Key(7)
+    assert above.child("x").bits() != above.child("y").bits()  # the parent's hash is not used up
+    assert pickle.loads(pickle.dumps(below)) == below == copy.deepcopy(below)

@@ -37,27 +37,37 @@ class Key:
     number twice, so draws that must differ need different children.
     """
 
-    __slots__ = ("_state", "parts")
+    __slots__ = ("_above", "_hash", "_state", "parts")
 
     def __init__(self, *parts: KeyPart) -> None:
         self.parts = parts
+        self._above: Key | None = None
+        self._hash: hashlib.blake2b | None = None
         self._state: bytes | None = None
 
     def child(self, *parts: KeyPart) -> Key:
         """The address below this one."""
-        return Key(*self.parts, *parts)
+        below = Key(*self.parts, *parts)
+        below._above = self
+        return below
 
-    def _bytes(self) -> bytes:
-        if self._state is None:
-            digest = hashlib.blake2b(digest_size=16)
-            for part in self.parts:
+    def _hashed(self) -> hashlib.blake2b:
+        """The parts, hashed one after another: a child goes on where its parent's hash ends."""
+        if self._hash is None:
+            digest = hashlib.blake2b(digest_size=16) if self._above is None else self._above._hashed().copy()
+            for part in self.parts[0 if self._above is None else len(self._above.parts) :]:
                 # Tagged and length-prefixed, so that ("1",) and (1,), or ("ab", "c") and ("a", "bc"), differ.
                 if isinstance(part, str):
                     raw, tag = part.encode(), b"s"
                 else:
                     raw, tag = str(int(part)).encode(), b"i"
                 digest.update(tag + struct.pack("<I", len(raw)) + raw)
-            self._state = digest.digest()
+            self._hash, self._above = digest, None
+        return self._hash
+
+    def _bytes(self) -> bytes:
+        if self._state is None:
+            self._state = self._hashed().digest()
         return self._state
 
     def bits(self) -> int:
@@ -92,6 +102,9 @@ class Key:
         generator = torch.Generator(device=device)
         generator.manual_seed(self.bits())
         return generator
+
+    def __reduce__(self) -> tuple[type[Key], tuple[KeyPart, ...]]:
+        return Key, self.parts
 
     def __repr__(self) -> str:
         return f"Key({', '.join(repr(p) for p in self.parts)})"
