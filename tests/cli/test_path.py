@@ -85,6 +85,14 @@ def test_pretrain_again_changes_nothing(capsys: pytest.CaptureFixture[str], run:
             "method.views must be one of paper, release, occon, mocov2, crop_only, none, got 'papr'",
         ),
         (["--out", "r", "--encoder.name", "r3d_teeny"], "unknown encoder 'r3d_teeny'; did you mean 'r3d_tiny'"),
+        (["--out", "r", "--data.workers", "0"], "unknown setting data.workers; did you mean train.workers?"),
+        (["--out", "r", "--data.wrkers", "0"], "unknown setting data.wrkers; did you mean train.workers?"),
+        (["--out", "r", "--data.qqq", "0"], "unknown setting data.qqq; known: data.boxes, "),
+        (["--out", "r", "--method.temp", "1"], "unknown setting method.temp; did you mean method.temperature?"),
+        (
+            ["--out", "r", "--train.epochs", "2", "--train.warmup_epochs", "3"],
+            "train.warmup_epochs is 3 (command line)",
+        ),
         (["--out", "r", "--trian.steps", "1"], "unknown section 'trian'; did you mean 'train'?"),
         (["--out", "r", "--train.rank", "1"], "train.rank is not a setting"),
         (["--out", "r", "--recipe", "nowhere.yaml"], "recipe nowhere.yaml: there is no such file"),
@@ -103,7 +111,7 @@ def test_failed_work(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_wo
         assert main(["pretrain", str(data), "--out", out]) == 1
         assert message in capsys.readouterr().err
     assert main(["pretrain", str(tiny_world), "--out", out]) == 1
-    assert "fewer than one global batch of 32" in capsys.readouterr().err
+    assert "has 16 videos, fewer than one global batch of 32; set --train.batch_size 16" in capsys.readouterr().err
     assert main(["embed", str(tmp_path / "gone"), str(tiny_world), "--out", str(tmp_path / "v.npz")]) == 1
     assert "no encoder at" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -147,4 +155,4 @@ def test_evaluate_and_report(capsys: pytest.CaptureFixture[str], run: Path, tiny
     page = call(capsys, "report", run)
     assert Path(str(page["report"])).stat().st_size > 10_000
     assert main(["evaluate", str(run), str(tiny_world)]) in (1, 2)
-    assert "which label?" in capsys.readouterr().err
+    assert "choose one with --label appearance (label='appearance' in Python)" in capsys.readouterr().err

@@ -154,7 +154,7 @@ def test_ranks_are_slices_of_the_global_batch():
 
 
 def test_constructor_refuses():
-    with pytest.raises(DataError, match=r"has 5 videos, fewer than one global batch of 8; set the batch size to 5"):
+    with pytest.raises(DataError, match=r"has 5 videos, fewer than one global batch of 8; set --train\.batch_size 5"):
         ClipLoader(videos(5), 8)
     with pytest.raises(UsageError, match="cannot be divided over 3 processes; use 6"):
         ClipLoader(videos(9), 8, world_size=3)

@@ -85,6 +85,10 @@ def test_missing_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(DataError, match=r"encoder\.safetensors"):
         load_encoder(path)
+    (tmp_path / "fake.safetensors").write_text("not at all")
+    expected = r"fake\.safetensors is not a readable .*Expected an encoder that unreel wrote: a finished run's folder"
+    with pytest.raises(DataError, match=expected):
+        load_encoder(tmp_path / "fake.safetensors")
     save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(DataError, match="load_weights"):
         load_encoder(tmp_path / "foreign.safetensors")

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from unreel import api
-from unreel.core.errors import DataError
-from unreel.core.settings import Settings, describe
+from unreel.core.errors import DataError, UsageError
+from unreel.core.settings import Layer, Settings, describe
 from unreel.data.contracts import min_frames
 from unreel.media import write_video
 from unreel.methods import create_method
 from unreel.nn import create_encoder
 from unreel.nn.registry import ENCODERS
 from unreel.recipes import list_recipes, load_recipe
-from unreel.recipes.build import prepare, settings_schema
+from unreel.recipes.build import list_all, prepare, settings_schema
 from unreel.recipes.plan import plan
 
 SMALL: dict[str, Any] = {
@@ -102,3 +102,74 @@ def test_every_recipe_builds_its_method(name: str) -> None:
     # Comments cannot be checked, but a small recipe must fit the videos its first line names.
     if name.endswith("_small"):
         assert min_frames(method.sampler) <= 45
+
+
+TINY: dict[str, Any] = {"method": SMALL["method"], "train.batch_size": 2, "train.workers": 0, "train.device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("length", "expected", "total"),
+    [
+        ({"epochs": 2}, ("warmup_epochs", 0.2, "shortened with train.epochs"), 4),  # four videos, two a batch
+        ({"epochs": 9.5}, ("warmup_epochs", 0.95, "shortened with train.epochs"), 19),
+        ({"steps": 19}, ("warmup_steps", 1, "shortened with train.steps"), 19),  # the recipe's: 5 epochs, 10 steps
+        ({"steps": 3}, ("warmup_steps", 0, "shortened with train.steps"), 3),
+        ({"epochs": 10}, ("warmup_epochs", 5.0, "recipe vcop_small"), 20),  # half of the run is left
+        ({"steps": 20}, ("warmup_epochs", 5.0, "recipe vcop_small"), 20),
+        ({}, ("warmup_epochs", 5.0, "recipe vcop_small"), 120),
+    ],
+)
+def test_a_recipes_warm_up_fits_the_run_that_was_asked_for(
+    length: dict[str, Any], expected: tuple[str, float, str], total: int, folder: Path
+) -> None:
+    prepared = prepare("vcop", folder, encoder="r3d_tiny", call=TINY | length)
+    name, value, origin = expected
+    train, origins = prepared.settings["train"], prepared.settings.origins["train"]
+    assert (train[name], origins[name]) == (value, origin)
+    assert prepared.total_steps == total
+    other = "warmup_epochs" if name == "warmup_steps" else "warmup_steps"
+    assert not train[other]  # the one that does not count is not left in config.yaml
+
+
+def test_a_shortened_warm_up_is_said_and_holds_when_the_run_goes_on_or_is_repeated(
+    folder: Path, tmp_path: Path
+) -> None:
+    call = TINY | {"epochs": 5}
+    prepared = prepare("vcop", folder, encoder="r3d_tiny", call=call)
+    assert "5 epochs; warm-up of 0.5 epochs (shortened with train.epochs)\n" in plan(prepared).text()
+    run = api.run_prepared(prepared, out=tmp_path / "run")
+    assert run.environment["identity"]["warmup_steps"] == 1
+    again = api.run_prepared(prepare("vcop", folder, encoder="r3d_tiny", call=call), out=tmp_path / "run")
+    assert again.completed  # it was not taken for another run
+    repeated = prepare(None, folder, recipe=run.path / "config.yaml").settings
+    assert repeated.to_plain()["train"] == prepared.settings.to_plain()["train"]
+    assert repeated.origins["train"] == prepared.settings.origins["train"]
+    assert "warm-up" not in plan(prepare("vcop", folder, encoder="r3d_tiny", call=TINY)).text()
+
+
+def test_a_run_made_otherwise_is_repeated_as_it_was(folder: Path, tmp_path: Path) -> None:
+    """A config.yaml's own length and warm-up belong together, whoever chose them."""
+    call = TINY | {"epochs": 8, "warmup_epochs": 6}
+    prepare("vcop", folder, encoder="r3d_tiny", call=call).settings.dump(tmp_path / "config.yaml")
+    assert prepare(None, folder, recipe=tmp_path / "config.yaml").settings["train"]["warmup_epochs"] == 6
+
+
+def test_a_warm_up_longer_than_the_run_is_an_error_that_names_both_settings(folder: Path) -> None:
+    both = (
+        r"train\.warmup_epochs is 3 \(call\), longer than the whole run: train\.epochs is 2 \(call\)\. Set train\.war"
+    )
+    with pytest.raises(UsageError, match=both + r"mup_epochs to less, such as 0\.2, or train\.epochs to more"):
+        prepare("vcop", "nowhere", call={"epochs": 2, "warmup_epochs": 3})  # before any file is looked at
+    with pytest.raises(
+        UsageError, match=r"steps is 7 .* train\.epochs is 3 \(call\); that is 7 of 6 steps\. Set train\.w"
+    ):
+        prepare("vcop", folder, encoder="r3d_tiny", call=TINY | {"epochs": 3, "warmup_steps": 7})
+    own = r"warmup_epochs is 61 \(call\), .* train\.epochs is 60 \(recipe vcop_small\)"
+    with pytest.raises(UsageError, match=own):
+        prepare("vcop", folder, call={"warmup_epochs": 61})
+
+
+def test_list_settings_shows_the_shortened_warm_up() -> None:
+    rows = list_all("simclr_images", [Layer("command line", {"train": {"epochs": 2}})])
+    row = next(row for row in rows if row["setting"] == "train.warmup_epochs")
+    assert (row["value"], row["origin"]) == ("0.2", "shortened with train.epochs")

@@ -10,7 +10,7 @@ import pytest
 
 from unreel import api
 from unreel.cli.main import main
-from unreel.core.errors import UsageError
+from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest, Row
 from unreel.media.image import encode_image
 from unreel.nn import create_encoder
@@ -129,8 +129,10 @@ def test_small_views_are_counted_by_their_pixels(folder: Path, monkeypatch: pyte
     ("method", "recipe", "message"),
     [
         ("cvrl", None, "all 24 files here are images, and each of cvrl's clips would show one of them 8 times"),
+        (None, "cvrl_small", r"8 times: take --method simclr and leave --recipe out \(methods for images: byol, moco"),
+        (None, "tcgl_small", "are images: take --method simclr and leave --recipe out"),
         (None, "moco_small", "8 times: take --recipe moco_images; or set method.clip_frames to 1"),
-        ("tcgl", None, "tcgl learns from what changes in time.*Methods for images: byol, moco"),
+        ("tcgl", None, "tcgl learns from what changes in time.*methods for images: byol, moco"),
     ],
 )
 def test_a_recipe_for_videos_is_refused_with_what_to_do(
@@ -138,6 +140,14 @@ def test_a_recipe_for_videos_is_refused_with_what_to_do(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         prepare(method, folder, recipe=recipe)
+
+
+def test_a_batch_of_more_images_than_there_are(folder: Path) -> None:
+    message = (
+        r"has 24 images, fewer than one global batch of 32; set --train\.batch_size 24 or less \(batch_size=24 in Py"
+    )
+    with pytest.raises(DataError, match=message):
+        prepare("simclr", folder, call=FAST | {"train.batch_size": 32})
 
 
 def test_cvrl_on_single_frames_if_asked(folder: Path) -> None:

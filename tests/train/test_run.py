@@ -160,6 +160,11 @@ def test_length_and_schedule() -> None:
 def test_warmup_in_epochs(tmp_path: Path) -> None:
     run, _ = train(tmp_path, warmup_epochs=0.5, stop_after=3)
     assert [r["lr"] for r in run.metrics()] == [warmup_cosine(s, 0.05, 8, 2) for s in range(3)]
+    with pytest.raises(
+        UsageError, match=r"warmup_epochs 3 \(12 steps\) is longer than the whole run, epochs 2 \(8 steps\)"
+    ):
+        train(tmp_path / "long", warmup_epochs=3)
+    train(tmp_path / "full", warmup_epochs=2, stop_after=1)  # all of it is allowed
 
 
 def test_trains_on_real_files_through_the_loader(tiny_world: Path, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ class DataError(UnreelError):
     """The data cannot be used as asked (missing files, a malformed table, an empty selection)."""
 
 
-def nearest(name: str, options: Iterable[str], *, limit: int = 3) -> list[str]:
-    """The ``limit`` options most like ``name``, best first; empty when nothing comes close."""
-    return get_close_matches(name, sorted(options), n=limit, cutoff=0.5)
+def nearest(name: str, options: Iterable[str], *, limit: int = 3, cutoff: float = 0.5) -> list[str]:
+    """The ``limit`` options most like ``name``, best first; empty when none is as like as ``cutoff`` (1 is equal)."""
+    return get_close_matches(name, sorted(options), n=limit, cutoff=cutoff)
 
 
 def unknown_name(kind: str, name: str, options: Iterable[str]) -> UsageError:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
 from types import UnionType
@@ -288,14 +288,27 @@ def validate(builder: Builder, values: Values, where: str = "") -> dict[str, Any
     return _check(_parameters(builder), values, where)
 
 
-def _check(known: Mapping[str, _Parameter], values: Values, where: str) -> dict[str, Any]:
+def _near_settings(name: str, prefix: str, known: Iterable[str], elsewhere: Mapping[str, str]) -> list[str]:
+    """Settings that may be meant, best first: the same name in another section, one like it here, one there."""
+    here = [key for key in sorted(known) if key.startswith(name)] + nearest(name, known, cutoff=0.6)
+    there = [elsewhere[key] for key in nearest(name, elsewhere, cutoff=0.8)]
+    same = [elsewhere[name]] if name in elsewhere else []
+    return list(dict.fromkeys([*same, *(prefix + key for key in here)] or there))[:3]
+
+
+def _check(
+    known: Mapping[str, _Parameter],
+    values: Values,
+    where: str,
+    elsewhere: Callable[[], Mapping[str, str]] = dict,
+) -> dict[str, Any]:
     prefix = f"{where}." if where else ""
     checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            close = nearest(name, known)
+            close = _near_settings(name, prefix, known, elsewhere())
             if close:
-                hint = f"did you mean {' or '.join(prefix + c for c in close)}?"
+                hint = f"did you mean {' or '.join(close)}?"
             else:
                 hint = f"known: {', '.join(prefix + k for k in sorted(known)) or 'none'}."
             raise UsageError(f"unknown setting {prefix}{name}; {hint}")
@@ -468,10 +481,16 @@ class Settings(Mapping[str, Mapping[str, Any]]):
                 schema[section].merge(given[section], {key: (value, layer.origin) for key, value in keys.items()})
         settings = cls({}, {}, {}, header)
         for section, part in schema.items():
-            settings._complete(section, part, given[section])
+            settings._complete(section, part, given[section], partial(_names_elsewhere, schema, given, section))
         return settings
 
-    def _complete(self, section: str, part: Section, given: dict[str, _Given]) -> None:
+    def _complete(
+        self,
+        section: str,
+        part: Section,
+        given: Mapping[str, _Given],
+        elsewhere: Callable[[], Mapping[str, str]],
+    ) -> None:
         typed: dict[str, Any] = {}
         plain: dict[str, object] = {}
         origins: dict[str, str] = {}
@@ -490,7 +509,7 @@ class Settings(Mapping[str, Mapping[str, Any]]):
         if wired:
             raise UsageError(f"{section}.{wired[0]} is not a setting: unreel puts it in place")
         parameters = {key: p for key, p in parameters.items() if key not in part.omit}
-        checked = _check(parameters, {key: value for key, (value, _) in entries.items()}, section)
+        checked = _check(parameters, {key: value for key, (value, _) in entries.items()}, section, elsewhere)
         for key, parameter in parameters.items():
             if key in checked:
                 typed[key], origins[key] = checked[key], entries[key][1]
@@ -537,12 +556,29 @@ class Settings(Mapping[str, Mapping[str, Any]]):
         Path(path).write_text(self.to_yaml(), encoding="utf-8")
 
 
+def _names_elsewhere(
+    schema: Mapping[str, Section], given: Mapping[str, Mapping[str, _Given]], section: str
+) -> dict[str, str]:
+    """What other sections' settings are called: name → SECTION.NAME, the first section that has it."""
+    found: dict[str, str] = {}
+    for other, part in schema.items():
+        name = given[other].get("name", (part.default_name, ""))[0]
+        try:
+            builders = part.resolve(None if name is None else str(name)) if other != section else ()
+        except UsageError:
+            continue  # said when that section's turn comes
+        for builder in builders:
+            for key in _parameters(builder).keys() - part.omit:
+                found.setdefault(key, f"{other}.{key}")
+    return found
+
+
 def _flow(value: object) -> str:
     text = yaml.safe_dump(value, default_flow_style=True, width=1_000_000, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("...").strip()
 
 
-_ORIGIN = re.compile(r"^  ([A-Za-z_]\w*): .*  # (default|recipe [^#]+|command line|call)$")
+_ORIGIN = re.compile(r"^  ([A-Za-z_]\w*): .*  # (default|recipe [^#]+|command line|call|shortened with [\w.]+)$")
 
 
 def load_layers(path: str | PathLike[str], *, origin: str | None = None) -> list[Layer]:

@@ -129,10 +129,13 @@ class ClipLoader:
                 f"timeout_s must be positive and max_fault_share in [0, 1], got {timeout_s} and {max_fault_share}"
             )
         if len(dataset) < batch_size:
+            kind = "image" if dataset.manifest.only_images else "video"
+            most = len(dataset) - len(dataset) % world_size
+            advice = f"set --train.batch_size {most} or less (batch_size={most} in Python), or " if most else ""
             raise DataError(
-                f"the data set has {len(dataset)} videos, fewer than one global batch of {batch_size}; set the batch "
-                f"size to {len(dataset)} or less, or add videos (a batch with one video twice would teach that a "
-                "video differs from itself)"
+                f"the data set has {len(dataset)} {kind}s, fewer than one global batch of {batch_size}; {advice}"
+                f"add {kind}s (a batch with one {kind} twice would teach that {'an' if kind == 'image' else 'a'} "
+                f"{kind} differs from itself)"
             )
         self.dataset = dataset
         self.batch_size = batch_size

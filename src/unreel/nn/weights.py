@@ -111,7 +111,11 @@ def read_card(path: str | Path) -> dict[str, Any]:
             text = (handle.metadata() or {}).get(_CARD)
         card = json.loads(text) if text is not None else None
     except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{file} is not a readable safetensors file: {error}") from None
+        raise DataError(
+            f"{file} is not a readable safetensors file: {error}. Expected an encoder that unreel wrote: a finished "
+            f"run's folder or its {FILE_NAME}, or a file of save_encoder. Give one of these, or copy the file again "
+            "if it was damaged on its way"
+        ) from None
     if not isinstance(card, dict):
         raise DataError(f"{file} has no unreel card; build the encoder and use load_weights(encoder, path)")
     if int(card.get("format", 0)) > _FORMAT:

@@ -171,10 +171,55 @@ def default_recipe(method: str | None = None, *, images: bool = False) -> str | 
     return next((r for r in ([f"{name}_images"] if images else []) + [f"{name}_small"] if r in known), None)
 
 
+# What a shortened warm-up is called in config.yaml; `core.settings.load_layers` reads it back.
+SHORTENED = "shortened with"
+
+
+def fit_warmup(settings: Settings, asked: Sequence[Layer], epoch_steps: float | None = None) -> Layer | None:
+    """A shorter warm-up, where the caller set how long to train and the recipe's warm-up would be most of that.
+
+    A warm-up of more than half of the run becomes a tenth of it, as in the recipes. One that the caller set himself,
+    or that the recipe sets beside its own length, stays.
+
+    Args:
+        settings: complete ones. asked: the caller's own layers, over the recipe's.
+        epoch_steps: optimiser steps per epoch. Without them only a length and a warm-up in one unit can be compared.
+
+    Raises: UsageError for a warm-up that stays and is longer than the run, naming both settings and their origins.
+    """
+    train, origins = settings["train"], settings.origins["train"]
+    if (train["epochs"] is None) == (train["steps"] is None):
+        return None  # `run_length` says what is wrong
+    length = "epochs" if train["steps"] is None else "steps"
+    warmup = "warmup_epochs" if train["warmup_steps"] is None else "warmup_steps"
+    total, start = train[length], train[warmup]
+    if warmup != f"warmup_{length}":
+        if epoch_steps is None:
+            return None
+        total = max(1, round(total * epoch_steps)) if length == "epochs" else total
+        start = round(start * epoch_steps) if warmup == "warmup_epochs" else start
+    tenth = round(train["epochs"] / 10, 6) if length == "epochs" else train["steps"] // 10
+    own = {key for layer in asked for key, value in layer.sections.get("train", {}).items() if value is not None}
+    if length in own and not own & {"warmup_epochs", "warmup_steps"} and start > total / 2:
+        return Layer(f"{SHORTENED} train.{length}", {"train": {f"warmup_{length}": tenth}})
+    if start <= total:
+        return None
+    converted = f"; that is {start:,} of {total:,} steps" if warmup != f"warmup_{length}" else ""
+    raise UsageError(
+        f"train.{warmup} is {train[warmup]:g} ({origins[warmup]}), longer than the whole run: train.{length} is "
+        f"{train[length]:g} ({origins[length]}){converted}. Set train.warmup_{length} to less, such as {tenth:g}, or "
+        f"train.{length} to more"
+    )
+
+
 def list_all(recipe: str | os.PathLike[str], overrides: Sequence[Layer] = ()) -> list[dict[str, str]]:
     """Every setting of a recipe: ``setting``, ``value``, ``may be`` (type, limits, unit) and ``origin``."""
     schema = settings_schema()
-    settings = Settings.resolve(schema, [*load_recipe(recipe).layers, *overrides])
+    layers = [*load_recipe(recipe).layers, *overrides]
+    settings = Settings.resolve(schema, layers)
+    shorter = fit_warmup(settings, overrides)
+    if shorter is not None:
+        settings = Settings.resolve(schema, [*layers, shorter])
     rows = []
     for section, part in schema.items():
         name = settings[section].get("name") if part.choose is not None else None
@@ -283,8 +328,12 @@ def prepare(
     elif own_encoder is not None and known_encoder:
         named["encoder"] = {"name": own_encoder.architecture, **own_encoder.arguments}
     layers.append(Layer("call", named))
-    layers.append(Layer("call", place_overrides(schema, layers, call or {})))
+    asked = (*overrides, Layer("call", place_overrides(schema, layers, call or {})))
+    layers.append(asked[-1])
     settings = Settings.resolve(schema, layers)  # before any file is looked at
+    shorter = fit_warmup(settings, asked)
+    if shorter is not None:
+        layers.append(shorter)
 
     found = Manifest.open(data) if found is None else found
     manifest = choose_rows(found, **settings.arguments("data", choose_rows))
@@ -308,11 +357,11 @@ def prepare(
             layers.append(Layer("call", {"encoder": {"weights": weights, "weights_digest": matched.digest}}))
     if own_method is None:
         assert own_encoder is not None
-        asked = settings["method"]
-        if not asked.get("classes", True):  # a method of labels, whose classes are the data's
-            labels = sorted(set(manifest.labels(asked["label"])) - {""})
+        chosen = settings["method"]
+        if not chosen.get("classes", True):  # a method of labels, whose classes are the data's
+            labels = sorted(set(manifest.labels(chosen["label"])) - {""})
             layers.append(Layer("call", {"method": {"classes": labels}}))
-        if asked.get("num_sources", True) is None:  # a method that remembers every training row, whatever its length
+        if chosen.get("num_sources", True) is None:  # a method that remembers every training row, whatever its length
             rows, _ = choose_validation(found, manifest, **settings.arguments("train", choose_validation))
             layers.append(Layer("call", {"method": {"num_sources": len(rows)}}))
         settings = replace(Settings.resolve(schema, layers), header=header)
@@ -345,6 +394,10 @@ def prepare(
     arguments = settings.arguments("train", ClipLoader)
     training = dataset(manifest, own_method.views, own_method.aligned)
     loader = ClipLoader(training, rank=rank(), world_size=world_size(), **arguments)
+    shorter = fit_warmup(settings, asked, loader.steps_per_epoch / train["accumulate"])
+    if shorter is not None:
+        layers.append(shorter)
+        settings = replace(Settings.resolve(schema, layers), header=header)
     validation = None
     if held is not None:
         held, _ = long_enough(_labelled(held, own_method), min_frames(own_method.sampler))
@@ -373,12 +426,13 @@ def _check_not_images(manifest: Manifest, method: Method, name: str) -> None:
     if (frames == 1 and min_frames(method.sampler) == 1) or not manifest.only_images:
         return
     fitting = [r.removesuffix("_images") for r in list_recipes("*_images")]
+    first = str(default_recipe(images=True)).removesuffix("_images")
+    other = f"take --method {first} and leave --recipe out (methods for images: {', '.join(fitting)})"
     if min_frames(method.sampler) > 1:
         raise UsageError(
-            f"{name} learns from what changes in time, and all {len(manifest)} files here are images. Methods for "
-            f"images: {', '.join(fitting)}"
+            f"{name} learns from what changes in time, and all {len(manifest)} files here are images: {other}"
         )
-    advice = f"take --recipe {name}_images" if name in fitting else f"for images there are {', '.join(fitting)}"
+    advice = f"take --recipe {name}_images" if name in fitting else other
     raise UsageError(
         f"all {len(manifest)} files here are images, and each of {name}'s clips would show one of them {frames} times: "
         f"{advice}; or set method.clip_frames to 1 and method.stride to 1"

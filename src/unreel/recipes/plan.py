@@ -10,7 +10,7 @@ from unreel.core.settings import Settings
 from unreel.data.contracts import min_frames
 from unreel.methods import Method
 from unreel.nn import count_parameters
-from unreel.recipes.build import Prepared
+from unreel.recipes.build import SHORTENED, Prepared
 from unreel.train.backend import choose_device
 from unreel.train.estimate import estimate_step
 from unreel.views.geometry import as_size
@@ -63,7 +63,7 @@ class Plan:
                 f"method    {self.method}: {self.clips}",
                 f"encoder   {self.encoder}: {self.encoder_parameters:,} parameters, {self.features} features; "
                 f"{self.head_parameters:,} more in the head",
-                f"steps     {self.steps:,} of {self.batch_size} {self.unit}, {self.epochs:g} epochs",
+                f"steps     {self.steps:,} of {self.batch_size} {self.unit}, {self.epochs:g} epochs{self._warmup()}",
                 f"device    {self.device}, {self.precision}, {self.workers} workers",
                 f"memory    about {self.memory_gib:.1f} GiB",
                 f"time      about {format_seconds(self.hours * 3600)} ({self.seconds_per_step:.2g} s a step; decoding "
@@ -71,6 +71,14 @@ class Plan:
                 "Nothing was trained or written.",
             ]
         )
+
+    def _warmup(self) -> str:
+        """What became of the recipe's warm-up, where the run is too short for it."""
+        for unit in ("epochs", "steps"):
+            origin = self.settings.origins["train"][f"warmup_{unit}"]
+            if origin.startswith(SHORTENED):
+                return f"; warm-up of {self.settings['train'][f'warmup_{unit}']:g} {unit} ({origin})"
+        return ""
 
 
 def plan(prepared: Prepared) -> Plan:

@@ -286,7 +286,10 @@ def choose_column(family: str, name: str | None, known: Sequence[str], *, requir
     if len(known) == 1:
         return known[0]
     if known:
-        raise UsageError(f"which {family}? The data has {', '.join(known)}; give {family}=…")
+        raise UsageError(
+            f"which {family}? The data has {', '.join(known)}; choose one with --{family} {known[0]} "
+            f"({family}={known[0]!r} in Python)"
+        )
     if required:
         raise DataError(
             f"the data has no {family}: use a manifest with a {family!r} column, "

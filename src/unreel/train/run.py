@@ -232,6 +232,13 @@ def pretrain(
         if warmup_epochs and length is None:
             raise UsageError("warmup_epochs cannot be counted: the loader has no length; give warmup_steps")
         warmup = round(warmup_epochs * (length or 0) / accumulate)
+    if warmup > total:
+        given = f"warmup_epochs {warmup_epochs:g}" if warmup_steps is None else f"warmup_steps {warmup_steps}"
+        whole = f"epochs {epochs:g}" if steps is None else f"steps {steps}"
+        raise UsageError(
+            f"{given} ({warmup} steps) is longer than the whole run, {whole} ({total} steps); set "
+            f"warmup_{'epochs' if steps is None else 'steps'} to less"
+        )
     if validate is None and (schedule == "plateau" or select != "last"):
         raise UsageError(
             f"{'schedule plateau' if schedule == 'plateau' else f'select {select}'} needs held-out videos: set "
