@@ -164,6 +164,8 @@ def test_a_warm_up_longer_than_the_run_is_an_error_that_names_both_settings(fold
         UsageError, match=r"steps is 7 .* train\.epochs is 3 \(call\); that is 7 of 6 steps\. Set train\.w"
     ):
         prepare("vcop", folder, encoder="r3d_tiny", call=TINY | {"epochs": 3, "warmup_steps": 7})
+    call = TINY | {"epochs": 2, "warmup_epochs": 2}
+    assert prepare("vcop", folder, encoder="r3d_tiny", call=call).settings["train"]["warmup_epochs"] == 2  # all of it
     own = r"warmup_epochs is 61 \(call\), .* train\.epochs is 60 \(recipe vcop_small\)"
     with pytest.raises(UsageError, match=own):
         prepare("vcop", folder, call={"warmup_epochs": 61})
