@@ -273,7 +273,7 @@ def test_the_table_is_part_of_what_a_run_is(truth: Path) -> None:
         batch = next(iter(run.loader.iterate(0, 1)))
         assert batch.views[0].params["object.box"][0].tolist() == [[8, 8, 24, 24]]
         other = annotate(rows, Middle(1.0), out=truth / "sidecars").table
-        with pytest.raises(UsageError, match=r"2 tables of boxes .* --data\.boxes"):
+        with pytest.raises(UsageError, match=r"(?s)2 tables of boxes .* --data\.boxes"):
             prepared(truth, object_crop="cam")
         other.unlink()
     finally:
