@@ -46,7 +46,8 @@ def _check(encoder: Encoder, what: str) -> ResNet:
         raise UsageError(
             f"{what} builds its nets with the ImageNet stem, {width} channels wide, on RGB; this encoder has stem "
             f"{'imagenet' if encoder.maxpool is not None else 'cifar'!r}, width {channels} and "
-            f"{encoder.input_spec.channels} input channels"
+            f"{encoder.input_spec.channels} input channels; pretrain one with --encoder.stem imagenet "
+            f"--encoder.width {width}"
         )
     return encoder
 
