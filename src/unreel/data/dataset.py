@@ -341,6 +341,7 @@ class ClipDataset:
         clip_places = np.split(places, np.cumsum([len(indices) for indices in wanted])[:-1])
         clip_times = [times_s[place] for place in clip_places]
         views = []
+        read: dict[tuple[str, bytes], Aligned] = {}  # views of one clip share what is aligned with it
         for i, (indices, place) in enumerate(zip(wanted, clip_places, strict=True)):
             size = FrameSize(facts.video.height, facts.video.width, len(indices))
             known = {
@@ -351,10 +352,12 @@ class ClipDataset:
             clip = self.views.crop(i, _take(pixels, place), params)
             aligned = {}
             for item in self.aligned:
-                path = manifest.file(row, item.name)
-                assert path is not None  # checked for every row at the start
-                data = Aligned(item.kind, item.at(path, indices, clip_times[i], size))
-                aligned[item.name] = self.views.align(i, data, params)
+                address = (item.name, indices.tobytes())
+                if address not in read:
+                    path = manifest.file(row, item.name)
+                    assert path is not None  # checked for every row at the start
+                    read[address] = Aligned(item.kind, item.at(path, indices, clip_times[i], size))
+                aligned[item.name] = self.views.align(i, read[address], params)
             views.append(View(clip, torch.from_numpy(clip_times[i]), params, aligned))
         targets = {**drawn.targets, **{name: torch.tensor(codes[row]) for name, codes in self.codes.items()}}
         return Sample(tuple(views), targets, manifest.sample_id(row), manifest.group_id(row), row)

@@ -45,6 +45,7 @@ class ViewPlan:
             raise UsageError("a view plan needs at least one pipeline")
         self._source: list[tuple[SourceOperation, ...]] = []
         self._device: list[tuple[Operation, ...]] = []
+        self._geometric: list[tuple[GeometricOperation, ...]] = []  # of the device's; asked per sample
         for view, pipeline in enumerate(self.pipelines):
             names = [op.name for op in pipeline]
             repeated = sorted({n for n in names if names.count(n) > 1})
@@ -72,6 +73,7 @@ class ViewPlan:
                 raise UsageError(f"view {view} has no operation {missing[0]!r}, which is to be shared")
             self._source.append(tuple(source))
             self._device.append(pipeline[leading:])
+            self._geometric.append(tuple(op for op in pipeline[leading:] if isinstance(op, GeometricOperation)))
 
     @property
     def num_views(self) -> int:
@@ -155,17 +157,15 @@ class ViewPlan:
         antialias = all(getattr(op, "antialias", True) for op in self._source[view])
         # One step from the source to the view, however many resizes there were: nearest sampling twice would drift.
         data = _aligned.crop_resize(data, params["geometry.box"], source, size, antialias=antialias)
-        for op in self._device[view]:
-            if isinstance(op, GeometricOperation):
-                data = op.align(data, params.operation(op.name), FrameSize(*size, data.data.shape[0]))
+        for op in self._geometric[view]:
+            data = op.align(data, params.operation(op.name), FrameSize(*size, data.data.shape[0]))
         return data
 
     def unalign(self, view: int, data: Aligned, params: ViewParams) -> Aligned:
         """The inverse of ``align``, to score a view's map or box in source coordinates."""
         source, size = self._sizes(params)
-        for op in reversed(self._device[view]):
-            if isinstance(op, GeometricOperation):
-                data = op.unalign(data, params.operation(op.name), FrameSize(*size, data.data.shape[0]))
+        for op in reversed(self._geometric[view]):
+            data = op.unalign(data, params.operation(op.name), FrameSize(*size, data.data.shape[0]))
         return _aligned.uncrop_resize(data, params["geometry.box"], source, size)
 
     def apply_view(self, view: int, clips: Tensor, params: ViewParams) -> Tensor:
