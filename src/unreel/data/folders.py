@@ -1,0 +1,68 @@
+"""A folder as a manifest: which files below it are media, and what their folders say about them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from unreel.core.errors import DataError, UsageError
+from unreel.data.row import SPLIT_NAMES, Row
+from unreel.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+
+def list_folder(root: str | os.PathLike[str], *, kind: str = "auto") -> tuple[list[Row], list[str]]:
+    """One row per media file below a folder, sorted by path, and what to tell; see ``Manifest.from_folder``."""
+    if kind not in ("auto", "video", "image"):
+        raise UsageError(f"kind must be 'auto', 'video' or 'image', got {kind!r}")
+    base = Path(root)
+    if not base.is_dir():
+        raise DataError(f"{base}: there is no such folder")
+    found: dict[str, list[str]] = {"video": [], "image": []}
+    other, hidden = 0, 0
+    for folder, folders, names in os.walk(base):
+        hidden += sum(n.startswith(".") for n in names)
+        folders[:] = sorted(n for n in folders if not n.startswith("."))
+        inside = Path(folder).relative_to(base)
+        if not inside.parts and "sidecars" in folders and any(Path(folder, "sidecars").glob("*.parquet")):
+            folders.remove("sidecars")  # computed facts and their masks, see data/sidecars.py
+        for name in names:
+            if name.startswith("."):
+                continue
+            suffix = os.path.splitext(name)[1].lower()
+            media = "video" if suffix in VIDEO_SUFFIXES else "image" if suffix in IMAGE_SUFFIXES else ""
+            if media:
+                found[media].append((inside / name).as_posix())
+            else:
+                other += 1
+    chosen = kind if kind != "auto" else ("video" if found["video"] else "image")
+    paths = sorted(found[chosen], key=lambda p: p.split("/"))
+    if not paths:
+        what = "video or image" if kind == "auto" else kind
+        raise DataError(
+            f"{base}: no {what} file below this folder ({other} other files, {hidden} hidden ones); "
+            f"known suffixes: {', '.join(sorted(VIDEO_SUFFIXES)[:8])} …"
+        )
+    notices = []
+    left_out = len(found["image"]) if chosen == "video" else len(found["video"])
+    if left_out:
+        notices.append(f"{left_out} {'image' if chosen == 'video' else 'video'} files beside the {chosen}s left out")
+    if other:
+        notices.append(f"{other} files that are no media ignored")
+    if hidden:
+        notices.append(f"{hidden} hidden files ignored")
+    return _labelled(paths), notices
+
+
+def _labelled(paths: list[str]) -> list[Row]:
+    parts = [p.split("/")[:-1] for p in paths]
+    depths = {len(p) for p in parts}
+    if depths == {1}:
+        if all(p[0].lower() in SPLIT_NAMES for p in parts):
+            return [Row(path, split=SPLIT_NAMES[p[0].lower()]) for path, p in zip(paths, parts, strict=True)]
+        return [Row(path, labels={"label": p[0]}) for path, p in zip(paths, parts, strict=True)]
+    if depths == {2} and all(p[0].lower() in SPLIT_NAMES for p in parts):
+        return [
+            Row(path, split=SPLIT_NAMES[p[0].lower()], labels={"label": p[1]})
+            for path, p in zip(paths, parts, strict=True)
+        ]
+    return [Row(path) for path in paths]
