@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unreel.core.errors import DataError, UsageError
 from unreel.data.row import SPLIT_NAMES, Row
-from unreel.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from unreel.media import VIDEO_SUFFIXES, kind_of
 
 
 def list_folder(root: str | os.PathLike[str], *, kind: str = "auto") -> tuple[list[Row], list[str]]:
@@ -17,7 +17,7 @@ def list_folder(root: str | os.PathLike[str], *, kind: str = "auto") -> tuple[li
     base = Path(root)
     if not base.is_dir():
         raise DataError(f"{base}: there is no such folder")
-    found: dict[str, list[str]] = {"video": [], "image": []}
+    found: dict[str, list[str]] = {"video": [], "image": [], "foreign": []}
     other, hidden = 0, 0
     for folder, folders, names in os.walk(base):
         hidden += sum(n.startswith(".") for n in names)
@@ -28,29 +28,47 @@ def list_folder(root: str | os.PathLike[str], *, kind: str = "auto") -> tuple[li
         for name in names:
             if name.startswith("."):
                 continue
-            suffix = os.path.splitext(name)[1].lower()
-            media = "video" if suffix in VIDEO_SUFFIXES else "image" if suffix in IMAGE_SUFFIXES else ""
+            media = kind_of(Path(folder, name))
             if media:
                 found[media].append((inside / name).as_posix())
             else:
                 other += 1
-    chosen = kind if kind != "auto" else ("video" if found["video"] else "image")
+    chosen = kind if kind != "auto" else _kind_of_folder(found["video"], found["image"])
     paths = sorted(found[chosen], key=lambda p: p.split("/"))
     if not paths:
         what = "video or image" if kind == "auto" else kind
         raise DataError(
             f"{base}: no {what} file below this folder ({other} other files, {hidden} hidden ones); "
-            f"known suffixes: {', '.join(sorted(VIDEO_SUFFIXES)[:8])} …"
+            + (_foreign(found["foreign"]) or f"known suffixes: {', '.join(sorted(VIDEO_SUFFIXES)[:8])} …")
         )
     notices = []
     left_out = len(found["image"]) if chosen == "video" else len(found["video"])
     if left_out:
         notices.append(f"{left_out} {'image' if chosen == 'video' else 'video'} files beside the {chosen}s left out")
+    if found["foreign"]:
+        notices.append(_foreign(found["foreign"]))
     if other:
         notices.append(f"{other} files that are no media ignored")
     if hidden:
         notices.append(f"{hidden} hidden files ignored")
     return _labelled(paths), notices
+
+
+def _kind_of_folder(videos: list[str], images: list[str]) -> str:
+    """Videos where there are any; but animated GIFs alone must be as many as the images beside them."""
+    if all(v.lower().endswith(".gif") for v in videos) and len(videos) < len(images):
+        return "image"
+    return "video" if videos else "image"
+
+
+def _foreign(paths: list[str]) -> str:
+    if not paths:
+        return ""
+    suffixes = sorted({os.path.splitext(p)[1].lower() for p in paths})
+    return (
+        f"{len(paths)} pictures in formats that cannot be read ({', '.join(suffixes)}) left out, {paths[0]} first; "
+        "convert them to JPEG or PNG"
+    )
 
 
 def _labelled(paths: list[str]) -> list[Row]:

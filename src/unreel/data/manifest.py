@@ -22,7 +22,7 @@ from unreel.core.keys import Key
 from unreel.data.folders import list_folder
 from unreel.data.row import SPLIT_NAMES, Row, column_name
 from unreel.data.tables import PATH_ALIASES, Table, read_csv, read_parquet, relative_path, write_csv, write_parquet
-from unreel.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoInfo
+from unreel.media import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoInfo, kind_of
 
 __all__ = ["PATH_ALIASES", "SPLIT_NAMES", "Leak", "Manifest", "Row", "Source", "split_leaks"]
 
@@ -92,7 +92,7 @@ class Manifest:
                 return cls.from_parquet(path, root=root, columns=columns)
             if suffix in (".csv", ".tsv", ".txt"):
                 return cls.from_csv(path, root=root, columns=columns)
-            if suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
+            if suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES | FOREIGN_IMAGE_SUFFIXES:
                 return cls.from_paths([path], root=root)
             if not path.exists():
                 raise DataError(f"{path}: there is no such file or folder")
@@ -111,7 +111,8 @@ class Manifest:
 
         Args:
             root: the folder.
-            kind: ``video``, ``image``, or ``auto``: the videos, or the images where there is no video.
+            kind: ``video``, ``image``, or ``auto``: the videos, or the images where there is no video (animated GIFs
+                are videos here only where the images are not more).
 
         Raises: DataError for a missing folder or one without media; UsageError for an unknown kind.
         """
@@ -213,10 +214,10 @@ class Manifest:
 
     @property
     def only_images(self) -> bool:
-        """Whether every row is one image file, as far as names tell; nothing is opened."""
+        """Whether every row is one image file, as far as names tell; only GIFs are opened."""
         return all(
-            len(row.frames) == 1 or (not row.frames and Path(row.path).suffix.lower() in IMAGE_SUFFIXES)
-            for row in self.rows
+            len(row.frames) == 1 or (not row.frames and kind_of(self.absolute(i)) in ("image", "foreign"))
+            for i, row in enumerate(self.rows)
         )
 
     def absolute(self, i: int) -> Path:

@@ -1,6 +1,6 @@
 """Bytes to tensors with times: video, images, audio."""
 
-from unreel.media.access import VIDEO_SUFFIXES, decoder_for, probe, read_clip
+from unreel.media.access import VIDEO_SUFFIXES, decoder_for, kind_of, probe, read_clip
 from unreel.media.decoder import (
     Decoder,
     Frames,
@@ -14,11 +14,12 @@ from unreel.media.decoder import (
     VideoInfo,
 )
 from unreel.media.frames import FrameFolderDecoder, list_frames, probe_frames, read_frames
-from unreel.media.image import IMAGE_SUFFIXES, ImageDecoder, encode_image
+from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, ImageDecoder, encode_image
 from unreel.media.video import PyAVDecoder
 from unreel.media.write import has_encoder, write_video
 
 __all__ = [
+    "FOREIGN_IMAGE_SUFFIXES",
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
     "Decoder",
@@ -37,6 +38,7 @@ __all__ = [
     "decoder_for",
     "encode_image",
     "has_encoder",
+    "kind_of",
     "list_frames",
     "probe",
     "probe_frames",

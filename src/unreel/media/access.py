@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path as FilePath
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from unreel.media.decoder import Decoder, Frames, Path, VideoInfo
 from unreel.media.frames import FrameFolderDecoder
-from unreel.media.image import IMAGE_SUFFIXES, ImageDecoder
+from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, ImageDecoder, is_still
 from unreel.media.video import PyAVDecoder
 
 VIDEO_SUFFIXES = frozenset(
@@ -21,13 +22,26 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
+def kind_of(path: Path) -> Literal["video", "image", "foreign", ""]:
+    """What a file is, by its suffix; ``foreign`` for a picture that cannot be read, empty for what is no media.
+
+    Only GIFs are opened, without being decoded: one with a single frame is an image, every other a video.
+    """
+    suffix = FilePath(path).suffix.lower()
+    if suffix == ".gif":
+        return "image" if is_still(path) else "video"
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    if suffix in IMAGE_SUFFIXES:
+        return "image"
+    return "foreign" if suffix in FOREIGN_IMAGE_SUFFIXES else ""
+
+
 def decoder_for(path: Path) -> Decoder:
     """The decoder of a path, by its kind: a folder of images, an image, or anything else as video."""
     if os.path.isdir(path):
         return FrameFolderDecoder()
-    if FilePath(path).suffix.lower() in IMAGE_SUFFIXES:
-        return ImageDecoder()
-    return PyAVDecoder()
+    return ImageDecoder() if kind_of(path) in ("image", "foreign") else PyAVDecoder()
 
 
 def probe(path: Path) -> VideoInfo:

@@ -12,6 +12,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
+from PIL import Image
 
 from unreel.core.errors import UsageError
 from unreel.media.decoder import (
@@ -26,7 +27,19 @@ from unreel.media.decoder import (
 )
 from unreel.media.video import _Converter, _Turn, check_request
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".ico"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx"),
+    }
+)
+# Pictures that Pillow alone cannot read: known by name, so that a folder of them is not taken for an empty one.
+FOREIGN_IMAGE_SUFFIXES = frozenset(
+    {
+        *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".psd", ".exr", ".hdr", ".svg", ".pam"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef"),  # cameras' raw files
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,18 @@ class ImageDecoder:
                 path, f"not a readable image ({getattr(error, 'strerror', None) or error})"
             ) from error
         raise TruncatedError(path, "the image data ends before the picture")
+
+
+def is_still(path: Path) -> bool:
+    """Whether a file is a picture that does not move, as its header and the marks of its frames tell; none is decoded.
+
+    False for what cannot be opened as a picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return not getattr(image, "is_animated", False)
+    except Exception:  # Pillow lets through whatever a broken header makes it stumble over
+        return False
 
 
 def exif_orientation(data: bytes) -> int:
