@@ -66,7 +66,7 @@ def _foreign(paths: list[str]) -> str:
         return ""
     suffixes = sorted({os.path.splitext(p)[1].lower() for p in paths})
     return (
-        f"{len(paths)} pictures in formats that cannot be read ({', '.join(suffixes)}) left out, {paths[0]} first; "
+        f"{len(paths)} pictures in formats that cannot be read ({', '.join(suffixes)}) left out, such as {min(paths)}; "
         "convert them to JPEG or PNG"
     )
 
