@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections import deque
 from dataclasses import replace
@@ -300,7 +301,17 @@ def test_contract() -> None:
     assert out.views[0].clips.dtype == torch.float64
     assert torch.equal(out.views[0].clips, BGMixup()(batch, Key(0, 1)).views[0].clips)  # the key decides
     assert not torch.equal(out.views[0].clips, BGMixup()(batch, Key(0, 2)).views[0].clips)
-    assert "BGMixup(probability=0.4" in repr(operation)
+
+
+def test_the_text_shows_every_value() -> None:
+    usual = inspect.signature(BGMixup).parameters
+    others = {"variant": "official", "mask_mode": "hard", "views": None, "fill": "in_fill", "motion": "static"}
+    others |= {"mask": "soft", "same_video": True}
+    texts = {repr(BGMixup())}
+    for name, parameter in usual.items():
+        value = others[name] if name in others else parameter.default / 2 if name[:2] in ("pr", "th") else 7
+        texts.add(repr(BGMixup(**{name: value})))
+    assert len(texts) == len(usual) + 1
 
 
 def test_state_restores_the_memory_bit_for_bit() -> None:

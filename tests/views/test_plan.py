@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -94,9 +94,45 @@ def test_a_plan_is_what_the_data_folder_asks_for() -> None:
     assert isinstance(plan, SupportsViews)
     again = pickle.loads(pickle.dumps(plan))
     one, two = batch_of(plan, 3), batch_of(again, 3)
-    assert repr(plan) == "ViewPlan(crop → flip → jitter → gray → blur; crop → flip → jitter → gray → blur → solarize)"
+    assert again == plan
+    assert repr(again) == repr(plan)
     for a, b in zip(plan.apply(one).views, again.apply(two).views, strict=True):
         assert torch.equal(a.clips, b.clips)
+
+
+def test_plans_are_compared_and_shown_by_every_value() -> None:
+    """Any value of any operation, its place, what is shared and when it runs make another plan, and another text."""
+    plans = [ViewPlan([[]]), ViewPlan([[], []]), ViewPlan([[]], late=True)]
+    plans += [ViewPlan([[op]], shared=s) for op in (HorizontalFlip(0.3), CenterCrop(8)) for s in ([], [op.name])]
+    plans += [ViewPlan([[HorizontalFlip(), Grayscale()]]), ViewPlan([[Grayscale(), HorizontalFlip()]])]
+    knobs: dict[str, object] = {
+        "size": 31,
+        "area": (0.5, 0.6),
+        "aspect": (0.7, 0.8),
+        "sampler": "torchvision",
+        "sigma": (0.3, 0.4),
+        "radius": 7,
+        "padding": "edge",
+        "contrast_pivot": "frame",
+        "saturation_mode": "blend",
+        "pick": "largest",
+        "name": "another",
+        "sidecar": "masks",
+        "short_side_px": 31,
+    }
+    for op in (RandomResizedCrop(), Resize(32), CenterCrop(), RandomCrop(), ObjectCrop(), *STRONG.pipelines[0][1:]):
+        plans.append(ViewPlan([[op]]))
+        for field in fields(op):  # type: ignore[arg-type]
+            now = getattr(op, field.name)
+            other = not now if isinstance(now, bool) else 0.11 if isinstance(now, float) else knobs[field.name]
+            also = {"size": None} if field.name == "short_side_px" else {}
+            plans.append(ViewPlan([[replace(op, **{field.name: other, **also})]]))  # type: ignore[type-var]
+    assert len(set(plans)) == len({repr(plan) for plan in plans}) == len(plans)
+    for i, plan in enumerate(plans):
+        twin = pickle.loads(pickle.dumps(plan))
+        assert [twin == other for other in plans] == [i == j for j in range(len(plans))]
+        assert (repr(twin), hash(twin)) == (repr(plan), hash(plan))
+    assert plans[0] != "ViewPlan()"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

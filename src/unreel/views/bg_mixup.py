@@ -11,6 +11,7 @@ see an affine map per channel.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
@@ -176,7 +177,8 @@ class BGMixup:
         self._memories: dict[tuple[int, int], _Memory] = {}
 
     def __repr__(self) -> str:
-        return f"BGMixup(probability={self.probability}, threshold={self.threshold}, variant={self.variant!r})"
+        names = inspect.signature(type(self)).parameters
+        return f"BGMixup({', '.join(f'{n}={getattr(self, n)!r}' for n in names)})"
 
     @torch.no_grad()
     def __call__(self, batch: Batch, key: Key) -> Batch:

@@ -18,7 +18,7 @@ from unreel.views.operations import HorizontalFlip, frame_blocks
 
 
 class ViewPlan:
-    """Implements ``unreel.data.contracts.SupportsViews``. Picklable, without state.
+    """Implements ``unreel.data.contracts.SupportsViews``. Picklable, without state, equal when all its values are.
 
     Besides its operations' values ("crop.box", "jitter.hue" …) the parameters of a view record its whole geometry:
     ``geometry.box`` (T', 4) the part of the decoded frame that is seen, x1 y1 x2 y2 in source pixels,
@@ -85,9 +85,19 @@ class ViewPlan:
         names = self.shared | ({operation.name} if shared else set())
         return ViewPlan([[operation, *p] for p in self.pipelines], shared=names, late=self.late)
 
+    def _value(self) -> tuple[object, ...]:
+        return self.pipelines, self.shared, self.late
+
+    def __eq__(self, other: object) -> bool:
+        return self._value() == other._value() if isinstance(other, ViewPlan) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._value())
+
     def __repr__(self) -> str:
-        views = "; ".join(" → ".join(op.name for op in p) for p in self.pipelines)
-        return f"ViewPlan({views})"
+        views = "; ".join(" → ".join(map(repr, p)) for p in self.pipelines)
+        shared = f", shared={sorted(self.shared)}" if self.shared else ""
+        return f"ViewPlan({views}{shared}{', late=True' if self.late else ''})"
 
     def draw(self, key: Key, view: int, size: FrameSize, sidecars: Mapping[str, object]) -> ViewParams:
         """All random choices of one view, before decoding.
