@@ -212,7 +212,8 @@ def verdicts(scores: Sequence[Mapping[str, Any]]) -> list[str]:
         if s["seed"] != "mean":
             continue
         cvrl = s["values"][CVRL]
-        chance = "above chance" if cvrl["low"] > s["chance"] else "not distinguishable from chance"
+        side = "above" if cvrl["low"] > s["chance"] else "**below**" if cvrl["high"] < s["chance"] else ""
+        chance = f"{side} chance" if side else "not distinguishable from chance"
         parts = [f"CVRL is {chance}"]
         for control, label in CONTROLS.items():
             d = s["differences"][control]

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from unreel.cli import main as entry
-from unreel.cli.demo import CLASS_SETS, PROTOCOLS, SIZES
+from unreel.cli.demo import CLASS_SETS, PROTOCOLS, SIZES, _text
 from unreel.recipes import list_recipes
 
 
@@ -75,3 +75,11 @@ def test_report_seeds_are_judged_by_two_of_three_on_one_protocol():
     both = _run(4, {("motion", "knn"): 0.01, ("appearance", "linear"): 0.02})
     assert passed("full", [both, once, both])
     assert not passed("full", [both, once, once])
+
+
+def test_a_score_below_chance_or_below_the_control_is_warned_of():
+    row = {"classes": "motion", "protocol": "knn", "metric": "accuracy", "n": 64, "chance": 0.1, "random_init": 0.2}
+    row |= {"random_init_interval": None, "pretrained": 0.1, "pretrained_interval": [0.0, 0.2], "difference": -0.1}
+    data = {"scores": [row | {"difference_interval": [-0.2, -0.05]}], "seconds": {}, "total_s": 1.0, "report": "page"}
+    assert "warning: motion: knn is WORSE" in _text(data | {"warnings": ["motion: knn is WORSE than random-init"]})
+    assert "warning" not in _text(data | {"warnings": []})

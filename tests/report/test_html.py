@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,18 @@ def test_verdict_marks(whole: Path) -> None:
         changed = Score(**{**vars(main), "differences": {"random-init": difference}})
         Report((changed, report.scores[1]), report.task, {}).to_json(whole / "scores.json")
         assert [m for m, _ in html._Page(open_run(whole)).verdicts] == [mark]
+        row = _read(write_report(whole)).text.split("this encoder is")[1]
+        assert {"good": "better", "open": "undecided", "bad": "worse"}[mark] in row[:200]
+
+
+def test_a_score_below_chance_is_marked_and_said(whole: Path) -> None:
+    report = Report.from_json(whole / "scores.json")
+    low = replace(report.scores[0], value=0.333, interval=Interval(0.223, 0.454, 0.95), chance=0.5)
+    replace(report, scores=(low, *report.scores[1:])).to_json(whole / "scores.json")
+    page = _read(write_report(whole)).text
+    assert "BELOW chance (0.500)" in page
+    assert "0.500 (score below)" in page
+    assert [mark for mark, _ in html._Page(open_run(whole)).verdicts] == ["bad"]
 
 
 def test_durations() -> None:

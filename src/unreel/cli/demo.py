@@ -131,6 +131,8 @@ def run_demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable
         "recipe": chosen.recipe,
         "num_train": chosen.num_train,
         "scores": rows,
+        "verdicts": {label: list(report.verdicts) for label, report in reports.items()},
+        "warnings": [f"{label}: {s.verdict}" for label, r in reports.items() for s in r.scores if s.warns],
         "seconds": {name: round(value, 1) for name, value in stages.seconds.items()},
         "total_s": round(sum(stages.seconds.values()), 1),
         "report": str(page),
@@ -234,6 +236,7 @@ def _text(data: Mapping[str, Any]) -> str:
         [
             table(header, lines),
             "Percent, with 95 % bootstrap intervals; the difference is paired over the test videos.",
+            *(f"warning: {sentence}" for sentence in data["warnings"]),
             f"seconds: {spent}; {data['total_s']:.0f} in all",
             f"report: {data['report']}",
         ]

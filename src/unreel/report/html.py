@@ -224,16 +224,7 @@ class _Page:
     @property
     def verdicts(self) -> list[tuple[str, str]]:
         """A mark and a sentence per protocol."""
-        found = []
-        primary = [s for s in self.scores if s.primary]
-        for score, sentence in zip(primary, self.report.verdicts if self.report else (), strict=True):
-            difference = score.difference
-            good = bool(score.above_chance)
-            if difference is not None:
-                good = good and difference.decided and (difference.difference > 0) == score.higher_is_better
-            bad = difference is not None and difference.decided and not good
-            found.append(("good" if good else "bad" if bad else "open", sentence))
-        return found
+        return [(score.mark, score.verdict) for score in self.scores if score.primary]
 
     @property
     def confusions(self) -> list[dict[str, Any]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from unreel.core.errors import DataError
 from unreel.core.files import write_whole
@@ -17,6 +18,21 @@ _FORMAT = 1
 # From fewer groups a percentile interval is known to be too narrow (Cameron, Gelbach and Miller 2008 use 20 to 30 as
 # "few clusters").
 FEW_GROUPS = 20
+# Rounding must not decide on which side of chance a bound falls that touches it.
+_TIE = 1e-12
+
+Side: TypeAlias = Literal["above", "below", "undecided"]
+"""Where a whole interval lies; "undecided" where it holds or touches what it is compared with."""
+Mark: TypeAlias = Literal["good", "bad", "open"]
+
+_BELOW_CHANCE = (
+    "something answers the wrong way round. This is usually a label that follows the split or the group, swapped "
+    "labels, or groups so few and small that leaving one out leaves too little of its own class to learn from"
+)
+
+
+def _side(low: float, high: float, reference: float) -> Side:
+    return "above" if low > reference + _TIE else "below" if high < reference - _TIE else "undecided"
 
 
 @dataclass(frozen=True)
@@ -63,11 +79,86 @@ class Score:
         return self.differences.get("random-init")
 
     @property
+    def versus_chance(self) -> Side | None:
+        """Where the whole interval lies; ``None`` without an interval. Which side is good is the metric's direction."""
+        return None if self.interval is None else _side(self.interval.low, self.interval.high, self.chance)
+
+    @property
     def above_chance(self) -> bool | None:
         """Whether the whole interval is on the good side of chance; ``None`` without an interval or a good side."""
-        if self.interval is None or self.higher_is_better is None:
+        side = self.versus_chance
+        return None if side is None or self.higher_is_better is None else self._is_good(side) is True
+
+    @property
+    def mark(self) -> Mark:
+        """What the score decides: "bad" below chance or a control, "good" above both chance and random-init."""
+        chance = self._is_good(self.versus_chance)
+        known = [name for name in ("random-init", "frame-statistics") if name in self.differences]
+        controls = {name: self._is_good(self.versus(name)) for name in known}
+        if chance is False or False in controls.values():
+            return "bad"
+        return "good" if chance and controls.get("random-init", True) else "open"
+
+    @property
+    def warns(self) -> bool:
+        """Whether this is a score quoted first, of the encoder asked about, that is below chance or a control."""
+        return self.primary and self.encoder == "encoder" and self.mark == "bad"
+
+    def versus(self, control: str) -> Side:
+        """Where the whole interval of the paired difference to a control lies, seen from 0."""
+        d = self.differences[control]
+        return _side(d.low, d.high, 0.0)
+
+    def word(self, control: str) -> str:
+        """What the difference to a control decides: "better", "worse", "undecided", or "higher", "lower"."""
+        side = self.versus(control)
+        if side == "undecided":
+            return side
+        return {True: "better", False: "worse", None: "higher" if side == "above" else "lower"}[self._is_good(side)]
+
+    def _is_good(self, side: Side | None) -> bool | None:
+        """Whether a side is the better one; ``None`` where nothing is decided or the metric has no direction."""
+        if side in (None, "undecided") or self.higher_is_better is None:
             return None
-        return self.interval.low > self.chance if self.higher_is_better else self.interval.high < self.chance
+        return (side == "above") == self.higher_is_better
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on what the score decides, and what n is too small to decide."""
+        samples = f"n = {self.n}" + (f" in {self.n_groups} groups" if self.n_groups != self.n else "")
+        head = f"{self.protocol} {self.metric} {self.value:.3f} ({samples})"
+        if self.interval is None:
+            return f"{head}: too few groups for an interval; this decides nothing"
+        parts = [self._chance_verdict(), *(self._difference_verdict(name) for name in self.differences)]
+        if self.n_groups < FEW_GROUPS:
+            parts.append(f"bootstrap intervals from {self.n_groups} groups are too narrow, read them with care")
+        return f"{head}: {'; '.join(parts)}"
+
+    def _chance_verdict(self) -> str:
+        side = self.versus_chance
+        good = self._is_good(side)
+        if side == "undecided":
+            known = not math.isnan(self.chance)
+            return f"not distinguishable from chance ({self.chance:.3f})" if known else "its chance is not known"
+        if self.higher_is_better is False:
+            what = f"{'better' if good else 'WORSE'} than chance ({self.chance:.3f}; lower is better)"
+        else:
+            what = "above chance" if side == "above" else f"BELOW chance ({self.chance:.3f})"
+        return f"{what}: {_BELOW_CHANCE}" if good is False else what
+
+    def _difference_verdict(self, control: str) -> str:
+        d, side = self.differences[control], self.versus(control)
+        half = (d.high - d.low) / 2
+        if side == "undecided" and half == 0:
+            return f"no different from {control} in any resample"
+        if side == "undecided":
+            return (
+                f"difference to {control} undecided ({d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}]): "
+                f"n is too small for differences below about {half:.3f}"
+            )
+        word = self.word(control)
+        word = "WORSE" if word == "worse" else word
+        return f"{word} than {control} by {abs(d.difference):.3f}"
 
 
 @dataclass(frozen=True)
@@ -138,7 +229,7 @@ class Report:
     @property
     def verdicts(self) -> tuple[str, ...]:
         """One sentence per protocol on what its primary score decides, and what n is too small to decide."""
-        return tuple(_verdict(s) for s in self.scores if s.encoder == "encoder" and s.primary)
+        return tuple(s.verdict for s in self.scores if s.encoder == "encoder" and s.primary)
 
     def table(self) -> str:
         """The scores of the encoder asked about as aligned text, its controls beside them."""
@@ -178,6 +269,7 @@ class Report:
         plain = _plain(asdict(self))
         for before, after in zip(self.scores, plain["scores"], strict=True):
             after["interval"] = None if before.interval is None else before.interval._asdict()
+            after["versus_chance"] = before.versus_chance
         return {"format": _FORMAT, **plain, "verdicts": list(self.verdicts)}
 
     @classmethod
@@ -235,7 +327,7 @@ def _score(values: Mapping[str, Any]) -> Score:
     interval = values["interval"]
     return Score(
         **{
-            **values,
+            **{name: value for name, value in values.items() if name != "versus_chance"},  # follows from the others
             "interval": None if interval is None else Interval(**interval),
             "differences": {k: PairedDifference(**v) for k, v in values["differences"].items()},
         }
@@ -248,30 +340,6 @@ def _range(interval: Interval | None) -> str:
 
 def _p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _verdict(s: Score) -> str:
-    samples = f"n = {s.n}" + (f" in {s.n_groups} groups" if s.n_groups != s.n else "")
-    head = f"{s.protocol} {s.metric} {s.value:.3f} ({samples})"
-    if s.interval is None:
-        return f"{head}: too few groups for an interval; this decides nothing"
-    parts = ["above chance" if s.above_chance else f"not distinguishable from chance ({s.chance:.3f})"]
-    d = s.difference
-    if d is not None:
-        half = (d.high - d.low) / 2
-        if not d.decided and half == 0:
-            parts.append("no different from random-init in any resample")
-        elif not d.decided:
-            parts.append(
-                f"difference to random-init undecided ({d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}]): "
-                f"n is too small for differences below about {half:.3f}"
-            )
-        else:
-            better = (d.difference > 0) == s.higher_is_better
-            parts.append(f"{'better' if better else 'WORSE'} than random-init by {abs(d.difference):.3f}")
-    if s.n_groups < FEW_GROUPS:
-        parts.append(f"bootstrap intervals from {s.n_groups} groups are too narrow, read them with care")
-    return f"{head}: {'; '.join(parts)}"
 
 
 def merge_notes(*groups: Sequence[str]) -> tuple[str, ...]:
