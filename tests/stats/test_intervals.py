@@ -1,5 +1,7 @@
 """Bootstrap intervals: closed forms, coverage, groups, pairs, and the cases that must be refused."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -208,10 +210,29 @@ def test_exact_proportion_matches_scipy(successes, n):
     assert ours == pytest.approx(Interval(theirs.low, theirs.high, 0.95))
 
 
-def test_ten_thousand_samples_are_quick():
-    import time
+@pytest.mark.parametrize("groups", [None, 40])
+def test_no_loop_over_samples_or_resamples(groups):
+    """How long it takes is in benchmarks/quick.py; here the lines of ours that run, which stay as few."""
 
-    values = (normal(20, 10_000) > 0).astype(float)
-    start = time.perf_counter()
-    bootstrap_ci(values)
-    assert time.perf_counter() - start < 5  # about 0.2 s alone; the bound only catches a loop in Python
+    def lines(n):
+        count = 0
+
+        def trace(frame, event, argument):
+            nonlocal count
+            if "unreel" not in frame.f_code.co_filename:
+                return None
+            count += event == "line"
+            return trace
+
+        values = (normal(20, n) > 0).astype(float)
+        old = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            bootstrap_ci(values, groups=None if groups is None else np.arange(n) % groups)
+        finally:
+            sys.settrace(old)
+        return count
+
+    few, many = lines(100), lines(10_000)
+    assert few < 300
+    assert many < few + 100

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Parameter
 
 from unreel.core.errors import UsageError
-from unreel.core.settings import Sections, parse_value
+
+if TYPE_CHECKING:
+    from unreel.core.settings import Sections
 
 Overrides: TypeAlias = Annotated[
     tuple[str, ...],
@@ -23,6 +25,8 @@ Overrides: TypeAlias = Annotated[
 
 def to_sections(overrides: Sequence[str]) -> Sections:
     """Two-level settings from ``section.key=value`` texts. Raises UsageError for another form."""
+    from unreel.core.settings import parse_value
+
     sections: Sections = {}
     for text in overrides:
         address, equals, value = text.partition("=")

@@ -1,0 +1,7 @@
+"""``python -m unreel``."""
+
+import sys
+
+from unreel.cli.main import main
+
+sys.exit(main())
