@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from unreel.core.distributed import rank
 from unreel.core.errors import UsageError
+from unreel.core.files import check_file, replacing, write_arrays
 from unreel.core.progress import Progress, format_seconds
 from unreel.data.batch import Batch
 from unreel.data.index import IndexFault
@@ -131,20 +130,19 @@ def write_embeddings(embeddings: Embeddings, path: str | os.PathLike[str]) -> No
     """Write vectors, ids, labels and groups; .npz holds arrays of these names, .parquet a row per video."""
     target = Path(path)
     check_table_suffix(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
     columns = {"id": embeddings.ids, "label": embeddings.labels, "group": embeddings.groups}
     present = {name: values for name, values in columns.items() if values is not None}
     if target.suffix.lower() == ".npz":
         arrays: dict[str, Any] = {f"{name}s": values for name, values in present.items()}
-        np.savez(target, vectors=embeddings.vectors, **arrays)
+        write_arrays(target, {"vectors": embeddings.vectors, **arrays})
         return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.vectors.ravel()), embeddings.vectors.shape[1])
-    pq.write_table(
-        pa.table({**{name: values.astype(str) for name, values in present.items()}, "vector": vectors}), target
-    )
+    table = pa.table({**{name: values.astype(str) for name, values in present.items()}, "vector": vectors})
+    with replacing(target) as partial:
+        pq.write_table(table, partial)
 
 
 # --- data -------------------------------------------------------------------------------------------------------
@@ -215,16 +213,18 @@ class IndexSummary:
 def index(data: Source, *, out: str | os.PathLike[str] | None = None, workers: int = 2) -> IndexSummary:
     """Probe every source, and write a manifest (.csv or .parquet) with what was found.
 
-    Raises: DataError for missing files or an empty folder; UsageError for another suffix.
+    Raises: DataError for missing files or an empty folder; UsageError for another suffix; WriteError, before any file
+        is opened, where ``out`` cannot be written.
     """
     target = Path(out) if out is not None else None
     if target is not None and target.suffix.lower() not in (".csv", ".parquet"):
         raise UsageError(f"{target}: a manifest ends in .csv or .parquet")
+    if target is not None:
+        check_file(target)
     manifest = Manifest.open(data)
     with Progress("index", len(manifest), unit="videos") as bar:
         indexed = probe_all(manifest, workers=workers, progress=bar)
     if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
         write = indexed.manifest.to_csv if target.suffix.lower() == ".csv" else indexed.manifest.to_parquet
         write(target)
     return IndexSummary(indexed.manifest, tuple(indexed.faults), target)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from unreel.core.errors import DataError, UsageError
+from unreel.core.files import BusyError
 from unreel.data.manifest import Manifest, Row
 from unreel.data.sidecars import (
     MotionEnergy,
@@ -200,7 +201,7 @@ def test_two_runs_on_one_table_are_refused(folder):
     other.start()
     try:
         assert started.wait(10)
-        with pytest.raises(DataError, match="another process is annotating"):
+        with pytest.raises(BusyError, match="another process works on this file \\(process"):
             annotate(rows(folder), Sizes())
     finally:
         other.kill()

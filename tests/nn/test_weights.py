@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unreel.core.errors import DataError, UsageError
+from unreel.core.files import WriteError
 from unreel.nn import Encoder, InputSpec, create_encoder, load_encoder, load_weights, read_card, save_encoder
 from unreel.nn import weights as weights_module
 from unreel.nn.matching import PREFIXES, best_prefix, tensors_digest
@@ -60,12 +62,14 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     old = tiny(1)
     path = save_encoder(old, tmp_path)
 
-    def broken(tensors: object, filename: str, metadata: object) -> None:
-        Path(filename).write_bytes(b"half")
-        raise OSError("disk full")
+    write = Path.write_bytes
 
-    monkeypatch.setattr(weights_module, "save_file", broken)
-    with pytest.raises(OSError, match="disk full"):
+    def broken(target: Path, content: bytes) -> None:
+        write(target, content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", broken)
+    with pytest.raises(WriteError, match="cannot be written: no space left on device"):
         save_encoder(tiny(2), tmp_path)
     assert list(tmp_path.iterdir()) == [path]
     assert same(old, load_encoder(path))

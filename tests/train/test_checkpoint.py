@@ -80,7 +80,7 @@ def test_a_write_that_fails_keeps_what_was_there(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UnreelError, match="disk full"):
+    with pytest.raises(UnreelError, match="cannot be written: no space left on device; free some space"):
         save(checkpoints, 2)
     monkeypatch.undo()
     assert [p.name for p in checkpoints.paths()] == ["step-000000001.pt"]

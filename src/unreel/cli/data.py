@@ -72,10 +72,13 @@ def annotate(
         out: Folder for the table; the cache by default.
         workers: Processes that compute, or decode; 0 does it in this one.
     """
+    from unreel.core.files import check_folder
     from unreel.data.manifest import Manifest
     from unreel.data.sidecars import LEARNED, Producer, SetProducer, create_producer
     from unreel.data.sidecars import annotate as compute
 
+    if out is not None:
+        check_folder(out)
     manifest = Manifest.open(data)
     producer: Producer | SetProducer
     if name in LEARNED and encoder is not None:
@@ -151,6 +154,7 @@ def prepare(
         raise UsageError(f"--out {out}: a manifest ends in .csv or .parquet")
     from collections import Counter
 
+    from unreel.core.files import check_file
     from unreel.data.layouts import read_layout
 
     sections = to_sections(settings)
@@ -160,8 +164,8 @@ def prepare(
     for name, option in (("split_number", "--split-number"), ("missing", "--missing"), ("root", "ROOT")):
         if name in chosen:
             raise UsageError(f"--set layout.{name}: give it as {option}")
+    check_file(out)
     manifest, absent = read_layout(layout, root, split_number=split_number, missing=missing, **chosen)
-    out.parent.mkdir(parents=True, exist_ok=True)
     written = manifest.to_csv(out) if out.suffix.lower() == ".csv" else manifest.to_parquet(out)
     splits = dict(sorted(Counter(row.split for row in manifest).items()))
     classes = len({row.labels.get("label", "") for row in manifest} - {""})
@@ -206,6 +210,7 @@ def synth(
         truth: Also write masks, boxes, depth, flow and counts of every frame.
         workers: Processes that draw and encode; 0 does it in this one.
     """
+    from unreel.core.files import check_folder
     from unreel.core.settings import validate
     from unreel.data.synthetic import ActionWorld
 
@@ -215,6 +220,7 @@ def synth(
     chosen: dict[str, Any] = {"seed": seed, "num_train": train, "num_test": test}
     chosen |= validate(ActionWorld, sections.get("world", {}), "world")
     built = ActionWorld(**chosen)
+    check_folder(out)
     with Progress("write", len(built), unit="videos") as bar:
         manifest = built.write(out, workers=workers, truth=truth, progress=bar)
     common.print(

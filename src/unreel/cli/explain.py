@@ -58,6 +58,7 @@ def explain(
         seed: Of the draw and of the batches.
         workers: Processes that decode.
     """
+    from unreel.core.files import check_folder, claimed
     from unreel.data.manifest import Manifest
     from unreel.explain.contracam import CamSettings
     from unreel.explain.gallery import choose_rows, write_gallery
@@ -66,6 +67,7 @@ def explain(
     from unreel.recipes.trained import load_cam_nets
 
     sections = _sections(settings)
+    check_folder(out)
     nets = load_cam_nets(encoder)
     prefer_device(nets.encoder, nets.projector)
     manifest = choose_rows(Manifest.open(data), limit, seed)
@@ -85,7 +87,7 @@ def explain(
     post = _post(sections, cam.variant, crf=crf)
     if nets.embed == "backbone":
         common.say("no projector here: embeddings are compared in place of projections")
-    with Progress("explain", len(manifest), unit="videos" if plan.video else "images") as bar:
+    with claimed(out), Progress("explain", len(manifest), unit="videos" if plan.video else "images") as bar:
         found = write_gallery(
             nets.encoder,
             nets.projector,

@@ -32,11 +32,15 @@ def export(
         batch: Images of all GPUs together, in those settings.
     """
     from unreel import api
+    from unreel.core.files import check_file, write_whole
     from unreel.nn.export import check_export, detectron2_settings, export_encoder
 
     target = check_export(format, out)
+    config = target.with_suffix(".yaml")
     if settings_for is not None and format != "detectron2":
         raise UsageError("--settings-for goes with --format detectron2")
+    for file in [target] if settings_for is None else [target, config]:
+        check_file(file)
     net = api.load_encoder(encoder)
     text = ""
     if settings_for is not None:
@@ -47,8 +51,7 @@ def export(
     plain: dict[str, object] = {"file": str(written), "format": format, "architecture": net.architecture}
     lines = [f"wrote {written}: {net.architecture} under the names of {format}"]
     if text:
-        config = written.with_suffix(".yaml")
-        config.write_text(text, encoding="utf-8")
+        write_whole(config, text)
         plain["settings"] = str(config)
         lines.append(f"wrote {config}")
     common.print(plain, "\n".join(lines))

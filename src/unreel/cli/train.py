@@ -46,11 +46,13 @@ def pretrain(
     """
     if out is None and not (dry_run or list_settings):
         raise UsageError("--out is missing: say where the run's folder goes, such as --out runs/first")
+    from unreel.core.files import check_folder
     from unreel.core.settings import Layer
     from unreel.data.manifest import Manifest
     from unreel.methods import method_builder
     from unreel.recipes import list_recipes
     from unreel.recipes.build import default_recipe, list_all, prepare
+    from unreel.train.run import Run
 
     overrides = [Layer("command line", to_sections(settings))]
     if method is not None:
@@ -73,6 +75,8 @@ def pretrain(
             {"settings": rows}, table(("setting", "value", "may be", "origin"), [tuple(r.values()) for r in rows])
         )
         return 0
+    if out is not None and not Run(out).completed:
+        check_folder(out)
     prepared = prepare(None, data, recipe=recipe, overrides=overrides)
     if dry_run:
         from unreel.recipes.plan import plan

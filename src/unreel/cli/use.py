@@ -40,8 +40,10 @@ def embed(
         pooling: How the last map becomes a vector: encoder (its own way), gap, or windows such as max-1x2x2.
     """
     from unreel import api
+    from unreel.core.files import check_file
 
     api.check_table_suffix(out)
+    check_file(out)
     embeddings = api.embed(encoder, data, label=label, pooling=pooling, progress=not common.quiet)
     api.write_embeddings(embeddings, out)
     count, width = embeddings.vectors.shape

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from unreel.core.errors import UsageError, nearest, unknown_name
+from unreel.core.files import write_whole
 
 Builder: TypeAlias = Callable[..., object]
 Values: TypeAlias = Mapping[str, object]
@@ -553,7 +554,7 @@ class Settings(Mapping[str, Mapping[str, Any]]):
 
     def dump(self, path: str | PathLike[str]) -> None:
         """Write config.yaml."""
-        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+        write_whole(path, self.to_yaml())
 
 
 def _names_elsewhere(

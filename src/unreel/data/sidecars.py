@@ -7,15 +7,13 @@ needs it stops at the start where it is missing.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol, TextIO, TypeAlias, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,7 +22,7 @@ from torch.nn import functional
 
 from unreel.core.digests import file_digest, mapping_digest
 from unreel.core.errors import DataError, UsageError, unknown_name
-from unreel.core.files import replacing
+from unreel.core.files import append, check_folder, claimed, replacing
 from unreel.core.settings import Range
 from unreel.data.index import cache_folder
 from unreel.data.manifest import Manifest
@@ -361,7 +359,8 @@ def annotate(
         progress: called with (sources done, sources in all).
         workers: processes that compute; 0 computes in this one.
         timeout_s: how long a worker may have one source in hand before it is given up.
-    Raises: DataError for an empty manifest, rows that list frames, missing files, or a second run on the same table.
+    Raises: DataError for an empty manifest, rows that list frames, missing files; BusyError for a second run on the
+        same table; WriteError where the folder cannot be written.
     """
     if not len(manifest):
         raise DataError(f"the manifest of {manifest.root} has no rows; there is nothing to annotate")
@@ -372,7 +371,7 @@ def annotate(
             )
     manifest.check_files()
     folder = Path(out) if out is not None else default_folder(manifest)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder)
     first_row: dict[str, int] = {}
     for i in range(len(manifest)):
         first_row.setdefault(manifest.relative(i), i)
@@ -380,11 +379,13 @@ def annotate(
     named: Named = producer if isinstance(producer, Producer) else of_set(producer, _whole(manifest, rows))
     target = table_path(folder, named)
     journal = target.with_suffix(".journal")
-    with _locked(journal) as stream:
+    with claimed(folder, only=target.name):
         table = _Table()
         if target.exists():
             table.read(target)
-        table.read_journal(journal)
+        if journal.exists():
+            table.read_journal(journal)
+            append(journal, "\n")  # a killed run may have left half a line
         missing = [row for row in rows if table.find(manifest, row) is None]
         total, known = len(rows), len(rows) - len(missing)
         if progress is not None:
@@ -397,13 +398,12 @@ def annotate(
         for done, (row, problem, values) in enumerate(results, 1):
             file = manifest.absolute(row)
             found = _Entry(_source_digest(file), manifest.relative(row), *_stamp(file), problem, dict(values))
-            stream.write(json.dumps(found) + "\n")
-            stream.flush()
+            append(journal, json.dumps(found) + "\n")
             table.add(found)
             if progress is not None:
                 progress(known + done, total)
         table.write(target, named)
-        journal.unlink()
+        journal.unlink(missing_ok=True)
     entries = [table.find(manifest, row) for row in rows]
     failed = [(e.path, e.error) for e in entries if e is not None and e.error is not None]
     return Annotation(target, len(missing), known, failed)
@@ -442,18 +442,6 @@ def _compute_all(
 def _whole(manifest: Manifest, rows: Sequence[int]) -> Manifest:
     """These rows, each its whole file."""
     return replace(manifest, rows=tuple(replace(manifest.rows[row], start_s=None, end_s=None) for row in rows))
-
-
-@contextmanager
-def _locked(journal: Path) -> Iterator[TextIO]:
-    with journal.open("a", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{journal}: another process is annotating this table; wait for it to finish") from None
-        if stream.tell():
-            stream.write("\n")  # a killed run may have left half a line
-        yield stream
 
 
 class Sidecar:

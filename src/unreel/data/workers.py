@@ -7,6 +7,7 @@ nothing to clean up when a worker is killed, and few mappings per batch however 
 from __future__ import annotations
 
 import io
+import logging
 import multiprocessing
 import os
 import pickle
@@ -21,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -34,9 +36,20 @@ Result = TypeVar("Result")
 _ALIGN_BYTES = 64  # a cache line, and enough for every dtype
 _OWN_BLOCK_BYTES = 1024 * 1024  # below this, a copy is cheaper than another descriptor
 _POLL_S = 1.0
-# A worker that is killed for memory leaves this exit code (SIGKILL).
-_KILLED = -9
 _PARENT_CHECK_S = 5.0
+# So often workers may be ended from outside in one run before it stops.
+_MOST_ENDED = 20
+# What a process does to itself: a crash in a decoder. Every other signal comes from outside and says nothing of a file;
+# SIGKILL is also what a system short of memory sends.
+_OWN_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP})
+# Schedulers, terminals and shells send these to a whole group of processes: the main process decides what follows.
+_GROUP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
+_UNGUARDED = (
+    'new processes run your script from its top here: put what it does below `if __name__ == "__main__":`, or run with '
+    "workers=0"
+)
+
+_log = logging.getLogger("unreel.data")
 
 
 class WorkerStalledError(UnreelError):
@@ -48,11 +61,12 @@ class WorkerStalledError(UnreelError):
 
 
 class WorkerDiedError(UnreelError):
-    """A worker process ended on its own; ``row`` is what it had in hand, or None."""
+    """A worker process ended; ``row`` is what it had in hand, or None, ``advice`` what may help where that is None."""
 
-    def __init__(self, row: int | None, exit_code: int | None) -> None:
+    def __init__(self, row: int | None, exit_code: int | None, advice: str = "run with workers=0 to see why") -> None:
         self.row = row
         self.exit_code = exit_code
+        self.advice = advice
         if exit_code is not None and exit_code < 0:
             try:
                 how = f"was ended by {signal.Signals(-exit_code).name}"
@@ -61,6 +75,11 @@ class WorkerDiedError(UnreelError):
         else:
             how = f"ended with code {exit_code}"
         super().__init__(f"a loader worker {how}" + (f" while reading row {row}" if row is not None else ""))
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether something else ended it: no file is to blame."""
+        return self.exit_code is None or (self.exit_code < 0 and -self.exit_code not in _OWN_SIGNALS)
 
 
 WorkerTrouble: TypeAlias = WorkerStalledError | WorkerDiedError
@@ -125,6 +144,7 @@ class _Published(WorkerContext):
         self._state[self._place] = row
 
     def stack(self, parts: list[Tensor]) -> Tensor:
+        self._state[self._place] = -1  # the files are read: what goes wrong from here on is no fault of theirs
         size = sum(p.nbytes for p in parts)
         if size < _OWN_BLOCK_BYTES:
             return torch.stack(parts)
@@ -250,7 +270,9 @@ def _raise(failure: _Failure) -> None:
 def _work(job: Any, connection: Connection, state: Any, number: int, inherited: Sequence[Connection]) -> None:
     for other in inherited:  # a forked copy of the main process's ends would keep them open for ever
         other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    for each in _GROUP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
 
@@ -308,17 +330,24 @@ class WorkerPool(Generic[Task, Result]):
             context.set_forkserver_preload(["unreel.data.loader"])
         self.timeout_s = timeout_s
         self.prefetch = prefetch
+        self._poll_s = min(_POLL_S, timeout_s / 4)
+        self._looked_ns = time.monotonic_ns()
+        self._watched = [(0, 0)] * workers  # since when a row is in hand, and for how long that was seen
+        self._answered = False
         self.pin_memory = pin_memory
         self._state = context.RawArray("q", [-1, 0] * workers)
         self._connections: list[Connection] = []
         self._processes: list[Any] = []
         self._queues: list[deque[int]] = [deque() for _ in range(workers)]
-        forked = context.get_start_method() == "fork"
+        self._forked = context.get_start_method() == "fork"
+        # At exit the interpreter asks processes to end by SIGTERM, which workers leave to the main process.
+        self._finish = Finalize(self, _kill, args=(self._processes,), exitpriority=1)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)  # until a worker has its own way with them
         try:
             for number in range(workers):
                 ours, theirs = context.Pipe(duplex=True)
                 self._connections.append(ours)
-                inherited = list(self._connections) if forked else []
+                inherited = list(self._connections) if self._forked else []
                 process = context.Process(target=_work, args=(job, theirs, self._state, number, inherited), daemon=True)
                 process.start()
                 theirs.close()
@@ -326,6 +355,8 @@ class WorkerPool(Generic[Task, Result]):
         except BaseException:
             self.close()
             raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Result]:
         """Results in order. One run at a time.
@@ -362,7 +393,7 @@ class WorkerPool(Generic[Task, Result]):
             elif exhausted and yielded == sent:
                 return
             else:
-                self._collect(results, min(_POLL_S, self.timeout_s / 4))
+                self._collect(results, self._poll_s)
 
     def _collect(self, results: dict[int, Any], timeout_s: float) -> None:
         """Take what is ready, waiting at most ``timeout_s``; then look for workers that stall or died."""
@@ -380,47 +411,79 @@ class WorkerPool(Generic[Task, Result]):
                 raise self._death(number) from None
             self._queues[number].remove(index)
             results[index] = result
+            self._answered = True
         if ready and any(isinstance(item, Connection) for item in ready):
             return
         if ready:
             raise self._death(numbers[ready[0]])
-        now = time.monotonic_ns()
-        stalled = [
-            int(self._state[2 * n])
-            for n in busy
-            if self._state[2 * n] >= 0 and now - self._state[2 * n + 1] > self.timeout_s * 1e9
-        ]
+        stalled = self._stalled(busy)
         if stalled:
             raise WorkerStalledError(stalled, self.timeout_s)
+
+    def _stalled(self, busy: Sequence[int]) -> list[int]:
+        """Rows that workers were seen to have in hand for too long.
+
+        Only what this process saw counts: one that was suspended (Ctrl-Z, a scheduler, a closed laptop) wakes up to
+        workers that were suspended as well.
+        """
+        now = time.monotonic_ns()
+        seen, self._looked_ns = min(now - self._looked_ns, int(2e9 * self._poll_s)), now
+        stalled = []
+        for n in busy:
+            row, since = int(self._state[2 * n]), int(self._state[2 * n + 1])
+            known, waited = self._watched[n]
+            waited = waited + seen if known == since else 0
+            if row >= 0 and waited > self.timeout_s * 1e9:
+                if _is_suspended(self._processes[n].pid):
+                    waited = 0
+                else:
+                    stalled.append(row)
+            self._watched[n] = (since, waited)
+        return stalled
 
     def _death(self, number: int) -> WorkerDiedError:
         process = self._processes[number]
         process.join(5)
         row = int(self._state[2 * number])
-        return WorkerDiedError(row if row >= 0 else None, process.exitcode)
+        unguarded = not self._forked and not self._answered and process.exitcode == 1
+        advice = {"advice": _UNGUARDED} if unguarded else {}
+        return WorkerDiedError(row if row >= 0 else None, process.exitcode, **advice)
 
     def close(self) -> None:
         """End the workers at once; they hold nothing worth saving."""
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            process.join()
+        self._finish()
         for connection in self._connections:
             connection.close()
         self._processes, self._connections, self._queues = [], [], []
+
+
+def _kill(processes: Sequence[Any]) -> None:
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+
+
+def _is_suspended(pid: int) -> bool:
+    """Whether a process is stopped by a signal or a debugger, where the system tells (Linux)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+            return stream.read().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
 
 
 def isolate(error: WorkerTrouble, relative: Callable[[int], str]) -> dict[str, str]:
     """Paths to leave alone after a worker hung or crashed, and why. Raises DataError where no file is to blame."""
     if isinstance(error, WorkerStalledError):
         return {relative(row): str(error) for row in error.rows}
-    if error.exit_code == _KILLED:
+    if error.exit_code == -signal.SIGKILL:
         raise DataError(
             f"{error}: usually the machine ran out of memory. Use fewer workers, a smaller batch, a smaller "
             "data.cache_mb, or videos of fewer pixels"
         ) from None
     if error.row is None:
-        raise DataError(f"{error} with no file in hand; run with workers=0 to see why") from None
+        raise DataError(f"{error} with no file in hand; {error.advice}") from None
     return {relative(error.row): str(error)}
 
 
@@ -429,8 +492,11 @@ def run_guarded(
     tasks: Callable[[int], Iterable[Any]],
     on_trouble: Callable[[WorkerTrouble], None],
 ) -> Generator[Any, None, None]:
-    """Results of ``tasks(0)`` in order; after a hang or a crash, a new pool goes on with ``tasks(number done)``."""
-    done = 0
+    """Results of ``tasks(0)`` in order; after a hang or a crash, a new pool goes on with ``tasks(number done)``.
+
+    ``on_trouble`` hears of what a file may be to blame for, or memory; a worker that a signal ended is replaced.
+    """
+    done = ended = 0
     while True:
         pool = make_pool()
         try:
@@ -439,7 +505,13 @@ def run_guarded(
                 yield result
             return
         except (WorkerStalledError, WorkerDiedError) as error:
-            on_trouble(error)
+            if isinstance(error, WorkerStalledError) or not error.from_outside or error.exit_code == -signal.SIGKILL:
+                on_trouble(error)
+                continue
+            ended += 1
+            if ended > _MOST_ENDED:
+                raise DataError(f"{error}, {ended} workers so far: see what ends them, or run with workers=0") from None
+            _log.warning("%s, from outside; starting the workers anew", error)
         finally:
             pool.close()
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from unreel.core.errors import UsageError, unknown_name
@@ -190,7 +190,7 @@ def export_encoder(encoder: Encoder, path: str | os.PathLike[str], *, format: Ex
         if format == "detectron2":
             partial.write_bytes(_pickled(state))
         elif target.suffix.lower() == ".safetensors":
-            save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, partial)
+            partial.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
         else:
             with partial.open("wb") as stream:  # given a path, torch writes its name into the file
                 torch.save({name: tensor.cpu() for name, tensor in state.items()}, stream)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from unreel.core.errors import DataError, UsageError, unknown_name
@@ -87,7 +87,7 @@ def save_encoder(encoder: Encoder, path: str | Path, card: Mapping[str, object] 
     except (TypeError, ValueError) as error:
         raise UsageError(f"the card must be plain JSON values: {error}") from None
     with replacing(target, durable=True) as partial:
-        save_file(tensors, partial, metadata={_CARD: text})
+        partial.write_bytes(save(tensors, metadata={_CARD: text}))  # its own writer makes files only the owner reads
     return target
 
 

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UnreelError
-from unreel.core.files import write_whole
+from unreel.core.files import check_file, write_whole
 from unreel.core.settings import Sections
 from unreel.data.batch import Batch
 from unreel.data.sampling import IntervalDistribution, IntervalKind
@@ -65,6 +65,7 @@ def write_report(run_dir: str | os.PathLike[str], *, out: str | os.PathLike[str]
     """
     run = open_run(run_dir)
     target = Path(out) if out is not None else run.path / "report.html"
+    check_file(target)
     return write_whole(target, render(run))
 
 

@@ -95,7 +95,7 @@ class Checkpoints:
             state: tensors and plain values; ``state["step"]`` names the file.
             settings: plain values that make the run what it is; compared on ``load``.
         Returns: the file's path.
-        Raises: UnreelError when the disk refuses.
+        Raises: WriteError when the disk refuses.
         """
         path = self.folder / f"step-{int(state['step']):09d}.pt"
         self._last_s = time.monotonic()
@@ -107,12 +107,8 @@ class Checkpoints:
             "settings": _flat(settings),
             **state,
         }
-        try:
-            with replacing(path, durable=True) as partial, partial.open("wb") as stream:
-                torch.save(whole, stream)
-        except (OSError, RuntimeError) as error:
-            raise UnreelError(f"{path}: the checkpoint could not be written ({error}); is the disk full?") from error
-        # Later ones were unreadable, or the run would have gone on from there: they must not push this one out.
+        with replacing(path, durable=True) as partial, partial.open("wb") as stream:
+            torch.save(whole, stream)
         for old in [p for p in self.paths() if p.name <= path.name][: -self.keep]:
             old.unlink(missing_ok=True)
         for leftover in self.folder.glob(".step-*.pt.*"):  # of a process that was killed while writing

@@ -12,7 +12,7 @@ from typing import Any
 
 from unreel.core.distributed import rank
 from unreel.core.errors import UsageError
-from unreel.core.files import write_whole
+from unreel.core.files import append, make_folder, write_whole
 from unreel.data.batch import Fault
 from unreel.nn.encoder import Encoder
 
@@ -60,7 +60,7 @@ class Monitor:
         self.probe, self.probe_every = probe, probe_every
         self.faults = 0
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
 
     def resume(self, step: int) -> None:
         """Forget what a killed run wrote after the checkpoint at ``step``: those steps are done again."""
@@ -92,5 +92,4 @@ class Monitor:
     def _write(self, name: str, record: Mapping[str, object]) -> None:
         if self.folder is None:
             return
-        with (self.folder / name).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+        append(self.folder / name, json.dumps(record) + "\n")

@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
@@ -20,9 +20,9 @@ import torch
 import yaml
 
 from unreel.core.digests import mapping_digest
-from unreel.core.distributed import barrier, rank, world_size
+from unreel.core.distributed import barrier, broadcast_object, rank, world_size
 from unreel.core.errors import DataError, UnreelError, UsageError, unknown_name
-from unreel.core.files import write_whole
+from unreel.core.files import claimed, write_whole
 from unreel.core.progress import Progress as Bar
 from unreel.core.settings import Range, Sections, Settings, load_sections
 from unreel.data.batch import Batch
@@ -220,7 +220,8 @@ def pretrain(
         device, precision, seed, accumulate, max_grad_norm, memory_format, synchronise_norm, unused_parameters: as in
             ``fit``.
 
-    Raises: UsageError when the directory holds another run, naming what differs; and what ``fit`` raises.
+    Raises: UsageError when the directory holds another run, naming what differs; BusyError when another process works
+        in it; WriteError where it cannot be written; and what ``fit`` raises.
     """
     start_processes()
     run = Run(Path(out))
@@ -287,17 +288,13 @@ def pretrain(
     )
     identity: dict[str, object] = {**_identity(plain), "schedule": _name_of(schedule), "warmup_steps": warmup}
     identity["steps"] = total
-    _check_directory(run, identity, resume=resume)
-    barrier()  # or a slow process would find what rank 0 has just written, and take it for an older run
-    if rank() == 0:
-        _write_beginning(run, settings, plain, identity, notes)
-    barrier()
-    if run.completed:
-        return run
-    saver = Checkpoints(
-        run.path / "checkpoints", every_steps=checkpoint_every, every_s=checkpoint_every_s, keep=keep_checkpoints
-    )
-    with Bar("pretrain", total, unit="steps") if rank() == 0 else nullcontext(Bar("", total)) as bar:
+    with ExitStack() as stack:
+        if not _begin(run, settings, plain, identity, notes, stack, resume=resume):
+            return run
+        saver = Checkpoints(
+            run.path / "checkpoints", every_steps=checkpoint_every, every_s=checkpoint_every_s, keep=keep_checkpoints
+        )
+        bar = stack.enter_context(Bar("pretrain", total, unit="steps")) if rank() == 0 else Bar("", total)
         echo = bar_echo(bar, log_every)
         monitor = Monitor(run.path, log_every=log_every, echo=echo, probe=probe, probe_every=probe_every)
         result = fit(
@@ -320,12 +317,12 @@ def pretrain(
             settings=identity,
             stop_after=stop_after,
         )
-    if rank() == 0:
-        selected: dict[str, object] = {"by": select}
-        if validation is not None and validation.best_step >= 0:
-            selected |= {"value": validation.best_value, "step": validation.best_step}
-        _write_end(run, method, result, plain, {"selected": selected, **(card or {})})
-    barrier()
+        if rank() == 0:
+            selected: dict[str, object] = {"by": select}
+            if validation is not None and validation.best_step >= 0:
+                selected |= {"value": validation.best_value, "step": validation.best_step}
+            _write_end(run, method, result, plain, {"selected": selected, **(card or {})})
+        barrier()
     return run
 
 
@@ -378,6 +375,38 @@ def _check_directory(run: Run, identity: Mapping[str, object], *, resume: bool) 
         raise UsageError(f"{run.path} holds another run: {changed}. Choose another directory, or the old settings")
 
 
+def _begin(
+    run: Run,
+    settings: Settings | Mapping[str, Mapping[str, object]] | None,
+    plain: dict[str, dict[str, object]],
+    identity: dict[str, object],
+    notes: Sequence[str],
+    stack: ExitStack,
+    *,
+    resume: bool,
+) -> bool:
+    """Claim the directory for all ranks and write what is known before the first step; False for a finished run.
+
+    Rank 0 looks and writes; every rank hears what it found, so that all stop with the reason.
+    """
+    outcome: bool | UnreelError = False
+    if rank() == 0:
+        try:
+            _check_directory(run, identity, resume=resume)
+            if not run.completed:
+                stack.enter_context(claimed(run.path))
+                _check_directory(run, identity, resume=resume)  # what another process left meanwhile
+                outcome = not run.completed
+            if outcome:
+                _write_beginning(run, settings, plain, identity, notes)
+        except UnreelError as error:
+            outcome = error
+    outcome = broadcast_object(outcome)
+    if isinstance(outcome, UnreelError):
+        raise outcome
+    return outcome
+
+
 def _write_beginning(
     run: Run,
     settings: Settings | Mapping[str, Mapping[str, object]] | None,
@@ -387,17 +416,13 @@ def _write_beginning(
 ) -> None:
     for note in notes:
         log.info("%s", note)
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        config = settings.to_yaml() if isinstance(settings, Settings) else yaml.safe_dump(plain, sort_keys=False)
-        write_whole(run.path / "config.yaml", config)
-        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        old = run.environment
-        entry = {"started": now, **describe_environment()}
-        record = {**old, "identity": identity, "notes": [*notes], "sessions": [*old.get("sessions", []), entry]}
-        write_whole(run.path / "environment.json", json.dumps(record, indent=1))
-    except OSError as error:
-        raise UnreelError(f"{run.path}: the run's directory cannot be written ({error.strerror or error})") from error
+    config = settings.to_yaml() if isinstance(settings, Settings) else yaml.safe_dump(plain, sort_keys=False)
+    write_whole(run.path / "config.yaml", config)
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    old = run.environment
+    entry = {"started": now, **describe_environment()}
+    record = {**old, "identity": identity, "notes": [*notes], "sessions": [*old.get("sessions", []), entry]}
+    write_whole(run.path / "environment.json", json.dumps(record, indent=1))
 
 
 def describe_environment() -> dict[str, object]:

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError, unknown_name
-from unreel.core.files import replacing
+from unreel.core.files import claimed, replacing, write_arrays, write_whole
 from unreel.core.keys import Key
 from unreel.data.boxes import MARGIN, MIN_SCALE
 from unreel.data.synthetic.drawing import SHAPE_REACH, SHAPES, TEXTURES, Array, as_f32, background_texture, hsv_to_rgb
@@ -654,12 +654,14 @@ class ActionWorld:
             truth: also write ``truth/<split>/<number>.npz`` with the arrays of ``Truth``, and beside it the objects'
                 boxes (``file.boxes``) and where any object is (``file.mask``), for methods; named in the manifest.
             progress: called with (videos done, videos in all).
+        Raises: WriteError where the folder cannot be written; BusyError when another process writes there.
         """
         root = Path(folder)
-        for split in ("train", "test"):
-            (root / split).mkdir(parents=True, exist_ok=True)
-            if truth:
-                (root / "truth" / split).mkdir(parents=True, exist_ok=True)
+        with claimed(root):
+            self._write_videos(root, workers, truth, progress)
+            return self._write_manifest(root, truth)
+
+    def _write_videos(self, root: Path, workers: int, truth: bool, progress: Callable[[int, int], None] | None) -> None:
         total = len(self)
         if workers <= 0:
             for index in range(total):
@@ -677,7 +679,6 @@ class ActionWorld:
                     done += job.result()
                     if progress is not None:
                         progress(done, total)
-        return self._write_manifest(root, truth)
 
     def _write_span(self, root: Path, span: range, truth: bool) -> int:
         for index in span:
@@ -695,24 +696,22 @@ class ActionWorld:
         )
         if scene.truth is not None:
             facts = scene.truth
-            np.savez(
-                root / "truth" / f"{scene.name}.npz",
-                boxes=facts.boxes,
-                masks=facts.masks,
-                flow=facts.flow.astype(np.float16),  # a hundredth of a pixel is enough, at half the bytes
-                depth=facts.depth.astype(np.float16),
-                counts=facts.counts,
-                ego_motion=facts.ego_motion,
-                background=facts.background,
-            )
+            arrays = {
+                "boxes": facts.boxes,
+                "masks": facts.masks,
+                "flow": facts.flow.astype(np.float16),  # a hundredth of a pixel is enough, at half the bytes
+                "depth": facts.depth.astype(np.float16),
+                "counts": facts.counts,
+                "ego_motion": facts.ego_motion,
+                "background": facts.background,
+            }
+            write_arrays(root / "truth" / f"{scene.name}.npz", arrays)
             times, boxes = np.arange(self.num_frames) / self.fps, _training_boxes(facts.boxes, self.size_px)
-            np.savez(
-                root / "truth" / f"{scene.name}.boxes.npz",
-                tube_times_s=np.broadcast_to(times, boxes.shape[:2]),
-                tube_boxes=boxes,
-            )
+            tubes = {"tube_times_s": np.broadcast_to(times, boxes.shape[:2]), "tube_boxes": boxes}
+            write_arrays(root / "truth" / f"{scene.name}.boxes.npz", tubes)
             stands_out = ~np.isin(facts.masks, [MASK_CLASSES.index(name) for name in ("background", "occluder")])
-            np.savez_compressed(root / "truth" / f"{scene.name}.mask.npz", masks=stands_out.astype(np.uint8))
+            masks = {"masks": stands_out.astype(np.uint8)}
+            write_arrays(root / "truth" / f"{scene.name}.mask.npz", masks, compressed=True)
 
     def _write_manifest(self, root: Path, truth: bool) -> Path:
         columns = ["path", "split", "label.motion", "label.appearance", "label.background", "group"]
@@ -739,7 +738,7 @@ class ActionWorld:
             writer = csv.writer(stream)
             writer.writerow(columns)
             writer.writerows(rows)
-        (root / "world.json").write_text(json.dumps(self.settings(), indent=2) + "\n", encoding="utf-8")
+        write_whole(root / "world.json", json.dumps(self.settings(), indent=2) + "\n")
         return path
 
     def settings(self) -> dict[str, object]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import unknown_name
-from unreel.core.files import replacing
+from unreel.core.files import claimed, replacing
 from unreel.data.synthetic.actions import MASK_CLASSES, ActionWorld, Scene
 from unreel.media.write import write_video
 
@@ -116,26 +116,26 @@ def write_background_world(
 
     def write(scene: Scene, variant: str, split: str, number: int) -> None:
         path = root / variant / split / f"{number:05d}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_video(path, background_variant(scene, variant), link.get("fps", 12))
         name = path.relative_to(root).as_posix()
         rows.append([name, split, scene.appearance, variant, f"{split}-{number:05d}"])
         if progress is not None:
             progress(len(rows), total)
 
-    built = world("original")
-    for index in range(num_train):
-        write(built.render(index), "original", "train", index)
-    for variant in variants:
-        built = world(variant)
-        for number in range(num_test):
-            scene = built.render(num_train + number, truth=variant not in _WORLDS)
-            write(scene, variant, "test", number)
     path = root / "manifest.csv"
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "split", "label", "label.variant", "group"])
-        writer.writerows(rows)
+    with claimed(root):
+        built = world("original")
+        for index in range(num_train):
+            write(built.render(index), "original", "train", index)
+        for variant in variants:
+            built = world(variant)
+            for number in range(num_test):
+                scene = built.render(num_train + number, truth=variant not in _WORLDS)
+                write(scene, variant, "test", number)
+        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["path", "split", "label", "label.variant", "group"])
+            writer.writerows(rows)
     return path
 
 
