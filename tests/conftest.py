@@ -32,6 +32,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """The folder of small inputs that once failed; tests that need it are skipped where it is absent."""
+    cases = SHARED.parent / "cases"
+    if not cases.is_dir():
+        pytest.skip("needs ../shared/cases beside the checkout")
+    return cases
+
+
+@pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A written action world, 16 + 16 videos of 32² pixels and 16 frames: its folder holds manifest.csv."""
     from unreel.data.synthetic import ActionWorld

@@ -221,7 +221,7 @@ def index(data: Source, *, out: str | os.PathLike[str] | None = None, workers: i
         raise UsageError(f"{target}: a manifest ends in .csv or .parquet")
     if target is not None:
         check_file(target)
-    manifest = Manifest.open(data)
+    manifest = Manifest.open(data, tell=False)  # the summary does
     with Progress("index", len(manifest), unit="videos") as bar:
         indexed = probe_all(manifest, workers=workers, progress=bar)
     if target is not None:

@@ -385,7 +385,7 @@ def test_select_and_subset() -> None:
     assert [r.path for r in manifest.select(split="train", where={"label": ["x", "z"], "group": "p1"})] == ["a"]
     assert [r.path for r in manifest.select(where=lambda r: r.start_s is not None)] == ["a"]
     assert [r.path for r in manifest.subset([4, 0, 0])] == ["d", "a", "a"]
-    with pytest.raises(DataError, match=r"'tset'.*test: 1, train: 2"):
+    with pytest.raises(DataError, match=r"'tset'.*test 1, train 2, val 1, without a split 1"):
         manifest.select(split="tset")
     with pytest.raises(DataError, match="no row of 5"):
         manifest.select(where={"label.verb": "stay"})

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from unreel.core.errors import DataError, UsageError
-from unreel.data.row import SPLIT_NAMES, Row
+from unreel.data.row import Row
+from unreel.data.split_names import split_role
 from unreel.media import VIDEO_SUFFIXES, kind_of
 
 
@@ -72,15 +73,20 @@ def _foreign(paths: list[str]) -> str:
 
 
 def _labelled(paths: list[str]) -> list[Row]:
+    """Rows whose split and label are what their folders say, where the folders say it of every file alike.
+
+    The first folders are splits when all their names are understood, or when train and another part are among them: a
+    class may be called train, but hardly train beside test.
+    """
     parts = [p.split("/")[:-1] for p in paths]
     depths = {len(p) for p in parts}
-    if depths == {1}:
-        if all(p[0].lower() in SPLIT_NAMES for p in parts):
-            return [Row(path, split=SPLIT_NAMES[p[0].lower()]) for path, p in zip(paths, parts, strict=True)]
-        return [Row(path, labels={"label": p[0]}) for path, p in zip(paths, parts, strict=True)]
-    if depths == {2} and all(p[0].lower() in SPLIT_NAMES for p in parts):
+    roles = {p[0]: split_role(p[0]) for p in parts if p}
+    if 0 not in depths and (None not in roles.values() or {"train"} < {role for role in roles.values() if role}):
+        deep = 2 if depths <= {1, 2} else -1
         return [
-            Row(path, split=SPLIT_NAMES[p[0].lower()], labels={"label": p[1]})
+            Row(path, split=roles[p[0]] or p[0], labels={"label": p[1]} if len(p) == deep else {})
             for path, p in zip(paths, parts, strict=True)
         ]
+    if depths == {1}:
+        return [Row(path, labels={"label": p[0]}) for path, p in zip(paths, parts, strict=True)]
     return [Row(path) for path in paths]

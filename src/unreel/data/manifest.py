@@ -8,8 +8,8 @@ a Parquet file and a list of paths all become the same thing.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,11 +17,23 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from unreel.core.digests import file_digest, mapping_digest
+from unreel.core.distributed import rank
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.data.folders import list_folder
-from unreel.data.row import SPLIT_NAMES, Row, column_name
-from unreel.data.tables import PATH_ALIASES, Table, read_csv, read_parquet, relative_path, write_csv, write_parquet
+from unreel.data.row import Row, column_name
+from unreel.data.split_names import SPLIT_NAMES, count_splits, splits_meant
+from unreel.data.tables import (
+    PARQUET_SUFFIXES,
+    PATH_ALIASES,
+    Table,
+    place_in_table,
+    read_csv,
+    read_parquet,
+    relative_path,
+    write_csv,
+    write_parquet,
+)
 from unreel.media import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoInfo, kind_of
 
 __all__ = ["PATH_ALIASES", "SPLIT_NAMES", "Leak", "Manifest", "Row", "Source", "split_leaks"]
@@ -30,6 +42,7 @@ PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = "PathLike | Sequence[PathLike] | Manifest"
 
 _SHOWN = 5
+_log = logging.getLogger("unreel.data")
 
 
 class Leak(NamedTuple):
@@ -47,11 +60,13 @@ class Manifest:
         root: what relative paths are relative to (absolute).
         rows: one per source.
         notices: what reading found worth telling: files ignored, labels stripped, columns not used.
+        table: the file that it was read from, where it was one.
     """
 
     root: str
     rows: tuple[Row, ...]
     notices: tuple[str, ...] = field(default=(), compare=False)
+    table: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", os.path.abspath(self.root))
@@ -70,11 +85,21 @@ class Manifest:
 
     @classmethod
     def open(
-        cls, source: Source, *, root: PathLike | None = None, columns: Mapping[str, str] | None = None
+        cls,
+        source: Source,
+        *,
+        root: PathLike | None = None,
+        columns: Mapping[str, str] | None = None,
+        tell: bool = True,
     ) -> Manifest:
         """A manifest from whatever people have: a folder, a CSV or Parquet file, a list of paths, or a manifest.
 
         A folder that holds a ``manifest.parquet`` or ``manifest.csv`` is read from that.
+
+        Args:
+            source: any of these.
+            root, columns: as ``from_csv``.
+            tell: log the notices, unless it is a manifest already; the command line prints the log.
 
         Raises: DataError when there is nothing usable there; UsageError for something that is none of these.
         """
@@ -85,13 +110,13 @@ class Manifest:
             if path.is_dir():
                 for name in ("manifest.parquet", "manifest.csv"):
                     if (path / name).is_file():
-                        return cls.open(path / name, root=root, columns=columns)
-                return cls.from_folder(path)
+                        return cls.open(path / name, root=root, columns=columns, tell=tell)
+                return cls.from_folder(path)._told(path, tell)
             suffix = path.suffix.lower()
-            if suffix in (".parquet", ".pq"):
-                return cls.from_parquet(path, root=root, columns=columns)
+            if suffix in PARQUET_SUFFIXES:
+                return cls.from_parquet(path, root=root, columns=columns)._told(path, tell)
             if suffix in (".csv", ".tsv", ".txt"):
-                return cls.from_csv(path, root=root, columns=columns)
+                return cls.from_csv(path, root=root, columns=columns)._told(path, tell)
             if suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES | FOREIGN_IMAGE_SUFFIXES:
                 return cls.from_paths([path], root=root)
             if not path.exists():
@@ -100,6 +125,12 @@ class Manifest:
         if isinstance(source, Sequence):
             return cls.from_paths(source, root=root)
         raise UsageError(f"data must be a folder, a manifest or a list of paths, got {type(source).__name__}")
+
+    def _told(self, path: Path, tell: bool) -> Manifest:
+        if tell and rank() == 0:
+            for notice in self.notices:
+                _log.info("%s: %s", path.name or path, notice)
+        return self
 
     @classmethod
     def from_folder(cls, root: PathLike, *, kind: str = "auto") -> Manifest:
@@ -173,7 +204,8 @@ class Manifest:
     @classmethod
     def _from_table(cls, path: PathLike, table: Table, root: PathLike | None, check: bool) -> Manifest:
         rows, notices = table
-        manifest = cls(os.fspath(root if root is not None else Path(path).parent), tuple(rows), tuple(notices))
+        place = os.fspath(root if root is not None else Path(path).parent)
+        manifest = cls(place, tuple(rows), tuple(notices), os.fspath(path))
         if check:
             manifest.check_files()
         return manifest
@@ -228,6 +260,11 @@ class Manifest:
         """Row ``i``'s path as written in the table; for a row that only lists frames, the first of them."""
         row = self.rows[i]
         return row.path or row.frames[0]
+
+    def where(self, i: int) -> str:
+        """Where row ``i`` is written, for messages: its table and line, or its path."""
+        line = self.rows[i].line
+        return place_in_table(self.table, line) if self.table and line else self.relative(i)
 
     def frame_paths(self, i: int) -> tuple[Path, ...]:
         """Where row ``i``'s image files are; empty unless it lists them."""
@@ -293,7 +330,8 @@ class Manifest:
         """The rows of a split, and those that a condition holds for.
 
         Args:
-            split: a split's name, or several.
+            split: a split's name, or several, read as ``unreel.data.split_names.splits_meant`` says: "train" is every
+                training split, in any case.
             where: values by column (``{"label": "wave", "group.scene": ["a", "b"]}``), or a function of a row.
 
         Raises: DataError when nothing is left, naming what there is.
@@ -301,13 +339,12 @@ class Manifest:
         rows: Iterable[Row] = self.rows
         if split is not None:
             names = {split} if isinstance(split, str) else set(split)
-            rows = [r for r in rows if r.split in names]
+            known = {r.split for r in self.rows}
+            meant = {own for name in names for own in splits_meant(name, known)}
+            rows = [r for r in rows if r.split in meant]
             if not rows:
                 asked = " or ".join(repr(n) for n in sorted(names))
-                have = Counter(r.split or "(none)" for r in self.rows)
-                raise DataError(
-                    f"no row is in split {asked}; there are {', '.join(f'{k}: {v}' for k, v in sorted(have.items()))}"
-                )
+                raise DataError(f"no row is in split {asked}; there are {count_splits(r.split for r in self.rows)}")
         if callable(where):
             rows = [r for r in rows if where(r)]
         elif where is not None:

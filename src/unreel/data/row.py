@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from unreel.core.errors import DataError, UsageError
 from unreel.media import VideoInfo
 
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 SIMPLE_ROLES = ("path", "start_s", "end_s", "frames", "split")
 FACTS = {f.name: str(f.type) for f in fields(VideoInfo)}
 
@@ -24,9 +20,11 @@ _FAMILIES = ("label", "group", "file", "fact")
 class Row:
     """One source. Values of labels, groups, files and split are stripped; empty ones are absent.
 
+    Accents of labels, groups and split are held in one way (NFC), so that what looks equal is equal.
+
     ``path`` is relative to the manifest's root, with forward slashes; it may be empty where ``frames`` lists image
     files (relative too). ``start_s`` and ``end_s`` are seconds from the source's first frame. ``facts`` is what
-    probing found, or None.
+    probing found, or None. ``line`` is where the row stands in its table, 1 for the first line; 0 where there is none.
     """
 
     path: str
@@ -38,6 +36,7 @@ class Row:
     groups: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     facts: VideoInfo | None = None
+    line: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if not self.path and not self.frames:
@@ -49,9 +48,11 @@ class Row:
         if self.end_s is not None and self.end_s <= (self.start_s or 0.0):
             raise DataError(f"the span ends at {self.end_s:g} s, not after its start at {self.start_s or 0:g} s")
         object.__setattr__(self, "frames", tuple(self.frames))
-        object.__setattr__(self, "split", self.split.strip())
+        object.__setattr__(self, "split", _composed(self.split.strip()))
         for name in ("labels", "groups", "files"):
             values = {k: v.strip() for k, v in getattr(self, name).items() if v.strip()}
+            if name != "files":
+                values = {k: _composed(v) for k, v in values.items()}
             object.__setattr__(self, name, values)
 
     def column(self, name: str) -> str:
@@ -63,6 +64,10 @@ class Row:
         if holder is None:
             raise UsageError(f"no column {name!r}; columns are path, split, label[.name], group[.name], file.name")
         return holder.get(key or family, "")
+
+
+def _composed(text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def column_name(family: str, name: str) -> str:

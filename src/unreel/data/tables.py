@@ -20,6 +20,7 @@ from unreel.media import VideoInfo
 # Rows, and what reading found worth telling.
 Table: TypeAlias = tuple[list[Row], list[str]]
 
+PARQUET_SUFFIXES = (".parquet", ".pq")
 # Other people's names for ``path``; taken, with a notice, where exactly one of them is there and ``path`` is not.
 PATH_ALIASES = ("clip", "video", "file", "filename", "file_name", "filepath", "file_path", "video_path")
 
@@ -36,7 +37,7 @@ def read_csv(path: str | os.PathLike[str], columns: Mapping[str, str] | None = N
     first_line = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     delimiter = max(",;\t", key=first_line.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    lines: list[tuple[str, Mapping[str, Any]]] = []
+    lines: list[tuple[int, Mapping[str, Any]]] = []
     header: list[str] | None = None
     try:
         for cells in reader:
@@ -50,7 +51,7 @@ def read_csv(path: str | os.PathLike[str], columns: Mapping[str, str] | None = N
                 raise DataError(
                     f"{file.name}:{reader.line_num}: expected {len(header)} fields, found {len(cells)} ({what})"
                 )
-            lines.append((f"{file.name}:{reader.line_num}", dict(zip(header, cells, strict=True))))
+            lines.append((reader.line_num, dict(zip(header, cells, strict=True))))
     except csv.Error as error:
         raise DataError(f"{file.name}:{reader.line_num}: {error}") from None
     return _rows(file, header or [], lines, columns or {})
@@ -66,7 +67,7 @@ def read_parquet(path: str | os.PathLike[str], columns: Mapping[str, str] | None
         table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{file}: not a readable Parquet file ({error})") from None
-    lines = [(f"{file.name}, row {i}", cells) for i, cells in enumerate(table.to_pylist())]
+    lines = list(enumerate(table.to_pylist(), 1))
     return _rows(file, list(table.column_names), lines, columns or {})
 
 
@@ -93,6 +94,12 @@ def write_parquet(rows: Sequence[Row], root: str, path: str | os.PathLike[str]) 
     return target
 
 
+def place_in_table(table: str | os.PathLike[str], line: int) -> str:
+    """A row's place, for messages: "train.csv:17", or "train.parquet, row 16", where the first row is 0."""
+    file = Path(table)
+    return f"{file.name}:{line}" if file.suffix.lower() not in PARQUET_SUFFIXES else f"{file.name}, row {line - 1}"
+
+
 def relative_path(path: str, root: str) -> str:
     """``path`` as seen from ``root``, with forward slashes."""
     return Path(os.path.relpath(path, root)).as_posix()
@@ -104,7 +111,7 @@ def _text(file: Path) -> str:
 
 
 def _rows(
-    file: Path, header: list[str], lines: Iterable[tuple[str, Mapping[str, Any]]], columns: Mapping[str, str]
+    file: Path, header: list[str], lines: Iterable[tuple[int, Mapping[str, Any]]], columns: Mapping[str, str]
 ) -> Table:
     repeated = [name for name, count in Counter(header).items() if count > 1]
     if repeated:
@@ -112,15 +119,15 @@ def _rows(
     roles, notices = _roles(file.name, header, columns)
     rows: list[Row] = []
     stripped = 0
-    for where, cells in lines:
+    for line, cells in lines:
         values = {role: cells[column] for role, column in roles.items()}
         stripped += sum(
             isinstance(v, str) and v != v.strip() for r, v in values.items() if r.split(".")[0] in ("label", "group")
         )
         try:
-            rows.append(_row(values))
+            rows.append(_row(values, line))
         except (DataError, ValueError) as error:
-            raise DataError(f"{where}: {error}") from None
+            raise DataError(f"{place_in_table(file, line)}: {error}") from None
     if not rows:
         raise DataError(f"{file.name}: the table has a header but no rows")
     if stripped:
@@ -163,7 +170,7 @@ def _roles(file: str, header: list[str], columns: Mapping[str, str]) -> tuple[di
     return roles, notices
 
 
-def _row(values: Mapping[str, Any]) -> Row:
+def _row(values: Mapping[str, Any], line: int) -> Row:
     families: dict[str, dict[str, str]] = {"label": {}, "group": {}, "file": {}}
     facts: dict[str, Any] = {}
     for role, value in values.items():
@@ -186,6 +193,7 @@ def _row(values: Mapping[str, Any]) -> Row:
         facts=VideoInfo(**facts)
         if {"width", "height", "num_frames", "duration_s", "fps", "codec"} <= facts.keys()
         else None,
+        line=line,
     )
 
 

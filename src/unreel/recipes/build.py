@@ -21,6 +21,7 @@ from unreel.data.lengths import long_enough
 from unreel.data.loader import ClipLoader
 from unreel.data.manifest import Manifest, Source
 from unreel.data.objects import choose_table, open_facts, table_name
+from unreel.data.split_names import count_splits, split_role, unclear_splits
 from unreel.data.splits import hold_out
 from unreel.data.validation import ValidationLoader
 from unreel.methods import Method, create_method, method_builder
@@ -46,14 +47,36 @@ def choose_rows(manifest: Manifest, *, split: str = "auto", digest: str | None =
 
     Args:
         manifest: all rows.
-        split: "auto" takes the split called train where there is one and all rows elsewhere; "all"; or the names of
-            splits, separated by commas.
+        split: "auto" takes the training split, however it is written ("Training"), and all rows where no row has a
+            split; "all"; or the names of splits, separated by commas.
         digest: written by unreel into config.yaml, so that a run is not resumed on other data.
+
+    Raises: DataError for a split that no row is in, and where "auto" cannot tell what may be learned from.
     """
     del digest
-    if split == "all" or (split == "auto" and "train" not in manifest.splits):
+    names = [row.split for row in manifest]
+    if split == "all" or (split == "auto" and not any(names)):
         return manifest
-    return manifest.select(split=["train"] if split == "auto" else [name.strip() for name in split.split(",")])
+    if split != "auto":
+        wanted = [name.strip() for name in split.split(",")]
+        for name in wanted:
+            manifest.select(split=name)
+        return manifest.select(split=wanted)
+    roles = [split_role(name) for name in names]
+    choice = "Or say what to learn from: --data.split all, or the names of splits, such as --data.split "
+    if "train" in roles:
+        chosen = manifest.select(split="train")
+        left = [name for name, role in zip(names, roles, strict=True) if not role]
+        notice = f"Not learned from, beside the training split: {count_splits(left)}." if left else ""
+    elif None in roles:
+        cells = [(manifest.where(i), names[i]) for i, role in enumerate(roles) if role is None]
+        raise unclear_splits(cells, choice + cells[0][1])
+    elif "" in roles:
+        chosen = manifest.subset(i for i, role in enumerate(roles) if not role)
+        notice = f"Learned from: the {len(chosen)} rows without a split ({count_splits(filter(None, names))} held out)."
+    else:
+        raise DataError(f"no row is in a training split; there are {count_splits(names)}. {choice}{names[0]}")
+    return replace(chosen, notices=(*chosen.notices, notice)) if notice else chosen
 
 
 def choose_validation(
@@ -239,7 +262,7 @@ class Prepared:
 
     ``source`` is where the data were found, ``num_found`` how many rows there were before ``data.split`` chose, and
     ``num_short`` how many of those it chose have fewer frames than the method's sampler needs: ``manifest`` is without
-    them. ``notes`` says so, for people.
+    them. ``told`` is what was decided about the splits. ``notes`` says all of it, for people.
     """
 
     settings: Settings
@@ -250,16 +273,17 @@ class Prepared:
     loader: ClipLoader
     optimizer: torch.optim.Optimizer
     num_short: int = 0
+    told: tuple[str, ...] = ()
     validation: ValidationLoader | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever reads the run's results should know of its data, a sentence each."""
         if not self.num_short:
-            return ()
+            return self.told
         held = 0 if self.validation is None else len(self.validation.dataset)
         total, needed = len(self.manifest) + held + self.num_short, min_frames(self.method.sampler)
-        return (f"{self.num_short} of {total} videos are shorter than {needed} frames and were left out.",)
+        return (*self.told, f"{self.num_short} of {total} videos are shorter than {needed} frames and were left out.")
 
     @property
     def batches(self) -> Iterable[Batch]:
@@ -337,6 +361,7 @@ def prepare(
 
     found = Manifest.open(data) if found is None else found
     manifest = choose_rows(found, **settings.arguments("data", choose_rows))
+    told = manifest.notices[len(found.notices) :]
     manifest.check_files()
     source = os.path.abspath(data) if isinstance(data, str | os.PathLike) else found.root
     header = (
@@ -412,7 +437,7 @@ def prepare(
         )
     global_batch = train["batch_size"] * train["accumulate"]
     optimizer = build_optimizer(own_method, global_batch=global_batch, **settings["optimizer"])
-    return Prepared(settings, manifest, source, len(found), own_method, loader, optimizer, short, validation)
+    return Prepared(settings, manifest, source, len(found), own_method, loader, optimizer, short, told, validation)
 
 
 def _named(layers: Sequence[Layer]) -> str | None:

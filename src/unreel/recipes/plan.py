@@ -42,6 +42,7 @@ class Plan:
     hours: float
     settings: Settings = field(repr=False)
     unit: str = "videos"
+    notes: tuple[str, ...] = ()
 
     def to_plain(self) -> dict[str, object]:
         """Plain values, the settings included."""
@@ -68,6 +69,7 @@ class Plan:
                 f"memory    about {self.memory_gib:.1f} GiB",
                 f"time      about {format_seconds(self.hours * 3600)} ({self.seconds_per_step:.2g} s a step; decoding "
                 "runs beside it)",
+                *(f"note      {note}" for note in self.notes),
                 "Nothing was trained or written.",
             ]
         )
@@ -125,6 +127,7 @@ def plan(prepared: Prepared) -> Plan:
         hours=steps * seconds / 3600,
         settings=settings,
         unit="images" if prepared.manifest.only_images else "videos",
+        notes=prepared.told,
     )
 
 

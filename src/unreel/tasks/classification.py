@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UsageError, unknown_name
-from unreel.data.manifest import SPLIT_NAMES, Manifest, Source
+from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
+from unreel.data.split_names import count_splits, split_role, splits_meant, unclear_splits
 from unreel.data.splits import hash_split
 from unreel.media import Decoder
 from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, ManifestClips
@@ -78,7 +79,8 @@ class LabelTask:
         data: a manifest, what makes one (a folder with one sub-folder per class, a table), or ``ArrayClips``.
         label: the label column; ``None``: "label", or the only one there is.
         group: the group column; ``None``: "group", or the only one there is, or else the file itself.
-        train, validation, test: names of the splits. Without a ``test`` split the validation split is tested on.
+        train, validation, test: names of the splits, read as ``data.split_names.splits_meant`` says. Without a
+            ``test`` split the validation split is tested on.
         splits: one split per source, instead of the data's own.
         test_fraction: share for a hash split. seed: of that split.
     Raises: UsageError for an ambiguous column; DataError for labels that are missing, fewer than two classes, an empty
@@ -167,29 +169,36 @@ class LabelTask:
             unit = f"group {self.group!r}" if self.group else "group" if self._has_groups else "file"
             notes.append(f"no split given: {test_fraction:.0%} of sources kept for testing by a hash of the {unit}")
             return np.where(labelled, chosen, "")
-        known = sorted({s for s in splits if s})
-
-        def is_in(split: str, wanted: str) -> bool:
-            return split == wanted or SPLIT_NAMES.get(split.lower()) == wanted
-
-        if not any(is_in(s, test) for s in splits):
-            if not any(is_in(s, validation) for s in splits):
-                raise DataError(f"no split is called {test!r} or {validation!r}; there are {', '.join(known)}")
+        known = {s for s in splits if s}
+        meant = {name: splits_meant(name, known) for name in names}
+        if not meant[test] or not meant[train]:
+            used = {own for found in meant.values() for own in found}
+            unclear = [i for i, s in enumerate(splits) if labelled[i] and s not in used and split_role(s) is None]
+            if unclear:
+                advice = f"Name the splits {train}, {validation} and {test}, and leave the cells of other rows empty"
+                raise unclear_splits([(self._where(i), splits[i]) for i in unclear], advice)
+        if not meant[test]:
+            if not meant[validation]:
+                raise DataError(f"no split is called {test!r} or {validation!r}; there are {count_splits(splits)}")
             notes.append(f"there is no split {test!r}: tested on {validation!r}, which selects nothing")
             test, validation = validation, ""
-        if not any(is_in(s, train) for s in splits):
-            raise DataError(f"no split is called {train!r}; there are {', '.join(known)}")
+        if not meant[train]:
+            raise DataError(f"no split is called {train!r}; there are {count_splits(splits)}")
         roles = np.full(len(splits), "", dtype="U5")
         for i, split in enumerate(splits):
             if not split or not labelled[i]:
                 continue
             for role, name in (("train", train), ("val", validation), ("test", test)):
-                if name and is_in(split, name):
+                if name and split in meant[name]:
                     roles[i] = role
-        outside = int(((roles == "") & labelled).sum())
+        outside = [splits[i] for i in np.flatnonzero((roles == "") & labelled)]
         if outside:
-            notes.append(f"{outside} labelled sources are in none of the splits used: left out")
+            shown = count_splits(outside)
+            notes.append(f"{len(outside)} labelled sources are in none of the splits used ({shown}): left out")
         return roles
+
+    def _where(self, i: int) -> str:
+        return self.data.where(i) if isinstance(self.data, Manifest) else self.data.ids[i]
 
     @property
     def _has_groups(self) -> bool:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError
-from unreel.data.manifest import SPLIT_NAMES, Manifest, Source
+from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
+from unreel.data.split_names import split_role, unclear_splits
 from unreel.media import Decoder
 from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, JoinedClips, ManifestClips
 from unreel.protocols.protocol import FeatureSet, Outcomes
@@ -39,13 +40,14 @@ class _Side:
     def of(cls, source: Source | ArrayClips, wanted: tuple[str, ...], label: str | None, group: str | None) -> _Side:
         """The rows of the first split of ``wanted`` and those after it that belong with it; all rows without a split.
 
-        Raises: DataError where no row has a label.
+        Raises: DataError where no row has a label, and where only splits whose names are not understood could be meant.
         """
         data: Manifest | ArrayClips = source if isinstance(source, ArrayClips) else Manifest.open(source)
         if isinstance(data, ArrayClips):
             if data.labels is None:
                 raise DataError("the arrays have no labels: give ArrayClips(labels=…)")
-            label, group, roles = "label", "group", [""] * len(data.labels)
+            label, group = "label", "group"
+            roles: list[str | None] = [""] * len(data.labels)
             labels = list(data.labels)
             groups = list(data.groups) if data.groups is not None else [""] * len(labels)
         else:
@@ -53,8 +55,12 @@ class _Side:
             group = choose_column("group", group, data.group_names, required=False)
             labels = data.labels(label)
             groups = data.groups(group) if group else [""] * len(data)
-            roles = [SPLIT_NAMES.get(row.split.lower(), row.split) for row in data]
+            roles = [split_role(row.split) for row in data]
         chosen = [name for name in wanted if name in roles]
+        unclear = [i for i, role in enumerate(roles) if role is None and labels[i] and not chosen]
+        if unclear and isinstance(data, Manifest):
+            advice = f"Name the split to take {' or '.join(wanted)}, or leave the split column out to take all rows"
+            raise unclear_splits([(data.where(i), data[i].split) for i in unclear], advice)
         inside = [i for i, role in enumerate(roles) if not chosen or role in chosen]
         used = [i for i in inside if labels[i]]
         if not used:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UsageError
-from unreel.data.manifest import SPLIT_NAMES, Manifest, Row, Source
+from unreel.data.manifest import Manifest, Row, Source
+from unreel.data.split_names import split_role, unclear_splits
 from unreel.protocols.features import source_names
 from unreel.protocols.protocol import Outcomes
 from unreel.tasks.background import VariantTask
@@ -227,7 +228,7 @@ class ShiftTask(VariantTask):
 
 
 def _role(row: Row) -> str:
-    return SPLIT_NAMES.get(row.split.lower(), row.split)
+    return split_role(row.split) or row.split
 
 
 def _own_rows(manifest: Manifest, variant: str, label: str | None, group: str | None) -> list[Row]:
@@ -261,6 +262,10 @@ def _shifted_rows(
     together = choose_column("group", group, manifest.group_names, required=False)
     roles = [_role(row) for row in manifest]
     part = next((name for name in ("test", "val", "") if name in roles), None)
+    unclear = [i for i, row in enumerate(manifest) if split_role(row.split) is None]
+    if unclear and part != "test":
+        cells = [(manifest.where(i), roles[i]) for i in unclear]
+        raise unclear_splits(cells, "Name the split to test on test, or leave the split column out to test on all rows")
     if part is None:
         raise DataError(f"{set_name}: the shifted set has training rows only; mark those to test on as test")
     classes = {value: _class_of(value, kinds) for value in {*manifest.labels(column)} - {""}}
