@@ -391,7 +391,7 @@ class Manifest:
             hint = "; some names have spaces around them" if stray else ""
             raise DataError(
                 f"{len(missing)} of the files of {len(self)} rows do not exist below {self.root}: {names}{hint}. "
-                "Correct the table, or give the folder that its paths are relative to (root)"
+                "Correct the names: those of a table are looked for in its own folder (in Python, root= names another)"
             )
 
 
