@@ -1,6 +1,8 @@
 """Fixtures that many tests share: one thread, repeatable examples, the shared data where they are."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.ddp_pool import ddp as ddp
+from unreel.core.progress import is_quiet, set_quiet
 
 torch.set_num_threads(1)
 
@@ -19,6 +22,17 @@ settings.register_profile(
     "unreel", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=50
 )
 settings.load_profile("unreel")
+
+
+@pytest.fixture(autouse=True)
+def _as_loud_as_before() -> Iterator[None]:
+    """``--quiet`` of a command that a test calls ends with the test."""
+    quiet, log = is_quiet(), logging.getLogger("unreel")
+    level = log.level
+    yield
+    set_quiet(quiet)
+    log.setLevel(level)
+
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

@@ -96,8 +96,7 @@ def test_a_map_too_small_is_refused_with_its_size():
         embed(Identity(), ArrayClips(clips(size=4)), pooling="max-2x5x5", progress=False)
 
 
-def test_keys_of_stores_made_before_there_was_a_choice_stay_valid():
-    assert TableKey("e", "c", "res5").digest == "75597f40ea14e779c72545c7a4e3ba69"
+def test_each_pooling_has_files_of_its_own():
     poolings = [Pooling(), Pooling("gap"), Pooling.of("max-1x2x2"), Pooling.of("max-2x5x5")]
     poolings += [Pooling("max", (1, 2, 2), keep_views=True), Pooling(keep_views=False)]
     assert poolings[0].key == ""

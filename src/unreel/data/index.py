@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from unreel.core.digests import file_digest
+from unreel.core.digests import place_digest
 from unreel.core.errors import DataError
 from unreel.data.manifest import Manifest
-from unreel.media import MediaError, MissingFileError, ReadTimeoutError, VideoInfo, probe, probe_frames
+from unreel.media import MediaError, VideoInfo, probe, probe_frames
 
-_FORMAT = 2  # raise when probing learns to tell more, so that old answers are not believed
-# What may well be different next time is not remembered.
-_TRANSIENT = (MissingFileError, ReadTimeoutError)
+_FORMAT = 3  # raise when probing learns to tell more or other things, so that old answers are not believed
 
 
 class IndexFault(NamedTuple):
@@ -53,10 +51,11 @@ def index(
     progress: Callable[[int, int], None] | None = None,
     cache: str | os.PathLike[str] | bool | None = True,
 ) -> Indexed:
-    """Probe every file of a manifest; a file seen before, unchanged in size and time or in content, is not opened.
+    """Probe every file of a manifest; a file whose facts are known, and that is as it was, is not opened.
 
     An image is decoded whole; of a video the packets are read and one frame is decoded, so that what is broken further
-    on is met by who decodes it.
+    on is met by who decodes it. Facts belong to one file at its place (``core.digests.place_digest``). A fault is never
+    remembered: what could not be read is probed again.
 
     Args:
         manifest: what to probe. Rows with spans of one file share one probe.
@@ -70,36 +69,31 @@ def index(
     for i in range(len(manifest)):
         first_row.setdefault(_source_name(manifest, i), i)
     folder = cache_folder() if cache is True else Path(cache) if cache else None
-    found: dict[str, VideoInfo | IndexFault] = {}
-    total = len(first_row)
-    with _Memory(folder) as memory:
-        to_probe = []
-        for name, i in first_row.items():
-            known = None if manifest.rows[i].frames else memory.by_stat(name)
-            if known is None:
-                to_probe.append((name, i))
-            else:
-                found[name] = _revive(known, i, manifest)
-        done = total - len(to_probe)
-        if progress is not None and done:
-            progress(done, total)
+    # Named before they are opened: what is written meanwhile is another file.
+    places = {} if folder is None else {n: _place(n) for n, i in first_row.items() if not manifest.rows[i].frames}
+    known = _recall(folder, places.values())
+    found: dict[str, VideoInfo | IndexFault] = {name: known[p] for name, p in places.items() if p in known}
+    new: dict[str, VideoInfo] = {}
+    done, total = len(found), len(first_row)
+    if progress is not None and done:
+        progress(done, total)
+    try:
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            jobs = {pool.submit(_probe, manifest, i, memory): name for name, i in to_probe}
+            jobs = {pool.submit(_probe, manifest, i): name for name, i in first_row.items() if name not in found}
             try:
                 for job in as_completed(jobs):
-                    digest, facts, fault, transient = job.result()
-                    name = jobs[job]
-                    answer = facts if facts is not None else fault
-                    assert answer is not None  # one of the two, by construction
+                    name, answer = jobs[job], job.result()
                     found[name] = answer
-                    if digest and not transient:
-                        memory.put(name, digest, facts, fault)
+                    if places.get(name) and isinstance(answer, VideoInfo):
+                        new[places[name]] = answer
                     done += 1
                     if progress is not None:
                         progress(done, total)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+    finally:
+        _remember(folder, new)
 
     facts_of: list[VideoInfo | None] = []
     faults: list[IndexFault] = []
@@ -128,114 +122,49 @@ def _source_name(manifest: Manifest, i: int) -> str:
     return "\n".join(map(str, frames)) if frames else str(manifest.absolute(i))
 
 
-class _Probed(NamedTuple):
-    digest: str
-    facts: VideoInfo | None
-    fault: IndexFault | None
-    transient: bool
-
-
-def _probe(manifest: Manifest, i: int, memory: _Memory) -> _Probed:
-    row, path, digest = manifest.rows[i], str(manifest.absolute(i)), ""
+def _place(path: str) -> str:
+    """The name of one file or folder at its place; empty for none at all."""
     try:
-        frames = manifest.frame_paths(i)
-        if frames:
-            return _Probed("", probe_frames(frames), None, False)
-        if memory.active and os.path.isfile(path):
-            digest = file_digest(path)  # by name and content: a folder that moved keeps its facts
-            known = memory.by_digest(digest)
-            if known is not None:
-                revived = _revive(known, i, manifest)
-                if isinstance(revived, IndexFault):
-                    return _Probed(digest, None, revived, False)
-                return _Probed(digest, revived, None, False)
-        return _Probed(digest, probe(path), None, False)
+        return place_digest(path)
+    except DataError:
+        return ""
+
+
+def _probe(manifest: Manifest, i: int) -> VideoInfo | IndexFault:
+    row = manifest.rows[i]
+    try:
+        return probe_frames(manifest.frame_paths(i)) if row.frames else probe(manifest.absolute(i))
     except (MediaError, DataError) as error:
-        fault = IndexFault(i, row.path or row.frames[0], type(error).__name__, str(error))
-        return _Probed(digest, None, fault, isinstance(error, _TRANSIENT))
+        return IndexFault(i, row.path or row.frames[0], type(error).__name__, str(error))
 
 
-def _revive(text: str, i: int, manifest: Manifest) -> VideoInfo | IndexFault:
-    stored = json.loads(text)
-    if "cause" in stored:
-        path = manifest.absolute(i)
-        return IndexFault(i, manifest.rows[i].path, stored["cause"], f"{path}: {stored['message']}")
-    return VideoInfo(**stored)
+@contextmanager
+def _memory(folder: Path) -> Iterator[sqlite3.Connection]:
+    """What is remembered, a line per file at its place. Raises OSError and sqlite3.Error."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with closing(sqlite3.connect(folder / f"index-{_FORMAT}.sqlite", timeout=30)) as database, database:
+        database.execute("CREATE TABLE IF NOT EXISTS facts (place TEXT PRIMARY KEY, facts TEXT)")
+        yield database
 
 
-class _Memory:
-    """Facts by content digest, and digests by (path, size, time), in one SQLite file. Without a folder, nothing."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._facts: dict[str, str] = {}
-        self._stats: dict[str, tuple[int, int, str]] = {}
-        self._new_facts: dict[str, str] = {}
-        self._new_stats: dict[str, tuple[int, int, str]] = {}
-        self.active = folder is not None
-
-    def __enter__(self) -> _Memory:
-        if self._folder is not None:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                with self._database() as database:
-                    self._facts = dict(database.execute("SELECT digest, facts FROM facts").fetchall())
-                    rows = database.execute("SELECT path, size, mtime_ns, digest FROM stats").fetchall()
-                    self._stats = {p: (s, t, d) for p, s, t, d in rows}
-            except (OSError, sqlite3.Error):  # a read-only home or a broken cache only costs time
-                self.active = False
-        return self
-
-    @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        assert self._folder is not None
-        connection = sqlite3.connect(self._folder / f"index-{_FORMAT}.sqlite", timeout=30)
+def _recall(folder: Path | None, places: Iterable[str]) -> dict[str, VideoInfo]:
+    found: dict[str, VideoInfo] = {}
+    if folder is not None:
         try:
-            with connection:
-                connection.execute("CREATE TABLE IF NOT EXISTS facts (digest TEXT PRIMARY KEY, facts TEXT)")
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS stats (path TEXT PRIMARY KEY, size INT, mtime_ns INT, digest TEXT)"
-                )
-                yield connection
-        finally:
-            connection.close()
+            with _memory(folder) as database:
+                for place in places:
+                    for (text,) in database.execute("SELECT facts FROM facts WHERE place = ?", (place,)):
+                        found[place] = VideoInfo(**json.loads(text))
+        except (OSError, sqlite3.Error):  # a read-only home or a broken cache only costs time
+            pass
+    return found
 
-    def by_stat(self, path: str) -> str | None:
-        known = self._stats.get(path)
-        if known is None:
-            return None
+
+def _remember(folder: Path | None, new: Mapping[str, VideoInfo]) -> None:
+    if folder is not None and new:
         try:
-            facts = os.stat(path)
-        except OSError:
-            return None
-        return self._facts.get(known[2]) if (facts.st_size, facts.st_mtime_ns) == known[:2] else None
-
-    def by_digest(self, digest: str) -> str | None:
-        return self._facts.get(digest)
-
-    def put(self, path: str, digest: str, facts: VideoInfo | None, fault: IndexFault | None) -> None:
-        if not self.active:
-            return
-        if facts is not None:
-            self._new_facts[digest] = json.dumps(asdict(facts))
-        elif fault is not None:
-            self._new_facts[digest] = json.dumps(
-                {"cause": fault.cause, "message": fault.message.removeprefix(f"{path}: ")}
-            )
-        try:
-            now = os.stat(path)
-        except OSError:
-            return
-        self._new_stats[path] = (now.st_size, now.st_mtime_ns, digest)
-
-    def __exit__(self, *unused: object) -> None:
-        if not self.active or not self._new_facts:
-            return
-        try:
-            with self._database() as database:
-                database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", self._new_facts.items())
-                database.executemany(
-                    "INSERT OR REPLACE INTO stats VALUES (?, ?, ?, ?)", [(p, *v) for p, v in self._new_stats.items()]
-                )
+            with _memory(folder) as database:
+                rows = [(place, json.dumps(asdict(facts))) for place, facts in new.items()]
+                database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
         except (OSError, sqlite3.Error):
             pass

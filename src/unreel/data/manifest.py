@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from unreel.core.digests import file_digest, mapping_digest
+from unreel.core.digests import fingerprint, mapping_digest, place_digest
 from unreel.core.distributed import rank
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
@@ -224,7 +224,7 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """32 hex digits for the table and its files (relative path, size, head and tail of each); not for the facts.
+        """32 hex digits for the table and its files' fingerprints (``core.digests``); not for the facts.
 
         Reads up to 128 KiB per file the first time. The same data under another root has the same digest.
         Raises: DataError where a file cannot be read.
@@ -233,16 +233,20 @@ class Manifest:
 
     def compute_digest(self, *, full: bool = False) -> str:
         """``digest``; with ``full`` every byte of every file counts."""
-        seen: dict[str, str] = {}
-        for row in self.rows:
-            for name in (row.path, *row.frames):
-                if name and name not in seen:
-                    seen[name] = _content_digest(os.path.join(self.root, name), self.root, full)
+        return self.digest_of(self.fingerprints(full=full))
+
+    def fingerprints(self, *, full: bool = False) -> dict[str, str]:
+        """The fingerprint of every file and folder that a row is made of, by its path as written."""
+        names = dict.fromkeys(name for row in self.rows for name in (row.path, *row.frames) if name)
+        return {name: fingerprint(os.path.join(self.root, name), self.root, full=full) for name in names}
+
+    def digest_of(self, fingerprints: Mapping[str, str]) -> str:
+        """``digest``, given the ``fingerprints``."""
         table = [
             [r.path, r.start_s, r.end_s, list(r.frames), r.split, dict(r.labels), dict(r.groups), dict(r.files)]
             for r in self.rows
         ]
-        return mapping_digest([table, [seen[k] for k in sorted(seen)]])
+        return mapping_digest([table, [fingerprints[k] for k in sorted(fingerprints)]])
 
     @property
     def only_images(self) -> bool:
@@ -279,6 +283,27 @@ class Manifest:
         """63 bits for what row ``i`` is: its relative path, span and frames. Other rows do not matter."""
         row = self.rows[i]
         return Key("sample", row.path, repr(row.start_s), repr(row.end_s), *row.frames).bits()
+
+    def identity(self, i: int) -> str:
+        """32 hex digits for what row ``i`` is on this machine: its files at their places, and its span.
+
+        Rows have one identity where they are the same seconds of the same files, by whatever paths, links and
+        manifests. Raises: DataError for a missing file.
+        """
+        row = self.rows[i]
+        files = [place_digest(os.path.join(self.root, name)) for name in (*row.frames, row.path) if name]
+        return mapping_digest([files, row.start_s or 0.0, row.end_s])
+
+    def one_name_each(self) -> list[str]:
+        """Row for row the path as written, or its frames'; of a file with several names, through links, the first."""
+        first: dict[tuple[str, ...], str] = {}
+        return [
+            first.setdefault(
+                tuple(os.path.realpath(os.path.join(self.root, name)) for name in (row.path, *row.frames) if name),
+                row.path or "\n".join(row.frames),
+            )
+            for row in self.rows
+        ]
 
     def group_id(self, i: int, name: str = "group") -> int:
         """63 bits for row ``i``'s group; its sample id where it has none."""
@@ -391,7 +416,7 @@ class Manifest:
             hint = "; some names have spaces around them" if stray else ""
             raise DataError(
                 f"{len(missing)} of the files of {len(self)} rows do not exist below {self.root}: {names}{hint}. "
-                "Correct the names: those of a table are looked for in its own folder (in Python, root= names another)"
+                "Correct the table, or give the folder that its paths are relative to (root)"
             )
 
 
@@ -400,7 +425,7 @@ def split_leaks(manifest: Manifest, group: str | None = "group") -> list[Leak]:
 
     Rows without a group or without a split do not count. Raises: DataError when the manifest has no such group.
     """
-    values = [r.path or "\n".join(r.frames) for r in manifest.rows] if group is None else manifest.groups(group)
+    values = manifest.one_name_each() if group is None else manifest.groups(group)
     seen: dict[str, set[str]] = {}
     for row, value in zip(manifest.rows, values, strict=True):
         if value and row.split:
@@ -409,10 +434,3 @@ def split_leaks(manifest: Manifest, group: str | None = "group") -> list[Leak]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- parts
-
-
-def _content_digest(path: str, root: str, full: bool) -> str:
-    if os.path.isdir(path):  # a folder of frames: its files, by name
-        inside = sorted(e.path for e in os.scandir(path) if e.is_file() and not e.name.startswith("."))
-        return mapping_digest([file_digest(f, relative_to=root, full=full) for f in inside])
-    return file_digest(path, relative_to=root, full=full)

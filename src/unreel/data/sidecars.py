@@ -1,8 +1,9 @@
 """Sidecars: facts computed once per source, before times or crops are drawn from them.
 
-A fact is keyed by what the source is (digest of its name, size, head and tail) and by what computed it (name, version
-and settings of its producer). A table of them is one Parquet file; ``unreel data annotate`` writes it, and a run that
-needs it stops at the start where it is missing.
+A fact is keyed by what the source is and by what computed it (name, version and settings of its producer). A source is
+itself by its place as seen from the table and its state, so that a table beside the data moves with it; where these do
+not agree, by all its bytes (``core.digests``). A table is one Parquet file; ``unreel data annotate`` writes it, and a
+run that needs it stops at the start where it is missing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -20,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from unreel.core.digests import file_digest, mapping_digest
+from unreel.core.digests import FileState, content_digest, file_state, mapping_digest
 from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.files import append, check_folder, claimed, replacing
 from unreel.core.settings import Range
@@ -32,7 +34,7 @@ from unreel.media import Decoder, MediaError, UnreadableError, decoder_for
 Values: TypeAlias = Mapping[str, Any]
 
 # Columns of the table besides the producer's own, which are prefixed "value.".
-_KEYS = ("source", "path", "size", "mtime_ns", "error")
+_KEYS = ("path", "size", "state", "content", "error")
 _DIGITS = 16
 _MADE_BY = b"unreel.producer"
 
@@ -216,7 +218,7 @@ def create_producer(name: str, *, data: str | os.PathLike[str] = "DATA") -> Prod
 
 def default_folder(manifest: Manifest) -> Path:
     """Where tables are kept unless told otherwise: in the cache, by the root of the data."""
-    return cache_folder() / "sidecars" / mapping_digest([manifest.root])[:_DIGITS]
+    return cache_folder() / "sidecars" / mapping_digest([os.path.realpath(manifest.root)])[:_DIGITS]
 
 
 def table_path(folder: str | os.PathLike[str], producer: Named) -> Path:
@@ -224,77 +226,103 @@ def table_path(folder: str | os.PathLike[str], producer: Named) -> Path:
     return Path(folder) / f"{producer.name}-{producer_digest(producer)[:_DIGITS]}.parquet"
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    try:
-        facts = file.stat()
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
-    return facts.st_size, facts.st_mtime_ns
+def place_beside(table: Path, source: Path) -> str:
+    """Where a source is, seen from a table: the same when both are moved together."""
+    return Path(os.path.relpath(os.path.realpath(source), os.path.realpath(table.parent))).as_posix()
 
 
-def _source_digest(file: Path) -> str:
-    if file.is_dir():  # a folder of frames
-        inside = sorted(e.path for e in os.scandir(file) if e.is_file() and not e.name.startswith("."))
-        return mapping_digest([file_digest(f) for f in inside])
-    return file_digest(file)
+def file_beside(table: Path, source: Path, suffix: str) -> Path:
+    """Where a producer's file for one source goes, as the table names it: one source's is never another's."""
+    name = mapping_digest([place_beside(table, source)])[:_DIGITS]
+    return Path(table.stem, name[:2], f"{source.stem}-{name}{suffix}")
+
+
+@lru_cache(maxsize=100_000)
+def _content(file: str, state: FileState) -> str:
+    """All bytes of a file that is in this state: read once per process."""
+    del state
+    return content_digest(file)
 
 
 class _Entry(NamedTuple):
-    source: str
+    """One line of a table: a source's place beside it, size, state and content when it was computed, and the facts."""
+
     path: str
     size: int
-    mtime_ns: int
+    state: str
+    content: str
     error: str | None
     values: dict[str, Any]
 
 
 class _Table:
-    """Entries by digest, and by path for files whose size and time have not changed."""
+    """Entries by place, and by content for files that lie elsewhere or have other times."""
 
-    def __init__(self) -> None:
-        self.by_source: dict[str, _Entry] = {}
-        self._by_path: dict[str, _Entry] = {}
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._by_place: dict[str, _Entry] = {}
+        self._by_content: dict[str, _Entry] = {}
+        self._sizes: set[int] = set()
 
     def add(self, entry: _Entry) -> None:
-        self.by_source[entry.source] = entry
-        self._by_path[entry.path] = entry
+        self._by_place[entry.path] = entry
+        self._by_content[entry.content] = entry
+        self._sizes.add(entry.size)
 
-    def find(self, manifest: Manifest, row: int) -> _Entry | None:
-        """The row's entry, found without reading the file where it is as it was."""
-        path, file = manifest.relative(row), manifest.absolute(row)
-        known = self._by_path.get(path)
-        if known is not None and not file.is_dir() and (known.size, known.mtime_ns) == _stamp(file):
+    def entry(self, source: Path, before: FileState, problem: str | None, values: Values) -> _Entry:
+        """A source's entry, whose facts were computed after it was in the state ``before``."""
+        content = _content(os.path.realpath(source), before)
+        same = file_state(source) == before  # else what was computed may be of another file than what was read here
+        return _Entry(place_beside(self.path, source), *before, content if same else "", problem, dict(values))
+
+    def find(self, source: Path) -> _Entry | None:
+        """A source's entry: found by its entry in its folder where it is as it was, else by its bytes."""
+        if not self._by_place:
+            return None
+        state = file_state(source)
+        known = self._by_place.get(place_beside(self.path, source))
+        if known is not None and (known.size, known.state) == state:
             return known
-        return self.by_source.get(_source_digest(file)) if self.by_source else None
+        return self._by_content.get(_content(os.path.realpath(source), state)) if state.size in self._sizes else None
 
-    def read(self, path: Path) -> None:
-        """Add the entries of a Parquet table. Raises DataError where it cannot be read."""
+    def renew(self, source: Path) -> bool:
+        """Whether a source has facts; from here on they belong to its place and state of now."""
+        known = self.find(source)
+        if known is None or known.error is not None:  # what failed is tried again: another version may read it
+            return False
+        self.add(known._replace(path=place_beside(self.path, source), state=file_state(source).digest))
+        return True
+
+    def read(self) -> None:
+        """Add the entries of the Parquet table. Raises DataError where it cannot be read."""
         import pyarrow.parquet as parquet
 
         try:
-            records = parquet.read_table(path).to_pylist()
-            for record in records:
-                source, name, size, mtime_ns, error = (record[k] for k in _KEYS)
+            table = parquet.read_table(self.path)
+            if _MADE_BY in (table.schema.metadata or {}) and "state" not in table.column_names:
+                return  # of an older unreel, which took files for one another
+            for record in table.to_pylist():
+                place, size, state, content, error = (record[k] for k in _KEYS)
                 values = {k.removeprefix("value."): v for k, v in record.items() if k.startswith("value.")}
-                self.add(_Entry(source, name, size, mtime_ns, error, {} if error is not None else values))
+                self.add(_Entry(place, size, state, content, error, {} if error is not None else values))
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path}: not a sidecar table ({error}); delete it and annotate again") from None
+            raise DataError(f"{self.path}: not a sidecar table ({error}); delete it and annotate again") from None
 
-    def read_journal(self, path: Path) -> None:
+    def read_journal(self, journal: Path) -> None:
         """Add the entries of an unfinished run; a last line that was cut off is left out."""
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in journal.read_text(encoding="utf-8").splitlines():
             try:
                 entry = _Entry(*json.loads(line))
             except (ValueError, TypeError):
                 continue
             self.add(entry)
 
-    def write(self, path: Path, producer: Named) -> None:
+    def write(self, producer: Named) -> None:
         """The Parquet table, whole or not at all, with what made it."""
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
-        entries = sorted(self._by_path.values(), key=lambda e: e.path)  # one per path: its latest
+        entries = sorted(self._by_place.values(), key=lambda e: e.path)  # one per place: its latest
         names = list(dict.fromkeys(k for e in entries for k in e.values))
         records = [
             {
@@ -306,8 +334,14 @@ class _Table:
         made_by = {"name": producer.name, "version": producer.version, "settings": dict(producer.settings)}
         table = pa.Table.from_pylist(records)
         metadata = {**(table.schema.metadata or {}), _MADE_BY: json.dumps(made_by).encode()}
-        with replacing(path) as partial:
+        with replacing(self.path) as partial:
             parquet.write_table(table.replace_schema_metadata(metadata), partial)
+
+
+def _read(path: Path) -> _Table:
+    table = _Table(path)
+    table.read()
+    return table
 
 
 class Annotation(NamedTuple):
@@ -380,13 +414,14 @@ def annotate(
     target = table_path(folder, named)
     journal = target.with_suffix(".journal")
     with claimed(folder, only=target.name):
-        table = _Table()
+        table = _Table(target)
         if target.exists():
-            table.read(target)
+            table.read()
         if journal.exists():
             table.read_journal(journal)
             append(journal, "\n")  # a killed run may have left half a line
-        missing = [row for row in rows if table.find(manifest, row) is None]
+        before = {row: file_state(manifest.absolute(row)) for row in rows}
+        missing = [row for row in rows if not table.renew(manifest.absolute(row))]
         total, known = len(rows), len(rows) - len(missing)
         if progress is not None:
             progress(known, total)
@@ -396,16 +431,15 @@ def annotate(
             else _compute_all(manifest, producer, rows, missing, target, workers)
         )
         for done, (row, problem, values) in enumerate(results, 1):
-            file = manifest.absolute(row)
-            found = _Entry(_source_digest(file), manifest.relative(row), *_stamp(file), problem, dict(values))
+            found = table.entry(manifest.absolute(row), before[row], problem, values)
             append(journal, json.dumps(found) + "\n")
             table.add(found)
             if progress is not None:
                 progress(known + done, total)
-        table.write(target, named)
+        table.write(named)
         journal.unlink(missing_ok=True)
-    entries = [table.find(manifest, row) for row in rows]
-    failed = [(e.path, e.error) for e in entries if e is not None and e.error is not None]
+    entries = [(manifest.relative(row), table.find(manifest.absolute(row))) for row in rows]
+    failed = [(path, e.error) for path, e in entries if e is not None and e.error is not None]
     return Annotation(target, len(missing), known, failed)
 
 
@@ -479,15 +513,13 @@ def require(
     for item in names:
         producer = create_producer(item, data=manifest.root) if isinstance(item, str) else item
         folders = [folder] if folder is not None else [Path(manifest.root, "sidecars"), default_folder(manifest)]
-        table = _Table()
-        for place in reversed([table_path(f, producer) for f in folders]):
-            if place.exists():
-                table.read(place)
+        tables = [_read(file) for f in folders if (file := table_path(f, producer)).exists()]
         by_path: dict[str, _Entry | None] = {}
         for i in range(len(manifest)):
             path = manifest.relative(i)
             if path not in by_path:
-                by_path[path] = table.find(manifest, i)
+                entries_of = (table.find(manifest.absolute(i)) for table in tables)
+                by_path[path] = next((entry for entry in entries_of if entry is not None), None)
         missing = [path for path, entry in by_path.items() if entry is None]
         if missing:
             raise DataError(
@@ -523,16 +555,14 @@ def find_tables(name: str, manifest: Manifest) -> list[Path]:
 
 def count_known(path: Path, manifest: Manifest) -> int:
     """How many rows a table has an entry for. Raises DataError for a file that is no table."""
-    table = _Table()
-    table.read(path)
-    return sum(table.find(manifest, i) is not None for i in range(len(manifest)))
+    table = _read(path)
+    return sum(table.find(manifest.absolute(i)) is not None for i in range(len(manifest)))
 
 
 def open_table(path: Path, manifest: Manifest, name: str) -> Sidecar:
     """One table's facts for every row. Raises DataError for rows it does not know, or a file that is no table."""
-    table = _Table()
-    table.read(path)
-    entries = [table.find(manifest, i) for i in range(len(manifest))]
+    table = _read(path)
+    entries = [table.find(manifest.absolute(i)) for i in range(len(manifest))]
     missing = [manifest.relative(i) for i, entry in enumerate(entries) if entry is None]
     if missing:
         raise DataError(

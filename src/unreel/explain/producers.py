@@ -20,7 +20,7 @@ from torch.nn import functional
 from unreel.core.files import write_whole
 from unreel.data.batch import Fault
 from unreel.data.manifest import Manifest
-from unreel.data.sidecars import Found
+from unreel.data.sidecars import Found, file_beside
 from unreel.explain.contracam import CamSettings
 from unreel.explain.crf import CrfSettings
 from unreel.explain.driver import check_batches, iterate_maps, provenance, to_bytes
@@ -164,20 +164,19 @@ class MaskProducer(_Maps):
         self, sources: Manifest, rows: Collection[int], *, table: Path, workers: int = 0
     ) -> Iterator[Found]:
         """The masks of ``rows``; see ``SetProducer``."""
-        files = Path(table.stem)
         faults: list[Fault] = []
         for source in self._sources(sources, rows, faults, workers=workers, features=self.plan.video):
-            name = sources.relative(source.row)
+            path = sources.absolute(source.row)
+            file = file_beside(table, path, ".npz" if self.plan.video else ".png")
             if self.plan.video:
                 stream = io.BytesIO()
                 np.savez_compressed(stream, masks=to_bytes(source.maps).numpy(), times_s=source.times_s)
-                file, content = files / f"{name}.npz", stream.getvalue()
+                content = stream.getvalue()
             else:
-                path = sources.absolute(source.row)
                 info = decoder_for(path).probe(path)
                 size = (info.height, info.width)
                 whole = functional.interpolate(source.maps[None], size=size, mode="bilinear", antialias=True)[0, 0]
-                file, content = files / f"{name}.png", encode_image(to_bytes(whole).numpy())
+                content = encode_image(to_bytes(whole).numpy())
             write_whole(table.parent / file, content)
             yield Found(source.row, None, {"file": file.as_posix()})
         yield from _unreadable(sources, faults)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unreel.core.digests import file_digest
+from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError, UsageError
 from unreel.core.memory import keep_freed_memory
 from unreel.core.progress import Progress
@@ -52,7 +52,7 @@ class Embeddings:
         per_view: (N, V, D) float32, so that averaging stays the protocol's choice; (N, 1, D), the mean over views, for
             a pooling that does not keep them.
         rows: (N,) position of each source in the data.
-        sources: (N,) names by file name, size, head and tail (``core.digests.file_digest``), and span.
+        sources: (N,) names by file and span: one for a file under several names, others for equal files elsewhere.
         paths, spans: absolute paths, and (start, end) seconds or ``None`` for whole files.
         num_asked: sources in the data, readable or not.
         clips: the digest of how clips were cut. pooling: how maps became vectors (``Pooling.key``).
@@ -114,7 +114,7 @@ class ClipSource(Protocol):
         """One group per source, or None."""
 
     def source(self, row: int) -> str:
-        """Name of a source by content and span. Raises DataError when it cannot be read."""
+        """Name of a source by what it is and span. Raises DataError when it cannot be named."""
 
     def location(self, row: int) -> tuple[str, tuple[float, float | None] | None]:
         """Absolute path and span; an empty path for what is no file."""
@@ -139,14 +139,19 @@ def default_plan(spec: InputSpec, *, num_clips: int = 4) -> ClipPlan:
 
 
 def source_names(manifest: Manifest) -> list[str]:
-    """A readable name per row: relative path, and the span where there is one."""
+    """A readable name per row: relative path, and the span where there is one; equal only where rows are."""
     names = []
+    frames_of: dict[str, set[tuple[str, ...]]] = {}
     for row in manifest:
-        name = row.path or "|".join(row.frames[:1]) + f"+{len(row.frames) - 1}"
+        name = row.path or f"{row.frames[0]}+{len(row.frames) - 1}"
         if row.start_s is not None or row.end_s is not None:
-            name += f"#{row.start_s or 0:g}-{'' if row.end_s is None else f'{row.end_s:g}'}"
+            name += f"#{row.start_s or 0:.12g}-{'' if row.end_s is None else f'{row.end_s:.12g}'}"
         names.append(name)
-    return names
+        frames_of.setdefault(name, set()).add(row.frames)
+    return [
+        f"{name}~{mapping_digest(row.frames)[:8]}" if len(frames_of[name]) > 1 else name
+        for name, row in zip(names, manifest, strict=True)
+    ]
 
 
 class ManifestClips:
@@ -175,7 +180,6 @@ class ManifestClips:
         self.dataset = EvaluationDataset(self.manifest, plan, decoder)
         self.labels = self.manifest.labels(label) if label in self.manifest.label_names else None
         self.groups = self.manifest.groups(group) if group in self.manifest.group_names else None
-        self._files: dict[str, str] = {}
 
     @property
     def digest(self) -> str:
@@ -187,26 +191,9 @@ class ManifestClips:
         """Relative path, and the span where there is one."""
         return source_names(self.manifest)
 
-    def _file(self, path: str) -> str:
-        if path not in self._files:
-            # By the file's own name and not its path below a root: the same video listed by another manifest is the
-            # same source, and is not encoded again.
-            if os.path.isdir(path):
-                parts = sorted(e.path for e in os.scandir(path) if e.is_file() and not e.name.startswith("."))
-                joined = "".join(file_digest(p) for p in parts)
-                self._files[path] = hashlib.blake2b(joined.encode(), digest_size=16).hexdigest()
-            else:
-                self._files[path] = file_digest(path)
-        return self._files[path]
-
     def source(self, row: int) -> str:
-        """Hash of the files' digests and the span. Raises DataError when a file cannot be read."""
-        entry = self.manifest[row]
-        files = [self._file(str(p)) for p in self.manifest.frame_paths(row)]
-        if entry.path:
-            files.append(self._file(str(self.manifest.absolute(row))))
-        text = f"{files}\0{entry.start_s!r}\0{entry.end_s!r}"
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        """As the manifest tells rows apart. Raises DataError for a missing file."""
+        return self.manifest.identity(row)
 
     def location(self, row: int) -> tuple[str, tuple[float, float | None] | None]:
         """Absolute path and span of a row."""

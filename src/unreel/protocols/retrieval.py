@@ -151,8 +151,8 @@ def search(
         gallery: a folder, a manifest, a list of paths, or ``Embeddings`` made by the same encoder and clip plan.
         k: at most this many per query.
         clips, store, pooling, device, progress: as ``embed``.
-        include_same: also find the query itself where the gallery holds it: the same file name, size, head, tail and
-            span. A copy under another name is always found.
+        include_same: also find the query itself where the gallery holds it: the same file, by whatever path or link,
+            and the same span. A copy of it is always found.
     Raises: DataError for a query that cannot be read or a gallery with nothing else; UsageError for k < 1 or a gallery
         cut by another clip plan or pooled otherwise.
     """

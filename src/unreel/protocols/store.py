@@ -31,7 +31,8 @@ DEFAULT_MAX_BYTES = 10 * 1024**3
 # SQLite's bound on parameters was 999 before version 3.32.
 _QUERY_KEYS = 900
 _WAIT_S = 60.0
-_FORMAT = 1
+# Raised when sources are named otherwise, or when decoders give other frames: older files are not read again.
+_FORMAT = 2
 
 
 def encoder_digest(encoder: Encoder) -> str:
@@ -71,10 +72,7 @@ class TableKey:
     @cached_property
     def digest(self) -> str:
         """Name of the file."""
-        parts = asdict(self)
-        if not self.pooling:  # as files were named before there was a choice
-            del parts["pooling"]
-        return mapping_digest({"features": _FORMAT, **parts})
+        return mapping_digest({"features": _FORMAT, **asdict(self)})
 
 
 class FeatureTable:

@@ -130,7 +130,7 @@ class LabelTask:
         if not labelled.all():
             notes.append(f"{int((~labelled).sum())} of {len(labels)} sources have no {self.label!r} label: left out")
         self.roles = self._roles(own_splits, labelled, (train, validation, test), test_fraction, seed, notes)
-        self._refuse_leaks(files)
+        self._refuse_leaks(self.data.one_name_each() if isinstance(self.data, Manifest) else files)
         for role in ("train", "test"):
             if not (self.roles == role).any():
                 raise DataError(f"no labelled source is in the {role} part; parts: {self._sizes()}")

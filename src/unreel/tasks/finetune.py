@@ -18,6 +18,7 @@ from unreel.core.progress import Progress as Bar
 from unreel.core.settings import Range
 from unreel.data.dataset import ClipDataset
 from unreel.data.loader import ClipLoader
+from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
 from unreel.data.validation import ValidationLoader
 from unreel.methods.registry import create_method
@@ -219,12 +220,17 @@ class FineTune:
         return {
             **{k: v for k, v in asdict(self).items() if k != "average"},
             "encoder": encoder_digest(encoder),
-            "train": train.manifest.digest,
-            "validation": "" if validation is None else validation.manifest.digest,
+            "train": self._data(train.manifest),
+            "validation": "" if validation is None else self._data(validation.manifest),
             "label": train.label,
             "plan": plan.digest,
             "seed": seed,
         }
+
+    @staticmethod
+    def _data(manifest: Manifest) -> list[str]:
+        """The table, and the very files: other files of equal names, sizes and ends have checkpoints of their own."""
+        return [manifest.digest, mapping_digest([manifest.identity(i) for i in range(len(manifest))])]
 
     def _head(
         self, method: Supervised, train: Examples, settings: dict[str, object], notes: tuple[str, ...]
