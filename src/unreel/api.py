@@ -210,8 +210,20 @@ class IndexSummary:
         return "\n".join(lines)
 
 
-def index(data: Source, *, out: str | os.PathLike[str] | None = None, workers: int = 2) -> IndexSummary:
+def index(
+    data: Source,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    workers: int = 2,
+) -> IndexSummary:
     """Probe every source, and write a manifest (.csv or .parquet) with what was found.
+
+    Args:
+        data: a folder, a manifest, or a list of paths.
+        out: the manifest to write, which finds its files from where it lies.
+        root: what the paths of a table are relative to; its own folder by default.
+        workers: files probed at a time.
 
     Raises: DataError for missing files or an empty folder; UsageError for another suffix; WriteError, before any file
         is opened, where ``out`` cannot be written.
@@ -221,7 +233,7 @@ def index(data: Source, *, out: str | os.PathLike[str] | None = None, workers: i
         raise UsageError(f"{target}: a manifest ends in .csv or .parquet")
     if target is not None:
         check_file(target)
-    manifest = Manifest.open(data, tell=False)  # the summary does
+    manifest = Manifest.open(data, root=root, tell=False)  # the summary does
     with Progress("index", len(manifest), unit="videos") as bar:
         indexed = probe_all(manifest, workers=workers, progress=bar)
     if target is not None:

@@ -178,7 +178,7 @@ def test_other_names_for_columns(tmp_path: Path) -> None:
         ("path,start_s\na.mp4,soon\n", r"train\.csv:2: start_s must be a number of seconds, found 'soon'"),
         ("path,start_s,end_s\na.mp4,2,1\n", r"train\.csv:2: the span ends at 1 s, not after"),
         ("path,start_s\na.mp4,-1\n", r"train\.csv:2: start_s"),
-        ("path,start_s\na.mp4,nan\n", r"train\.csv:2: start_s"),
+        ("path,start_s\na.mp4,inf\n", r"train\.csv:2: start_s"),
         ("path,label\n,x\n", r"train\.csv:2: a row needs a path"),
         ("path,frames\n,[1\n", r"train\.csv:2: frames is not a JSON list"),
         ("name,label\na.mp4,x\n", r"no column 'path'; its columns are name, label"),

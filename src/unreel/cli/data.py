@@ -20,19 +20,30 @@ data_app = App(
 
 
 @data_app.command
-def index(data: Path, /, *, out: Path | None = None, workers: int = 2, common: Common = NO_OPTIONS) -> int:
+def index(
+    data: Path,
+    /,
+    *,
+    out: Path | None = None,
+    root: Path | None = None,
+    workers: int = 2,
+    common: Common = NO_OPTIONS,
+) -> int:
     """Probe every video of a folder or table; say what is there, and write a manifest.
 
     Args:
         data: A folder of videos, or a manifest (CSV or Parquet).
         out: The manifest to write, .csv or .parquet. Without it only the summary is shown.
+        root: The folder that a table's paths are relative to; by default the table's own.
         workers: Files probed at a time.
     """
     if out is not None and out.suffix.lower() not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: a manifest ends in .csv or .parquet")
+    if root is not None and data.is_dir():
+        raise UsageError(f"--root {root}: it goes with a table; {data} is a folder, which its paths are relative to")
     from unreel import api
 
-    summary = api.index(data, out=out, workers=workers)
+    summary = api.index(data, out=out, root=root, workers=workers)
     common.print(summary.to_plain(), summary.text())
     return 0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,12 +21,13 @@ from unreel.core.digests import fingerprint, mapping_digest, place_digest
 from unreel.core.distributed import rank
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
+from unreel.core.text import is_utf8, shown
+from unreel.data.columns import PATH_ALIASES
 from unreel.data.folders import list_folder
 from unreel.data.row import Row, column_name
 from unreel.data.split_names import SPLIT_NAMES, count_splits, splits_meant
 from unreel.data.tables import (
     PARQUET_SUFFIXES,
-    PATH_ALIASES,
     Table,
     place_in_table,
     read_csv,
@@ -179,7 +181,7 @@ class Manifest:
         """Read a table with a header, separated by commas, semicolons or tabs.
 
         Args:
-            path: the file, in UTF-8.
+            path: the file, in UTF-8, or in UTF-16 with its mark.
             root: what its paths are relative to; its own folder unless given.
             columns: role to column, where the table has other names: ``{"path": "clip", "group": "patient"}``.
             check: raise for files that do not exist.
@@ -399,25 +401,54 @@ class Manifest:
 
     def missing_files(self) -> list[str]:
         """Every file a row names that does not exist, in the order of the rows."""
-        named: dict[str, str] = {}
-        for row in self.rows:
-            if row.path:
-                named.setdefault(os.path.join(self.root, row.path), row.path)
-            for name in (*row.frames, *row.files.values()):
-                named.setdefault(os.path.join(self.root, name), name)
-        return [shown for full, shown in named.items() if not os.path.exists(full)]
+        return list(self._missing())
+
+    def _missing(self) -> dict[str, int]:
+        """Missing files as written, each with the first row that names it."""
+        named: dict[str, tuple[str, int]] = {}
+        for i, row in enumerate(self.rows):
+            for name in filter(None, (row.path, *row.frames, *row.files.values())):
+                named.setdefault(os.path.join(self.root, name), (name, i))
+        return {name: i for full, (name, i) in named.items() if not os.path.exists(full)}
 
     def check_files(self) -> None:
-        """Raise DataError, with the first few names and the count, where files are missing."""
-        missing = self.missing_files()
-        if missing:
-            names = ", ".join(repr(m) for m in missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
-            stray = [m for m in missing if m != m.strip()]
-            hint = "; some names have spaces around them" if stray else ""
-            raise DataError(
-                f"{len(missing)} of the files of {len(self)} rows do not exist below {self.root}: {names}{hint}. "
-                "Correct the table, or give the folder that its paths are relative to (root)"
-            )
+        """Raise DataError, with the first few names, the first line and the count, where files are missing."""
+        missing = self._missing()
+        if not missing:
+            return
+        names, first = [*missing], next(iter(missing.values()))
+        listed = ", ".join(f"'{shown(name)}'" for name in names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
+        where = f", first in {self.where(first)}" if self.table and self.rows[first].line else ""
+        raise DataError(
+            f"{len(names)} of the files of {len(self)} rows do not exist below {shown(self.root)}: {listed}{where}"
+            f"{_why_missing(names, self.root)}. {self._advice(names)}"
+        )
+
+    def _advice(self, names: Sequence[str]) -> str:
+        if not self.table:
+            return "Correct the names (in Python, root= names the folder that they are relative to)"
+        places = [Path.cwd(), *Path(self.root).parents]
+        found = next((p for p in places if all(os.path.exists(p / name) for name in names[:100])), None)
+        folder = "FOLDER" if found is None else shown(str(found))
+        return (
+            f"Correct the table; or, where its paths are relative to {'another folder' if found is None else folder}, "
+            f"write one that finds them: unreel data index {shown(os.path.basename(self.table))} --root {folder} --out "
+            "NEW.csv"
+        )
+
+
+def _why_missing(names: Sequence[str], root: str) -> str:
+    """What is wrong with names that nearly exist."""
+    if any(name != name.strip() for name in names):
+        return "; some names have spaces around them"
+    if not all(map(is_utf8, names)):
+        return "; some names are not UTF-8, save the table as CSV UTF-8"
+    for name in names[:_SHOWN]:
+        if any(os.path.exists(os.path.join(root, unicodedata.normalize(form, name))) for form in ("NFC", "NFD")):
+            return "; some files' names write accents otherwise (as composed or decomposed letters)"
+        if "\\" in name and os.path.exists(os.path.join(root, name.replace("\\", "/"))):
+            return "; some names have backslashes, write / between folders"
+    return ""
 
 
 def split_leaks(manifest: Manifest, group: str | None = "group") -> list[Leak]:

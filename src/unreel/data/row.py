@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from unreel.core.errors import DataError, UsageError
+from unreel.core.text import shown
 from unreel.media import VideoInfo
 
 SIMPLE_ROLES = ("path", "start_s", "end_s", "frames", "split")
@@ -20,7 +21,8 @@ _FAMILIES = ("label", "group", "file", "fact")
 class Row:
     """One source. Values of labels, groups, files and split are stripped; empty ones are absent.
 
-    Accents of labels, groups and split are held in one way (NFC), so that what looks equal is equal.
+    Accents of labels, groups and split are held in one way (NFC), so that what looks equal is equal; bytes of a
+    folder's name that are no UTF-8 are spelt out ("\\xe9").
 
     ``path`` is relative to the manifest's root, with forward slashes; it may be empty where ``frames`` lists image
     files (relative too). ``start_s`` and ``end_s`` are seconds from the source's first frame. ``facts`` is what
@@ -67,7 +69,7 @@ class Row:
 
 
 def _composed(text: str) -> str:
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    return text if text.isascii() else unicodedata.normalize("NFC", shown(text))
 
 
 def column_name(family: str, name: str) -> str:

@@ -8,53 +8,83 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from unreel.core.errors import DataError, UsageError, nearest
+from unreel.core.errors import DataError
 from unreel.core.files import replacing, write_whole
-from unreel.data.row import FACTS, SIMPLE_ROLES, Row, column_name, is_role
+from unreel.core.text import is_utf8, shown
+from unreel.data import text as texts
+from unreel.data.cells import (
+    DOUBTFUL,
+    is_missing,
+    is_missing_sign,
+    literal,
+    read_fact,
+    read_name,
+    read_names,
+    read_seconds,
+    read_text,
+)
+from unreel.data.columns import assign_roles
+from unreel.data.row import FACTS, SIMPLE_ROLES, Row, column_name
 from unreel.media import VideoInfo
 
 # Rows, and what reading found worth telling.
 Table: TypeAlias = tuple[list[Row], list[str]]
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
-# Other people's names for ``path``; taken, with a notice, where exactly one of them is there and ``path`` is not.
-PATH_ALIASES = ("clip", "video", "file", "filename", "file_name", "filepath", "file_path", "video_path")
+
+_FACTS_NEEDED = frozenset(("width", "height", "num_frames", "duration_s", "fps", "codec"))
+_MAX_CELL = 1 << 24
+
+
+class _Columns(NamedTuple):
+    """A table as read: its columns' names, the line of every row, and a column's cells by its name."""
+
+    file: Path
+    header: list[str]
+    lines: Sequence[int]
+    cells: Callable[[str], Sequence[Any]]
+    comma: bool = False
 
 
 def read_csv(path: str | os.PathLike[str], columns: Mapping[str, str] | None = None) -> Table:
     """The rows of a CSV file and what to tell; see ``Manifest.from_csv``."""
     file = Path(path)
-    try:
-        text = _text(file)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+    text = texts.read_text(file)
     if not text.strip():
         raise DataError(f"{file}: the table is empty; its first line must name the columns")
     first_line = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-    delimiter = max(",;\t", key=first_line.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    lines: list[tuple[int, Mapping[str, Any]]] = []
-    header: list[str] | None = None
+    declared = re.fullmatch(r"sep=([,;\t|:])", first_line.strip(), re.IGNORECASE)  # Excel's own first line
+    delimiter = declared[1] if declared else max(",;\t", key=first_line.count)
+    header: list[str] = []
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    limit = csv.field_size_limit(_MAX_CELL)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    last = 0
     try:
         for cells in reader:
-            if not cells:
+            last, began = reader.line_num, last + 1
+            if not any(cells) or (declared and not header and cells[0].strip().lower() == "sep="):
                 continue
-            if header is None:
+            if not header:
                 header = [c.strip() for c in cells]
                 continue
             if len(cells) != len(header):
                 what = "a comma in the path? quote it" if len(cells) > len(header) else "a value left out?"
-                raise DataError(
-                    f"{file.name}:{reader.line_num}: expected {len(header)} fields, found {len(cells)} ({what})"
-                )
-            lines.append((reader.line_num, dict(zip(header, cells, strict=True))))
+                raise DataError(f"{file.name}:{began}: expected {len(header)} fields, found {len(cells)} ({what})")
+            lines.append(began)
+            rows.append(cells)
     except csv.Error as error:
-        raise DataError(f"{file.name}:{reader.line_num}: {error}") from None
-    return _rows(file, header or [], lines, columns or {})
+        what = "a quote that opens here is never closed" if "unexpected end" in str(error) else str(error)
+        raise DataError(f"{file.name}:{last + 1}: {what}") from None
+    finally:
+        csv.field_size_limit(limit)
+    by_name = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows and len({*header}) == len(header) else {}
+    return _read(_Columns(file, header, lines, by_name.__getitem__, comma=delimiter != ","), columns or {})
 
 
 def read_parquet(path: str | os.PathLike[str], columns: Mapping[str, str] | None = None) -> Table:
@@ -63,12 +93,22 @@ def read_parquet(path: str | os.PathLike[str], columns: Mapping[str, str] | None
     import pyarrow.parquet as pq
 
     file = Path(path)
+    failures = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError, KeyError)
     try:
-        table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{file}: not a readable Parquet file ({error})") from None
-    lines = list(enumerate(table.to_pylist(), 1))
-    return _rows(file, list(table.column_names), lines, columns or {})
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+            table = opened.read()
+        table.validate(full=True)
+        header = list(table.column_names)
+    except failures as error:
+        raise DataError(f"{file}: not a readable Parquet file ({_first_line(error)})") from None
+
+    def cells(name: str) -> list[Any]:
+        try:
+            return list(table.column(name).to_pylist())
+        except failures as error:
+            raise DataError(f"{file}: the column {name!r} cannot be read ({_first_line(error)})") from None
+
+    return _read(_Columns(file, header, range(1, len(table) + 1), cells), columns or {})
 
 
 def write_csv(rows: Sequence[Row], root: str, path: str | os.PathLike[str]) -> Path:
@@ -88,9 +128,9 @@ def write_parquet(rows: Sequence[Row], root: str, path: str | os.PathLike[str]) 
 
     target = Path(path)
     columns, records = _records(rows, root, target.parent)
-    schema = pa.schema([(c, _arrow_type(pa, c)) for c in columns])
+    arrays = {column: _arrow_array(pa, column, [record.get(column) for record in records]) for column in columns}
     with replacing(target) as partial:
-        pq.write_table(pa.Table.from_pylist([dict(r) for r in records], schema=schema), partial)
+        pq.write_table(pa.table(arrays), partial, write_page_checksum=True)
     return target
 
 
@@ -105,127 +145,85 @@ def relative_path(path: str, root: str) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def _text(file: Path) -> str:
-    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        return stream.read()
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
-def _rows(
-    file: Path, header: list[str], lines: Iterable[tuple[int, Mapping[str, Any]]], columns: Mapping[str, str]
-) -> Table:
-    repeated = [name for name, count in Counter(header).items() if count > 1]
+def _read(table: _Columns, columns: Mapping[str, str]) -> Table:
+    name = table.file.name
+    repeated = [column for column, count in Counter(table.header).items() if count > 1]
     if repeated:
-        raise DataError(f"{file.name}: column {repeated[0]!r} is there twice")
-    roles, notices = _roles(file.name, header, columns)
+        raise DataError(f"{name}: column {shown(repeated[0])!r} is there twice")
+    if not table.lines:
+        raise DataError(f"{name}: the table has a header but no rows")
+    roles, notices = assign_roles(name, table.header, table.cells, columns, comma=table.comma)
+    cells = {role: table.cells(column) for role, column in roles.items()}
+    notices += _clean(cells, roles)
     rows: list[Row] = []
-    stripped = 0
-    for line, cells in lines:
-        values = {role: cells[column] for role, column in roles.items()}
-        stripped += sum(
-            isinstance(v, str) and v != v.strip() for r, v in values.items() if r.split(".")[0] in ("label", "group")
-        )
+    for i, line in enumerate(table.lines):
         try:
-            rows.append(_row(values, line))
-        except (DataError, ValueError) as error:
-            raise DataError(f"{place_in_table(file, line)}: {error}") from None
-    if not rows:
-        raise DataError(f"{file.name}: the table has a header but no rows")
-    if stripped:
-        notices.append(f"{stripped} labels or groups stripped of stray spaces")
+            rows.append(_row({role: values[i] for role, values in cells.items()}, roles, line, table.comma))
+        except DataError as error:
+            raise DataError(f"{place_in_table(table.file, line)}: {error}") from None
     return rows, notices
 
 
-def _roles(file: str, header: list[str], columns: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Which column plays which role, and what to tell about it."""
+def _clean(cells: dict[str, Sequence[Any]], roles: Mapping[str, str]) -> list[str]:
+    """Empty the cells that say that a value is missing, and tell it; count stray spaces and doubtful signs."""
     notices: list[str] = []
-    roles = {name: name for name in header if is_role(name)}
-    for role, column in columns.items():
-        if not is_role(role):
-            close = nearest(role, [*SIMPLE_ROLES, "label", "group"])
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise UsageError(
-                f"columns: unknown role {role!r}; {hint}roles are {', '.join(SIMPLE_ROLES)}, label, label.<name>, "
-                "group, group.<name>, file.<name>"
-            )
-        if column not in header:
-            close = nearest(column, header)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(header)}"
-            raise DataError(f"{file}: no column {column!r} to be {role!r}; {hint}")
-        roles[role] = column
-    if "path" not in roles and "frames" not in roles:
-        by_lower = {name.lower(): name for name in header}
-        found = [by_lower[alias] for alias in PATH_ALIASES if alias in by_lower]
-        if len(found) != 1:
-            what = f"could be {' or '.join(map(repr, found))}" if found else f"its columns are {', '.join(header)}"
-            raise DataError(
-                f"{file}: no column 'path'; {what}. Name it: columns={{'path': {(found or header or ['?'])[0]!r}}}"
-            )
-        roles["path"] = found[0]
-        notices.append(f"column {found[0]!r} read as path")
-    unused = [name for name in header if name and name not in roles.values()]
-    if unused:
-        notices.append(
-            f"columns not used: {', '.join(unused)} (give them a role, e.g. columns={{'group': {unused[0]!r}}})"
-        )
-    return roles, notices
+    stripped = 0
+    for role, values in cells.items():
+        family = role.partition(".")[0]
+        if role in ("path", "frames"):
+            continue
+        signs = Counter(value.strip() for value in values if is_missing_sign(value))
+        if signs:
+            cells[role] = [None if is_missing_sign(value) else value for value in values]
+            notices.append(f"{shown(roles[role])}: {_counted(signs)} read as missing, as an empty cell is")
+        if family in ("label", "group"):
+            given = [value for value in values if isinstance(value, str) and not is_missing_sign(value)]
+            stripped += sum(value != value.strip() for value in given)
+            doubtful = Counter(value.strip() for value in given if value.strip() in DOUBTFUL)
+            if doubtful:
+                what = "a class" if family == "label" else "a group"
+                advice = "leave the cells empty where the value is missing"
+                notices.append(f"{shown(roles[role])}: {_counted(doubtful)} read as {what}; {advice}")
+    if stripped:
+        notices.append(f"{stripped} labels or groups stripped of stray spaces")
+    return notices
 
 
-def _row(values: Mapping[str, Any], line: int) -> Row:
+def _counted(signs: Counter[str]) -> str:
+    return ", ".join(f"{sign!r} in {count} row{'s' * (count > 1)}" for sign, count in signs.most_common(5))
+
+
+def _row(values: Mapping[str, Any], roles: Mapping[str, str], line: int, comma: bool) -> Row:
     families: dict[str, dict[str, str]] = {"label": {}, "group": {}, "file": {}}
     facts: dict[str, Any] = {}
     for role, value in values.items():
         family, _, key = role.partition(".")
-        if value is None or value == "" or role in SIMPLE_ROLES:
+        if role in SIMPLE_ROLES or is_missing(value):
             continue
         if family == "fact":
-            facts[key] = _fact(key, value)
+            facts[key] = read_fact(key, value)
         else:
-            families[family][key or family] = str(value)
+            read = read_name if family == "file" else read_text
+            families[family][key or family] = read(roles[role], value)
+    split = values.get("split")
+    spans = {
+        role: read_seconds(roles[role], values[role], comma=comma) for role in ("start_s", "end_s") if role in values
+    }
     return Row(
-        path=str(values.get("path") or ""),
-        start_s=_seconds("start_s", values.get("start_s")),
-        end_s=_seconds("end_s", values.get("end_s")),
-        frames=_frames(values.get("frames")),
-        split=str(values.get("split") or ""),
+        path=read_name("path", values.get("path")),
+        **spans,
+        frames=read_names(values.get("frames")),
+        split="" if is_missing(split) else read_text(roles["split"], split),
         labels=families["label"],
         groups=families["group"],
         files=families["file"],
-        facts=VideoInfo(**facts)
-        if {"width", "height", "num_frames", "duration_s", "fps", "codec"} <= facts.keys()
-        else None,
+        facts=VideoInfo(**facts) if facts.keys() >= _FACTS_NEEDED else None,
         line=line,
     )
-
-
-def _seconds(name: str, value: Any) -> float | None:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        raise DataError(f"{name} must be a number of seconds, found {value!r}") from None
-
-
-def _frames(value: Any) -> tuple[str, ...]:
-    """A list, a JSON list, or names separated by "|"."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return ()
-    if not isinstance(value, str):
-        return tuple(str(v) for v in value)
-    if value.lstrip().startswith("["):
-        try:
-            names = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise DataError(f"frames is not a JSON list ({error})") from None
-        return tuple(str(v) for v in names)
-    return tuple(value.split("|"))
-
-
-def _fact(name: str, value: Any) -> Any:
-    kind = FACTS[name]
-    if kind == "bool":
-        return value if isinstance(value, bool) else str(value).strip().lower() in ("true", "1")
-    return {"int": int, "float": float, "str": str}[kind](value)
 
 
 def _records(rows: Sequence[Row], root: str, folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -248,10 +246,10 @@ def _records(rows: Sequence[Row], root: str, folder: Path) -> tuple[list[str], l
         if row.frames:
             record["frames"] = [place(f) for f in row.frames]
         if row.split:
-            record["split"] = row.split
-        record |= {column_name("label", k): v for k, v in row.labels.items()}
-        record |= {column_name("group", k): v for k, v in row.groups.items()}
-        record |= {f"file.{k}": place(v) for k, v in row.files.items()}
+            record["split"] = literal(row.split)
+        record |= {column_name("label", k): literal(v) for k, v in row.labels.items()}
+        record |= {column_name("group", k): literal(v) for k, v in row.groups.items()}
+        record |= {f"file.{k}": literal(place(v)) for k, v in row.files.items()}
         if row.facts is not None:
             record |= {f"fact.{k}": getattr(row.facts, k) for k in FACTS}
         records.append(record)
@@ -280,12 +278,19 @@ def _quoted(cell: str) -> str:
     return cell if plain else '"' + cell.replace('"', '""') + '"'
 
 
-def _arrow_type(pa: Any, column: str) -> Any:
-    if column == "frames":
-        return pa.list_(pa.string())
+def _arrow_array(pa: Any, column: str, values: list[Any]) -> Any:
+    """A column of the type that its role has; names that are no UTF-8 make it one of bytes."""
     if column in ("start_s", "end_s"):
-        return pa.float64()
+        return pa.array(values, pa.float64())
     if column.startswith("fact."):
         kind = FACTS[column.removeprefix("fact.")]
-        return {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}[kind]
-    return pa.string()
+        return pa.array(
+            values, {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}[kind]
+        )
+    names = [value for cell in values if cell for value in (cell if isinstance(cell, list) else [cell])]
+    if all(map(is_utf8, names)):
+        kind = pa.string()
+    else:
+        kind = pa.binary()
+        values = [[os.fsencode(v) for v in c] if isinstance(c, list) else c and os.fsencode(c) for c in values]
+    return pa.array(values, pa.list_(kind) if column == "frames" else kind)

@@ -1,0 +1,29 @@
+"""Text that people read, whatever the bytes it came from."""
+
+from __future__ import annotations
+
+
+def shown(text: str) -> str:
+    r"""A text as it can be shown and written: bytes of a name that are no UTF-8 become ``\xe9``, all else stays.
+
+    Python keeps such bytes of file names as lone surrogates, which no file and no terminal takes. Two names stay two.
+
+    >>> shown("caf\udce9.mp4"), shown("café.mp4")
+    ('caf\\xe9.mp4', 'café.mp4')
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if _broken(text) else text
+
+
+def is_utf8(text: str) -> bool:
+    """Whether every character can be written as UTF-8: no byte of a name was kept as it is."""
+    return text.isascii() or not _broken(text)
+
+
+def _broken(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
