@@ -8,8 +8,11 @@ import pytest
 from unreel.cli import main as entry
 from unreel.cli.common import table
 from unreel.cli.main import fold_overrides, main
-from unreel.cli.overrides import to_sections
+from unreel.cli.overrides import split_overrides, to_sections
 from unreel.core.errors import DataError, UsageError
+from unreel.core.settings import describe
+from unreel.methods import list_methods, method_builder
+from unreel.recipes.build import list_all, settings_schema
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -41,6 +44,20 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         (["data", "synth", "--out", "w", "--set", "camera=1"], "expected SECTION.KEY=VALUE"),
         (["data", "synth", "--out", "w", "--world.size_px", "31"], "size_px must be even"),
         (["doctor", "nowhere"], "nowhere: there is no such folder"),
+        (["pretrain", "x", "--out", "y", "--epoch", "3"], "unknown setting --epoch; did you mean --train.epochs?"),
+        (["pretrain", "x", "--dryrun"], "Did you mean --dry-run?"),
+        (
+            ["pretrain", "x", "--out", "y", "--name", "tcgl"],
+            "--name is a setting of method and encoder and ",
+        ),
+        (
+            ["pretrain", "x", "--out", "y", "--epochs", "many"],
+            "or none > 0 epochs, got 'many'",
+        ),
+        (["data", "synth", "--out", "w", "--camera", "1"], "Unknown option: --camera"),
+        (["pretrain", "a", "b", "--out", "y"], "unreel pretrain takes DATA, and b is too much; for several folders"),
+        (["search", "a", "b", "c", "d", "e"], "unreel search takes ENCODER DATA QUERY, and d e is too much"),
+        (["demo", "a"], "unreel demo takes options only, and a is too much\n"),
     ],
 )
 def test_a_wrong_call_exits_with_2_and_says_what_is_right(
@@ -104,6 +121,39 @@ def test_overrides_are_folded_into_set() -> None:
     with pytest.raises(UsageError, match=r"--a\.b needs a value"):
         fold_overrides(["--a.b", "--c"])
     assert to_sections(["a.b=1", "a.c=[1, 2]", "d.e=x=y", "a.b=2"]) == {"a": {"b": 2, "c": [1, 2]}, "d": {"e": "x=y"}}
+
+
+def test_settings_by_their_name_alone_as_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+    """One table serves ``unreel.pretrain(epochs=3)`` and ``--epochs 3``; an option of the command stays what it is."""
+    assert fold_overrides(["pretrain", "x", "--epochs", "3", "--batch-size=8", "--out", "o", "--quiet"]) == [
+        *("pretrain", "x", "--set", "epochs=3", "--set", "batch_size=8", "--out", "o", "--quiet")
+    ]
+    assert fold_overrides(["embed", "x", "--epochs", "3"]) == ["embed", "x", "--epochs", "3"]
+    assert split_overrides(["a.b=1.5", "epochs=3", "lr=1e-3"]) == ({"a": {"b": 1.5}}, {"epochs": 3, "lr": 1e-3})
+    typed = ["--epochs", "3", "--batch-size", "8", "--lr", "0.02", "--temperature", "0.3", "--method.size", "40"]
+    assert main(["pretrain", "nowhere", *typed, "--list-settings", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["settings"]
+    found = {row["setting"]: row["value"] for row in rows if row["origin"] == "command line"}
+    assert found == {
+        **{"train.epochs": "3.0", "train.batch_size": "8", "optimizer.lr": "0.02", "method.temperature": "0.3"},
+        "method.size": "40",
+    }
+    call = {"epochs": 3, "batch_size": 8, "lr": 0.02, "temperature": 0.3, "method.size": 40}
+    from_python = list_all("cvrl_small", call=call)
+    assert {r["setting"]: r["value"] for r in from_python} == {r["setting"]: r["value"] for r in rows}
+
+
+def test_no_setting_s_name_looks_like_a_mistyped_option() -> None:
+    """An option that is nearly one of the command's own is taken for a slip, so no setting may look like one."""
+    schema = settings_schema()
+    chosen = {"method": "cvrl", "encoder": "r3d_small"}
+    parts = [builder for section, part in schema.items() for builder in part.resolve(chosen.get(section))]
+    names = {info.name for builder in parts for info in describe(builder)}
+    names |= {info.name for name in list_methods() for info in describe(method_builder(name))}
+    names -= {"object_crop", "bg_mixup"}  # options themselves
+    assert {"epochs", "steps", "batch_size", "seed", "lr", "temperature"} <= names
+    shy = {name for name in names if fold_overrides(["pretrain", f"--{name.replace('_', '-')}=1"])[1] != "--set"}
+    assert shy <= {"out", "version"}  # not a recipe's; and --version is everywhere: write --method.version
 
 
 def test_table() -> None:

@@ -10,28 +10,37 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from cyclopts import CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from unreel.cli.app import app
-from unreel.core.errors import UnreelError, UsageError
+from unreel.cli.overrides import SHORT_NAMES
+from unreel.core.errors import UnreelError, UsageError, nearest
 from unreel.core.progress import set_quiet
 
 DONE, FAILED, WRONG_CALL = 0, 1, 2
 
+_BARE = re.compile(r"^--([A-Za-z_][\w-]*)(?:=(.*))?$", re.DOTALL)
 _DOTTED = re.compile(r"^--([A-Za-z_][\w-]*)\.([A-Za-z_][\w-]*)(?:=(.*))?$", re.DOTALL)
 
 
 def fold_overrides(arguments: Sequence[str]) -> list[str]:
     """Turn ``--method.temperature 0.2`` into ``--set method.temperature=0.2``, the form the parser declares.
 
+    So is ``--epochs 3`` where the command takes settings by their name alone, and has no such option itself.
     Raises: UsageError when a setting has no value.
     """
     folded: list[str] = []
     rest = list(arguments)
+    options = _options(rest[0]) if rest and rest[0] in SHORT_NAMES else None
     while rest:
         token = rest.pop(0)
         if token == "--":
             return [*folded, token, *rest]
+        bare = _BARE.match(token) if options is not None else None
+        if options is not None and bare is not None and not nearest(bare[1].replace("_", "-"), options, cutoff=0.8):
+            value = bare[2] if bare[2] is not None or not rest or rest[0].startswith("--") else rest.pop(0)
+            folded += [token] if value is None else ["--set", f"{bare[1].replace('-', '_')}={value}"]
+            continue
         match = _DOTTED.match(token)
         if match is None:
             folded.append(token)
@@ -45,7 +54,14 @@ def fold_overrides(arguments: Sequence[str]) -> list[str]:
     return folded
 
 
-def _command_of(arguments: Sequence[str]) -> str:
+def _options(command: str) -> list[str]:
+    """Names that the command declares, without their dashes."""
+    own = [name for argument in app[command].assemble_argument_collection() for name in argument.names]
+    return [name.lstrip("-") for name in (*own, *app.help_flags, *app.version_flags)]
+
+
+def _command(arguments: Sequence[str]) -> tuple[App, str]:
+    """The command that is called, and what was typed to call it."""
     names: list[str] = []
     level = app
     for token in arguments:
@@ -53,7 +69,15 @@ def _command_of(arguments: Sequence[str]) -> str:
             break
         names.append(token)
         level = level[token]
-    return " ".join(["unreel", *names])
+    return level, " ".join(["unreel", *names])
+
+
+def _too_much(arguments: Sequence[str], extra: Sequence[str]) -> UsageError:
+    command, typed = _command(arguments)
+    found = [name for a in command.assemble_argument_collection() for name in a.names if name.isidentifier()]
+    takes = " ".join(found) if found else "options only"
+    several = "; for several folders or files, write a table (CSV) with a column path" if "DATA" in found else ""
+    return UsageError(f"{typed} takes {takes}, and {' '.join(extra)} is too much{several}")
 
 
 def _report(error: BaseException, code: int, arguments: Sequence[str], *, hint: str = "") -> int:
@@ -88,11 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not logger.handlers:
         logger.addHandler(_StderrHandler())
     logger.setLevel(logging.WARNING if "--quiet" in given else logging.INFO)
-    hint = f"try: {_command_of(given)} --help"
+    hint = f"try: {_command(given)[1]} --help"
     try:
         code = app(fold_overrides(given), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return code if isinstance(code, int) else DONE
+    except UnusedCliTokensError as error:
+        return _report(_too_much(given, error.unused_tokens or ()), WRONG_CALL, given, hint=hint)
     except CycloptsError as error:
         return _report(error, WRONG_CALL, given, hint=hint)
     except UsageError as error:

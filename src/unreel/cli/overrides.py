@@ -22,6 +22,18 @@ Overrides: TypeAlias = Annotated[
     ),
 ]
 
+SHORT_NAMES = frozenset({"pretrain"})
+"""Commands whose settings need no section where only one has the name: ``--epochs 3``, as in Python."""
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[Sections, dict[str, object]]:
+    """Settings with their section, and those given by their name alone (``epochs=3``)."""
+    from unreel.core.settings import parse_value
+
+    bare = [text for text in overrides if "=" in text and "." not in text.partition("=")[0]]
+    names = {text.partition("=")[0].strip().replace("-", "_"): parse_value(text.partition("=")[2]) for text in bare}
+    return to_sections([text for text in overrides if text not in bare]), names
+
 
 def to_sections(overrides: Sequence[str]) -> Sections:
     """Two-level settings from ``section.key=value`` texts. Raises UsageError for another form."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from unreel.cli.common import NO_OPTIONS, Common, table
-from unreel.cli.overrides import Overrides, to_sections
+from unreel.cli.overrides import Overrides, split_overrides
 from unreel.core.errors import UsageError
 
 
@@ -27,7 +27,8 @@ def pretrain(
 ) -> int:
     """Learn an encoder from videos or images without labels.
 
-    Every setting can be changed: --encoder.name r3d_small --method.temperature 0.2 --train.steps 100.
+    Every setting can be changed: --method.temperature 0.2 --train.epochs 50. A setting that only one section has goes
+    by its name alone: --epochs 50 --batch-size 32 --lr 0.05 --seed 1. --list-settings shows all of them.
     The same command goes on with a run that was interrupted.
 
     Args:
@@ -51,18 +52,19 @@ def pretrain(
     from unreel.data.manifest import Manifest
     from unreel.methods import method_builder
     from unreel.recipes import list_recipes
-    from unreel.recipes.build import default_recipe, list_all, prepare
+    from unreel.recipes.build import COMMAND_LINE, default_recipe, list_all, prepare
     from unreel.train.run import Run
 
-    overrides = [Layer("command line", to_sections(settings))]
+    sections, short = split_overrides(settings)
+    overrides = [Layer(COMMAND_LINE, sections)]
     if method is not None:
         method_builder(method)  # an unknown name is told from a method without a recipe
-        overrides.insert(0, Layer("command line", {"method": {"name": method}}))
+        overrides.insert(0, Layer(COMMAND_LINE, {"method": {"name": method}}))
     switches = {"object_crop": object_crop, "bg_mixup": bg_mixup}
     if chosen := {name: value for name, value in switches.items() if value is not None}:
-        overrides.append(Layer("command line", {"method": chosen}))
+        overrides.append(Layer(COMMAND_LINE, {"method": chosen}))
     if encoder is not None:
-        overrides.insert(0, Layer("command line", {"encoder": {"name": encoder}}))
+        overrides.insert(0, Layer(COMMAND_LINE, {"encoder": {"name": encoder}}))
     if recipe is None and default_recipe(method) is None:
         known = ", ".join(list_recipes(f"{method}*")) or "a YAML file"
         raise UsageError(f"--method {method} has no recipe for a CPU: choose one with --recipe, such as {known}")
@@ -70,14 +72,14 @@ def pretrain(
         if recipe is None:
             recipe = default_recipe(method, images=data.exists() and Manifest.open(data).only_images)
             assert recipe is not None  # checked above
-        rows = list_all(recipe, overrides)
+        rows = list_all(recipe, overrides, call=short, origin=COMMAND_LINE)
         common.print(
             {"settings": rows}, table(("setting", "value", "may be", "origin"), [tuple(r.values()) for r in rows])
         )
         return 0
     if out is not None and not Run(out).completed:
         check_folder(out)
-    prepared = prepare(None, data, recipe=recipe, overrides=overrides)
+    prepared = prepare(None, data, recipe=recipe, overrides=overrides, call=short, origin=COMMAND_LINE)
     if dry_run:
         from unreel.recipes.plan import plan
 

@@ -142,12 +142,14 @@ def settings_schema(*, method: bool = True, encoder: bool = True) -> dict[str, S
 
 
 def place_overrides(
-    schema: Mapping[str, Section], layers: Sequence[Layer], overrides: Mapping[str, object]
+    schema: Mapping[str, Section], layers: Sequence[Layer], overrides: Mapping[str, object], *, origin: str = "call"
 ) -> Sections:
     """Keyword overrides as sections: ``optimizer={"lr": 0.1}``, ``**{"optimizer.lr": 0.1}``, or ``lr=0.1``.
 
-    A bare name goes to the one section that has it. Raises UsageError when none or several have it.
+    A bare name goes to the one section that has it, from Python and from the command line (``origin``) alike.
+    Raises UsageError when none or several have it, in the words of where it came from.
     """
+    typed = origin == COMMAND_LINE
     sections: Sections = {}
     bare: dict[str, object] = {}
     for key, value in overrides.items():
@@ -173,11 +175,13 @@ def place_overrides(
     for key, value in bare.items():
         found = homes.get(key, [])
         if len(found) != 1:
+            shown = f"--{key}" if typed else repr(key)
             if found:
-                raise UsageError(f"{key!r} is a setting of {' and '.join(found)}; write {found[0]}={{{key!r}: …}}")
+                ways = [f"--{home}.{key}" if typed else f"{home}={{{key!r}: …}}" for home in found]
+                raise UsageError(f"{shown} is a setting of {' and '.join(found)}: write {' or '.join(ways)}")
             close = nearest(key, homes, limit=1)
-            hint = f"; did you mean {' or '.join(f'{homes[c][0]}.{c}' for c in close)}?" if close else ""
-            raise UsageError(f"unknown setting {key!r}{hint}")
+            hint = f"; did you mean {'--' * typed}{homes[close[0]][0]}.{close[0]}?" if close else ""
+            raise UsageError(f"unknown setting {shown}{hint}")
         sections.setdefault(found[0], {})[key] = value
     return sections
 
@@ -194,6 +198,8 @@ def default_recipe(method: str | None = None, *, images: bool = False) -> str | 
     return next((r for r in ([f"{name}_images"] if images else []) + [f"{name}_small"] if r in known), None)
 
 
+COMMAND_LINE = "command line"
+"""The origin of a setting that was typed."""
 # What a shortened warm-up is called in config.yaml; `core.settings.load_layers` reads it back.
 SHORTENED = "shortened with"
 
@@ -235,12 +241,20 @@ def fit_warmup(settings: Settings, asked: Sequence[Layer], epoch_steps: float | 
     )
 
 
-def list_all(recipe: str | os.PathLike[str], overrides: Sequence[Layer] = ()) -> list[dict[str, str]]:
+def list_all(
+    recipe: str | os.PathLike[str],
+    overrides: Sequence[Layer] = (),
+    *,
+    call: Mapping[str, object] | None = None,
+    origin: str = "call",
+) -> list[dict[str, str]]:
     """Every setting of a recipe: ``setting``, ``value``, ``may be`` (type, limits, unit) and ``origin``."""
     schema = settings_schema()
     layers = [*load_recipe(recipe).layers, *overrides]
+    asked = (*overrides, Layer(origin, place_overrides(schema, layers, call or {}, origin=origin)))
+    layers.append(asked[-1])
     settings = Settings.resolve(schema, layers)
-    shorter = fit_warmup(settings, overrides)
+    shorter = fit_warmup(settings, asked)
     if shorter is not None:
         settings = Settings.resolve(schema, [*layers, shorter])
     rows = []
@@ -307,6 +321,7 @@ def prepare(
     recipe: str | os.PathLike[str] | None = None,
     overrides: Sequence[Layer] = (),
     call: Mapping[str, object] | None = None,
+    origin: str = "call",
 ) -> Prepared:
     """Check every setting, find the data and build all parts; nothing is trained or written.
 
@@ -316,7 +331,7 @@ def prepare(
         encoder: a name, an ``Encoder``, or None for the recipe's.
         recipe: a name or a file; by default the method's small one.
         overrides: layers over the recipe.
-        call: keyword overrides over those, see ``place_overrides``.
+        call: keyword overrides over those, see ``place_overrides``. origin: where they were written.
 
     Raises: UsageError for wrong settings, before any file is opened; DataError for missing files or facts, or too few
         videos.
@@ -352,7 +367,7 @@ def prepare(
     elif own_encoder is not None and known_encoder:
         named["encoder"] = {"name": own_encoder.architecture, **own_encoder.arguments}
     layers.append(Layer("call", named))
-    asked = (*overrides, Layer("call", place_overrides(schema, layers, call or {})))
+    asked = (*overrides, Layer(origin, place_overrides(schema, layers, call or {}, origin=origin)))
     layers.append(asked[-1])
     settings = Settings.resolve(schema, layers)  # before any file is looked at
     shorter = fit_warmup(settings, asked)
