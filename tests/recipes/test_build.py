@@ -46,7 +46,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_short_videos_are_left_out_and_everybody_is_told(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="unreel")
     note = "3 of 7 videos are shorter than 8 frames and were left out."
     prepared = prepare("vcop", folder, encoder="r3d_tiny", call=SMALL)
     assert prepared.notes == (note,)
