@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,14 +17,14 @@ from unreel.core.errors import UsageError
 from unreel.media.decoder import (
     Frames,
     MissingFileError,
-    NoStreamError,
     Path,
     TooShortError,
     TruncatedError,
     UnreadableError,
     VideoInfo,
 )
-from unreel.media.video import _Converter, _Turn, check_request
+from unreel.media.picture import open_picture
+from unreel.media.video import check_request
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -36,7 +35,7 @@ IMAGE_SUFFIXES = frozenset(
 # Pictures that Pillow alone cannot read: known by name, so that a folder of them is not taken for an empty one.
 FOREIGN_IMAGE_SUFFIXES = frozenset(
     {
-        *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".psd", ".exr", ".hdr", ".svg", ".pam"),
+        *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg"),
         *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef"),  # cameras' raw files
     }
 )
@@ -44,13 +43,18 @@ FOREIGN_IMAGE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class ImageDecoder:
-    """PNG, JPEG, BMP, TIFF, WebP and PNM through PyAV: one frame at time 0, on screen for ever.
+    """Still pictures as Pillow reads them, upright: one frame at time 0, on screen for ever.
+
+    The content decides on the format, not the suffix. Of an animation, or a file of several pages, the first picture is
+    taken, and ``codec`` says so.
 
     Args:
         max_bytes: larger files are refused unread; 512 MiB holds any photograph.
+        max_pixels: pictures that say they are larger are refused unread; 2^29 hold 23,170 x 23,170, in 4 GiB of memory.
     """
 
     max_bytes: int = 512 * 1024 * 1024
+    max_pixels: int = 512 * 1024 * 1024
 
     @property
     def name(self) -> str:
@@ -59,10 +63,16 @@ class ImageDecoder:
 
     def probe(self, path: Path) -> VideoInfo:
         """Size and codec; ``num_frames`` is 1 and ``fps`` 0. The picture is decoded whole. Raises as ``read``."""
-        frame, turn, codec = self._frame(path)
-        height, width = turn.size(frame)
+        picture = open_picture(path, self._bytes(path), max_pixels=self.max_pixels, thorough=True)
+        height, width = picture.pixels.shape[:2]
         return VideoInfo(
-            width=width, height=height, num_frames=1, duration_s=0.0, fps=0.0, codec=codec, rotation=turn.degrees
+            width=width,
+            height=height,
+            num_frames=1,
+            duration_s=0.0,
+            fps=0.0,
+            codec=picture.codec,
+            rotation=picture.rotation,
         )
 
     def frame_times(self, path: Path) -> NDArray[np.float64]:
@@ -79,8 +89,7 @@ class ImageDecoder:
     ) -> Frames:
         """The image once for every index (0) or time (≥ 0) asked for.
 
-        Raises: MissingFileError, UnreadableError, TruncatedError, NoStreamError; TooShortError for another index or
-            a time before 0.
+        Raises: MissingFileError, UnreadableError, TruncatedError; TooShortError for another index or a time before 0.
         """
         check_request(indices, times_s)
         asked = np.asarray(indices if indices is not None else times_s)
@@ -88,13 +97,8 @@ class ImageDecoder:
         if outside.any():
             what = "frame {}" if indices is not None else "{} s"
             raise TooShortError(path, f"{what.format(asked[outside][0])} asked for; an image has frame 0 only")
-        frame, turn, _ = self._frame(path)
-        converter = _Converter(*turn.size(frame), 1)
-        try:
-            converter.convert(frame, 0, turn)
-        except (av.FFmpegError, ValueError) as error:
-            raise UnreadableError(path, f"its pixels cannot be converted to RGB ({error})") from error
-        return Frames(np.repeat(converter.pixels, len(asked), axis=0), np.zeros(len(asked)))
+        pixels = open_picture(path, self._bytes(path), max_pixels=self.max_pixels).pixels[None]
+        return Frames(pixels if len(asked) == 1 else np.repeat(pixels, len(asked), axis=0), np.zeros(len(asked)))
 
     def _bytes(self, path: Path) -> bytes:
         name = os.fspath(path)
@@ -112,33 +116,6 @@ class ImageDecoder:
             raise TruncatedError(name, "the file is empty (0 bytes)")
         return data
 
-    def _frame(self, path: Path) -> tuple[av.VideoFrame, _Turn, str]:
-        data = self._bytes(path)
-        # A JPEG whose end is missing would be decoded into a picture with grey for the rest, and without a word. Others
-        # are not decoded strictly: many cameras' headers hold mistakes that leave the picture alone.
-        unfinished = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-        try:  # from memory: FFmpeg would read "%" in a file name as a pattern of numbered files
-            with av.open(io.BytesIO(data), mode="r", metadata_errors="replace") as container:
-                if not container.streams.video:
-                    raise NoStreamError(path, "it holds no picture")
-                stream = container.streams.video[0]
-                context = stream.codec_context
-                if context is None:
-                    raise UnreadableError(path, "the installed FFmpeg has no decoder for it")
-                context.thread_type, context.thread_count = "NONE", 1
-                if unfinished:
-                    context.options = {"err_detect": "explode"}
-                for packet in container.demux(stream):
-                    for frame in context.decode(packet if packet.size else None):
-                        return frame, _Turn(frame, exif_orientation(data)), context.name
-        except (av.FFmpegError, ValueError, IndexError, RuntimeError, MemoryError) as error:
-            if unfinished:
-                raise TruncatedError(path, "its JPEG data end before the picture does; the file was cut off") from error
-            raise UnreadableError(
-                path, f"not a readable image ({getattr(error, 'strerror', None) or error})"
-            ) from error
-        raise TruncatedError(path, "the image data ends before the picture")
-
 
 def is_still(path: Path) -> bool:
     """Whether a file is a picture that does not move, as its header and the marks of its frames tell; none is decoded.
@@ -150,29 +127,6 @@ def is_still(path: Path) -> bool:
             return not getattr(image, "is_animated", False)
     except Exception:  # Pillow lets through whatever a broken header makes it stumble over
         return False
-
-
-def exif_orientation(data: bytes) -> int:
-    """The orientation (1-8) that a JPEG's EXIF block gives, or 0 without one.
-
-    Read here because PyAV refuses to show the side data of frames that carry EXIF, and its angle forgets mirrors.
-    """
-    start = data.find(b"Exif\0\0", 0, 1 << 16) if data[:2] == b"\xff\xd8" else -1
-    tiff = data[start + 6 :] if start >= 0 else b""
-    order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
-    if order not in ("little", "big"):
-        return 0
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(tiff[at : at + size], "little" if order == "little" else "big")
-
-    table = number(4, 4)
-    for entry in range(min(number(table, 2), 256)):
-        at = table + 2 + 12 * entry
-        if number(at, 2) == 0x0112:
-            value = number(at + 8, 2)
-            return value if 1 <= value <= 8 else 0
-    return 0
 
 
 def encode_image(pixels: NDArray[np.uint8], *, format: Literal["png", "jpeg"] = "png", quality: int = 3) -> bytes:
