@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import threading
 import warnings
 import zlib
@@ -60,8 +61,17 @@ def open_picture(path: Path, data: bytes, *, max_pixels: int, thorough: bool = F
         if _says_cut(error) or (found.format == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data)):
             raise TruncatedError(path, _CUT) from error
         raise UnreadableError(
-            path, f"{found.words} that is damaged or of a kind Pillow cannot read ({error})"
+            path, f"this is {found.words} that is damaged, or of a kind that Pillow cannot read ({_cause(error)})"
         ) from error
+
+
+def _cause(error: Exception) -> str:
+    code = (error.__cause__ or error).args[:1]
+    if isinstance(error.__cause__ or error, KeyError) and isinstance(code[0], int):
+        return f"unknown code {code[0]}"
+    if "not identified" in str(error):
+        return "its header gives no size or no kind of pixels"
+    return str(error) or type(error).__name__
 
 
 class _Refused(Exception):
@@ -101,13 +111,12 @@ class _Settings:
 
 
 _OUR_SETTINGS = _Settings()
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or Python prints its errors where no one set up logging
 
 
 def _decode(data: bytes, found: Signature, max_pixels: int, thorough: bool) -> Picture:
     with _open(data, found.format) as image:
         width, height = image.size
-        if not (width > 0 and height > 0):
-            raise _Refused(UnreadableError, f"this is {found.words} of {width}x{height} pixels")
         if width * height > max_pixels:
             raise _Refused(
                 UnreadableError,
