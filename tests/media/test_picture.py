@@ -184,6 +184,14 @@ def test_of_several_pictures_the_first_is_read_and_that_is_said(tmp_path: Path, 
     assert picture.codec == f"{first} (first of several)"
 
 
+def test_a_gif_is_shown_as_far_as_its_screen_reaches() -> None:
+    image = Image.fromarray(GREY)
+    file = bytearray(encoded(image, "GIF"))
+    np.testing.assert_array_equal(pixels_of(bytes(file)), grey_as_rgb(GREY))
+    file[6:10] = bytes([20, 0, 30, 0])
+    np.testing.assert_array_equal(pixels_of(bytes(file)), grey_as_rgb(GREY[:30, :20]))
+
+
 ALL = {**LOSSLESS, **{f"lossy {k}": v for k, v in LOSSY.items()}, "gif": ("GIF", {})}
 
 

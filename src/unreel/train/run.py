@@ -429,7 +429,7 @@ def describe_environment() -> dict[str, object]:
     """What a result may depend on besides the settings: versions, machine, processes. Plain values."""
     device = choose_device()
     packages = {}
-    for name in ("unreel", "torch", "numpy", "av", "safetensors"):
+    for name in ("unreel", "torch", "numpy", "av", "pillow", "safetensors"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
