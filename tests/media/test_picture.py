@@ -184,14 +184,6 @@ def test_of_several_pictures_the_first_is_read_and_that_is_said(tmp_path: Path, 
     assert picture.codec == f"{first} (first of several)"
 
 
-def test_a_gif_is_shown_as_far_as_its_screen_reaches() -> None:
-    image = Image.fromarray(GREY)
-    file = bytearray(encoded(image, "GIF"))
-    np.testing.assert_array_equal(pixels_of(bytes(file)), grey_as_rgb(GREY))
-    file[6:10] = bytes([20, 0, 30, 0])
-    np.testing.assert_array_equal(pixels_of(bytes(file)), grey_as_rgb(GREY[:30, :20]))
-
-
 ALL = {**LOSSLESS, **{f"lossy {k}": v for k, v in LOSSY.items()}, "gif": ("GIF", {})}
 
 
@@ -278,7 +270,7 @@ def test_a_message_says_what_the_file_is(beginning: bytes) -> None:
 
 
 def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
-    for name, format in (("a.jpg", "PNG"), ("a.png", "BMP"), ("a.tif", "WEBP"), ("a.heic", "PNG"), ("a.gif", "PNG")):
+    for name, format in (("a.jpg", "PNG"), ("a.png", "BMP"), ("a.tif", "WEBP"), ("a.heic", "PNG")):
         path = tmp_path / name
         path.write_bytes(encoded(RGB, format, **({"lossless": True} if format == "WEBP" else {})))
         np.testing.assert_array_equal(read_clip(path).pixels[0], RGB)

@@ -38,10 +38,11 @@ def kind_of(path: Path) -> Literal["video", "image", "foreign", ""]:
 
 
 def decoder_for(path: Path) -> Decoder:
-    """The decoder of a path, by its kind: a folder of images, an image, or anything else as video."""
+    """The decoder of a path, by its suffix: a folder of images, an image, or anything else as video, GIFs too."""
     if os.path.isdir(path):
         return FrameFolderDecoder()
-    return ImageDecoder() if kind_of(path) in ("image", "foreign") else PyAVDecoder()
+    picture = FilePath(path).suffix.lower() in IMAGE_SUFFIXES | FOREIGN_IMAGE_SUFFIXES
+    return ImageDecoder() if picture else PyAVDecoder()
 
 
 def probe(path: Path) -> VideoInfo:

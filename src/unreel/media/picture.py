@@ -135,10 +135,6 @@ def _decode(data: bytes, found: Signature, max_pixels: int, thorough: bool) -> P
             return _decode(data + _EOI, found, max_pixels, False)
         orientation = orientation or _orientation(image)
         upright = ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
-        if found.format == "GIF":  # its frame is shown as far as its screen reaches, by players of videos too
-            screen = (int.from_bytes(data[at : at + 2], "little") for at in (6, 8))
-            shown = [min(have, said or have) for have, said in zip(upright.size, screen, strict=True)]
-            upright = upright.crop((0, 0, *shown))
         pixels = _rgb(upright, image, found.words)
         codec = _NAMES.get(str(image.format), str(image.format).lower())
         if getattr(image, "is_animated", False) and codec != "jpeg":
