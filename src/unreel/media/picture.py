@@ -19,7 +19,10 @@ from unreel.media.signature import Signature, signature_of
 
 # EXIF orientation -> counterclockwise degrees of its rotation, as VideoInfo counts them; a lone mirror has none.
 _DEGREES = {3: 180, 5: 270, 6: 270, 7: 90, 8: 90}
-_NAMES = {"MPO": "jpeg"}  # cameras' JPEG with more pictures behind the first
+_NAMES = {
+    "JPEG": "mjpeg",
+    "MPO": "mjpeg",
+}  # as video calls it; MPO is cameras' JPEG with more pictures behind the first
 _CUT = "its data end before the picture does; the file was cut off"
 _EOI = b"\xff\xd9"
 _STRIP_PIXELS = 1 << 19
@@ -137,7 +140,7 @@ def _decode(data: bytes, found: Signature, max_pixels: int, thorough: bool) -> P
         upright = ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
         pixels = _rgb(upright, image, found.words)
         codec = _NAMES.get(str(image.format), str(image.format).lower())
-        if getattr(image, "is_animated", False) and codec != "jpeg":
+        if getattr(image, "is_animated", False) and codec != "mjpeg":
             codec += " (first of several)"
         unsure = thorough and found.format == "JPEG" and ("progressive" in image.info or _is_flat(pixels))
     if unsure and _is_cut(data, data.rfind(_EOI)):
