@@ -1,0 +1,348 @@
+"""How many pictures a packet holds, read from its own first bits, where a codec may hold none, two, or half of one.
+
+A container counts packets; a player shows pictures. Field pictures come two packets to a picture, not-coded pictures
+and hidden references have a packet and are never shown. What can be told here without decoding need not be decoded
+to be counted; what cannot, says None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+PictureCount: TypeAlias = Callable[[bytes, bool], int | None]
+"""(packet's bytes, whether it is a keyframe) to the pictures it puts out: 1, 0, or None where only decoding tells."""
+
+# One packet is one picture, always. Whatever is neither here nor in _COUNTERS is decoded to be counted.
+_ONE_EACH = frozenset(
+    {
+        *(
+            "av1",
+            "libdav1d",
+            "libaom-av1",
+            "mjpeg",
+            "jpeg2000",
+            "png",
+            "gif",
+            "ffv1",
+            "huffyuv",
+            "ffvhuff",
+            "utvideo",
+            "magicyuv",
+            "prores",
+        ),
+        *("dnxhd", "dvvideo", "cfhd", "rawvideo", "v210", "h263", "h263p", "flv1", "msmpeg4v2", "msmpeg4v3", "wmv1"),
+        *("wmv2", "svq1", "cinepak", "msrle", "msvideo1", "qtrle", "rpza", "vp6", "vp6f"),
+    }
+)
+_HEADER_BYTES = 64  # of a slice or picture header: enough for every field read here
+_UNIT_BYTES = 512  # of a NAL unit: the longest parameter sets
+_HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
+
+
+def picture_counter(codec: str, extradata: bytes | None) -> PictureCount:
+    """What counts the pictures of this stream's packets. Empty packets hold none, in every codec."""
+    extra = bytes(extradata or b"")
+    try:
+        count: PictureCount = _COUNTERS[codec](extra) if codec in _COUNTERS else _simple(codec)
+    except (ValueError, IndexError):
+        return _unknown
+
+    def counted(data: bytes, key: bool) -> int | None:
+        try:
+            return count(data, key)
+        except (ValueError, IndexError):  # a header that breaks off
+            return None
+
+    return counted
+
+
+def _simple(codec: str) -> PictureCount:
+    return (lambda data, key: 1) if codec in _ONE_EACH else _unknown
+
+
+def _unknown(data: bytes, key: bool) -> int | None:
+    return None
+
+
+class _Bits:
+    """Bits of a header, most significant first. Raises ValueError at its end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
+
+    def take(self, count: int) -> int:
+        self._left -= count
+        if self._left < 0:
+            raise ValueError("the header ends early")
+        return (self._value >> self._left) & ((1 << count) - 1)
+
+    def ue(self) -> int:
+        """An unsigned Exp-Golomb code (ITU-T H.264, 9.1)."""
+        zeros = 0
+        while not self.take(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.take(zeros)
+
+    def se(self) -> int:
+        """A signed Exp-Golomb code."""
+        code = self.ue()
+        return (code + 1) // 2 if code & 1 else -(code // 2)
+
+
+def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
+    """The heads of a packet's NAL units: behind start codes, or behind their lengths of ``length_bytes`` each."""
+    at = 0
+    while length_bytes and at + length_bytes < len(data):
+        size = int.from_bytes(data[at : at + length_bytes], "big")
+        at += length_bytes
+        if at + size > len(data):
+            raise ValueError("a unit that ends beyond its packet")
+        yield data[at : at + min(size, _UNIT_BYTES)]
+        at += size
+    if length_bytes:
+        return
+    at = data.find(b"\0\0\1")
+    while at >= 0:
+        at += 3
+        end = data.find(b"\0\0\1", at, at + _UNIT_BYTES)
+        yield data[at : end if end >= 0 else at + _UNIT_BYTES]
+        at = data.find(b"\0\0\1", at)
+
+
+def _plain(unit: bytes) -> _Bits:
+    """The bits of a NAL unit's head, without its emulation prevention bytes."""
+    return _Bits(unit[:_HEADER_BYTES].replace(b"\0\0\3", b"\0\0"))
+
+
+class _H264:
+    """ITU-T H.264: fields are pictures of their own in the stream, and half of one on the screen."""
+
+    def __init__(self, extra: bytes) -> None:
+        self._sps = b""
+        self._frames_only, self._before_field_flag = True, 0
+        self._length_bytes = 0
+        if extra[:1] == b"\1":  # avcC (ISO/IEC 14496-15, 5.3.3.1)
+            self._length_bytes = (extra[4] & 3) + 1
+            at = 6
+            for _ in range(extra[5] & 31):
+                size = int.from_bytes(extra[at : at + 2], "big")
+                self._read_sps(extra[at + 2 : at + 2 + size])
+                at += 2 + size
+        else:
+            for unit in _units(extra, 0):
+                if unit and unit[0] & 31 == 7:
+                    self._read_sps(unit)
+
+    def __call__(self, data: bytes, key: bool) -> int | None:
+        for unit in _units(data, self._length_bytes):
+            kind = unit[0] & 31 if unit else 0
+            if kind == 7 and not self._read_sps(unit):
+                return None
+            if kind in (1, 2, 5):
+                return self._of_slice(unit)
+        return 0
+
+    def _of_slice(self, unit: bytes) -> int | None:
+        if not self._sps:
+            return None
+        if self._frames_only:
+            return 1
+        bits = _plain(unit[1:])
+        for _ in range(3):  # first_mb_in_slice, slice_type, pic_parameter_set_id
+            bits.ue()
+        bits.take(self._before_field_flag)
+        return None if bits.take(1) else 1
+
+    def _read_sps(self, unit: bytes) -> bool:
+        """Read a sequence parameter set; False where it is another one than before."""
+        unit = unit.rstrip(b"\0")
+        if self._sps:
+            return unit == self._sps
+        self._sps = unit
+        bits = _Bits(unit[1:].replace(b"\0\0\3", b"\0\0"))
+        profile = bits.take(8)
+        bits.take(16)
+        bits.ue()
+        planes = 0
+        if profile in _HIGH_PROFILES:
+            chroma = bits.ue()
+            planes = bits.take(1) if chroma == 3 else 0
+            bits.ue(), bits.ue(), bits.take(1)
+            for i in range((8 if chroma != 3 else 12) if bits.take(1) else 0):
+                if bits.take(1):
+                    _skip_scaling_list(bits, 16 if i < 6 else 64)
+        # separate_colour_plane_flag puts colour_plane_id, two bits, before frame_num.
+        self._before_field_flag = bits.ue() + 4 + 2 * planes
+        order = bits.ue()
+        if order == 0:
+            bits.ue()
+        elif order == 1:
+            bits.take(1), bits.se(), bits.se()
+            for _ in range(bits.ue()):
+                bits.se()
+        bits.ue(), bits.take(1), bits.ue(), bits.ue()
+        self._frames_only = bool(bits.take(1))
+        return True
+
+
+def _skip_scaling_list(bits: _Bits, size: int) -> None:
+    last = following = 8
+    for _ in range(size):
+        if following:
+            following = (last + bits.se()) % 256
+        last = following or last
+
+
+class _HEVC:
+    """ITU-T H.265: pictures may be marked as not shown, and leading pictures are dropped where a stream was joined."""
+
+    def __init__(self, extra: bytes) -> None:
+        self._sets: dict[tuple[int, bytes], bytes] = {}
+        self._length_bytes = 0
+        self._all_shown = self._ended = False
+        if extra[:1] == b"\1":  # hvcC (ISO/IEC 14496-15, 8.3.3.1)
+            self._length_bytes = (extra[21] & 3) + 1
+            at = 23
+            for _ in range(extra[22]):
+                count = int.from_bytes(extra[at + 1 : at + 3], "big")
+                at += 3
+                for _ in range(count):
+                    size = int.from_bytes(extra[at : at + 2], "big")
+                    self._read_set(extra[at + 2 : at + 2 + size])
+                    at += 2 + size
+        else:
+            for unit in _units(extra, 0):
+                self._read_set(unit)
+
+    def __call__(self, data: bytes, key: bool) -> int | None:
+        ended, self._ended = self._ended, data.endswith(b"\x48\1")  # an end of sequence, in either packing
+        for unit in _units(data, self._length_bytes):
+            kind = (unit[0] >> 1) & 63 if len(unit) > 2 else 63
+            if kind in (33, 34) and not self._read_set(unit):
+                return None
+            if kind < 32:
+                # Broken links, and keyframes that drop what still waits to be shown.
+                joined = kind in (16, 17, 18) or (16 <= kind < 24 and (ended or unit[2] & 0x40))
+                return 1 if self._all_shown and not joined else None
+        return 0
+
+    def _read_set(self, unit: bytes) -> bool:
+        """Remember a parameter set; False where its number stood for another one before, or it hides pictures."""
+        kind = (unit[0] >> 1) & 63 if unit else 0
+        if kind not in (33, 34):
+            return True
+        unit = unit.rstrip(b"\0")
+        if kind == 33:
+            return self._sets.setdefault((33, b""), unit) == unit
+        if unit in self._sets.values():
+            return True
+        bits = _plain(unit[2:])
+        number = bits.ue()
+        bits.ue(), bits.take(1)
+        self._all_shown = not bits.take(1)  # output_flag_present_flag
+        return self._all_shown and self._sets.setdefault((34, bytes([number])), unit) == unit
+
+
+class _MPEG2:
+    """ISO/IEC 13818-2 and 11172-2: two field pictures make one."""
+
+    def __init__(self, extra: bytes) -> None:
+        self._one_each = True
+
+    def __call__(self, data: bytes, key: bool) -> int | None:
+        pictures = data.count(b"\0\0\1\0")
+        structures = []
+        at = data.find(b"\0\0\1\xb5")
+        while at >= 0:
+            if data[at + 4] >> 4 == 8:  # picture coding extension
+                structures.append(data[at + 6] & 3)
+            at = data.find(b"\0\0\1\xb5", at + 4)
+        if pictures == 1 and structures in ([], [3]):  # MPEG-1 has no extension
+            return 1
+        # A pair of fields in one packet is one picture; alone in a packet a field is half of one.
+        return 1 if pictures == 2 and sorted(structures) == [1, 2] else None if pictures else 0
+
+
+class _MPEG4:
+    """ISO/IEC 14496-2: pictures that are not coded, and B-pictures packed with their reference."""
+
+    def __init__(self, extra: bytes) -> None:
+        self._time_bits = 0
+        self._read_layer(extra)
+
+    def __call__(self, data: bytes, key: bool) -> int | None:
+        if key:
+            self._read_layer(data)
+        at = data.find(b"\0\0\1\xb6")
+        if at < 0 or not self._time_bits or data.find(b"\0\0\1\xb6", at + 4) >= 0:
+            return None
+        bits = _Bits(data[at + 4 : at + 4 + _HEADER_BYTES])
+        bits.take(2)
+        while bits.take(1):  # modulo_time_base
+            pass
+        bits.take(self._time_bits + 2)  # between two markers
+        return bits.take(1)  # vop_coded
+
+    def _read_layer(self, data: bytes) -> None:
+        at = next((i for code in range(0x20, 0x30) if (i := data.find(bytes([0, 0, 1, code]))) >= 0), -1)
+        if at < 0:
+            return
+        bits = _Bits(data[at + 4 : at + 4 + _HEADER_BYTES])
+        bits.take(9)
+        if bits.take(1):
+            bits.take(7)
+        if bits.take(4) == 15:
+            bits.take(16)
+        if bits.take(1):  # vol_control_parameters
+            bits.take(3)
+            if bits.take(1):
+                bits.take(79)
+        if bits.take(2):  # other shapes than a rectangle
+            raise ValueError("not a rectangle")
+        bits.take(1)
+        self._time_bits = max(1, (bits.take(16) - 1).bit_length())
+
+
+def _vp8(extra: bytes) -> PictureCount:
+    return lambda data, key: (data[0] >> 4) & 1 if data else 0  # RFC 6386, 9.1: show_frame
+
+
+def _vp9(extra: bytes) -> PictureCount:
+    """VP9 bitstream, Annex B: a superframe holds hidden pictures and the one that is shown."""
+
+    def shown(frame: bytes) -> int:
+        bits = _Bits(frame[:2])
+        bits.take(2)
+        if bits.take(1) + 2 * bits.take(1) == 3:
+            bits.take(1)
+        if bits.take(1):  # show_existing_frame
+            return 1
+        bits.take(1)
+        return bits.take(1)
+
+    def count(data: bytes, key: bool) -> int | None:
+        sizes = [len(data)]
+        if data and data[-1] & 0xE0 == 0xC0:
+            frames, width = (data[-1] & 7) + 1, ((data[-1] >> 3) & 3) + 1
+            index = data[-2 - frames * width : -1]
+            if len(index) == 1 + frames * width and index[0] == data[-1]:
+                sizes = [int.from_bytes(index[1 + i * width :][:width], "little") for i in range(frames)]
+        at = total = 0
+        for size in sizes:
+            total += shown(data[at : at + size]) if size else 0
+            at += size
+        return total if total < 2 else None
+
+    return count
+
+
+_COUNTERS: dict[str, Callable[[bytes], PictureCount]] = {
+    "h264": _H264,
+    "hevc": _HEVC,
+    "mpeg1video": _MPEG2,
+    "mpeg2video": _MPEG2,
+    "mpeg4": _MPEG4,
+    "vp8": _vp8,
+    "vp9": _vp9,
+}

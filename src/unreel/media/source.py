@@ -1,0 +1,199 @@
+"""An open video file: which track is read, its packets in file order, its decoder, and what reading may cost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+from unreel.core.errors import UsageError
+from unreel.media.decoder import (
+    MediaError,
+    MissingFileError,
+    NoStreamError,
+    Path,
+    ReadTimeoutError,
+    TruncatedError,
+    UnreadableError,
+)
+
+_COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
+
+
+class Budget:
+    """What one call may spend; ``packet()`` is called for each packet that is read."""
+
+    def __init__(self, path: str, max_seconds: float, max_packets: int) -> None:
+        self.path, self.max_seconds, self.max_packets = path, max_seconds, max_packets
+        self._deadline = time.monotonic() + max_seconds
+        self._packets = 0
+
+    def packet(self) -> None:
+        """Raise ReadTimeoutError where this packet is one too many, or comes too late."""
+        self._packets += 1
+        if self._packets > self.max_packets:
+            raise ReadTimeoutError(
+                self.path, f"more than {self.max_packets} packets read; raise max_packets if the file is that long"
+            )
+        if time.monotonic() > self._deadline:
+            raise self.expired()
+
+    def expired(self) -> ReadTimeoutError:
+        """The error of a call that took too long."""
+        return ReadTimeoutError(
+            self.path, f"reading took more than {self.max_seconds:g} s; raise max_seconds for slow storage"
+        )
+
+
+class Source:
+    """An open file with the track a player shows, and one decoder thread.
+
+    Packets carry their place in the file as presentation time into the decoder, so that a frame's ``pts`` is the
+    place of the packet it came from, whatever times the file gives.
+    """
+
+    def __init__(self, path: str, budget: Budget) -> None:
+        self.path, self.budget = path, budget
+        self.faults = 0  # packets that the decoder refused
+        self._open()
+
+    def _open(self) -> None:
+        # "file:" keeps a colon in the name from being read as a protocol.
+        self.at_start = True
+        self.container = av.open("file:" + self.path, timeout=self.budget.max_seconds, metadata_errors="replace")
+        try:
+            self.stream = choose_track(self.path, self.container)
+            context = self.stream.codec_context
+            if context is None:
+                raise UnreadableError(self.path, "the installed FFmpeg has no decoder for its video stream")
+            context.thread_type = "NONE"
+            context.thread_count = 1
+            self.context = context
+        except BaseException:
+            self.container.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self.container.close()
+
+    def reopen(self) -> None:
+        """Be at the first packet again, with a decoder that has seen nothing; unlike a seek, this never fails."""
+        self.close()
+        self._open()
+
+    def seek(self, ticks: int) -> bool:
+        """Go to the keyframe at or before a decode time; False where the container cannot."""
+        try:
+            self.container.seek(ticks, stream=self.stream, backward=True)
+        except av.error.ExitError:
+            raise
+        except av.FFmpegError:
+            return False
+        return True
+
+    def packets(self) -> Iterator[av.Packet[Any]]:
+        """The track's packets from here on; ends at the end of the file or where it breaks."""
+        self.at_start = False
+        stream = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(stream)
+            except (StopIteration, av.error.EOFError, av.error.InvalidDataError):
+                return  # what came before damage stays usable
+            if packet.size == 0 and packet.pts is None and packet.dts is None:
+                return
+            self.budget.packet()
+            yield packet
+
+    def decode(self, packet: av.Packet[Any], place: int) -> list[av.VideoFrame]:
+        """Frames that come out after this packet; a damaged packet gives none, and an empty one is never decoded."""
+        if not packet.size:
+            return []
+        packet.pts = place
+        return self._frames(packet)
+
+    def drain(self) -> list[av.VideoFrame]:
+        """The frames that still wait to be shown; the decoder then is as new."""
+        frames = self._frames(None)
+        self.context.flush_buffers()
+        return frames
+
+    def _frames(self, packet: av.Packet[Any] | None) -> list[av.VideoFrame]:
+        try:
+            return list(self.context.decode(packet))
+        except (av.error.InvalidDataError, av.error.EOFError):
+            self.faults += 1
+            return []
+
+
+def choose_track(path: str, container: av.container.InputContainer) -> av.VideoStream:
+    """The video track that a player shows: the first one that is switched on (mov, mp4) or flagged as default (mkv).
+
+    Raises: NoStreamError where there is none, or nothing but cover pictures.
+    """
+    tracks = [s for s in container.streams.video if not s.disposition & _COVERS]
+    if not tracks:
+        kinds = sorted({str(s.type) for s in container.streams if s.type != "video"})
+        covers = ["a cover picture"] if container.streams.video else []
+        raise NoStreamError(path, f"no video stream (streams found: {', '.join(kinds + covers) or 'none'})")
+    return max(tracks, key=lambda s: bool(s.disposition & Disposition.default))  # the first of equals
+
+
+@contextmanager
+def opened(path: Path, max_seconds: float, max_packets: int) -> Iterator[Source]:
+    """Open a file; whatever FFmpeg reports on the way leaves as a MediaError."""
+    name = os.fspath(path)
+    try:
+        size = os.stat(name).st_size
+    except FileNotFoundError:
+        raise MissingFileError(name, "there is no such file") from None
+    except OSError as error:
+        raise UnreadableError(name, f"cannot be opened: {error.strerror}") from None
+    if os.path.isdir(name):
+        raise UnreadableError(name, "is a folder, not a media file")
+    if size == 0:
+        raise TruncatedError(name, "the file is empty (0 bytes)")
+    budget = Budget(name, max_seconds, max_packets)
+    try:
+        source = Source(name, budget)
+        try:
+            yield source
+        finally:
+            source.close()
+    except (MediaError, UsageError):
+        raise
+    except av.error.ExitError:  # the timeout's own error
+        raise budget.expired() from None
+    except av.FFmpegError as error:
+        if _lacks_index(name):
+            raise TruncatedError(name, "an mp4 or mov without its index (moov): the file was cut off") from error
+        raise UnreadableError(name, f"not a readable media file ({error.strerror or error})") from error
+    except (OSError, ValueError, IndexError, RuntimeError, MemoryError) as error:
+        raise UnreadableError(name, f"cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _lacks_index(path: str) -> bool:
+    """Whether the file is an mp4 or mov whose top-level boxes run past its end before any ``moov``."""
+    size = os.path.getsize(path)
+    position, first = 0, True
+    with open(path, "rb") as stream:
+        while position + 8 <= size:
+            stream.seek(position)
+            head = stream.read(16)
+            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if first and kind not in (b"ftyp", b"wide", b"mdat", b"free", b"skip"):
+                return False
+            if kind == b"moov":
+                return False
+            if length == 1 and len(head) == 16:
+                length = int.from_bytes(head[8:16], "big")
+            if length < 8:
+                break
+            position, first = position + length, False
+    return not first
