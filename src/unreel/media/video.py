@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError
 from unreel.media.decoder import Frames, Path, TooShortError, TruncatedError, VideoInfo
-from unreel.media.frame_table import NO_TIME, FrameTable, TableCache, build_table, decode_from_start
 from unreel.media.display import Converter
+from unreel.media.frame_table import NO_TIME, FrameTable, TableCache, build_table, decode_from_start
 from unreel.media.source import Source, opened
 
 # Codecs whose non-reference pictures nothing at all refers to, so that skipping them cannot change another frame.
