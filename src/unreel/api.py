@@ -13,6 +13,7 @@ from unreel.core.distributed import rank
 from unreel.core.errors import UsageError
 from unreel.core.files import check_file, replacing, write_arrays
 from unreel.core.progress import Progress, format_seconds
+from unreel.core.words import plural
 from unreel.data.batch import Batch
 from unreel.data.index import IndexFault
 from unreel.data.index import index as probe_all
@@ -234,7 +235,7 @@ def index(
     if target is not None:
         check_file(target)
     manifest = Manifest.open(data, root=root, tell=False)  # the summary does
-    with Progress("index", len(manifest), unit="videos") as bar:
+    with Progress("index", len(manifest), unit=plural(manifest.noun)) as bar:
         indexed = probe_all(manifest, workers=workers, progress=bar)
     if target is not None:
         write = indexed.manifest.to_csv if target.suffix.lower() == ".csv" else indexed.manifest.to_parquet
@@ -277,7 +278,8 @@ def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: boo
     """Train what ``prepare`` built, and write the report."""
     settings = prepared.settings
     digest = settings["data"]["digest"]  # of the rows chosen, those too short for the method included
-    card = {"data": {"source": prepared.source, "videos": len(prepared.manifest), "digest": digest}}
+    count, noun = len(prepared.manifest), prepared.manifest.noun
+    card = {"data": {"source": prepared.source, "videos": count, "noun": noun, "digest": digest}}
     run = train_run.pretrain(
         prepared.method,
         prepared.batches,

@@ -126,7 +126,7 @@ def test_embed(capsys: pytest.CaptureFixture[str], run: Path, tiny_world: Path, 
     (tmp_path / "data" / "good.mp4").write_bytes((tiny_world / "test" / "00000.mp4").read_bytes())
     assert main(["embed", str(run), str(tmp_path / "data"), "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"wrote {out}: 1 videos × 192 features\nleft out: ")
+    assert text.startswith(f"wrote {out}: 1 video × 192 features\nleft out: ")
     assert "broken.mp4" in text
     assert main(["embed", str(run), str(tiny_world), "--out", "v.txt"]) == 2
 

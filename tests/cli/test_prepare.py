@@ -51,7 +51,7 @@ def test_prepare_takes_a_layouts_own_options(tmp_path: Path, capsys: pytest.Capt
     call = ["data", "prepare", "imagenet9", str(tmp_path / "in9"), "--out", str(tmp_path / "m.csv")]
     assert main([*call, "--layout.splits", "linear"]) == 0
     text = capsys.readouterr().out
-    assert "40 images of 1 classes (train: 38, val: 2)" in text
+    assert "40 images of 1 class (train: 38, val: 2)" in text
     assert "note: 2 of 40 training rows drawn as val with seed 42" in text
     assert len(Manifest.from_csv(tmp_path / "m.csv").select(split="val")) == 2
     for bad in ("layout.split=linear", "layout.splits=segmentation", "layout.missing=skip", "method.splits=linear"):

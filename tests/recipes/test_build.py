@@ -47,12 +47,12 @@ def test_short_videos_are_left_out_and_everybody_is_told(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="unreel")
-    note = "3 of 7 videos are shorter than 8 frames and were left out."
+    note = "Shorter than 8 frames and left out: 3 of 7 videos."
     prepared = prepare("vcop", folder, encoder="r3d_tiny", call=SMALL)
     assert prepared.notes == (note,)
     assert {row.path for row in prepared.manifest} == {"0.mp4", "1.mp4", "2.mp4", "3.mp4"}
     found = plan(prepared)
-    assert "videos    4 of 7 (3 are shorter than 8 frames)\n" in found.text()
+    assert "videos    4 of 7 (3 shorter than 8 frames)\n" in found.text()
     assert found.to_plain()["videos_too_short"] == 3
     run = api.run_prepared(prepared, out=tmp_path / "run")
     assert note in caplog.text
@@ -64,7 +64,7 @@ def test_short_videos_are_left_out_and_everybody_is_told(
 def test_fewer_than_a_batch_left_is_an_error_that_says_what_to_change(folder: Path) -> None:
     call = {**SMALL, "train": {**SMALL["train"], "batch_size": 5}}
     with pytest.raises(
-        DataError, match=r"3 of 7 videos are shorter than the 8 frames.*the 4 others are fewer"
+        DataError, match=r"shorter than the 8 frames .* 3 of 7 videos; the 4 left are fewer than one batch of 5"
     ) as caught:
         prepare("vcop", folder, encoder="r3d_tiny", call=call)
     for knob in (

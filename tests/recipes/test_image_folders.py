@@ -103,7 +103,7 @@ def test_the_command_and_what_it_says_before(folder: Path, capsys: pytest.Captur
     assert main(["pretrain", str(folder), "--method", "swav", "--encoder", "r3d_tiny", "--dry-run", *options]) == 0
     text = capsys.readouterr().out
     assert "images    24\n" in text
-    assert "swav: 6 clips of 1 frame, 32² pixels" in text
+    assert "swav: 6 views, 32² pixels" in text
     assert "encoder   r3d_tiny" in text
     assert "steps     2 of 8 images" in text
     assert main(["pretrain", str(folder), "--list-settings"]) == 0

@@ -237,7 +237,7 @@ def test_unreadable_videos(videos: Manifest, tmp_path: Path) -> None:
     )
     assert found.score().n == found.score(encoder="random-init").n == 7
     assert [f["path"] for f in found.faults] == ["worse.mp4"]
-    assert "finetune: 1 training clips could not be read and were replaced by other videos'" in found.notes
+    assert "finetune: 1 training clip could not be read; clips of other files took their place" in found.notes
 
 
 def test_names_settings_and_profiles() -> None:

@@ -60,7 +60,7 @@ def test_a_side_is_said_with_its_mark(found: Score, side: str, above: bool | Non
 def test_without_an_interval_nothing_is_decided() -> None:
     found = replace(score(0.1, 0.2), interval=None, n_groups=1)
     assert (found.versus_chance, found.above_chance, found.mark) == (None, None, "open")
-    assert found.verdict.endswith("(n = 60 in 1 groups): too few groups for an interval; this decides nothing")
+    assert found.verdict.endswith("(n = 60 in 1 group): too few groups for an interval; this decides nothing")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from unreel.cli.common import NO_OPTIONS, Common
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.progress import Progress
+from unreel.core.words import counted
 
 data_app = App(
     name="data",
@@ -181,8 +182,7 @@ def prepare(
     splits = dict(sorted(Counter(row.split for row in manifest).items()))
     classes = len({row.labels.get("label", "") for row in manifest} - {""})
     parts = ", ".join(f"{name}: {count}" for name, count in splits.items())
-    what = "videos" if layout in ("ucf101", "hmdb51", "kinetics", "davis") else "images"
-    lines = [f"{len(manifest)} {what} of {classes} classes ({parts})"]
+    lines = [f"{counted(len(manifest), manifest.noun)} of {counted(classes, 'class')} ({parts})"]
     lines += [f"note: {notice}" for notice in manifest.notices]
     plain = {
         "manifest": str(written),
@@ -236,6 +236,6 @@ def synth(
         manifest = built.write(out, workers=workers, truth=truth, progress=bar)
     common.print(
         {"manifest": str(manifest), "videos": len(built), "train": built.num_train, "test": built.num_test},
-        f"wrote {len(built)} videos; manifest: {manifest}",
+        f"wrote {counted(len(built), 'video')}; manifest: {manifest}",
     )
     return 0

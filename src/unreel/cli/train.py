@@ -8,6 +8,7 @@ from typing import Literal
 from unreel.cli.common import NO_OPTIONS, Common, table
 from unreel.cli.overrides import Overrides, split_overrides
 from unreel.core.errors import UsageError
+from unreel.core.words import counted
 
 
 def pretrain(
@@ -98,7 +99,8 @@ def pretrain(
     faulty = sorted({fault["path"] for fault in run.faults()})
     text = f"run: {run.path}" + (f", loss {last['loss']:.3f} at step {last['step']}" if last else "")
     if faulty:
-        text += f"\n{len(faulty)} files could not be read and were replaced by others: see {run.path / 'faults.jsonl'}"
+        listed = run.path / "faults.jsonl"
+        text += f"\n{counted(len(faulty), 'file')} could not be read, and others were used instead: see {listed}"
     if not run.completed:
         text += "\nstopped before its end: the same command goes on"
     plain = {"run": str(run.path), "completed": run.completed, "last": last, "unreadable": faulty}

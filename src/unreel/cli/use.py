@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from unreel.cli.common import NO_OPTIONS, Common, table
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError
+from unreel.core.words import counted
 
 if TYPE_CHECKING:
     from unreel.tasks import Task
@@ -48,7 +49,7 @@ def embed(
     api.write_embeddings(embeddings, out)
     count, width = embeddings.vectors.shape
     unreadable = [{"path": fault.path, "message": fault.message} for fault in embeddings.faults]
-    text = [f"wrote {out}: {count} videos × {width} features"]
+    text = [f"wrote {out}: {counted(count, embeddings.noun)} × {counted(width, 'feature')}"]
     text += [f"left out: {fault.message}" for fault in embeddings.faults[:10]]
     if len(unreadable) > 10:
         text.append(f"left out: … and {len(unreadable) - 10} more")

@@ -134,7 +134,8 @@ class Progress:
         """The line as it stands: count, share, rate, time left, data-wait share, note."""
         elapsed = self.elapsed_s
         rate = (self.done - self._start_done) / elapsed if elapsed > 0 else 0.0
-        parts = [f"{self.done:,}/{self.total:,} {self.unit}" if self.total else f"{self.done:,} {self.unit}"]
+        unit = self.unit.removesuffix("s") if (self.total or self.done) == 1 else self.unit
+        parts = [f"{self.done:,}/{self.total:,} {unit}" if self.total else f"{self.done:,} {unit}"]
         if self.total:
             parts.append(f"{100 * self.done / self.total:.0f} %")
         if rate > 0:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from unreel.core.progress import Progress
+from unreel.core.words import plural
 from unreel.data.dataset import SourceReader
 from unreel.data.index import index
 from unreel.data.manifest import Manifest
@@ -31,7 +32,7 @@ def long_enough(manifest: Manifest, min_frames: int, *, workers: int = 2) -> Lon
     """
     if min_frames <= 1:
         return LongEnough(manifest, 0)
-    with Progress("index", len(manifest), unit="videos") as bar:
+    with Progress("index", len(manifest), unit=plural(manifest.noun)) as bar:
         indexed = index(manifest, workers=workers, progress=bar).manifest
     reader = SourceReader(indexed)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
+from unreel.core.words import counted
 from unreel.data.batch import Batch, collate
 from unreel.data.contracts import Ticket
 from unreel.data.dataset import ClipDataset, EvaluationDataset, EvaluationSample, Publish
@@ -121,19 +122,20 @@ class ClipLoader:
             raise UsageError(f"rank {rank} is not one of {world_size} processes")
         if batch_size % world_size:
             raise UsageError(
-                f"the global batch of {batch_size} videos cannot be divided over {world_size} processes; "
-                f"use {batch_size - batch_size % world_size or world_size} or another multiple of {world_size}"
+                f"the global batch of {counted(batch_size, dataset.manifest.noun)} cannot be divided over "
+                f"{world_size} processes; use {batch_size - batch_size % world_size or world_size} or "
+                f"another multiple of {world_size}"
             )
         if not timeout_s > 0 or not 0 <= max_fault_share <= 1:
             raise UsageError(
                 f"timeout_s must be positive and max_fault_share in [0, 1], got {timeout_s} and {max_fault_share}"
             )
         if len(dataset) < batch_size:
-            kind = "image" if dataset.manifest.only_images else "video"
+            kind = dataset.manifest.noun
             most = len(dataset) - len(dataset) % world_size
             advice = f"set --train.batch_size {most} or less (batch_size={most} in Python), or " if most else ""
             raise DataError(
-                f"the data set has {len(dataset)} {kind}s, fewer than one global batch of {batch_size}; {advice}"
+                f"the data set has {counted(len(dataset), kind)}, fewer than one global batch of {batch_size}; {advice}"
                 f"add {kind}s (a batch with one {kind} twice would teach that {'an' if kind == 'image' else 'a'} "
                 f"{kind} differs from itself)"
             )

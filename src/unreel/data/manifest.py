@@ -258,6 +258,14 @@ class Manifest:
             for i, row in enumerate(self.rows)
         )
 
+    @property
+    def noun(self) -> str:
+        """What a row is called in messages: "image", "video", or "file" where there are both."""
+        if self.only_images:
+            return "image" if self.rows else "video"
+        mixed = any(not row.frames and kind_of(self.absolute(i)) == "image" for i, row in enumerate(self.rows))
+        return "file" if mixed else "video"
+
     def absolute(self, i: int) -> Path:
         """Where row ``i``'s source is; for a row that only lists frames, where the first of them is."""
         return Path(self.root, self.relative(i))

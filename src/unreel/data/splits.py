@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from unreel.core.errors import DataError, UsageError
+from unreel.core.words import counted
 from unreel.data.manifest import Manifest
 
 _TWO_POW_64 = 1 << 64
@@ -85,8 +86,8 @@ def hold_out(manifest: Manifest, amount: float, *, seed: int | str = 0, group: s
         taken += sizes[name]
     if manifest.rows and taken == len(manifest):
         raise DataError(
-            f"holding out {amount:g} of {len(manifest)} videos in {len(sizes)} groups leaves none to train on; hold "
-            "out fewer"
+            f"holding out {amount:g} of {counted(len(manifest), manifest.noun)} in {counted(len(sizes), 'group')} "
+            "leaves none to train on; hold out fewer"
         )
     return [name in chosen for name in identities]
 

@@ -19,6 +19,7 @@ from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError, UsageError
 from unreel.core.memory import keep_freed_memory
 from unreel.core.progress import Progress
+from unreel.core.words import plural
 from unreel.data.batch import Fault
 from unreel.data.dataset import EvaluationDataset
 from unreel.data.loader import iterate_evaluation
@@ -54,7 +55,7 @@ class Embeddings:
         rows: (N,) position of each source in the data.
         sources: (N,) names by file and span: one for a file under several names, others for equal files elsewhere.
         paths, spans: absolute paths, and (start, end) seconds or ``None`` for whole files.
-        num_asked: sources in the data, readable or not.
+        num_asked: sources in the data, readable or not. noun: what one of them is called, "video" or "image".
         clips: the digest of how clips were cut. pooling: how maps became vectors (``Pooling.key``).
     """
 
@@ -69,6 +70,7 @@ class Embeddings:
     paths: tuple[str, ...] = ()
     spans: tuple[tuple[float, float | None] | None, ...] = ()
     num_asked: int = 0
+    noun: str = "source"
     clips: str = ""
     pooling: str = ""
 
@@ -604,7 +606,7 @@ def embed_all(
             if workers is None:
                 on_cpu = all(job.batcher.device.type == "cpu" for job in jobs)
                 workers = 0 if on_cpu else min(8, os.cpu_count() or 1)
-            report = stack.enter_context(_reporting(progress, len(names), len(names) - len(todo)))
+            report = stack.enter_context(_reporting(progress, len(names), len(names) - len(todo), noun_of(data)))
             for row, views in zip(todo, data.read(todo, workers=workers), strict=True):
                 if isinstance(views, Fault):
                     faults[row] = views
@@ -661,16 +663,24 @@ def _assemble(
         paths=tuple(path for path, _ in places),
         spans=tuple(span for _, span in places),
         num_asked=len(names),
+        noun=noun_of(source),
         clips=source.digest,
         pooling=pooling.key,
     )
 
 
+def noun_of(source: ClipSource) -> str:
+    """What messages call a source: "video", "image" or "file"; "source" for clips in memory."""
+    parts = getattr(source, "parts", [source])
+    nouns = {part.manifest.noun for part in parts if isinstance(part, ManifestClips)}
+    return nouns.pop() if len(nouns) == 1 else "file" if nouns else "source"
+
+
 @contextmanager
-def _reporting(progress: ProgressLike, total: int, done: int) -> Iterator[Callable[[], None]]:
+def _reporting(progress: ProgressLike, total: int, done: int, noun: str) -> Iterator[Callable[[], None]]:
     """A function to call once per source that is finished."""
     if progress is True:
-        with Progress("embed", total, unit="videos") as bar:
+        with Progress("embed", total, unit=plural(noun)) as bar:
             bar.resume_at(done)
             yield lambda: bar.advance()
         return

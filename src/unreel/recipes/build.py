@@ -14,6 +14,7 @@ import torch
 from unreel.core.distributed import rank, world_size
 from unreel.core.errors import DataError, UsageError, nearest
 from unreel.core.settings import Builder, Layer, Range, Section, Sections, Settings, describe
+from unreel.core.words import counted
 from unreel.data.batch import Batch
 from unreel.data.contracts import SupportsViews, min_frames
 from unreel.data.dataset import ClipDataset
@@ -297,7 +298,10 @@ class Prepared:
             return self.told
         held = 0 if self.validation is None else len(self.validation.dataset)
         total, needed = len(self.manifest) + held + self.num_short, min_frames(self.method.sampler)
-        return (*self.told, f"{self.num_short} of {total} videos are shorter than {needed} frames and were left out.")
+        return (
+            *self.told,
+            f"Shorter than {counted(needed, 'frame')} and left out: {self.num_short} of {total} videos.",
+        )
 
     @property
     def batches(self) -> Iterable[Batch]:
@@ -496,7 +500,7 @@ def _check_enough_are_long(method: Method, kept: int, short: int, settings: Sett
         return
     knobs = [f"method.{name} ({way})" for name, way in _LENGTH_KNOBS.items() if name in settings.get("method", {})]
     raise DataError(
-        f"{short} of {kept + short} videos are shorter than the {min_frames(method.sampler)} frames that "
-        f"{method.sampler!r} needs; the {kept} others are fewer than one batch of {batch_size}. Use longer videos, or "
-        f"change {', '.join([*knobs, 'train.batch_size (smaller)'])}"
+        f"shorter than the {counted(min_frames(method.sampler), 'frame')} that {method.sampler!r} needs: {short} of "
+        f"{counted(kept + short, 'video')}; the {kept} left are fewer than one batch of {batch_size}. "
+        f"Use longer videos, or change {', '.join([*knobs, 'train.batch_size (smaller)'])}"
     )

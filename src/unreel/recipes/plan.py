@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from unreel.core.distributed import world_size
 from unreel.core.progress import format_seconds
 from unreel.core.settings import Settings
+from unreel.core.words import counted, plural
 from unreel.data.contracts import min_frames
 from unreel.methods import Method
 from unreel.nn import count_parameters
@@ -51,12 +52,11 @@ class Plan:
 
     def text(self) -> str:
         """A few lines for people."""
-        share, held_out = "", self.videos_found - self.videos - self.videos_too_short
+        share, short = "", self.videos_too_short
+        held_out = self.videos_found - self.videos - short
         if self.videos != self.videos_found:
-            why = (
-                [f"{self.videos_too_short} are shorter than {self.min_frames} frames"] if self.videos_too_short else []
-            )
-            why += [f"{'the others' if not why else held_out} are held out"] if held_out else []
+            why = [f"{short} shorter than {counted(self.min_frames, 'frame')}"] if short else []
+            why += [f"{held_out if why else 'the rest'} held out"] if held_out else []
             share = f" of {self.videos_found} ({', '.join(why)})"
         return "\n".join(
             [
@@ -64,8 +64,9 @@ class Plan:
                 f"method    {self.method}: {self.clips}",
                 f"encoder   {self.encoder}: {self.encoder_parameters:,} parameters, {self.features} features; "
                 f"{self.head_parameters:,} more in the head",
-                f"steps     {self.steps:,} of {self.batch_size} {self.unit}, {self.epochs:g} epochs{self._warmup()}",
-                f"device    {self.device}, {self.precision}, {self.workers} workers",
+                f"steps     {self.steps:,} of {counted(self.batch_size, self.unit.removesuffix('s'))}, "
+                f"{counted(self.epochs, 'epoch')}{self._warmup()}",
+                f"device    {self.device}, {self.precision}, {counted(self.workers, 'worker')}",
                 f"memory    about {self.memory_gib:.1f} GiB",
                 f"time      about {format_seconds(self.hours * 3600)} ({self.seconds_per_step:.2g} s a step; decoding "
                 "runs beside it)",
@@ -101,14 +102,17 @@ def plan(prepared: Prepared) -> Plan:
     steps, inside = prepared.total_steps, count_parameters(encoder)
     seconds = cost.seconds * train["accumulate"]
     per_epoch = max(1, len(prepared.manifest) // train["batch_size"])
-    frames = f"{spec.num_frames} frames (every {spec.stride_frames})" if spec.num_frames > 1 else "1 frame"
+    noun = prepared.manifest.noun
+    shown = f"of {spec.num_frames} frames (every {spec.stride_frames})" if spec.num_frames > 1 else "of 1 frame"
+    seen = counted(views, "view" if noun == "image" and spec.num_frames == 1 else "clip")
+    clips = f"{seen}{'' if noun == 'image' and spec.num_frames == 1 else ' ' + shown}, {spec.size_px}² pixels"
     return Plan(
         videos=len(prepared.manifest),
         videos_found=prepared.num_found,
         videos_too_short=prepared.num_short,
         min_frames=min_frames(method.sampler),
         method=str(settings["method"]["name"]) if "method" in settings else type(method).__name__,
-        clips=f"{views} clips of {frames}, {spec.size_px}² pixels",
+        clips=clips,
         encoder=encoder.architecture or type(encoder).__name__,
         encoder_parameters=inside,
         # A teacher is no head: it follows.
@@ -126,7 +130,7 @@ def plan(prepared: Prepared) -> Plan:
         seconds_per_step=seconds,
         hours=steps * seconds / 3600,
         settings=settings,
-        unit="images" if prepared.manifest.only_images else "videos",
+        unit=plural(noun),
         notes=prepared.told,
     )
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from unreel.core.errors import DataError, UnreelError
 from unreel.core.files import check_file, write_whole
 from unreel.core.settings import Sections
+from unreel.core.words import counted, plural
 from unreel.data.batch import Batch
 from unreel.data.sampling import IntervalDistribution, IntervalKind
 from unreel.media import encode_image
@@ -83,6 +84,7 @@ def render(run: Run) -> str:
         "number": _plain_number,
         "difference": _difference,
         "p": lambda v: "< 0.001" if v < 0.001 else f"{v:.3f}",
+        "counted": counted,
         "basename": lambda p: os.path.basename(str(p)) or str(p),
         "without_path": lambda f: str(f.get("message", "")).removeprefix(f"{f.get('path', '')}: "),
     }
@@ -169,6 +171,17 @@ class _Page:
         count = self.card.get("data", {}).get("videos") if self.card else None
         return int(count) if count is not None else None
 
+    @property
+    def noun(self) -> str:
+        """What the run learned from is called: "video" or "image"."""
+        known = self.card.get("data", {}).get("noun") if self.card else None
+        return str(known or ("image" if self.setting("method", "clip_frames") == 1 else "video"))
+
+    @property
+    def tested(self) -> str:
+        """What the evaluation's sources are called, in the plural."""
+        return plural(str(self.report.task.get("noun", "video"))) if self.report else "videos"
+
     @functools.cached_property
     def tiles(self) -> list[tuple[str, str, str]]:
         """Name, value and a remark of the facts on top."""
@@ -177,15 +190,22 @@ class _Page:
         clip = self.setting("method", "clip_frames")
         size = self.setting("method", "size")
         tiles = [
-            ("Method", self.method, f"{clip} frames of {size} px" if clip and size else ""),
+            (
+                "Method",
+                self.method,
+                ("" if clip == 1 else f"{clip} frames of ") + f"{size} px" if clip and size else "",
+            ),
             ("Encoder", self.encoder, ""),
         ]
         if self.videos is not None:
-            tiles.append(("Videos", f"{self.videos:,}", f"batches of {batch}" if batch else ""))
+            name = (self.noun if self.videos == 1 else plural(self.noun)).capitalize()
+            tiles.append((name, f"{self.videos:,}", f"batches of {batch}" if batch else ""))
         remark = "complete" if self.run.completed else f"of {self.total_steps:,}; not complete"
         tiles.append(("Steps", f"{self.steps:,}", remark))
         if self.seconds:
-            tiles.append(("Training", duration(self.seconds), f"{rate:.3g} clips/s" if rate else ""))
+            tiles.append(
+                ("Training", duration(self.seconds), f"{rate:.3g} {'view' if clip == 1 else 'clip'}s/s" if rate else "")
+            )
         if wait is not None:
             # performance.md: at most 5 % where the loader can keep up.
             tiles.append(
@@ -283,7 +303,8 @@ class _Page:
     def intervals(self) -> Drawing | None:
         """Temporal sampling, for methods whose pairs have an interval."""
         kind = self.setting("method", "interval")
-        if not isinstance(kind, str):  # elsewhere, as between snippets, an interval is a number of frames
+        # An image has one time; elsewhere, as between snippets, an interval is a number of frames.
+        if not isinstance(kind, str) or self.noun == "image":
             return None
         if self.setting("method", "rho", 2) != 2:  # no pair, or the distribution of none of its pairs
             return None
@@ -375,9 +396,9 @@ class _Page:
     @property
     def subtitle(self) -> str:
         """One sentence on what was done."""
-        where = f" on {self.videos:,} videos" if self.videos is not None else ""
+        where = f" on {counted(self.videos, self.noun)}" if self.videos is not None else ""
         took = f" in {duration(self.seconds)}" if self.seconds else ""
-        return f"Trained {self.encoder} with {self.method}{where} for {self.steps:,} steps{took}."
+        return f"Trained {self.encoder} with {self.method}{where} for {counted(self.steps, 'step')}{took}."
 
     @property
     def written(self) -> str:

@@ -258,6 +258,9 @@ def evaluate(
         scores=tuple(scores),
         task={
             "name": task.name,
+            "noun": embeddings["encoder"].noun
+            if embeddings
+            else str(getattr(getattr(task, "data", 0), "noun", "source")),
             "classes": classes,
             **sizes,
             "n_unreadable": len(faults),

@@ -16,6 +16,7 @@ from unreel.core.digests import mapping_digest
 from unreel.core.errors import UsageError
 from unreel.core.progress import Progress as Bar
 from unreel.core.settings import Range
+from unreel.core.words import counted
 from unreel.data.dataset import ClipDataset
 from unreel.data.loader import ClipLoader
 from unreel.data.manifest import Manifest
@@ -184,7 +185,10 @@ class FineTune:
                 settings=identity,
             )
         if monitor.faults:
-            notes = (*notes, f"{monitor.faults} training clips could not be read and were replaced by other videos'")
+            notes = (
+                *notes,
+                f"{counted(monitor.faults, 'training clip')} could not be read; clips of other files took their place",
+            )
         settings = {k: v for k, v in asdict(self).items() if k != "name"}
         settings |= {"batch_size": batch, "steps": total, "n_train": len(dataset)}
         if watch is not None:

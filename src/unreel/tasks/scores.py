@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from unreel.core.errors import DataError
 from unreel.core.files import write_whole
+from unreel.core.words import counted
 from unreel.stats.intervals import Interval, PairedDifference
 
 _FORMAT = 1
@@ -125,13 +126,15 @@ class Score:
     @property
     def verdict(self) -> str:
         """One sentence on what the score decides, and what n is too small to decide."""
-        samples = f"n = {self.n}" + (f" in {self.n_groups} groups" if self.n_groups != self.n else "")
+        samples = f"n = {self.n}" + (f" in {counted(self.n_groups, 'group')}" if self.n_groups != self.n else "")
         head = f"{self.protocol} {self.metric} {self.value:.3f} ({samples})"
         if self.interval is None:
             return f"{head}: too few groups for an interval; this decides nothing"
         parts = [self._chance_verdict(), *(self._difference_verdict(name) for name in self.differences)]
         if self.n_groups < FEW_GROUPS:
-            parts.append(f"bootstrap intervals from {self.n_groups} groups are too narrow, read them with care")
+            parts.append(
+                f"bootstrap intervals from {counted(self.n_groups, 'group')} are too narrow, read them with care"
+            )
         return f"{head}: {'; '.join(parts)}"
 
     def _chance_verdict(self) -> str:
@@ -240,7 +243,7 @@ class Report:
             header += ["minus random-init", "p"]
         rows = []
         for s in mine:
-            n = str(s.n) if s.n_groups == s.n else f"{s.n} in {s.n_groups} groups"
+            n = str(s.n) if s.n_groups == s.n else f"{s.n} in {counted(s.n_groups, 'group')}"
             row = [s.protocol, s.metric, n, f"{s.value:.3f}", _range(s.interval), f"{s.chance:.3f}"]
             row += [f"{s.references[o]:.3f}" if o in s.references else "" for o in others]
             if len(header) > len(row):
@@ -259,7 +262,7 @@ class Report:
         parts = [self.table(), *self.verdicts, *(f"note: {note}" for note in self.notes)]
         if self.faults:
             shown = ", ".join(f["path"] for f in self.faults[:5])
-            parts.append(f"{len(self.faults)} sources could not be read and are in no n: {shown}")
+            parts.append(f"{counted(len(self.faults), 'source')} could not be read and counted in no n: {shown}")
         return "\n".join(parts)
 
     __str__ = text
