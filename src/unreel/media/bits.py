@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 PictureCount: TypeAlias = Callable[[bytes, bool], int | None]
-"""(packet's bytes, whether it is a keyframe) to the pictures it puts out: 1, 0, or None where only decoding tells."""
+"""(packet's bytes, whether it is a keyframe) to the pictures it holds, or None where only decoding tells."""
 
 # One packet is one picture, always. Whatever is neither here nor in _COUNTERS is decoded to be counted.
 _ONE_EACH = frozenset(
@@ -275,7 +275,10 @@ class _MPEG4:
         if key:
             self._read_layer(data)
         at = data.find(b"\0\0\1\xb6")
-        if at < 0 or not self._time_bits or data.find(b"\0\0\1\xb6", at + 4) >= 0:
+        pictures = data.count(b"\0\0\1\xb6")
+        if pictures > 1:
+            return pictures
+        if not pictures or not self._time_bits:
             return None
         bits = _Bits(data[at + 4 : at + 4 + _HEADER_BYTES])
         bits.take(2)
@@ -332,7 +335,7 @@ def _vp9(extra: bytes) -> PictureCount:
         for size in sizes:
             total += shown(data[at : at + size]) if size else 0
             at += size
-        return total if total < 2 else None
+        return total
 
     return count
 

@@ -87,6 +87,7 @@ class _Packets:
     key: list[bool] = field(default_factory=list)
     shown: list[bool] = field(default_factory=list)
     one_each: bool = True  # nothing but whole pictures and packets that show nothing, and no sign of damage
+    packed: bool = False  # a picture may come out of another packet than its own
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -138,9 +139,10 @@ def _read_packets(source: Source) -> tuple[_Packets, av.VideoFrame | None]:
         packets.dts.append(NO_TIME if dts is None else dts)
         packets.duration.append(packet.duration or 0)
         packets.key.append(key and size > 0)
-        pictures = count(bytes(packet), key) if size and packets.one_each else 0
-        if pictures is None or packet.is_corrupt or packet.has_sidedata("new_extradata"):
+        pictures = count(bytes(packet), key) if size else 0
+        if pictures not in (0, 1) or packet.is_corrupt or packet.has_sidedata("new_extradata"):
             packets.one_each = False
+        packets.packed |= (pictures or 0) > 1
         packets.shown.append(pictures != 0 and not packet.is_discard)
         if first is None:
             first = next(iter(source.decode(packet, place)), None)
@@ -269,7 +271,7 @@ def _from_decoding(
     place = np.array(came)
     known = (place >= 0) & (place < len(packets))
     times = np.where(known, pts[np.where(known, place, 0)], NO_TIME)
-    counted = bool(source.faults) or not known.all() or len(np.unique(place)) != len(place)
+    counted = packets.packed or bool(source.faults) or not known.all() or len(np.unique(place)) != len(place)
     begins = recordings or [0]
     parts = np.split(np.arange(len(place)), [] if counted else np.searchsorted(place, begins[1:]))
     ticks = _clock_of_decoded(source, [times[rows] for rows in parts], explained=recordings is not None)
