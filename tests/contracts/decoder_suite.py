@@ -5,6 +5,7 @@ The videos carry their frame number as a row of black and white blocks, which su
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,19 @@ def plain_decode(path: Path) -> dict[int, NDArray[np.uint8]]:
         return {f.pts: f.to_ndarray(format="rgb24") for f in container.decode(stream)}
 
 
+def plain_frames(path: Path) -> NDArray[np.uint8]:
+    """What the decoder puts out for the shown track, in its order, from the simplest possible loop."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        frames = []
+        for packet in container.demux(stream):
+            with contextlib.suppress(av.error.InvalidDataError):  # a picture that lacks its references
+                frames += stream.codec_context.decode(packet) if packet.size else []
+        frames += stream.codec_context.decode(None)
+        return np.stack([f.to_ndarray(format="rgb24") for f in frames])
+
+
 class DecoderCase(NamedTuple):
     """A decoder, a file of ``count`` numbered frames it must read, and the times it must give (seconds)."""
 
@@ -56,7 +70,7 @@ class DecoderCase(NamedTuple):
     path: Path
     count: int
     times_s: NDArray[np.float64] | None = None
-    exact: bool = True  # compare with ``plain_decode``
+    exact: bool = True  # compare with ``plain_frames``
 
 
 class DecoderSuite:
@@ -94,8 +108,7 @@ class DecoderSuite:
     def test_same_pixels_as_a_plain_full_decode(self, case: DecoderCase) -> None:
         if not case.exact:
             pytest.skip("there is no plain decode of this kind of file")
-        plain = plain_decode(case.path)
-        reference = np.stack([plain[tick] for tick in sorted(plain)])
+        reference = plain_frames(case.path)
         rng = np.random.default_rng(3)
         for size in (1, 2, 5, case.count):
             wanted = rng.choice(case.count, min(size, case.count), replace=False)

@@ -6,13 +6,12 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tests.contracts import odd_streams as odd
-from tests.contracts.decoder_suite import read_numbers
+from tests.contracts.decoder_suite import plain_frames, read_numbers
 from tests.contracts.field_writers import COLUMNS
 from unreel.media import MediaError, PyAVDecoder, has_encoder, probe, read_clip
 from unreel.media import video as video_module
@@ -51,19 +50,6 @@ STREAMS["mjpeg packets of 0 bytes in avi"] = lambda f: (odd.gaps_in_avi(f, "mjpe
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("odd")
-
-
-def plain_frames(path: Path) -> NDArray[np.uint8]:
-    """What the decoder puts out for the shown track, in its order, from the simplest possible loop."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        frames = []
-        for packet in container.demux(stream):
-            with contextlib.suppress(av.error.InvalidDataError):  # a picture that lacks its references
-                frames += stream.codec_context.decode(packet) if packet.size else []
-        frames += stream.codec_context.decode(None)
-        return np.stack([f.to_ndarray(format="rgb24") for f in frames])
 
 
 def numbers_of(pixels: NDArray[np.uint8]) -> list[int]:

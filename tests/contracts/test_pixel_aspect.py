@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from tests.contracts.decoder_suite import numbered_frames
-from tests.contracts.test_frame_identity import plain_frames
+from tests.contracts.decoder_suite import numbered_frames, plain_frames
 from unreel.media import has_encoder, probe, read_clip, write_video
 
 FRAMES = numbered_frames(4, height=48, width=64)
