@@ -54,5 +54,5 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (notice,) = Manifest.from_folder(tmp_path).notices
     assert notice.startswith("3 pictures in formats that cannot be read (.heic, .nef) left out, such as a.HEIC;")
     (tmp_path / "d.png").unlink()
-    with pytest.raises(DataError, match=r"3 pictures in formats that cannot be read .* convert them to JPEG or PNG"):
+    with pytest.raises(DataError, match=r"3 pictures in formats that cannot be read .* convert to JPEG or PNG"):
         Manifest.from_folder(tmp_path)

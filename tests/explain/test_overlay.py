@@ -60,6 +60,8 @@ def test_sizes() -> None:
     assert fit(frames, 40) is frames
     assert enlarge(frames, 70).shape == (2, 90, 120, 3)
     assert enlarge(frames, 30) is frames
+    assert enlarge(frames, 70, 100).shape == (2, 60, 80, 3)
+    assert enlarge(frames, 70, 20) is frames
 
 
 def _scene(size: int = 16) -> np.ndarray:

@@ -285,6 +285,8 @@ def test_a_size_that_is_only_claimed_takes_no_memory(monkeypatch: pytest.MonkeyP
     ):
         with pytest.raises(UnreadableError, match=r"60000x60000 pixels; more than 1,048,576"):
             pixels_of(file)
+    with pytest.raises(UnreadableError, match=r"20000x20000 pixels; from .* bytes no more than 33,554,432 are read"):
+        open_picture("x", png(RGB, size=(20_000, 20_000)), max_pixels=1 << 29)
 
 
 def test_large_pictures_are_read_as_small_ones_are() -> None:

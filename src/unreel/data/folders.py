@@ -66,10 +66,8 @@ def _foreign(paths: list[str]) -> str:
     if not paths:
         return ""
     suffixes = sorted({os.path.splitext(p)[1].lower() for p in paths})
-    return (
-        f"{len(paths)} pictures in formats that cannot be read ({', '.join(suffixes)}) left out, such as {min(paths)}; "
-        "convert them to JPEG or PNG"
-    )
+    what = "1 picture in a format" if len(paths) == 1 else f"{len(paths)} pictures in formats"
+    return f"{what} that cannot be read ({', '.join(suffixes)}) left out, such as {min(paths)}; convert to JPEG or PNG"
 
 
 def _labelled(paths: list[str]) -> list[Row]:

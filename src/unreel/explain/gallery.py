@@ -28,7 +28,7 @@ from unreel.explain.contracam import CamSettings
 from unreel.explain.crf import CrfSettings
 from unreel.explain.driver import iterate_maps, provenance, to_bytes
 from unreel.explain.objects import MapPlan, Objects, ObjectSettings, SourceMaps, find_objects, join_rows, refine
-from unreel.explain.overlay import COLOURS, colour_bar, draw_boxes, enlarge, fit, heat
+from unreel.explain.overlay import COLOURS, colour_bar, draw_boxes, enlarge, fit, heat, widen
 from unreel.explain.producers import device_of
 from unreel.media.image import encode_image
 from unreel.media.write import write_video
@@ -186,9 +186,10 @@ def _write_source(reader: SourceReader, source: SourceMaps, found: Objects | Non
         poster = _write_film(reader, source, found, out / overlay)
     else:
         pixels, _ = reader.read(row, np.array([reader.facts(row).first]))
-        poster = enlarge(fit(pixels.numpy(), _LONGEST_PX), _SHORTEST_PX)[0]
-        tinted = heat(poster[None], source.maps.numpy())[0]
-        write_whole(out / overlay, encode_image(draw_boxes(tinted, [] if found is None else found.boxes.numpy())))
+        shown = enlarge(fit(pixels.numpy(), _LONGEST_PX), _SHORTEST_PX, _LONGEST_PX)
+        marked = draw_boxes(heat(shown, source.maps.numpy())[0], [] if found is None else found.boxes.numpy())
+        write_whole(out / overlay, encode_image(widen(marked[None])[0]))
+        poster = widen(shown)[0]
     write_whole(out / still, encode_image(poster, format="jpeg"))
     tubelets = [] if found is None else _tube_card(found)
     boxes = [] if found is None else found.boxes.tolist()
@@ -223,12 +224,12 @@ def _write_film(reader: SourceReader, source: SourceMaps, found: Objects | None,
             if not inside.any():
                 continue
             pixels, at = pixels[torch.from_numpy(inside)], at[inside]
-            small = enlarge(fit(pixels.numpy(), _LONGEST_PX), _SHORTEST_PX)
+            small = enlarge(fit(pixels.numpy(), _LONGEST_PX), _SHORTEST_PX, _LONGEST_PX)
             if not first:
-                first.append(small[0])
+                first.append(widen(small)[0])
             tinted = heat(small, np.stack([_map_at(maps, times, float(t), usual) for t in at]))
             for frame, t in zip(tinted, at.tolist(), strict=True):
-                yield frame if found is None else _with_tubelets(frame, found, t)
+                yield widen((frame if found is None else _with_tubelets(frame, found, t))[None])[0]
 
     write_video(path, frames(), max(1.0, facts.video.fps / step), crf=20, pad=True, pixel_format="yuv420p")
     return first[0]

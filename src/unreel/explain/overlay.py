@@ -104,10 +104,24 @@ def _outline(frame: NDArray[np.uint8], corners: tuple[int, int, int, int], line:
     inside[:, :line] = inside[:, -line:] = colour
 
 
-def enlarge(frames: NDArray[np.uint8], shortest_px: int) -> NDArray[np.uint8]:
-    """Tiny frames (T, H, W, 3) shown larger, pixel by pixel: the least whole factor that reaches this short side."""
-    factor = max(1, -(-shortest_px // min(frames.shape[1:3])))
+def enlarge(frames: NDArray[np.uint8], shortest_px: int, longest_px: int = 640) -> NDArray[np.uint8]:
+    """Tiny frames (T, H, W, 3) shown larger, pixel by pixel.
+
+    The factor is the least whole one that reaches the short side, or the most that keeps within the long one.
+    """
+    short, long = sorted(frames.shape[1:3])
+    factor = max(1, min(-(-shortest_px // short), longest_px // long))
     return frames.repeat(factor, 1).repeat(factor, 2) if factor > 1 else frames
+
+
+def widen(frames: NDArray[np.uint8], most: int = 4) -> NDArray[np.uint8]:
+    """Very narrow frames (T, H, W, 3) with grey beside them, so that no side is over ``most`` times the other."""
+    height, width = frames.shape[1:3]
+    up, left = (max(0, -(-other // most) - side) for side, other in ((height, width), (width, height)))
+    if not (up or left):
+        return frames
+    around = ((0, 0), (up // 2, up - up // 2), (left // 2, left - left // 2), (0, 0))
+    return np.pad(frames, around, constant_values=127)
 
 
 def colour_bar(colour_map: str = "inferno", stops: int = 12) -> list[str]:

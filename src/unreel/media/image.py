@@ -149,6 +149,8 @@ def encode_image(pixels: NDArray[np.uint8], *, format: Literal["png", "jpeg"] = 
     if format not in codecs:
         raise UsageError(f"format must be 'png' or 'jpeg', got {format!r}")
     codec, pixel_format = ("png", "gray") if grey else codecs[format]
+    if format == "jpeg" and max(image.shape) > 65_535:
+        raise UsageError(f"a JPEG has at most 65,535 pixels a side, got {image.shape[1]}x{image.shape[0]}")
     context = cast(av.VideoCodecContext, av.CodecContext.create(codec, "w"))
     context.height, context.width = image.shape[:2]
     context.pix_fmt, context.time_base, context.thread_count = pixel_format, Fraction(1, 1), 1

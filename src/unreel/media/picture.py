@@ -26,6 +26,8 @@ _NAMES = {
 _CUT = "its data end before the picture does; the file was cut off"
 _EOI = b"\xff\xd9"
 _STRIP_PIXELS = 1 << 19
+_PIXELS_PER_BYTE = 10_000  # a blank PNG of one bit per pixel holds 8,256
+_FREE_PIXELS = 1 << 25  # which any file may claim
 
 
 class Picture(NamedTuple):
@@ -119,13 +121,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # or Python prints i
 
 def _decode(data: bytes, found: Signature, max_pixels: int, thorough: bool) -> Picture:
     with _open(data, found.format) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise _Refused(
-                UnreadableError,
-                f"this is {found.words} that claims {width}x{height} pixels; more than {max_pixels:,} are not read, "
-                "since a damaged file may claim any size. If it is sound, make a smaller copy",
-            )
+        _check_size(image.size, len(data), max_pixels, found.words)
         if found.format == "TIFF":
             _check_tiff(image)
         # Pillow turns a TIFF while it loads it, and only later finds a mark that stands behind a PNG's pixels.
@@ -193,6 +189,22 @@ def _rgb(image: Image.Image, stored: Image.Image, words: str) -> NDArray[np.uint
     return pixels
 
 
+def _check_size(size: tuple[int, int], num_bytes: int, max_pixels: int, words: str) -> None:
+    """Refuses what claims more pixels than are read, or than its bytes can mean: a damaged file may claim any size."""
+    claim, pixels = f"this is {words} that claims {size[0]}x{size[1]} pixels", size[0] * size[1]
+    if pixels > max_pixels:
+        raise _Refused(
+            UnreadableError, f"{claim}; more than {max_pixels:,} are not read. If it is sound, make a smaller copy"
+        )
+    most = max(_FREE_PIXELS, _PIXELS_PER_BYTE * num_bytes)
+    if pixels > most:
+        raise _Refused(
+            UnreadableError,
+            f"{claim}; from {num_bytes:,} bytes no more than {most:,} are read, since the file is damaged, or made to "
+            "fill the memory",
+        )
+
+
 def _check_tiff(image: ImageFile.ImageFile) -> None:
     """Refuses what Pillow would show as something else than was meant, and mends what it would misread."""
     tags = image.tag_v2  # type: ignore[attr-defined]
@@ -249,7 +261,7 @@ def _is_cut(data: bytes, end: int) -> bool:
     if b"\xff\xc9" in data or b"\xff\xca" in data:  # arithmetic coding reads on behind its last pixel
         return False
     shown = []
-    kept = data[:end].rstrip(b"\xff")
+    kept = data[:end].rstrip(b"\0\xff")  # a download that stopped may leave zeros for the rest
     for filler in (b"", b"\x55" * 64):
         try:
             with _open(kept + filler + _EOI, "JPEG") as image:
