@@ -1,5 +1,6 @@
 """Exit codes and messages, as a stranger meets them."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -99,7 +100,11 @@ def test_failed_work_exits_with_1_without_a_traceback(
     assert err.startswith("unreel: ZeroDivisionError: division by zero\n")
     assert "--debug shows where" in err
     monkeypatch.setattr(module, "app", fail(KeyboardInterrupt()))
-    assert call(capsys, "--version")[0] == 1
+    assert call(capsys, "--version") == (130, "", "unreel: stopped by SIGINT\n")
+    monkeypatch.setattr(module, "app", fail(OSError(errno.ENOSPC, "No space left on device", "a.csv")))
+    assert call(capsys, "--version")[::2] == (
+        1, "unreel: a.csv cannot be written: no space left on device; free some space there, or choose another place\n"
+    )  # fmt: skip
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

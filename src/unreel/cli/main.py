@@ -6,18 +6,23 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from unreel.cli.app import app
 from unreel.cli.overrides import SHORT_NAMES
 from unreel.core.errors import UnreelError, UsageError, nearest
+from unreel.core.files import is_refusal, refused
 from unreel.core.progress import set_quiet
+from unreel.core.signals import Interrupted, interruptible
 
 DONE, FAILED, WRONG_CALL = 0, 1, 2
+_SIGNALLED = 128  # plus the signal's number, as shells have it
 
 _BARE = re.compile(r"^--([A-Za-z_][\w-]*)(?:=(.*))?$", re.DOTALL)
 _DOTTED = re.compile(r"^--([A-Za-z_][\w-]*)\.([A-Za-z_][\w-]*)(?:=(.*))?$", re.DOTALL)
@@ -93,6 +98,11 @@ def _report(error: BaseException, code: int, arguments: Sequence[str], *, hint: 
     return code
 
 
+def _silence_stdout() -> None:
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class _StderrHandler(logging.Handler):
     """Messages of the parts, on the stderr of the moment."""
 
@@ -102,7 +112,11 @@ class _StderrHandler(logging.Handler):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0 when done, 1 when the work failed, 2 when the call was wrong."""
+    """Run one command.
+
+    Returns 0 when done, 1 when the work failed, 2 when the call was wrong, 128 plus the number of a signal that stopped
+    it (130 for Ctrl-C, 143 for SIGTERM).
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Threads that wait for one another sleep instead of spinning: where others use the cores too, a loader's worker
     # or another job, spinning makes a training step ten times as long. Read when torch is imported, hence here.
@@ -114,7 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logger.setLevel(logging.WARNING if "--quiet" in given else logging.INFO)
     hint = f"try: {_command(given)[1]} --help"
     try:
-        code = app(fold_overrides(given), exit_on_error=False, print_error=False, result_action="return_value")
+        with interruptible():
+            code = app(fold_overrides(given), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return code if isinstance(code, int) else DONE
     except UnusedCliTokensError as error:
@@ -126,12 +141,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UnreelError as error:
         return _report(error, FAILED, given)
     except BrokenPipeError:  # `unreel … | head`: the reader has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return DONE
-    except KeyboardInterrupt:
-        print("unreel: stopped", file=sys.stderr)
-        return FAILED
+    except (KeyboardInterrupt, Interrupted) as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        return _report(Interrupted(number), _SIGNALLED + number, given)
     except Exception as error:
+        if isinstance(error, OSError) and is_refusal(error):
+            if error.filename is None:  # what Python would try to write once more at its end
+                _silence_stdout()
+            return _report(refused(error.filename or "the output", error), FAILED, given)
         # Not one of ours: a fault of unreel or of the machine. Its kind matters to whoever reports it.
         if "--debug" not in given:
             hint = "this is not a message unreel makes on purpose; --debug shows where it happened"

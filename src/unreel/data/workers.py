@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from unreel.core.errors import DataError, UnreelError, UsageError
+from unreel.core.processes import GUARD, refuse_unguarded
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -44,10 +45,7 @@ _MOST_ENDED = 20
 _OWN_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP})
 # Schedulers, terminals and shells send these to a whole group of processes: the main process decides what follows.
 _GROUP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
-_UNGUARDED = (
-    'new processes run your script from its top here: put what it does below `if __name__ == "__main__":`, or run with '
-    "workers=0"
-)
+_UNGUARDED = f"new processes run your script from its top here: {GUARD}, or run with workers=0"
 
 _log = logging.getLogger("unreel.data")
 
@@ -321,6 +319,7 @@ class WorkerPool(Generic[Task, Result]):
         pin_memory: bool = False,
         start_method: str | None = None,
     ) -> None:
+        refuse_unguarded()
         if workers < 1 or prefetch < 1:
             raise UsageError(f"a pool needs at least 1 worker and prefetch 1, got {workers} and {prefetch}")
         if not timeout_s > 0:

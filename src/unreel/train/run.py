@@ -23,6 +23,7 @@ from unreel.core.digests import mapping_digest
 from unreel.core.distributed import barrier, broadcast_object, rank, world_size
 from unreel.core.errors import DataError, UnreelError, UsageError, unknown_name
 from unreel.core.files import claimed, write_whole
+from unreel.core.processes import refuse_unguarded
 from unreel.core.progress import Progress as Bar
 from unreel.core.settings import Range, Sections, Settings, load_sections
 from unreel.data.batch import Batch
@@ -223,6 +224,7 @@ def pretrain(
     Raises: UsageError when the directory holds another run, naming what differs; BusyError when another process works
         in it; WriteError where it cannot be written; and what ``fit`` raises.
     """
+    refuse_unguarded()
     start_processes()
     run = Run(Path(out))
     plain = _plain(settings)

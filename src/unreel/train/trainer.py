@@ -6,15 +6,12 @@ each, so no generator has a state, and a run that is stopped and resumed ends wi
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from os import PathLike
-from types import FrameType
 from typing import Annotated, Any, NamedTuple, cast
 
 import torch
@@ -27,6 +24,7 @@ from unreel.core.errors import DataError, UnreelError, UsageError
 from unreel.core.keys import Key
 from unreel.core.memory import keep_freed_memory
 from unreel.core.settings import Range
+from unreel.core.signals import StopWish
 from unreel.data.batch import Batch, Fault
 from unreel.methods.method import LossOutput, Method, Progress
 from unreel.train.backend import Precision, autocast, channels_last, choose_device, distribute, start_processes
@@ -38,6 +36,8 @@ from unreel.train.validation import Validation, eval_mode
 # Steps in a row whose gradients were not finite before the run is declared broken: a scaler that starts at 2^16 and
 # halves finds its scale well before.
 _MOST_SKIPPED = 25
+
+log = logging.getLogger(__name__)
 
 
 class DivergedError(UnreelError):
@@ -53,38 +53,6 @@ class FitResult(NamedTuple):
     skipped: int
     resumed_from: int
     last: dict[str, float]
-
-
-class _Stop:
-    """Turns SIGTERM and SIGINT into a wish that the loop grants at the end of a step; a second one is immediate."""
-
-    def __init__(self) -> None:
-        self.wished: int | None = None
-        self._before: dict[int, Any] = {}
-        self._process = os.getpid()
-
-    def __enter__(self) -> _Stop:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # a job in the background ignores Ctrl-C
-                    self._before[number] = signal.signal(number, self._wish)
-        return self
-
-    def _wish(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a loader's worker, forked with this handler: it ends as it would without
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.wished = number
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def obey(self) -> None:
-        """After saving: what the signal would have done at once."""
-        if self.wished is not None:
-            signal.raise_signal(self.wished)
 
 
 class _Readback:
@@ -208,8 +176,8 @@ def fit(
     """Train ``method``; resume by itself when ``checkpoint`` holds this run's state.
 
     Under torchrun or srun every process calls it with its own loader (equal batches) and its own copy of the method;
-    gradients are averaged, batch norms synchronised. SIGTERM and Ctrl-C finish the step, save, and then do what they
-    always do; a second one is immediate.
+    gradients are averaged, batch norms synchronised. SIGTERM, Ctrl-C, SIGHUP and what a scheduler sends before a job's
+    end (SIGUSR1, SIGUSR2) finish the step, save, and then do what they always do; a second one is immediate.
 
     Args:
         method: the objective with its encoder; left on ``device``.
@@ -356,7 +324,7 @@ def fit(
     step, saved = first, first if state is not None else -1
     last_step = total_steps if stop_after is None else min(total_steps, max(stop_after, first))
     devices = [target] if target.type == "cuda" else []
-    with _Stop() as stop, ExitStack() as stack:
+    with StopWish() as stop, ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))  # the caller's generators come out as they went in
         stack.callback(batches.close)
         while step < last_step and not stopping:
@@ -454,8 +422,16 @@ def fit(
             save(step)
     if validation is not None and step >= total_steps:
         validation.leave_selected(method)
-    stop.obey()
+    _obey(stop, step, total_steps, saver)
     return FitResult(step, total_steps, step >= total_steps, skipped, first, record)
+
+
+def _obey(stop: StopWish, step: int, total_steps: int, saver: Checkpoints | None) -> None:
+    """Say what a signal stopped and how to go on, then let it do what it would have done."""
+    if stop.wished is not None and rank() == 0:
+        kept = "nothing was saved" if saver is None else f"saved in {saver.folder}; the same command goes on from there"
+        log.warning("stopped by %s after %d of %d steps: %s", stop.name, step, total_steps, kept)
+    stop.obey()
 
 
 def _probe(method: Method, monitor: Monitor) -> dict[str, float]:

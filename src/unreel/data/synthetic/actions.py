@@ -24,6 +24,7 @@ import csv
 import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
@@ -34,9 +35,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.errors import UnreelError, UsageError, unknown_name
 from unreel.core.files import claimed, replacing, write_arrays, write_whole
 from unreel.core.keys import Key
+from unreel.core.processes import GUARD, refuse_unguarded
 from unreel.data.boxes import MARGIN, MIN_SCALE
 from unreel.data.synthetic.drawing import SHAPE_REACH, SHAPES, TEXTURES, Array, as_f32, background_texture, hsv_to_rgb
 from unreel.media.write import write_video
@@ -656,6 +658,7 @@ class ActionWorld:
             progress: called with (videos done, videos in all).
         Raises: WriteError where the folder cannot be written; BusyError when another process writes there.
         """
+        refuse_unguarded()
         root = Path(folder)
         with claimed(root):
             self._write_videos(root, workers, truth, progress)
@@ -673,12 +676,18 @@ class ActionWorld:
             chunk = max(1, min(32, total // (4 * workers)))
             spans = [range(i, min(i + chunk, total)) for i in range(0, total, chunk)]
             done = 0
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                jobs = [pool.submit(self._write_span, root, span, truth) for span in spans]
-                for job in as_completed(jobs):
-                    done += job.result()
-                    if progress is not None:
-                        progress(done, total)
+            try:
+                with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                    jobs = [pool.submit(self._write_span, root, span, truth) for span in spans]
+                    for job in as_completed(jobs):
+                        done += job.result()
+                        if progress is not None:
+                            progress(done, total)
+            except BrokenProcessPool as error:
+                raise UnreelError(
+                    f"a process that wrote videos ended ({error}). In a script, {GUARD}; else the machine may be out of "
+                    "memory: use workers=0"
+                ) from None
 
     def _write_span(self, root: Path, span: range, truth: bool) -> int:
         for index in span:
