@@ -1,4 +1,4 @@
-"""Is a run that was stopped at a random moment, and started again, the run that was never stopped? Is a file ever blamed?
+"""Is a run that was stopped at a random moment and started again the run that was never stopped? Is a file blamed?
 
     python benchmarks/interrupted_runs.py                    # 20 runs of CVRL with 2 workers under `timeout -s TERM`
     python benchmarks/interrupted_runs.py --runs 40 --signal USR1 --seed 1

@@ -151,7 +151,8 @@ def test_evaluate_and_report(capsys: pytest.CaptureFixture[str], run: Path, tiny
         for encoder in ("encoder", "random-init", "frame-statistics")
     }
     assert json.loads(out.read_text()) == found
-    assert (run / "scores.json").exists()
+    (kept,) = (run / "scores").iterdir()
+    assert found.items() <= json.loads(kept.read_text()).items()
     page = call(capsys, "report", run)
     assert Path(str(page["report"])).stat().st_size > 10_000
     assert main(["evaluate", str(run), str(tiny_world)]) in (1, 2)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,10 +118,9 @@ def run_demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable
                 store=out / "features",
                 seed=seed,
                 num_resamples=chosen.num_resamples,
-                out=run.path / f"scores-{label}.json",
+                out=run.path,
             )
     with stages("report", "curves, scores, retrieval gallery, views"):
-        _merged(reports).to_json(run.path / "scores.json")
         page = write_report(run.path)
     rows = [row for label in CLASS_SETS for row in _rows(label, reports[label])]
     data: dict[str, Any] = {
@@ -165,20 +164,6 @@ def _is_written(world: Any, folder: Path) -> bool:
         return False
     settings: dict[str, Any] = json.loads(json.dumps(world.settings()))
     return bool(written == settings) and (folder / "manifest.csv").is_file()
-
-
-def _merged(reports: Mapping[str, Report]) -> Report:
-    """One report of several class sets, each protocol named after its set, for one page."""
-    parts = list(reports.items())
-    first = parts[0][1]
-    return replace(
-        first,
-        scores=tuple(replace(s, protocol=f"{name}, {s.protocol}") for name, r in parts for s in r.scores),
-        task={**first.task, "name": " and ".join(reports), "classes": [c for _, r in parts for c in r.task["classes"]]},
-        notes=tuple(f"{name}: {note}" for name, r in parts for note in r.notes),
-        neighbours=tuple(q for _, r in parts for q in r.neighbours[: 12 // len(parts)]),
-        confusions=tuple(replace(c, protocol=f"{name}, {c.protocol}") for name, r in parts for c in r.confusions),
-    )
 
 
 def _rows(label: str, report: Report) -> list[dict[str, Any]]:

@@ -79,9 +79,9 @@ def evaluate(
 ) -> int:
     """Prove what an encoder is worth: scores with n, chance, a random-init control and intervals.
 
-    Scores of a run's encoder are also kept in the run's folder, for its report. Every protocol's settings can be
-    changed: --protocol finetune --finetune.epochs 50. So can the task's: --task shift --task.shifted imagenet_r.csv
-    --task.hypernyms data.noun.
+    Scores of a run's encoder are also kept in the run's folder, for its report: one file for each data set, label and
+    split. Every protocol's settings can be changed: --protocol finetune --finetune.epochs 50. So can the task's:
+    --task shift --task.shifted imagenet_r.csv --task.hypernyms data.noun.
 
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
@@ -106,6 +106,8 @@ def evaluate(
     if out is not None and out.suffix.lower() != ".json":
         raise UsageError(f"--out {out}: scores are written as .json")
     from unreel import api
+    from unreel.core.files import WriteError, check_file
+    from unreel.tasks.scores import check_report
 
     sections = to_sections(settings)
     asked = _task(task, data, sections.pop("task", {}), label=label, group=group, gallery=gallery, seed=seed)
@@ -113,6 +115,14 @@ def evaluate(
         label = group = None  # the task has them
     baselines = ("random-init", "frame-statistics") if frame_statistics else ("random-init",)
     is_run = (encoder / "config.yaml").is_file()
+    if out is not None:
+        check_file(out)
+    if is_run:
+        try:
+            check_report(encoder)
+        except WriteError as error:
+            file = encoder / "encoder.safetensors"
+            raise WriteError(f"{error}. A run's scores are kept in its folder; to score without, name {file}") from None
     found = api.evaluate(
         encoder,
         data if asked is None else asked,
@@ -131,7 +141,7 @@ def evaluate(
     if out is not None:
         found.to_json(out)
     if is_run:
-        found.to_json(encoder)
+        found.keep(encoder)
     common.print(found.to_dict(), found.text())
     return 0
 

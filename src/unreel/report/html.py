@@ -27,23 +27,20 @@ from unreel.data.batch import Batch
 from unreel.data.sampling import IntervalDistribution, IntervalKind
 from unreel.media import encode_image
 from unreel.nn.weights import read_card
+from unreel.report.evaluation import Evaluation
 from unreel.report.figures import (
     Drawing,
-    GalleryRow,
     contact_sheet,
     curves,
     interval_figure,
-    retrieval_gallery,
-    score_figure,
 )
 from unreel.stats.intervals import PairedDifference
-from unreel.tasks.scores import Report, Score
+from unreel.tasks.scores import Report, kept_reports
 from unreel.train.run import Run, open_run
 
 VIEWS_FILE = "views.png"
 _HERE = Path(__file__).parent
 _MOST_FAULTS = 50
-_MOST_CLASSES = 16
 _ORIGIN = re.compile(r"^  (\w+): .*?  # ([^#]+)$")
 
 
@@ -56,7 +53,7 @@ def write_report(run_dir: str | os.PathLike[str], *, out: str | os.PathLike[str]
     """Write ``report.html`` from what a run left in its directory; parts that are not there say how to get them.
 
     The page needs no network and no other file. It reads config.yaml, metrics.jsonl, faults.jsonl, environment.json,
-    the encoder's card, scores.json (from an evaluation) and views.png.
+    the encoder's card, the evaluations in scores/ and views.png.
 
     Args:
         run_dir: the run.
@@ -216,63 +213,28 @@ class _Page:
     # ------------------------------------------------------------------------------------------------------- scores
 
     @functools.cached_property
-    def report(self) -> Report | None:
-        """The evaluation in scores.json, where there is one that can be read."""
-        file = self.run.path / "scores.json"
-        try:
-            return Report.from_json(file) if file.is_file() else None
-        except DataError as error:
-            self.score_problem = str(error)
-            return None
-
-    score_problem = ""
-
-    @property
-    def scores(self) -> list[Score]:
-        """Scores of the encoder asked about."""
-        return [s for s in self.report.scores if s.encoder == "encoder"] if self.report else []
-
-    @property
-    def references(self) -> list[str]:
-        """Names of the controls."""
-        return list(dict.fromkeys(name for s in self.scores for name in s.references))
-
-    @property
-    def score_figure(self) -> Drawing | None:
-        """Dots and intervals."""
-        return score_figure(self.report) if self.report and any(s.primary for s in self.report.scores) else None
+    def evaluations(self) -> list[Evaluation]:
+        """Every evaluation that the run's folder keeps and that can be read."""
+        return [Evaluation(found, file.name) for file, found in self._reports if isinstance(found, Report)]
 
     @property
     def verdicts(self) -> list[tuple[str, str]]:
-        """A mark and a sentence per protocol."""
-        return [(score.mark, score.verdict) for score in self.scores if score.primary]
+        """A mark and a sentence per protocol, of every evaluation."""
+        several = len(self.evaluations) > 1
+        return [
+            (mark, f"{found.name}: {sentence}" if several else sentence)
+            for found in self.evaluations
+            for mark, sentence in found.verdicts
+        ]
 
     @property
-    def confusions(self) -> list[dict[str, Any]]:
-        """Confusion matrices small enough to read, with the share of each row for shading."""
-        tables = []
-        for confusion in self.report.confusions if self.report else ():
-            if 2 <= len(confusion.classes) <= _MOST_CLASSES:
-                counts = np.array(confusion.counts, dtype=float)
-                shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-                rows = [
-                    (name, list(zip(line, share.round(2).tolist(), strict=True)))
-                    for name, line, share in zip(confusion.classes, confusion.counts, shares, strict=True)
-                ]
-                tables.append({"protocol": confusion.protocol, "classes": confusion.classes, "rows": rows})
-        return tables
+    def score_problems(self) -> list[str]:
+        """What is wrong with those that cannot."""
+        return [str(found) for _, found in self._reports if isinstance(found, DataError)]
 
     @functools.cached_property
-    def gallery(self) -> list[GalleryRow]:
-        """Queries and neighbours, with pictures."""
-        return retrieval_gallery(self.report.neighbours) if self.report else []
-
-    @property
-    def thumbnail_px(self) -> int:
-        """Width of a picture 80 pixels high, of the gallery's usual shape."""
-        shapes = [t.pixels.shape for r in self.gallery for t in (r.query, *r.neighbours) if t.pixels is not None]
-        usual = float(np.median([w / h for h, w, _ in shapes])) if shapes else 4 / 3
-        return round(80 * min(1.9, max(0.75, usual)))
+    def _reports(self) -> list[tuple[Path, Report | DataError]]:
+        return list(kept_reports(self.run.path))
 
     # ------------------------------------------------------------------------------------------------------ pictures
 

@@ -18,7 +18,7 @@ from unreel.data.manifest import Manifest, Source
 from unreel.protocols.features import source_names
 from unreel.protocols.protocol import ClassifierOutcome, Outcomes
 from unreel.tasks.classification import LabelTask, choose_column
-from unreel.tasks.task import TASKS, Metric, Resampled
+from unreel.tasks.task import TASKS, Metric, Resampled, source_name
 
 DIRECTIONS: dict[str, bool | None] = {
     "original": True,
@@ -94,6 +94,7 @@ class VariantTask(LabelTask):
             test_fraction=test_fraction,
             seed=seed,
         )
+        self.source = source_name(data)
         self.variants = np.array(manifest.labels(variant))
         known = sorted({v for v, role in zip(self.variants.tolist(), self.roles.tolist(), strict=True) if role})
         self.main = train_variant if main is None else main

@@ -18,7 +18,7 @@ from unreel.data.splits import hash_split
 from unreel.media import Decoder
 from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, ManifestClips
 from unreel.protocols.protocol import FeatureSet, Outcomes
-from unreel.tasks.task import TASKS, Metric, Parts, Resampled
+from unreel.tasks.task import TASKS, Metric, Parts, Resampled, source_name
 from unreel.tasks.trained import Examples
 
 _SHOWN = 5
@@ -102,6 +102,7 @@ class LabelTask:
     ) -> None:
         if not 0 < test_fraction < 1:
             raise UsageError(f"test_fraction: expected a number between 0 and 1, got {test_fraction}")
+        self.source = source_name(data)
         self.data: Manifest | ArrayClips = data if isinstance(data, ArrayClips) else Manifest.open(data)
         self.label, self.group = "label", ""
         notes: list[str] = []
@@ -129,6 +130,9 @@ class LabelTask:
         labelled = np.array([bool(v) for v in labels])
         if not labelled.all():
             notes.append(f"{int((~labelled).sum())} of {len(labels)} sources have no {self.label!r} label: left out")
+        #: Where the parts come from, to tell two evaluations apart.
+        drawn = f"drawn with seed {seed}, {test_fraction:g} for testing"
+        self.split_rule = f"own ({train}, {test})" if any(own_splits) else drawn
         self.roles = self._roles(own_splits, labelled, (train, validation, test), test_fraction, seed, notes)
         self._refuse_leaks(self.data.one_name_each() if isinstance(self.data, Manifest) else files)
         for role in ("train", "test"):
@@ -143,6 +147,11 @@ class LabelTask:
     def name(self) -> str:
         """The label's name."""
         return self.label
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What tells this task from others in a run's folder: data, label and where the split comes from."""
+        return {"data": self.source, "label": self.label, "group": self.group, "split": self.split_rule}
 
     @cached_property
     def classes(self) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError, unknown_name
+from unreel.core.files import check_folder
 from unreel.core.keys import Key
 from unreel.core.settings import validate
 from unreel.data.manifest import Source
@@ -40,7 +41,7 @@ from unreel.tasks.baselines import FrameStatistics, random_init
 from unreel.tasks.classification import LabelTask
 from unreel.tasks.finetune import FineTune, paper_cvrl, paper_tcgl
 from unreel.tasks.gallery import GalleryTask
-from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, Score, merge_notes
+from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, Score, check_report, merge_notes
 from unreel.tasks.sgd_probe import SGDProbe
 from unreel.tasks.task import Metric, Parts, Task
 from unreel.tasks.trained import Means, TrainedProtocol, TrainedResult, run_trained
@@ -163,10 +164,11 @@ def evaluate(
         store, device, batch_size, precision, decoder, workers, progress: as ``embed``.
         seed: of the control's weights, the split (where the data has none), selection and resampling.
         level: of intervals. num_resamples: of bootstraps.
-        out: also write the report there (a .json file, or a folder that gets ``scores.json``).
+        out: also write the report there (a .json file; a run, see ``Report.keep``; a folder gets ``scores.json``).
         work: where protocols that train keep checkpoints and metrics, so that the same call goes on where one was
             interrupted; ``None`` keeps nothing.
-    Raises: UsageError for unknown names; DataError where the data cannot be used (``LabelTask``).
+    Raises: UsageError for unknown names; DataError where the data cannot be used (``LabelTask``); WriteError, before
+        any work, where ``out`` cannot be written.
     """
     setting = _profile(profile)
     if protocol is None and gallery is not None:
@@ -177,14 +179,11 @@ def evaluate(
     for name in baselines:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
-    if isinstance(data, Task):
-        if label is not None or group is not None or gallery is not None:
-            raise UsageError("label, group and gallery are the task's own: leave them out")
-        task: Task = data
-    elif gallery is not None:
-        task = GalleryTask(data, gallery, label=label, group=group)
-    else:
-        task = LabelTask(data, label=label, group=group, seed=seed)
+    if out is not None:
+        check_report(out)
+    if work is not None and len(frozen) < len(protocols):
+        check_folder(work)
+    task = _as_task(data, gallery, label, group, seed)
     plan = clips if clips is not None else setting.plan(encoder.input_spec)
     changes = "" if clips is not None else setting.changes(encoder.input_spec)
     profile_notes = _profile_notes(profile, setting, protocols, protocol, changes)
@@ -208,11 +207,11 @@ def evaluate(
     }
     plans = dict.fromkeys(nets, plan)
     for name, net in others.items():
-        if clips is None and setting.clips is not None:
-            plans[name] = setting.plan(net.input_spec)
-        else:
-            own_plan = default_plan(net.input_spec, num_clips=plan.num_clips)
-            plans[name] = replace(own_plan, num_crops=plan.num_crops)
+        plans[name] = (
+            setting.plan(net.input_spec)
+            if clips is None and setting.clips is not None
+            else replace(default_plan(net.input_spec, num_clips=plan.num_clips), num_crops=plan.num_crops)
+        )
     embeddings: dict[str, Embeddings] = {}
     if frozen:
         source = task.clips(plan, decoder=decoder)
@@ -256,6 +255,7 @@ def evaluate(
     main = outcomes["encoder"]
     report = Report(
         scores=tuple(scores),
+        about=_about(task, protocols, profile, pooled),
         task={
             "name": task.name,
             "noun": embeddings["encoder"].noun
@@ -288,6 +288,36 @@ def evaluate(
     if out is not None:
         report.to_json(out)
     return report
+
+
+def _as_task(
+    data: Source | ArrayClips | Task,
+    gallery: Source | ArrayClips | None,
+    label: str | None,
+    group: str | None,
+    seed: int,
+) -> Task:
+    if isinstance(data, Task):
+        if label is not None or group is not None or gallery is not None:
+            raise UsageError("label, group and gallery are the task's own: leave them out")
+        return data
+    if gallery is not None:
+        return GalleryTask(data, gallery, label=label, group=group)
+    return LabelTask(data, label=label, group=group, seed=seed)
+
+
+def _about(task: Task, protocols: Sequence[AnyProtocol], profile: str, pooling: Pooling) -> dict[str, str]:
+    """What tells this evaluation from others of the same encoder."""
+    own: Mapping[str, str] = getattr(task, "about", {})
+    names = ", ".join(p.name for p in protocols)
+    return {
+        "task": type(task).__name__,
+        "label": task.name,
+        **own,
+        "protocols": names,
+        "profile": profile,
+        "pooling": pooling.name,
+    }
 
 
 def _sizes(parts: Parts | None, trained: TrainedResult | None) -> tuple[dict[str, int], list[str]]:

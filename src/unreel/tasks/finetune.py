@@ -14,6 +14,7 @@ import numpy as np
 
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import UsageError
+from unreel.core.files import claimed
 from unreel.core.progress import Progress as Bar
 from unreel.core.settings import Range
 from unreel.core.words import counted
@@ -159,7 +160,8 @@ class FineTune:
             )
         identity = self._identity(encoder, train, validation, plan, seed)
         folder = None if means.folder is None else means.folder / f"{self.name}-{mapping_digest(identity)[:16]}"
-        with Bar(self.name, total, unit="steps") if means.progress else nullcontext(None) as bar:
+        claim = nullcontext() if folder is None else claimed(folder)
+        with claim, Bar(self.name, total, unit="steps") if means.progress else nullcontext(None) as bar:
             monitor = Monitor(folder, log_every=_LOG_EVERY, echo=None if bar is None else bar_echo(bar, _LOG_EVERY))
             fit(
                 method,

@@ -18,7 +18,7 @@ from unreel.media import Decoder
 from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, JoinedClips, ManifestClips
 from unreel.protocols.protocol import FeatureSet, Outcomes
 from unreel.tasks.classification import choose_column, label_metrics
-from unreel.tasks.task import TASKS, Metric, Parts
+from unreel.tasks.task import TASKS, Metric, Parts, source_name
 
 _PREFIX = "gallery:"
 
@@ -118,6 +118,7 @@ class GalleryTask:
         label: str | None = None,
         group: str | None = None,
     ) -> None:
+        self.sources = (source_name(queries), source_name(gallery))
         # Where there is no test part, the validation part stands in, as in LabelTask; train and validation go together.
         self.queries = _Side.of(queries, ("test",), label, group)
         if self.queries.part == "all":
@@ -150,6 +151,12 @@ class GalleryTask:
     def name(self) -> str:
         """The queries' label."""
         return self.queries.label
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What tells this task from others in a run's folder."""
+        parts = f"{self.queries.part} against {self.gallery.part}"
+        return {"data": self.sources[0], "gallery": self.sources[1], "label": self.queries.label, "split": parts}
 
     def clips(self, plan: ClipPlan, *, decoder: Decoder | None = None) -> ClipSource:
         """Queries, then the gallery, cut by a plan; ids of the gallery begin with "gallery:"."""

@@ -15,7 +15,7 @@ from unreel.media import Decoder, MediaError
 from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, ManifestClips
 from unreel.protocols.protocol import FeatureSet
 from unreel.tasks.classification import LabelTask
-from unreel.tasks.task import TASKS, Parts
+from unreel.tasks.task import TASKS, Parts, source_name
 
 IN_ORDER, SWAPPED = "in order", "swapped"
 
@@ -76,6 +76,7 @@ class ClipOrderTask(LabelTask):
             seed=seed,
         )
         self.label = "order"
+        self.source = source_name(data)
 
     def clips(self, plan: ClipPlan, *, decoder: Decoder | None = None) -> ClipSource:
         """The sources of all parts, one centre crop of every clip of the plan.

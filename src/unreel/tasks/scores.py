@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError
-from unreel.core.files import write_whole
+from unreel.core.files import check_file, check_folder, write_whole
 from unreel.core.words import counted
 from unreel.stats.intervals import Interval, PairedDifference
 
 _FORMAT = 1
+SCORES_FOLDER = "scores"
 # From fewer groups a percentile interval is known to be too narrow (Cameron, Gelbach and Miller 2008 use 20 to 30 as
 # "few clusters").
 FEW_GROUPS = 20
@@ -205,6 +209,8 @@ class Report:
         faults: unreadable sources, path and cause; they are in no n.
         neighbours: some test sources with their nearest training sources (with the retrieval protocol).
         confusions: one per protocol that classifies.
+        about: what tells this evaluation from others of the same encoder: data, label, split, task, protocols, profile.
+        kept: when a run's folder got it; empty where none did.
         profile, seed, level: of the evaluation.
     """
 
@@ -218,6 +224,8 @@ class Report:
     profile: str = "standard"
     seed: int = 0
     level: float = 0.95
+    about: Mapping[str, str] = field(default_factory=dict)
+    kept: str = ""
 
     def score(self, protocol: str | None = None, metric: str | None = None, encoder: str = "encoder") -> Score:
         """One score; the first protocol and its primary metric unless named. Raises DataError when there is none."""
@@ -270,6 +278,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``from_dict`` is the inverse."""
         plain = _plain(asdict(self))
+        del plain["kept"]
         for before, after in zip(self.scores, plain["scores"], strict=True):
             after["interval"] = None if before.interval is None else before.interval._asdict()
             after["versus_chance"] = before.versus_chance
@@ -298,16 +307,32 @@ class Report:
                 profile=values["profile"],
                 seed=values["seed"],
                 level=values["level"],
+                about=values.get("about", {}),
+                kept=values.get("kept", ""),
             )
         except (KeyError, TypeError) as error:
             raise DataError(f"not a complete report: {error}") from None
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write ``scores.json`` (or the name given), all or nothing; a folder takes ``scores.json`` inside it."""
+        """Write ``scores.json`` (or the name given), all or nothing.
+
+        A folder takes ``scores.json`` inside it, a run's folder a file for each data set, label and split (``keep``).
+        """
+        if _is_run(path):
+            return self.keep(path)
         target = Path(path)
         if target.is_dir():
             target = target / "scores.json"
         return write_whole(target, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+
+    def keep(self, run: str | os.PathLike[str]) -> Path:
+        """Write the report into a run's folder ``scores``, in the place of an earlier one about the same."""
+        data = Path(self.about.get("data", ""))
+        names = [data.stem or data.name, self.about.get("label", "")]
+        words = "-".join(re.sub(r"[^\w.-]+", "_", name)[:40] for name in names if name)
+        target = Path(run) / SCORES_FOLDER / f"{words}-{mapping_digest(self.about)[:8]}.json"
+        plain = {**self.to_dict(), "kept": time.strftime("%Y-%m-%d %H:%M:%S")}
+        return write_whole(target, json.dumps(plain, indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Report:
@@ -316,6 +341,34 @@ class Report:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, json.JSONDecodeError) as error:
             raise DataError(f"{path}: not a readable report ({error})") from None
+
+
+def _is_run(path: str | os.PathLike[str]) -> bool:
+    return Path(path, "config.yaml").is_file()
+
+
+def check_report(path: str | os.PathLike[str]) -> None:
+    """Raise WriteError where a report cannot be written to ``path``, as ``Report.to_json`` takes it."""
+    if _is_run(path):
+        check_folder(Path(path, SCORES_FOLDER))
+    elif os.path.isdir(path):
+        check_file(Path(path, "scores.json"))
+    else:
+        check_file(path)
+
+
+def kept_reports(run: str | os.PathLike[str]) -> Iterator[tuple[Path, Report | DataError]]:
+    """The evaluations in a run's folder by file, each as it is or as what is wrong with it.
+
+    Those of ``Report.keep``, by their names; then ``scores.json``, which versions before them wrote.
+    """
+    folder = Path(run)
+    for file in [*sorted((folder / SCORES_FOLDER).glob("*.json")), folder / "scores.json"]:
+        if file.is_file():
+            try:
+                yield file, Report.from_json(file)
+            except DataError as error:
+                yield file, error
 
 
 def _plain(value: Any) -> Any:

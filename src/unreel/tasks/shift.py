@@ -24,7 +24,7 @@ from unreel.protocols.features import source_names
 from unreel.protocols.protocol import Outcomes
 from unreel.tasks.background import VariantTask
 from unreel.tasks.classification import choose_column
-from unreel.tasks.task import TASKS, Metric
+from unreel.tasks.task import TASKS, Metric, source_name
 
 SUPER_CLASSES: dict[str, str] = {
     "dog": "n02084071",
@@ -193,6 +193,7 @@ class ShiftTask(VariantTask):
         #: The corruptions of the shifted set; none where it has no such column.
         self.corruptions = tuple(sorted({*self._corruptions[self.roles == "test"].tolist()} - {""}))
         self._train_variant = train_variant
+        self.source = f"{source_name(data)} against {source_name(shifted)}"
         self.notes = (*self.notes, *told)
 
     def direction(self, variant: str) -> bool | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from unreel.core.registry import Registry
+from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
 from unreel.protocols.features import ClipSource, Embeddings
@@ -69,6 +71,17 @@ class Task(Protocol):
 
     def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:
         """The metrics that apply to a protocol's outcomes, the primary one first."""
+
+
+def source_name(data: object) -> str:
+    """Where the data of a task is from: the path of a table or folder, or what else there is to say."""
+    if isinstance(data, str | os.PathLike):
+        return os.path.abspath(data)
+    if isinstance(data, Manifest):
+        return data.root
+    if isinstance(data, Sequence) and data and all(isinstance(item, str | os.PathLike) for item in data):
+        return str(os.path.commonpath([os.path.abspath(item) for item in data]))
+    return "clips in memory"
 
 
 TASKS: Registry[Callable[..., Task]] = Registry("task")

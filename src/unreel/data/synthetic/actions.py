@@ -685,8 +685,8 @@ class ActionWorld:
                             progress(done, total)
             except BrokenProcessPool as error:
                 raise UnreelError(
-                    f"a process that wrote videos ended ({error}). In a script, {GUARD}; else the machine may be out of "
-                    "memory: use workers=0"
+                    f"a process that wrote videos ended ({error}). In a script, {GUARD}; else the machine may be out "
+                    "of memory: use workers=0"
                 ) from None
 
     def _write_span(self, root: Path, span: range, truth: bool) -> int:

@@ -1,0 +1,86 @@
+"""What a run's page says of one evaluation."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unreel.report.figures import Drawing, GalleryRow, retrieval_gallery, score_figure
+from unreel.tasks.scores import Report, Score
+
+_MOST_CLASSES = 16
+
+
+class Evaluation:
+    """What the page says of one evaluation; ``file`` names one that says nothing of its data."""
+
+    def __init__(self, report: Report, file: str) -> None:
+        self.report = report
+        self._file = file
+
+    @property
+    def name(self) -> str:
+        """Data set and label."""
+        about = self.report.about
+        parts = [
+            "/".join(Path(about.get("data", "")).parts[-2:]),
+            str(about.get("label", self.report.task.get("name", ""))),
+        ]
+        return ", ".join(part for part in parts if part) or self._file
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """What tells it from the others, in words and values."""
+        about = self.report.about
+        told = [(key, about[key]) for key in ("data", "gallery", "split", "group", "pooling") if about.get(key)]
+        return [*told, *([("evaluated", self.report.kept)] if self.report.kept else [])]
+
+    @property
+    def scores(self) -> list[Score]:
+        """Scores of the encoder asked about."""
+        return [s for s in self.report.scores if s.encoder == "encoder"]
+
+    @property
+    def references(self) -> list[str]:
+        """Names of the controls."""
+        return list(dict.fromkeys(name for s in self.scores for name in s.references))
+
+    @property
+    def score_figure(self) -> Drawing | None:
+        """Dots and intervals."""
+        return score_figure(self.report) if any(s.primary for s in self.report.scores) else None
+
+    @property
+    def verdicts(self) -> list[tuple[str, str]]:
+        """A mark and a sentence per protocol."""
+        return [(score.mark, score.verdict) for score in self.scores if score.primary]
+
+    @property
+    def confusions(self) -> list[dict[str, Any]]:
+        """Confusion matrices small enough to read, with the share of each row for shading."""
+        tables = []
+        for confusion in self.report.confusions:
+            if 2 <= len(confusion.classes) <= _MOST_CLASSES:
+                counts = np.array(confusion.counts, dtype=float)
+                shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+                rows = [
+                    (name, list(zip(line, share.round(2).tolist(), strict=True)))
+                    for name, line, share in zip(confusion.classes, confusion.counts, shares, strict=True)
+                ]
+                tables.append({"protocol": confusion.protocol, "classes": confusion.classes, "rows": rows})
+        return tables
+
+    @functools.cached_property
+    def gallery(self) -> list[GalleryRow]:
+        """Queries and neighbours, with pictures."""
+        return retrieval_gallery(self.report.neighbours)
+
+    @property
+    def thumbnail_px(self) -> int:
+        """Width of a picture 80 pixels high, of the gallery's usual shape."""
+        shapes = [t.pixels.shape for r in self.gallery for t in (r.query, *r.neighbours) if t.pixels is not None]
+        usual = float(np.median([w / h for h, w, _ in shapes])) if shapes else 4 / 3
+        return round(80 * min(1.9, max(0.75, usual)))
