@@ -29,7 +29,7 @@ from unreel.protocols.retrieval import Hit
 from unreel.protocols.retrieval import search as search_features
 from unreel.recipes.build import Prepared, prepare
 from unreel.train import run as train_run
-from unreel.train.run import Run
+from unreel.train.run import REPORT_FILE, Run
 
 if TYPE_CHECKING:
     from unreel.protocols.protocol import FeatureProtocol
@@ -292,7 +292,7 @@ def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: boo
         resume=resume,
         **settings.arguments("train", train_run.pretrain),
     )
-    if run.completed and rank() == 0:
+    if run.completed and rank() == 0 and not (run.path / REPORT_FILE).exists():
         from unreel.report.html import save_views, write_report
 
         save_views(run.path, first_views(prepared))

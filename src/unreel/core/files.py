@@ -40,7 +40,7 @@ class BusyError(UnreelError):
 
 def refused(path: str | PathLike[str], error: OSError) -> WriteError:
     """The error to raise for ``path`` when the system refused with ``error``."""
-    reason = (error.strerror or str(error)).lower()
+    reason = (str(error) if error.errno is None else os.strerror(error.errno)).lower()
     return WriteError(f"{os.fspath(path)} cannot be written: {reason}; {_ADVICE.get(error.errno or 0, _OTHER_PLACE)}")
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError, UsageError
+from unreel.core.files import WriteError, make_folder, refused
 from unreel.nn.encoder import Encoder
 
 # 10 GiB hold 400 000 videos of 3 views × 2048 features.
@@ -33,6 +36,8 @@ _QUERY_KEYS = 900
 _WAIT_S = 60.0
 # Raised when sources are named otherwise, or when decoders give other frames: older files are not read again.
 _FORMAT = 2
+
+_log = logging.getLogger(__name__)
 
 
 def encoder_digest(encoder: Encoder) -> str:
@@ -82,11 +87,15 @@ class FeatureTable:
         self.store, self.key = store, key
         self.path = store.root / f"{key.digest}.sqlite"
         self.full = False
-        store.root.mkdir(parents=True, exist_ok=True)
+        make_folder(store.root)
         # Held shared while the file is open: deleting a database that somebody has open would corrupt it, so eviction
         # takes the lock exclusively and passes over files in use.
-        self._lock: IO[bytes] = store._lock_path(self.path).open("ab")
-        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        try:
+            self._lock: IO[bytes] = store._lock_path(self.path).open("ab")
+        except OSError as error:
+            raise refused(store.root, error) from error
+        with suppress(OSError):  # a drive without locks
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
         try:
             self._connection = sqlite3.connect(self.path, timeout=_WAIT_S)
             with self._connection:
@@ -98,6 +107,8 @@ class FeatureTable:
                 self._connection.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", asdict(key).items())
         except sqlite3.DatabaseError as error:
             self._lock.close()
+            if _is_refusal(error):
+                raise WriteError(f"{self.path} cannot be written: {error}; choose another place") from error
             raise DataError(f"{self.path}: not a readable feature file ({error}); delete it and run again") from None
         os.utime(self.path)  # last use, which eviction goes by
 
@@ -141,8 +152,11 @@ class FeatureTable:
     def put(self, rows: Mapping[str, NDArray[np.float32]]) -> None:
         """Add rows in one transaction; a row that is already there stays as it is.
 
-        Once this file alone would pass the store's budget nothing more is written to it and ``full`` is True.
+        Once this file alone would pass the store's budget, or the disk takes no more, nothing more is written to it and
+        ``full`` is True.
         """
+        if self.full:
+            return
         values = []
         for source, vectors in rows.items():
             if vectors.ndim != 2:
@@ -152,9 +166,21 @@ class FeatureTable:
         if size > self.store.max_bytes:
             self.full = True
             return
-        with self._connection:
-            self._connection.executemany("INSERT OR IGNORE INTO features VALUES (?, ?, ?, ?)", values)
+        try:
+            with self._connection:
+                self._connection.executemany("INSERT OR IGNORE INTO features VALUES (?, ?, ?, ?)", values)
+        except sqlite3.OperationalError as error:
+            if not _is_refusal(error):
+                raise
+            self.full = True
+            _log.warning("%s: %s; features are computed, and no more of them kept", self.path, error)
+            return
         self.store.evict(keep=self.path)
+
+
+def _is_refusal(error: sqlite3.Error) -> bool:
+    """Whether the disk is what SQLite could not go on with."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR"))
 
 
 def _parts(sources: Sequence[str]) -> Iterable[Sequence[str]]:
@@ -210,7 +236,7 @@ class FeatureStore:
             with self._lock_path(path).open("ab") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                except OSError:  # in use, or on a drive that cannot tell
                     continue
                 total -= _size(path)
                 path.unlink(missing_ok=True)

@@ -36,7 +36,7 @@ from unreel.report.figures import (
 )
 from unreel.stats.intervals import PairedDifference
 from unreel.tasks.scores import Report, kept_reports
-from unreel.train.run import Run, open_run
+from unreel.train.run import REPORT_FILE, Run, open_run
 
 VIEWS_FILE = "views.png"
 _HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def write_report(run_dir: str | os.PathLike[str], *, out: str | os.PathLike[str]
     Returns: the page's path. Raises: DataError when the directory holds no run.
     """
     run = open_run(run_dir)
-    target = Path(out) if out is not None else run.path / "report.html"
+    target = Path(out) if out is not None else run.path / REPORT_FILE
     check_file(target)
     return write_whole(target, render(run))
 

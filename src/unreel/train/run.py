@@ -59,6 +59,7 @@ _NEUTRAL = frozenset(
     }
 )
 
+REPORT_FILE = "report.html"
 log = logging.getLogger(__name__)
 
 
