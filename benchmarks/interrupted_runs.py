@@ -60,7 +60,7 @@ def stopped(command: list[str], signal_name: str, seconds: float, *, group: bool
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--signal", default="TERM")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, help="also write the counts here (JSON)")
@@ -87,7 +87,7 @@ def main() -> int:
         for number in range(arguments.runs):
             group = number % 2 == 0
             run = Run(home / f"run-{number}")
-            at_s = moments.uniform(whole_s - training_s, whole_s)
+            at_s = moments.uniform(0.9 * (whole_s - training_s), 0.9 * whole_s)
             stopped([*base, str(run.path)], arguments.signal, at_s, group=group)
             steps = int(run.checkpoints[-1].stem.removeprefix("step-")) if run.checkpoints else 0
             where = "before the first step" if not steps else "after the end" if run.completed else "in training"
