@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unreel.core.words import plural
 from unreel.report.figures import Drawing, GalleryRow, retrieval_gallery, score_figure
 from unreel.tasks.scores import Report, Score
 
@@ -37,6 +38,11 @@ class Evaluation:
         about = self.report.about
         told = [(key, about[key]) for key in ("data", "gallery", "split", "group", "pooling") if about.get(key)]
         return [*told, *([("evaluated", self.report.kept)] if self.report.kept else [])]
+
+    @property
+    def tested(self) -> str:
+        """What the evaluation's sources are called, in the plural."""
+        return plural(str(self.report.task.get("noun", "video")))
 
     @property
     def scores(self) -> list[Score]:

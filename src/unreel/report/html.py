@@ -174,11 +174,6 @@ class _Page:
         known = self.card.get("data", {}).get("noun") if self.card else None
         return str(known or ("image" if self.setting("method", "clip_frames") == 1 else "video"))
 
-    @property
-    def tested(self) -> str:
-        """What the evaluation's sources are called, in the plural."""
-        return plural(str(self.report.task.get("noun", "video"))) if self.report else "videos"
-
     @functools.cached_property
     def tiles(self) -> list[tuple[str, str, str]]:
         """Name, value and a remark of the facts on top."""
