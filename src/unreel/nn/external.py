@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unreel.core.errors import UsageError, unknown_name
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
+from unreel.nn.kernels import keep_clear
 from unreel.nn.resnet import PerFrame, fold_frames, unfold_frames
 
 Pool: TypeAlias = Literal["mean", "max", "cls"]
@@ -79,6 +80,7 @@ class WrappedEncoder(Encoder):
         self.pooling = pool
         self.channels_last = channels_last
         self.layout: Layout = layout if layout is not None else self._guess_layout()
+        keep_clear(module)
         self._probe()
 
     def _strided(self) -> nn.Conv2d | nn.Conv3d | None:

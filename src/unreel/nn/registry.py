@@ -12,6 +12,7 @@ import torch
 from unreel.core.errors import UsageError, nearest
 from unreel.core.registry import Registry
 from unreel.nn.encoder import Encoder
+from unreel.nn.kernels import keep_clear
 
 P = ParamSpec("P")
 E = TypeVar("E", bound=Encoder)
@@ -45,6 +46,7 @@ def register_encoder(name: str) -> Callable[[Callable[P, E]], Callable[P, E]]:
             encoder = builder(*args, **kwargs)
             encoder.architecture = name
             encoder.arguments = {k: _plain(v) for k, v in bound.arguments.items()}
+            keep_clear(encoder)
             return encoder
 
         ENCODERS.register(name)(build)

@@ -1,0 +1,38 @@
+"""Where oneDNN, torch's library for convolutions on a CPU, is known to be wrong, and how unreel keeps clear of it.
+
+Without AVX-512 its weight gradient of a strided 1×1 convolution with 2 to 7 input channels writes past a buffer when
+the memory is channels last (uxlfoundation/oneDNN#6035): wrong gradients, a crash or a hang, by the number of threads.
+The output and the input's gradient are right; so are other kernels, 8 channels and more, groups, 1-D and 3-D.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+# Channels in one block of its AVX2 kernels: a whole block is written where there are fewer.
+_BLOCK = 8
+
+
+def _make_contiguous(conv: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """A hook before the forward pass of a strided convolution: the same numbers, laid out plainly."""
+    assert isinstance(conv, nn.Conv2d)
+    if max(conv.stride) == 1 or not arguments or not isinstance(arguments[0], Tensor):
+        return None
+    weight = conv.weight
+    if weight.stride()[1:] != (1, 1, 1):  # contiguous() leaves it: a 1×1 kernel is contiguous in every layout
+        weight.data = weight.data.flatten(1)[:, :, None, None]
+    return (arguments[0].contiguous(), *arguments[1:])
+
+
+def keep_clear(module: nn.Module) -> None:
+    """Have the convolutions inside ``module`` that oneDNN may get wrong work on contiguous memory; safe to call twice.
+
+    It costs a copy of a small map, and nothing where there is no such convolution. Weights, names and results stay.
+    """
+    for conv in module.modules():
+        if not isinstance(conv, nn.Conv2d) or conv.groups > 1 or max(conv.kernel_size) > 1:
+            continue
+        if 1 < conv.in_channels < _BLOCK and _make_contiguous not in conv._forward_pre_hooks.values():
+            conv.register_forward_pre_hook(_make_contiguous)
