@@ -45,6 +45,7 @@ from unreel.data.synthetic import APPEARANCES, EVENTS, MOTIONS, ActionWorld
 from unreel.methods import Method, list_methods
 from unreel.methods import Progress as MethodProgress
 from unreel.nn import Encoder, count_parameters
+from unreel.nn.kernels import channels_last
 from unreel.protocols import LinearProbe, Retrieval
 from unreel.protocols.features import embed_all
 from unreel.protocols.protocol import FeatureProtocol
@@ -54,7 +55,6 @@ from unreel.report.heat_map import heat_map, standalone_svg
 from unreel.stats import bootstrap_ci, paired_bootstrap
 from unreel.tasks import FrameStatistics, LabelTask, random_init
 from unreel.tasks.order import ClipOrderTask
-from unreel.train.backend import channels_last
 from unreel.train.feed import place
 from unreel.train.run import describe_environment
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from unreel.data.batch import Batch
 from unreel.methods import LossOutput
 from unreel.nn import Encoder, InputSpec, create_encoder, wrap_encoder
+from unreel.nn.kernels import channels_last
 from unreel.nn.resnet import fold_frames
 from unreel.train import fit
-from unreel.train.backend import channels_last
 
 
 def narrow_net() -> nn.Sequential:

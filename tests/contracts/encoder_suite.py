@@ -22,6 +22,7 @@ from unreel.nn import (
     stage_shapes,
     stage_table,
 )
+from unreel.nn.kernels import channels_last
 
 
 def equal_states(a: nn.Module, b: nn.Module) -> bool:
@@ -255,6 +256,22 @@ class EncoderSuite:
         with torch.no_grad():
             assert torch.equal(loaded(x), encoder(x))
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_what_is_loaded_lies_in_memory_as_what_was_saved(self, encoder: Encoder, tmp_path: Path) -> None:
+        if not encoder.architecture:
+            return  # loaded into a module that exists
+        laid_out = copy.deepcopy(encoder)
+        channels_last(laid_out)
+        x = self.clips(encoder)
+        for saved in (encoder, laid_out):
+            save_encoder(saved, tmp_path)
+            loaded = load_encoder(tmp_path)
+            assert {n: p.stride() for n, p in loaded.named_parameters()} == {
+                n: p.stride() for n, p in saved.named_parameters()
+            }
+            assert all(t.data_ptr() % 64 == 0 for t in loaded.state_dict().values())
+            with torch.no_grad():
+                assert torch.equal(loaded(x), saved(x))
 
     def test_its_name_and_arguments_build_it_again(self, encoder: Encoder) -> None:
         if not encoder.architecture:

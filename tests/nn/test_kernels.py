@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from unreel.nn import InputSpec, create_encoder, wrap_encoder
-from unreel.nn.kernels import keep_clear
+from unreel.nn.kernels import channels_last, is_channels_last, keep_clear
 
 
 def is_clear(conv: nn.Conv2d) -> bool:
@@ -60,3 +60,17 @@ def test_our_nets_and_wrapped_ones_are_kept_clear() -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 1, 2))
     wrap_encoder(module, input_spec=InputSpec(num_frames=1, size_px=8))
     assert is_clear(module[0])
+
+
+def test_channels_last_changes_layout_only() -> None:
+    net = nn.Sequential(nn.Conv3d(3, 4, 2), nn.Conv2d(3, 4, 2), nn.Linear(2, 2))
+    before = [p.detach().clone() for p in net.parameters()]
+    assert not is_channels_last(net)
+    channels_last(net)
+    assert is_channels_last(net)
+    assert net[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert net[1].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    net[0].weight.data = net[0].weight.data.contiguous()
+    assert not is_channels_last(net)
+    assert not is_channels_last(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(2, 2)))  # lies both ways: nothing to say

@@ -58,6 +58,28 @@ def test_dtype_and_memory_format_survive(tmp_path: Path) -> None:
     assert loaded.get_parameter("stem.0.weight").dtype == torch.float64
 
 
+def test_weights_read_from_any_file_own_aligned_memory(tmp_path: Path) -> None:
+    whole = torch.arange(7.0)  # two tensors of one memory, as flattened checkpoints have them
+    state = {"odd": torch.ones(3), "a": whole[1:4].clone(), "b": torch.ones(5, 3, 1, 1), "count": torch.tensor(3)}
+    save_file(state, tmp_path / "one.safetensors")
+    torch.save({**state, "a": whole[1:4], "c": whole[4:]}, tmp_path / "two.pt")
+    for name in ("one.safetensors", "two.pt"):
+        read = weights_module.read_state(tmp_path / name)
+        assert all(torch.equal(read[n], t) for n, t in state.items())
+        for tensor in read.values():
+            assert tensor.data_ptr() % 64 == 0
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+def test_full_width_loaded_gives_the_bits_of_the_saved(tmp_path: Path) -> None:
+    encoder = create_encoder("r3d_50", seed=0).eval()
+    loaded = load_encoder(save_encoder(encoder, tmp_path))
+    clips = torch.rand(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded(clips), encoder(clips))
+    assert all(t.data_ptr() % 64 == 0 for t in loaded.state_dict().values())
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = tiny(1)
     path = save_encoder(old, tmp_path)

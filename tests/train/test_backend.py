@@ -8,7 +8,6 @@ from unreel.train import backend
 from unreel.train.backend import (
     Launch,
     autocast,
-    channels_last,
     choose_device,
     detect_launch,
     distribute,
@@ -58,15 +57,6 @@ def test_precision_and_device() -> None:
             assert (x @ x).dtype == dtype
     with pytest.raises(ValueError, match="unknown precision"):
         autocast(cpu, "half")  # type: ignore[arg-type]
-
-
-def test_channels_last_changes_layout_only() -> None:
-    net = nn.Sequential(nn.Conv3d(3, 4, 2), nn.Conv2d(3, 4, 2), nn.Linear(2, 2))
-    before = [p.detach().clone() for p in net.parameters()]
-    channels_last(net)
-    assert net[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
-    assert net[1].weight.is_contiguous(memory_format=torch.channels_last)
-    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
 def test_one_process_is_not_wrapped() -> None:

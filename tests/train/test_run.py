@@ -125,7 +125,9 @@ def test_channels_last_weights_are_saved_like_others(tmp_path: Path) -> None:
     weight = next(p for p in method.encoder.parameters() if p.ndim == 5)
     assert weight.is_contiguous(memory_format=torch.channels_last_3d)
     saved = run.load_encoder().state_dict()
-    assert all(torch.equal(v, saved[n]) for n, v in method.encoder.state_dict().items())
+    assert all(
+        torch.equal(v, saved[n]) and v.stride() == saved[n].stride() for n, v in method.encoder.state_dict().items()
+    )
     assert json.loads((run.path / "environment.json").read_text())["identity"]["steps"] == 2
 
 

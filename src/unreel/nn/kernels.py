@@ -1,4 +1,4 @@
-"""Where oneDNN, torch's library for convolutions on a CPU, is known to be wrong, and how unreel keeps clear of it.
+"""How weights lie in memory, and where oneDNN, torch's library for convolutions on a CPU, is known to be wrong.
 
 Without AVX-512 its weight gradient of a strided 1×1 convolution with 2 to 7 input channels writes past a buffer when
 the memory is channels last (uxlfoundation/oneDNN#6035): wrong gradients, a crash or a hang, by the number of threads.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 # Channels in one block of its AVX2 kernels: a whole block is written where there are fewer.
@@ -36,3 +37,25 @@ def keep_clear(module: nn.Module) -> None:
             continue
         if 1 < conv.in_channels < _BLOCK and _make_contiguous not in conv._forward_pre_hooks.values():
             conv.register_forward_pre_hook(_make_contiguous)
+
+
+_CHANNELS_LAST = {5: torch.channels_last_3d, 4: torch.channels_last}
+
+
+def channels_last(module: nn.Module) -> None:
+    """Lay 5-D and 4-D weights out with channels last, the fast layout for convolutions, in place."""
+    for parameter in module.parameters():
+        layout = _CHANNELS_LAST.get(parameter.ndim)
+        if layout is not None:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+
+
+def is_channels_last(module: nn.Module) -> bool:
+    """Whether ``channels_last`` would leave every weight as it lies, and some weight lies that way and no other."""
+    found = False
+    for parameter in module.parameters():
+        layout = _CHANNELS_LAST.get(parameter.ndim)
+        if layout is not None and not parameter.is_contiguous(memory_format=layout):
+            return False
+        found = found or (layout is not None and not parameter.is_contiguous())
+    return found

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.files import replacing
 from unreel.nn.encoder import Encoder, InputSpec
 from unreel.nn.inflate import InflateMode, inflate_state_dict
+from unreel.nn.kernels import channels_last, is_channels_last
 from unreel.nn.matching import PREFIXES, MatchReport, explain, foreign_parts, match_state, tensors_digest
 from unreel.nn.registry import create_encoder
 
@@ -54,7 +55,7 @@ def save_encoder(encoder: Encoder, path: str | Path, card: Mapping[str, object] 
     Args:
         path: a file, or a directory that exists (then ``encoder.safetensors`` inside it).
         card: anything JSON can hold: recipe, data, scores. The architecture, its arguments, the input spec, the stages,
-            the weights' digest and unreel's version are added.
+            the weights' digest and layout and unreel's version are added.
 
     Raises: UsageError when ``card`` names one of the added entries or cannot be written as JSON.
     """
@@ -78,6 +79,7 @@ def save_encoder(encoder: Encoder, path: str | Path, card: Mapping[str, object] 
         "input_spec": encoder.input_spec.to_card(),
         "stage_info": {name: info._asdict() for name, info in encoder.stage_info.items()},
         "digest": tensors_digest(tensors),
+        "memory_format": "channels_last" if is_channels_last(encoder) else "contiguous",
     }
     clash = sorted(own.keys() & (card or {}).keys())
     if clash:
@@ -127,13 +129,23 @@ def read_card(path: str | Path) -> dict[str, Any]:
     return card
 
 
+def _read_tensors(file: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a safetensors file, each in memory of its own, as torch allocates it.
+
+    What safetensors gives are views into the file, at any address: some kernels are slower there, and their sums may
+    end in another bit.
+    """
+    with safe_open(file, framework="pt", device=str(device)) as handle:
+        return {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
+
+
 def _spec_from_card(values: Mapping[str, Any]) -> InputSpec:
     arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return InputSpec(**arguments)
 
 
 def load_encoder(path: str | Path, *, device: torch.device | str = "cpu") -> Encoder:
-    """The encoder saved at ``path`` (a file, or a run directory), in evaluation mode, bit for bit.
+    """The encoder saved at ``path`` (a file, or a run directory), in evaluation mode, bit for bit, laid out as it was.
 
     Raises: DataError for a missing or damaged file; UsageError for an encoder around a foreign module, which cannot be
     built from a card.
@@ -150,13 +162,15 @@ def load_encoder(path: str | Path, *, device: torch.device | str = "cpu") -> Enc
     with torch.device("meta"):
         encoder = create_encoder(name, **card["arguments"])
     try:
-        state = load_file(file, device=str(device))
+        state = _read_tensors(file, device)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{file} is damaged: {error}") from None
     _, report = match_state(state, encoder.state_dict(), "unreel")
     if report.missing or report.misshaped or report.unexpected:
         raise DataError(f"{file} does not hold the {name!r} that its card describes: {report}")
     encoder.load_state_dict(state, assign=True)
+    if card.get("memory_format") == "channels_last":
+        channels_last(encoder)
     encoder.input_spec = _spec_from_card(card["input_spec"])
     return encoder.eval()
 
@@ -199,7 +213,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise DataError(f"no checkpoint at {file}")
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
+            return _read_tensors(file)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(
@@ -208,7 +222,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         ) from None
     except (SafetensorError, OSError, EOFError, RuntimeError, KeyError, ValueError) as error:
         raise DataError(f"{file} is not a readable checkpoint: {error}") from None
-    return _unwrap(checkpoint, str(file))
+    return {name: tensor.clone() for name, tensor in _unwrap(checkpoint, str(file)).items()}
 
 
 def load_weights(

@@ -13,6 +13,7 @@ from unreel.core.settings import Settings
 from unreel.explain.contracam import Embed, Score
 from unreel.methods import Method, PretextTask, Supervised, create_method
 from unreel.nn import Encoder, create_encoder
+from unreel.nn.kernels import channels_last
 from unreel.nn.registry import ENCODERS
 from unreel.nn.weights import load_encoder
 from unreel.recipes import load_recipe
@@ -45,6 +46,8 @@ def load_method(run: Run | str | os.PathLike[str]) -> Method:
     seed = int(settings["train"]["seed"])
     encoder = create_encoder(names["encoder"], seed=seed, **settings.arguments("encoder", ENCODERS[names["encoder"]]))
     method = create_method(names["method"], encoder, seed=seed, **settings.arguments("method"))
+    if settings["train"]["memory_format"] == "channels_last":
+        channels_last(method)
     paths = opened.checkpoints
     for path in reversed(paths):
         try:

@@ -97,14 +97,6 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, getattr(torch, precision))
 
 
-def channels_last(module: nn.Module) -> None:
-    """Lay 5-D and 4-D weights out with channels last, the fast layout for convolutions, in place."""
-    for parameter in module.parameters():
-        layout = {5: torch.channels_last_3d, 4: torch.channels_last}.get(parameter.ndim)
-        if layout is not None:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
-
-
 def distribute(method: nn.Module, device: torch.device, *, synchronise_norm: bool, unused: bool) -> nn.Module:
     """The module to call: ``method`` itself in one process, else DDP around it with norms synchronised."""
     if not is_distributed():

@@ -27,8 +27,8 @@ from unreel.core.settings import Range
 from unreel.core.signals import StopWish
 from unreel.data.batch import Batch, Fault
 from unreel.methods.method import LossOutput, Method, Progress
-from unreel.nn.kernels import keep_clear
-from unreel.train.backend import Precision, autocast, channels_last, choose_device, distribute, start_processes
+from unreel.nn.kernels import channels_last, keep_clear
+from unreel.train.backend import Precision, autocast, choose_device, distribute, start_processes
 from unreel.train.checkpoint import Checkpoints
 from unreel.train.feed import Loader, batches_from, place, steps_per_epoch, views_channels_last
 from unreel.train.monitor import Monitor
