@@ -25,8 +25,7 @@ class Common:
     def print(self, data: Mapping[str, object], text: str) -> None:
         """Print the outcome on stdout: ``data`` for machines, ``text`` for people."""
         if self.json:
-            json_module.dump(data, sys.stdout, ensure_ascii=False, default=str)
-            sys.stdout.write("\n")
+            print_json(data)
         elif text:
             sys.stdout.write(text.rstrip("\n") + "\n")
         sys.stdout.flush()
@@ -39,6 +38,16 @@ class Common:
 
 
 NO_OPTIONS = Common()
+
+
+def print_json(data: Mapping[str, object]) -> None:
+    """One line of JSON on stdout; escaped where stdout cannot hold every letter, so that it stays JSON."""
+    text = json_module.dumps(data, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json_module.dumps(data, default=str)
+    sys.stdout.write(text + "\n")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import logging
 import os
 import re
@@ -15,11 +15,13 @@ from contextlib import suppress
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from unreel.cli.app import app
+from unreel.cli.common import print_json
 from unreel.cli.overrides import SHORT_NAMES
 from unreel.core.errors import UnreelError, UsageError, nearest
 from unreel.core.files import is_refusal, refused
 from unreel.core.progress import set_quiet
 from unreel.core.signals import Interrupted, interruptible
+from unreel.core.text import ON_TERMINALS
 
 DONE, FAILED, WRONG_CALL = 0, 1, 2
 _SIGNALLED = 128  # plus the signal's number, as shells have it
@@ -91,7 +93,7 @@ def _report(error: BaseException, code: int, arguments: Sequence[str], *, hint: 
     message = str(error) or type(error).__name__
     if "--json" in arguments:
         kind = type(error).__name__
-        print(json.dumps({"error": {"kind": kind, "message": message, "exit_code": code}}, ensure_ascii=False))
+        print_json({"error": {"kind": kind, "message": message, "exit_code": code}})
     print(f"unreel: {message}", file=sys.stderr)
     if hint:
         print(hint, file=sys.stderr)
@@ -121,6 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that wait for one another sleep instead of spinning: where others use the cores too, a loader's worker
     # or another job, spinning makes a training step ten times as long. Read when torch is imported, hence here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ON_TERMINALS)
     set_quiet("--quiet" in given or bool(os.environ.get("UNREEL_QUIET")))
     logger = logging.getLogger("unreel")
     if not logger.handlers:

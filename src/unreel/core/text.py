@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+
 
 def shown(text: str) -> str:
     r"""A text as it can be shown and written: bytes of a name that are no UTF-8 become ``\xe9``, all else stays.
@@ -27,3 +29,22 @@ def _broken(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+# What stands in for the signs of our own messages where a terminal has no such character.
+_PLAIN = {
+    **{"×": "x", "²": "^2", "…": "...", "→": "->", "–": "-", "—": "-", "−": "-", "·": "-", "≥": ">=", "≤": "<="},
+    **{"━": "=", "─": "-", "│": "|", "±": "+-", "≈": "~", "µ": "u", "σ": "sigma", "τ": "tau", "•": "*"},
+}
+ON_TERMINALS = "unreel.terminal"
+"""An error handler of encoders (``errors=``): what a terminal cannot show is written out ("->", ``\\xe9``)."""
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c) or shown(c).encode("ascii", "backslashreplace").decode() for c in found), error.end
+
+
+codecs.register_error(ON_TERMINALS, _replace)
