@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from unreel.core.errors import UnreelError
+from unreel.core.text import shown
 
 _OTHER_PLACE = "choose another place"
 _ADVICE = {
@@ -162,7 +163,7 @@ def replacing(path: str | PathLike[str], *, durable: bool = False) -> Iterator[P
 def write_whole(path: str | PathLike[str], content: bytes | str) -> Path:
     """Write a file as ``replacing`` does, text as UTF-8 with its line ends as they are. Raises WriteError."""
     with replacing(path) as partial:
-        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+        partial.write_bytes(content if isinstance(content, bytes) else shown(content).encode())
     return Path(path)
 
 
@@ -180,7 +181,7 @@ def append(path: str | PathLike[str], text: str) -> None:
     try:
         with open(path, "ab", buffering=0) as stream:
             before = stream.tell()
-            content = text.encode()
+            content = shown(text).encode()
             try:
                 while content:
                     content = content[stream.write(content) :]

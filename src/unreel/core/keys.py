@@ -58,7 +58,7 @@ class Key:
             for part in self.parts[0 if self._above is None else len(self._above.parts) :]:
                 # Tagged and length-prefixed, so that ("1",) and (1,), or ("ab", "c") and ("a", "bc"), differ.
                 if isinstance(part, str):
-                    raw, tag = part.encode(), b"s"
+                    raw, tag = part.encode("utf-8", "surrogateescape"), b"s"
                 else:
                     raw, tag = str(int(part)).encode(), b"i"
                 digest.update(tag + struct.pack("<I", len(raw)) + raw)

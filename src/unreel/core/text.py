@@ -18,6 +18,17 @@ def shown(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if _broken(text) else text
 
 
+def one_line(text: str) -> str:
+    r"""A text as ``shown``, on one line: line breaks and marks that change the direction of writing are spelt out.
+
+    >>> one_line("two\nlines"), one_line("a\u202eb")
+    ('two\\nlines', 'a\\u202eb')
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown(text))
+
+
 def is_utf8(text: str) -> bool:
     """Whether every character can be written as UTF-8: no byte of a name was kept as it is."""
     return text.isascii() or not _broken(text)

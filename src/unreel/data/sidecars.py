@@ -26,6 +26,7 @@ from unreel.core.digests import FileState, content_digest, file_state, mapping_d
 from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.files import append, check_folder, claimed, replacing
 from unreel.core.settings import Range
+from unreel.core.text import shown
 from unreel.data.index import cache_folder
 from unreel.data.manifest import Manifest
 from unreel.data.workers import WorkerContext, WorkerPool, WorkerTrouble, isolate, run_guarded
@@ -228,13 +229,13 @@ def table_path(folder: str | os.PathLike[str], producer: Named) -> Path:
 
 def place_beside(table: Path, source: Path) -> str:
     """Where a source is, seen from a table: the same when both are moved together."""
-    return Path(os.path.relpath(os.path.realpath(source), os.path.realpath(table.parent))).as_posix()
+    return shown(Path(os.path.relpath(os.path.realpath(source), os.path.realpath(table.parent))).as_posix())
 
 
 def file_beside(table: Path, source: Path, suffix: str) -> Path:
     """Where a producer's file for one source goes, as the table names it: one source's is never another's."""
     name = mapping_digest([place_beside(table, source)])[:_DIGITS]
-    return Path(table.stem, name[:2], f"{source.stem}-{name}{suffix}")
+    return Path(table.stem, name[:2], f"{shown(source.stem)[:40]}-{name}{suffix}")
 
 
 @lru_cache(maxsize=100_000)
@@ -273,7 +274,9 @@ class _Table:
         """A source's entry, whose facts were computed after it was in the state ``before``."""
         content = _content(os.path.realpath(source), before)
         same = file_state(source) == before  # else what was computed may be of another file than what was read here
-        return _Entry(place_beside(self.path, source), *before, content if same else "", problem, dict(values))
+        return _Entry(
+            place_beside(self.path, source), *before, content if same else "", problem and shown(problem), dict(values)
+        )
 
     def find(self, source: Path) -> _Entry | None:
         """A source's entry: found by its entry in its folder where it is as it was, else by its bytes."""

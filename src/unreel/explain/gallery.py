@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -17,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError
 from unreel.core.files import write_whole
 from unreel.core.keys import Key
+from unreel.core.text import one_line
 from unreel.data.batch import Fault
 from unreel.data.boxes import write_boxes
 from unreel.data.dataset import SourceReader
@@ -34,6 +37,7 @@ from unreel.media.image import encode_image
 from unreel.media.write import write_video
 from unreel.nn.encoder import Encoder
 
+_LONGEST_NAME = 200  # bytes; file systems take 255, and a suffix follows
 _LONGEST_PX = 640  # of an overlay; enough to see a map's cells
 _SHORTEST_PX = 192  # of an overlay: smaller pictures are shown larger
 _MOST_FRAMES = 480  # of an overlay: twenty seconds of film
@@ -167,21 +171,22 @@ def write_gallery(
 
 def _write_source(reader: SourceReader, source: SourceMaps, found: Objects | None, out: Path) -> GalleryItem:
     manifest, row = reader.manifest, source.row
-    name = manifest.relative(row)
+    name = one_line(manifest.relative(row)).strip()
     entry = manifest.rows[row]
     if entry.start_s is not None or entry.end_s is not None:  # several rows may be spans of one file
         name = f"{name}@{entry.start_s or 0:g}-{'' if entry.end_s is None else f'{entry.end_s:g}'}"
+    file = _below(name)
     video = len(source.maps) > 1
     levels = to_bytes(source.maps).numpy()
     if video:
         stream = io.BytesIO()
         np.savez_compressed(stream, masks=levels, times_s=source.times_s)
-        map_file, content = f"maps/{name}.npz", stream.getvalue()
+        map_file, content = f"maps/{file}.npz", stream.getvalue()
     else:
-        map_file, content = f"maps/{name}.png", encode_image(levels[0])
+        map_file, content = f"maps/{file}.png", encode_image(levels[0])
     write_whole(out / map_file, content)
-    still = f"overlays/{name}.jpg"
-    overlay = f"overlays/{name}.mp4" if video else f"overlays/{name}.png"
+    still = f"overlays/{file}.jpg"
+    overlay = f"overlays/{file}.mp4" if video else f"overlays/{file}.png"
     if video:
         poster = _write_film(reader, source, found, out / overlay)
     else:
@@ -194,6 +199,13 @@ def _write_source(reader: SourceReader, source: SourceMaps, found: Objects | Non
     tubelets = [] if found is None else _tube_card(found)
     boxes = [] if found is None else found.boxes.tolist()
     return GalleryItem(name, overlay, still, map_file, video, boxes, tubelets, entry.labels.get("label", ""))
+
+
+def _below(name: str) -> str:
+    """A source's name as that of a file below the page's folder, whatever its own folder, no part of it too long."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    short = (f"{p[:40]}-{mapping_digest([p])[:8]}" if len(os.fsencode(p)) > _LONGEST_NAME else p for p in parts)
+    return "/".join("_" if part == ".." else part for part in short)
 
 
 def _tube_card(found: Objects) -> list[dict[str, Any]]:

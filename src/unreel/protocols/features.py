@@ -19,6 +19,7 @@ from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError, UsageError
 from unreel.core.memory import keep_freed_memory
 from unreel.core.progress import Progress
+from unreel.core.text import shown
 from unreel.core.words import plural
 from unreel.data.batch import Fault
 from unreel.data.dataset import EvaluationDataset
@@ -145,7 +146,7 @@ def source_names(manifest: Manifest) -> list[str]:
     names = []
     frames_of: dict[str, set[tuple[str, ...]]] = {}
     for row in manifest:
-        name = row.path or f"{row.frames[0]}+{len(row.frames) - 1}"
+        name = shown(row.path or f"{row.frames[0]}+{len(row.frames) - 1}")
         if row.start_s is not None or row.end_s is not None:
             name += f"#{row.start_s or 0:.12g}-{'' if row.end_s is None else f'{row.end_s:.12g}'}"
         names.append(name)
