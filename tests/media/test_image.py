@@ -115,6 +115,40 @@ def test_frame_folders(tmp_path: Path) -> None:
         list_frames(tmp_path / "absent")
 
 
+def test_frames_of_mixed_suffixes(tmp_path: Path) -> None:
+    """In their order, whatever the format; but a picture beside each frame, a mask say, is no frame between them."""
+    frames = numbered_frames(3)
+    for number, suffix in enumerate((".png", ".bmp", ".PNG")):
+        Image.fromarray(frames[number]).save(tmp_path / f"{number}{suffix}", format=suffix[1:])
+    assert read_numbers(read_clip(tmp_path).pixels) == [0, 1, 2]
+    Image.fromarray(frames[1]).save(tmp_path / "1.jpg")
+    for call in (probe, read_clip):
+        with pytest.raises(UnreadableError, match=r"holds both 1\.bmp and 1\.jpg"):
+            call(tmp_path)
+
+
+def test_a_folder_of_frames_that_are_not_all_sound(tmp_path: Path) -> None:
+    for number, frame in enumerate(numbered_frames(4)):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    whole = (tmp_path / "2.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
+    assert read_numbers(read_clip(tmp_path, indices=[3, 0]).pixels) == [3, 0]
+    with pytest.raises(TruncatedError, match=r"2\.png: "):
+        read_clip(tmp_path)
+    unread = tmp_path / "phone"
+    unread.mkdir()
+    (unread / "0.heic").write_bytes(b"x")
+    with pytest.raises(NoStreamError, match="1 of them pictures in formats that cannot be read"):
+        probe(unread)
+
+
+def test_a_turned_first_frame_is_told(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    Image.fromarray(numbered_frames(1)[0]).save(tmp_path / "0.png", exif=tags)
+    assert (probe(tmp_path).rotation, probe(tmp_path).width, probe(tmp_path).height) == (270, 32, 64)
+
+
 def test_the_right_decoder(tmp_path: Path) -> None:
     assert isinstance(decoder_for(tmp_path), FrameFolderDecoder)
     assert isinstance(decoder_for(tmp_path / "a.JPG"), ImageDecoder)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError
 from unreel.media.decoder import Frames, MissingFileError, NoStreamError, Path, UnreadableError, VideoInfo
-from unreel.media.image import IMAGE_SUFFIXES, ImageDecoder
+from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, ImageDecoder
 from unreel.media.video import check_request, select_frames
 
 # Image files carry no times; 25 frames per second is only the name given to "one after another".
@@ -34,6 +34,7 @@ def probe_frames(paths: Sequence[Path], *, fps: float = NOMINAL_FPS) -> VideoInf
         duration_s=len(paths) / fps,
         fps=fps,
         codec=first.codec,
+        rotation=first.rotation,
     )
 
 
@@ -74,7 +75,8 @@ def read_frames(
 def list_frames(folder: Path) -> list[str]:
     """The image files directly in a folder, in natural order (2 before 10).
 
-    Raises: MissingFileError where there is no such folder; NoStreamError where it holds no image.
+    Raises: MissingFileError where there is no such folder; NoStreamError where it holds no image; UnreadableError where
+        two have one name but for the suffix (a frame and its mask, say), since they cannot both be the next frame.
     """
     name = os.fspath(folder)
     try:
@@ -83,10 +85,19 @@ def list_frames(folder: Path) -> list[str]:
         raise MissingFileError(name, "there is no such folder") from None
     except OSError as error:
         raise UnreadableError(name, f"cannot be listed: {error.strerror}") from None
-    images = [n for n in names if FilePath(n).suffix.lower() in IMAGE_SUFFIXES]
+    images = sorted((n for n in names if FilePath(n).suffix.lower() in IMAGE_SUFFIXES), key=_natural)
     if not images:
-        raise NoStreamError(name, f"no image file directly in this folder ({len(names)} other files)")
-    return [os.path.join(name, n) for n in sorted(images, key=_natural)]
+        foreign = sum(FilePath(n).suffix.lower() in FOREIGN_IMAGE_SUFFIXES for n in names)
+        more = f", {foreign} of them pictures in formats that cannot be read" if foreign else ""
+        raise NoStreamError(name, f"no image file directly in this folder ({len(names)} other files{more})")
+    by_stem: dict[str, str] = {}
+    for image in images:
+        first = by_stem.setdefault(os.path.splitext(image)[0], image)
+        if first != image:
+            raise UnreadableError(
+                name, f"holds both {first} and {image}; keep the frames of a clip in a folder of their own"
+            )
+    return [os.path.join(name, n) for n in images]
 
 
 @dataclass(frozen=True)
