@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from unreel.media.decoder import Decoder, Frames, Path, VideoInfo
 from unreel.media.frames import FrameFolderDecoder
-from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, ImageDecoder, is_still
+from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, ImageDecoder
+from unreel.media.picture import is_still
 from unreel.media.video import PyAVDecoder
 
 VIDEO_SUFFIXES = frozenset(

@@ -11,7 +11,6 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
-from PIL import Image
 
 from unreel.core.errors import UsageError
 from unreel.media.decoder import (
@@ -115,18 +114,6 @@ class ImageDecoder:
         if not data:
             raise TruncatedError(name, "the file is empty (0 bytes)")
         return data
-
-
-def is_still(path: Path) -> bool:
-    """Whether a file is a picture that does not move, as its header and the marks of its frames tell; none is decoded.
-
-    False for what cannot be opened as a picture.
-    """
-    try:
-        with Image.open(path) as image:
-            return not getattr(image, "is_animated", False)
-    except Exception:  # Pillow lets through whatever a broken header makes it stumble over
-        return False
 
 
 def encode_image(pixels: NDArray[np.uint8], *, format: Literal["png", "jpeg"] = "png", quality: int = 3) -> bytes:

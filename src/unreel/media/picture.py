@@ -70,6 +70,18 @@ def open_picture(path: Path, data: bytes, *, max_pixels: int, thorough: bool = F
         ) from error
 
 
+def is_still(path: Path) -> bool:
+    """Whether a file is a picture that does not move, as its header and the marks of its frames tell; none is decoded.
+
+    False for what cannot be opened as a picture.
+    """
+    try:
+        with _OUR_SETTINGS, Image.open(path) as image:
+            return not getattr(image, "is_animated", False)
+    except Exception:
+        return False
+
+
 def _cause(error: Exception) -> str:
     code = (error.__cause__ or error).args[:1]
     if isinstance(error.__cause__ or error, KeyError) and isinstance(code[0], int):
