@@ -250,7 +250,7 @@ class Manifest:
         ]
         return mapping_digest([table, [fingerprints[k] for k in sorted(fingerprints)]])
 
-    @property
+    @cached_property
     def only_images(self) -> bool:
         """Whether every row is one image file, as far as names tell; only GIFs are opened."""
         return all(
@@ -258,7 +258,7 @@ class Manifest:
             for i, row in enumerate(self.rows)
         )
 
-    @property
+    @cached_property
     def noun(self) -> str:
         """What a row is called in messages: "image", "video", or "file" where there are both."""
         if self.only_images:
