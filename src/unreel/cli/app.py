@@ -19,6 +19,7 @@ from unreel.cli.use import embed, evaluate, search
 app = App(
     name="unreel",
     version=__version__,
+    suppress_keyboard_interrupt=False,  # main says what stopped it
     help=(
         "Learn representations from unlabelled video, prove what they are worth, and use them.\n\n"
         "Every command explains itself: unreel COMMAND --help. Start with: unreel demo"
