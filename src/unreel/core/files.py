@@ -77,7 +77,7 @@ def check_folder(path: str | PathLike[str]) -> None:
     """
     home = Path(path)
     _check_shape(home, folder=True)
-    with suppress(FileNotFoundError), _lock_of(home).open("rb") as stream:
+    with suppress(OSError), _lock_of(home).open("rb") as stream:
         if try_lock(stream) is False:
             raise _busy(stream, home)
     _try_writing(home, path)
