@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
@@ -115,6 +116,14 @@ def test_colours_of_sixteen_bits(order: str, planes: bool) -> None:
     np.testing.assert_array_equal(pixels_of(tiff(DEEP_RGB, order=order, planes=planes)), DEEP_RGB >> 8)
     np.testing.assert_array_equal(pixels_of(tiff(RGB, order=order, planes=planes)), RGB)
     np.testing.assert_array_equal(pixels_of(png(DEEP_RGB)), DEEP_RGB >> 8)
+
+
+@pytest.mark.skipif(
+    int(PIL.__version__.split(".")[0]) < 13, reason="Pillow reads this kind since 13, refuses it before"
+)
+def test_colours_as_luma_and_chroma() -> None:
+    stored = np.asarray(Image.fromarray(RGB).convert("YCbCr"))
+    assert np.abs(pixels_of(tiff(stored, t262=6, t530=(1, 1))).astype(int) - RGB).max() <= 3
 
 
 def test_depths_between() -> None:
@@ -234,6 +243,7 @@ REFUSED = {
     "CIELab colours": tiff(RGB, t262=8),
     "a part of it only": tiff(GREY[:20], t257=40),
     "begins with a thumbnail": tiff(RGB, t254=1),
+    "subsampled YCbCr without compression": tiff(RGB, t262=6),
     "unknown pixel mode": tiff(np.zeros((8, 8, 5), np.uint16)),
     "unknown code 34712": tiff(RGB, t259=34712),
     "gives no size": tiff(RGB, t256=0),

@@ -233,6 +233,8 @@ def _check_tiff(image: ImageFile.ImageFile) -> None:
         )
     if image.tile[0][0] == "libtiff":  # which is strict itself
         return
+    if tags.get(262) == 6 and tuple(tags.get(530, (2, 2))) != (1, 1):  # Pillow takes it for one that is not
+        raise _Refused(UnreadableError, "this is a TIFF picture of subsampled YCbCr without compression, not supported")
     apart = tags.get(284) == 2  # a plane for each channel
     if apart and tags.get(258, (8,))[0] == 16:  # Pillow takes the samples of such planes for 8 bits
         order = "L" if tags.prefix == b"II" else "B"
