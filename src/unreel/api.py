@@ -15,6 +15,7 @@ from unreel.core.files import check_file, replacing, write_arrays
 from unreel.core.progress import Progress, format_seconds
 from unreel.core.words import plural
 from unreel.data.batch import Batch
+from unreel.data.folders import Kind, Warned
 from unreel.data.index import IndexFault
 from unreel.data.index import index as probe_all
 from unreel.data.manifest import Manifest, Source
@@ -160,15 +161,17 @@ class IndexSummary:
     def to_plain(self) -> dict[str, object]:
         """Plain values."""
         facts = [row.facts for row in self.manifest if row.facts is not None]
+        seconds = [row.seconds for row in self.manifest if row.facts is not None]
         return {
             "sources": len(self.manifest),
+            "files": len({(row.path, row.frames) for row in self.manifest}),
             "readable": len(facts),
-            "hours": round(sum(f.duration_s for f in facts) / 3600, 4),
+            "hours": round(sum(seconds) / 3600, 4),
             "sizes": dict(Counter(f"{f.width}x{f.height}" for f in facts).most_common()),
             "codecs": dict(Counter(f.codec for f in facts).most_common()),
             "with_sound": sum(f.has_audio for f in facts),
-            "shortest_s": round(min((f.duration_s for f in facts), default=0.0), 3),
-            "longest_s": round(max((f.duration_s for f in facts), default=0.0), 3),
+            "shortest_s": round(min(seconds, default=0.0), 3),
+            "longest_s": round(max(seconds, default=0.0), 3),
             "splits": dict(Counter(row.split for row in self.manifest if row.split)),
             "labels": {name: len({*self.manifest.labels(name)} - {""}) for name in self.manifest.label_names},
             "groups": {name: len({*self.manifest.groups(name)} - {""}) for name in self.manifest.group_names},
@@ -181,7 +184,7 @@ class IndexSummary:
         """A few lines for people."""
         plain: dict[str, Any] = self.to_plain()
         facts = [row.facts for row in self.manifest if row.facts is not None]
-        seconds = sum(f.duration_s for f in facts)
+        seconds = sum(row.seconds for row in self.manifest)
 
         def counted(values: Mapping[str, int], most: int = 6) -> str:
             shown = ", ".join(f"{name}: {count}" for name, count in list(values.items())[:most])
@@ -192,6 +195,9 @@ class IndexSummary:
             lines, sound = [f"images    {readable}"], ""
         else:
             lines, sound = [f"videos    {readable}, {format_seconds(seconds)} in all"], "; with sound: {with_sound}"
+            if plain["files"] < plain["sources"]:
+                files = "1 file" if plain["files"] == 1 else f"{plain['files']} files"
+                lines.append(f"spans     {plain['sources']} of {files}, each with its own length")
             lines += [f"length    {plain['shortest_s']:g} to {plain['longest_s']:g} s"] if facts else []
         if facts:
             lines.append(f"size      {counted(plain['sizes'])}")
@@ -202,7 +208,9 @@ class IndexSummary:
             for name, count in plain[f"{kind}s"].items():
                 what = ("class", "classes") if kind == "label" else ("group", "groups")
                 lines.append(f"{kind:<9} {'' if name == kind else name + ': '}{count} {what[count != 1]}")
-        lines += [f"note      {notice}" for notice in self.manifest.notices]
+        lines += [
+            f"{'warning' if isinstance(notice, Warned) else 'note':<9} {notice}" for notice in self.manifest.notices
+        ]
         lines += [f"fault     {fault.message}" for fault in self.faults[:10]]
         if len(self.faults) > 10:
             lines.append(f"fault     … and {len(self.faults) - 10} more")
@@ -216,6 +224,7 @@ def index(
     *,
     out: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
+    kind: Kind | None = None,
     workers: int = 2,
 ) -> IndexSummary:
     """Probe every source, and write a manifest (.csv or .parquet) with what was found.
@@ -224,6 +233,7 @@ def index(
         data: a folder, a manifest, or a list of paths.
         out: the manifest to write, which finds its files from where it lies.
         root: what the paths of a table are relative to; its own folder by default.
+        kind: how the files of a folder are taken, whatever table lies in it, see ``Manifest.from_folder``.
         workers: files probed at a time.
 
     Raises: DataError for missing files or an empty folder; UsageError for another suffix; WriteError, before any file
@@ -234,7 +244,12 @@ def index(
         raise UsageError(f"{target}: a manifest ends in .csv or .parquet")
     if target is not None:
         check_file(target)
-    manifest = Manifest.open(data, root=root, tell=False)  # the summary does
+    if kind is None:
+        manifest = Manifest.open(data, root=root, tell=False)  # the summary does
+    elif isinstance(data, str | os.PathLike) and os.path.isdir(data):
+        manifest = Manifest.from_folder(data, kind=kind)
+    else:
+        raise UsageError(f"kind {kind}: it says how the files of a folder are taken, and the data is no folder")
     with Progress("index", len(manifest), unit=plural(manifest.noun)) as bar:
         indexed = probe_all(manifest, workers=workers, progress=bar)
     if target is not None:

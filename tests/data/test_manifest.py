@@ -35,8 +35,8 @@ def test_one_folder_deep_is_labelled(tmp_path: Path) -> None:
     assert manifest.labels() == ["run", "wave", "wave"]
     assert manifest.splits == ()
     text = "; ".join(manifest.notices)
-    assert "1 files that are no media" in text
-    assert "1 hidden" in text
+    assert "1 file that is no media by its name ignored (.txt: 1)" in text
+    assert "2 hidden files or folders" in text
 
 
 def test_split_folders(tmp_path: Path) -> None:

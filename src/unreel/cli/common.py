@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 import json as json_module
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cyclopts import Group, Parameter
+
+
+class _Log(logging.Handler):
+    """Messages of the parts, on the stderr of the moment; notices of the data are said once, and kept for JSON."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quiet = False
+        self.notices: list[str] = []
+
+    def begin(self, *, quiet: bool) -> None:
+        """A command begins; a quiet one shows warnings only."""
+        self.quiet, self.notices = quiet, []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message, unless it is a notice that was printed before."""
+        message = self.format(record)
+        if hasattr(record, "notice"):
+            if message in self.notices:
+                return
+            self.notices.append(message)
+        if record.levelno >= logging.WARNING:
+            print(f"{record.levelname.lower()}: {message}", file=sys.stderr)
+        elif not self.quiet:
+            print(message, file=sys.stderr)
+
+
+LOG = _Log()
 
 
 @Parameter(name="*", group=Group("Common options", sort_key=99))
@@ -25,7 +54,7 @@ class Common:
     def print(self, data: Mapping[str, object], text: str) -> None:
         """Print the outcome on stdout: ``data`` for machines, ``text`` for people."""
         if self.json:
-            print_json(data)
+            print_json({"notices": LOG.notices, **data} if LOG.notices else data)
         elif text:
             sys.stdout.write(text.rstrip("\n") + "\n")
         sys.stdout.flush()

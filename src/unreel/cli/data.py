@@ -27,6 +27,7 @@ def index(
     *,
     out: Path | None = None,
     root: Path | None = None,
+    kind: Literal["auto", "video", "image", "frames"] | None = None,
     workers: int = 2,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -36,15 +37,19 @@ def index(
         data: A folder of videos, or a manifest (CSV or Parquet).
         out: The manifest to write, .csv or .parquet. Without it only the summary is shown.
         root: The folder that a table's paths are relative to; by default the table's own.
+        kind: What a folder is made of: videos, images, or folders of which each holds the frames of one video. By
+            default its table (manifest.csv) is read, or what is there decides.
         workers: Files probed at a time.
     """
     if out is not None and out.suffix.lower() not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: a manifest ends in .csv or .parquet")
     if root is not None and data.is_dir():
         raise UsageError(f"--root {root}: it goes with a table; {data} is a folder, which its paths are relative to")
+    if kind is not None and data.is_file():
+        raise UsageError(f"--kind {kind}: it goes with a folder; {data} is a file")
     from unreel import api
 
-    summary = api.index(data, out=out, root=root, workers=workers)
+    summary = api.index(data, out=out, root=root, kind=kind, workers=workers)
     common.print(summary.to_plain(), summary.text())
     return 0
 

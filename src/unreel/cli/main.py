@@ -15,7 +15,7 @@ from contextlib import suppress
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from unreel.cli.app import app
-from unreel.cli.common import print_json
+from unreel.cli.common import LOG, print_json
 from unreel.cli.overrides import SHORT_NAMES
 from unreel.core.errors import UnreelError, UsageError, nearest
 from unreel.core.files import is_refusal, refused
@@ -105,14 +105,6 @@ def _silence_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _StderrHandler(logging.Handler):
-    """Messages of the parts, on the stderr of the moment."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        print(f"{level}{self.format(record)}", file=sys.stderr)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -128,9 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors=ON_TERMINALS)
     set_quiet("--quiet" in given or bool(os.environ.get("UNREEL_QUIET")))
     logger = logging.getLogger("unreel")
-    if not logger.handlers:
-        logger.addHandler(_StderrHandler())
-    logger.setLevel(logging.WARNING if "--quiet" in given else logging.INFO)
+    if LOG not in logger.handlers:
+        logger.addHandler(LOG)
+    logger.setLevel(logging.INFO)
+    LOG.begin(quiet="--quiet" in given)
     hint = f"try: {_command(given)[1]} --help"
     try:
         with interruptible():

@@ -23,7 +23,7 @@ from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.core.text import is_utf8, shown
 from unreel.data.columns import PATH_ALIASES
-from unreel.data.folders import list_folder
+from unreel.data.folders import Warned, list_folder
 from unreel.data.row import Row, column_name
 from unreel.data.split_names import SPLIT_NAMES, count_splits, splits_meant
 from unreel.data.tables import (
@@ -131,23 +131,26 @@ class Manifest:
     def _told(self, path: Path, tell: bool) -> Manifest:
         if tell and rank() == 0:
             for notice in self.notices:
-                _log.info("%s: %s", path.name or path, notice)
+                level = logging.WARNING if isinstance(notice, Warned) else logging.INFO
+                _log.log(level, "%s: %s", path.name or path, notice, extra={"notice": notice})
         return self
 
     @classmethod
     def from_folder(cls, root: PathLike, *, kind: str = "auto") -> Manifest:
-        """Every media file below a folder, sorted by path.
+        """Every media file below a folder, sorted by path; links to folders are followed, each real folder once.
 
         Sub-folders are labels when every file lies exactly one folder deep (``cat/1.mp4``), splits when those folders
-        are all called train, val or test, and splits with labels below (``train/cat/1.mp4``). Hidden files, and files
-        that are no media, are left out and counted in ``notices``.
+        are all called train, val or test, and splits with labels below (``train/cat/1.mp4``). ``notices`` says what is
+        left out: hidden files, files that are no media, folders that cannot be listed, links that lead nowhere.
 
         Args:
             root: the folder.
-            kind: ``video``, ``image``, or ``auto``: the videos, or the images where there is no video (animated GIFs
-                are videos here only where the images are not more).
+            kind: ``video``; ``image``; ``frames``, where each folder that holds images is a video; or ``auto``: the
+                videos, or the images where there is no video (animated GIFs are videos here only where the images are
+                not more), or folders of frames where names and depth speak for them (``cat/video/0001.png``; see
+                ``data.frame_folders``).
 
-        Raises: DataError for a missing folder or one without media; UsageError for an unknown kind.
+        Raises: DataError for a folder that is missing, cannot be listed or has no media; UsageError for another kind.
         """
         rows, notices = list_folder(root, kind=kind)
         return cls(os.fspath(root), tuple(rows), tuple(notices))
@@ -447,6 +450,9 @@ class Manifest:
 
 def _why_missing(names: Sequence[str], root: str) -> str:
     """What is wrong with names that nearly exist."""
+    links = sum(os.path.islink(os.path.join(root, name)) for name in names)
+    if links:
+        return f"; {links} of them {'is a link that leads' if links == 1 else 'are links that lead'} nowhere"
     if any(name != name.strip() for name in names):
         return "; some names have spaces around them"
     if not all(map(is_utf8, names)):

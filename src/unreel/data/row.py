@@ -57,6 +57,14 @@ class Row:
                 values = {k: _composed(v) for k, v in values.items()}
             object.__setattr__(self, name, values)
 
+    @property
+    def seconds(self) -> float:
+        """How long the source or its span lasts, as far as facts tell; 0 without them."""
+        if self.facts is None:
+            return 0.0
+        whole = self.facts.duration_s
+        return max(0.0, (whole if self.end_s is None else min(self.end_s, whole)) - (self.start_s or 0.0))
+
     def column(self, name: str) -> str:
         """The text of a column such as ``split``, ``label`` or ``group.patient``; empty where absent."""
         if name in ("path", "split"):
