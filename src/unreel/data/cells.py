@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from unreel.core.errors import DataError
-from unreel.core.text import is_utf8, shown
+from unreel.core.text import is_utf8, one_line
 from unreel.data.row import FACTS
 from unreel.data.text import SAVE_AS
 
@@ -22,6 +22,7 @@ MISSING = frozenset(("NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "Null", 
 # What may be such a sign and may be a class; read as a class, with a notice.
 DOUBTFUL = frozenset(("-", "--", "?", ".", "na", "none", "nil", "missing"))
 
+_LONGEST = 80  # characters of a cell in a message
 _SPACES = " \t\r\n"
 _COMMA = re.compile(r"[+-]?\d*,\d+")
 _KINDS: Mapping[str, type] = {"int": int, "float": float, "str": str}
@@ -66,7 +67,7 @@ def read_text(role: str, value: Any) -> str:
         if not is_utf8(value):
             byte = next(ord(c) - 0xDC00 for c in value if not is_utf8(c))
             raise DataError(
-                f"{role} holds '{shown(value)}': the byte 0x{byte & 0xFF:02x} is not UTF-8, so which letter it "
+                f"{role} holds {_said(value)}: the byte 0x{byte & 0xFF:02x} is not UTF-8, so which letter it "
                 f"stands for is not certain; {SAVE_AS}"
             )
         return value
@@ -126,7 +127,7 @@ def read_seconds(role: str, value: Any, *, comma: bool = False) -> float | None:
         if math.isfinite(seconds):
             return seconds
     hint = ", with a point and not a comma" if isinstance(plain, str) and _COMMA.fullmatch(plain) else ""
-    raise DataError(f"{role} must be a number of seconds{hint}, found {value!r}")
+    raise DataError(f"{role} must be a number of seconds{hint}, found {_said(value)}")
 
 
 def read_fact(name: str, value: Any) -> Any:
@@ -137,7 +138,12 @@ def read_fact(name: str, value: Any) -> Any:
     try:
         return _KINDS[kind](value)
     except (TypeError, ValueError, OverflowError):
-        raise DataError(f"fact.{name} must be {kind}, found {value!r}") from None
+        raise DataError(f"fact.{name} must be {kind}, found {_said(value)}") from None
+
+
+def _said(value: Any) -> str:
+    text = f"'{one_line(value)}'" if isinstance(value, str) else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def _kind(value: Any) -> str:

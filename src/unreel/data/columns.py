@@ -111,8 +111,7 @@ def _path_column(file: str, header: Sequence[str], found: Mapping[str, str]) -> 
     what = f"could be {' or '.join(map(repr, close))}" if close else f"its columns are {shown(', '.join(header))[:400]}"
     one = (close or list(header) or ["?"])[0]
     raise DataError(
-        f"{file}: no column 'path'; {what}. Call the column of files path in the table's first line "
-        f"(in Python also columns={{'path': {one!r}}})"
+        f"{file}: no column 'path'; {what}. Call the column of files path (in Python also columns={{'path': {one!r}}})"
     )
 
 

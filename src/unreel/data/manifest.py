@@ -181,7 +181,7 @@ class Manifest:
         columns: Mapping[str, str] | None = None,
         check: bool = True,
     ) -> Manifest:
-        """Read a table with a header, separated by commas, semicolons or tabs.
+        """Read a table with a header, separated by commas, semicolons, tabs or "|".
 
         Args:
             path: the file, in UTF-8, or in UTF-16 with its mark.

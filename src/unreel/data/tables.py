@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from unreel.core.errors import DataError
 from unreel.core.files import replacing, write_whole
 from unreel.core.text import is_utf8, shown
+from unreel.core.words import counted
 from unreel.data import text as texts
 from unreel.data.cells import (
     DOUBTFUL,
@@ -58,7 +59,7 @@ def read_csv(path: str | os.PathLike[str], columns: Mapping[str, str] | None = N
         raise DataError(f"{file}: the table is empty; its first line must name the columns")
     first_line = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     declared = re.fullmatch(r"sep=([,;\t|:])", first_line.strip(), re.IGNORECASE)  # Excel's own first line
-    delimiter = declared[1] if declared else max(",;\t", key=first_line.count)
+    delimiter = declared[1] if declared else max(",;\t|", key=first_line.count)
     header: list[str] = []
     lines: list[int] = []
     rows: list[list[str]] = []
@@ -75,7 +76,9 @@ def read_csv(path: str | os.PathLike[str], columns: Mapping[str, str] | None = N
                 continue
             if len(cells) != len(header):
                 what = "a comma in the path? quote it" if len(cells) > len(header) else "a value left out?"
-                raise DataError(f"{file.name}:{began}: expected {len(header)} fields, found {len(cells)} ({what})")
+                raise DataError(
+                    f"{file.name}:{began}: expected {counted(len(header), 'field')}, found {len(cells)} ({what})"
+                )
             lines.append(began)
             rows.append(cells)
     except csv.Error as error:

@@ -29,6 +29,11 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_NO_TEXT = {
+    "\0": "a NUL byte, as no text does: the file is damaged, or no table",
+    "\x1b$": f"letters in ISO-2022 and not in UTF-8; {SAVE_AS}",
+    "\x1b(": f"letters in ISO-2022 and not in UTF-8; {SAVE_AS}",
+}
 _WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 
 
@@ -68,11 +73,9 @@ def _is_certain(data: bytes, encoding: str) -> bool:
 def _decoded(file: Path, data: bytes, encoding: str) -> str:
     if encoding == "utf-8":
         text = data.decode(encoding, "surrogateescape")
-        for sign, what in (("\x1b$", "ISO-2022 text"), ("\x1b(", "ISO-2022 text"), ("\0", "a NUL byte")):
-            place = text.find(sign)
-            if place >= 0:
-                line = _line_at(text, place)
-                raise DataError(f"{file.name}:{line}: holds {what}, which is no UTF-8; {SAVE_AS}, if it is one")
+        for sign, what in _NO_TEXT.items():
+            if (place := text.find(sign)) >= 0:
+                raise DataError(f"{file.name}:{_line_at(text, place)}: holds {what}")
         return text
     try:
         text = data.decode(encoding)
@@ -83,7 +86,7 @@ def _decoded(file: Path, data: bytes, encoding: str) -> str:
             f"{file.name}:{line}: byte {error.start} is not {wide}, as the beginning is; {SAVE_AS}"
         ) from None
     if "\0" in text:
-        raise DataError(f"{file.name}:{_line_at(text, text.find(chr(0)))}: holds a NUL character; {SAVE_AS}")
+        raise DataError(f"{file.name}:{_line_at(text, text.find(chr(0)))}: holds {_NO_TEXT[chr(0)]}")
     return text
 
 
