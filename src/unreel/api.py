@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
+
 from unreel.core.distributed import rank
 from unreel.core.errors import UsageError
 from unreel.core.files import check_file, replacing, write_arrays
@@ -30,6 +32,7 @@ from unreel.protocols.retrieval import Hit
 from unreel.protocols.retrieval import search as search_features
 from unreel.recipes.build import Prepared, prepare
 from unreel.train import run as train_run
+from unreel.train.health import collapsed
 from unreel.train.run import REPORT_FILE, Run
 
 if TYPE_CHECKING:
@@ -310,9 +313,30 @@ def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: boo
     if run.completed and rank() == 0 and not (run.path / REPORT_FILE).exists():
         from unreel.report.html import save_views, write_report
 
-        save_views(run.path, first_views(prepared))
+        views = first_views(prepared, samples=min(_COMPARED, len(prepared.manifest)))
+        if collapsed(_embedded(prepared.method.encoder, views)):
+            train_run.add_note(run, COLLAPSED)
+        save_views(run.path, views)
         write_report(run.path)
     return run
+
+
+COLLAPSED = (
+    "the embeddings of different samples are all but equal: the encoder has collapsed and tells nothing apart. Try a "
+    "lower learning rate, a slower teacher (method.momentum) or another method"
+)
+_COMPARED = 16
+
+
+@torch.no_grad()
+def _embedded(encoder: Encoder, views: Batch) -> Any:
+    """The first views' embeddings (B, D), in evaluation mode."""
+    device, training = next(encoder.parameters()).device, encoder.training
+    try:
+        vectors = encoder.eval()(encoder.prepare(views.views[0].clips.to(device)))
+    finally:
+        encoder.train(training)
+    return vectors.float().cpu().numpy()
 
 
 def first_views(prepared: Prepared, *, samples: int = 6) -> Batch:

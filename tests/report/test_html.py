@@ -18,6 +18,7 @@ import torch
 from tests.contracts.decoder_suite import numbered_frames
 from unreel.core.errors import DataError
 from unreel.media import write_video
+from unreel.methods.chance import chance_levels
 from unreel.nn import create_encoder
 from unreel.nn.weights import save_encoder
 from unreel.report import html, save_views, write_report
@@ -258,7 +259,7 @@ def test_settings_that_make_no_sense_do_not_stop_the_page(bare: Path) -> None:
 def test_chance_of_the_image_methods(bare: Path, method: str, chance: dict[str, float]) -> None:
     (bare / "config.yaml").write_text(f"method:\n  {method}\n  interval: uniform\n  rho: 4\ntrain:\n  batch_size: 16\n")
     page = html._Page(open_run(bare))
-    assert page._chance() == pytest.approx(chance)
+    assert chance_levels(page.config) == pytest.approx(chance)
     assert page.intervals is None  # of four clips no pair has this distribution
 
 

@@ -161,7 +161,7 @@ def test_a_useless_encoder_is_not_above_chance():
 
 def test_constant_embeddings_are_named():
     found = evaluate(Oracle(signal=False), world(), protocol="knn", baselines=(), num_resamples=100, progress=False)
-    assert "all embeddings of encoder are equal: it has collapsed" in found.notes
+    assert "all embeddings of encoder are equal, or nearly so: it has collapsed" in found.notes
     assert found.score().random_init is None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import math
 import os
 import re
 import shlex
@@ -26,6 +25,7 @@ from unreel.core.words import counted, plural
 from unreel.data.batch import Batch
 from unreel.data.sampling import IntervalDistribution, IntervalKind
 from unreel.media import encode_image
+from unreel.methods.chance import chance_levels
 from unreel.nn.weights import read_card
 from unreel.report.evaluation import Evaluation
 from unreel.report.figures import (
@@ -36,6 +36,7 @@ from unreel.report.figures import (
 )
 from unreel.stats.intervals import PairedDifference
 from unreel.tasks.scores import Report, kept_reports
+from unreel.train.health import findings
 from unreel.train.run import REPORT_FILE, Run, open_run
 
 VIEWS_FILE = "views.png"
@@ -233,28 +234,15 @@ class _Page:
 
     # ------------------------------------------------------------------------------------------------------ pictures
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader should know first: of the data, and of how training went."""
+        return [*self.run.notes, *findings(self.records, chance_levels(self.config))]
+
     @functools.cached_property
     def curves(self) -> list[Drawing]:
         """Training curves."""
-        return curves(self.records, chance=self._chance())
-
-    def _chance(self) -> dict[str, float]:
-        """Chance levels of what contrastive methods log, where the settings determine them (cvrl.md §2)."""
-        batch = self.setting("train", "batch_size")
-        if self.method == "moco":  # a query's own key against the queue, whatever the batch (object_aware.md §1.2)
-            keys = self.setting("method", "queue_size", 0)
-            plain = self.setting("method", "mix", "none") == "none"
-            return (
-                {"contrast_accuracy": 1 / (1 + keys), **({"loss": math.log(1 + keys)} if plain else {})} if keys else {}
-            )
-        if not batch or self.setting("method", "gather", "global") != "global":
-            return {}
-        chance = {"contrast_accuracy": 1 / batch}
-        plain = self.setting("method", "reduction") == "mean" and self.setting("method", "same_view_negatives") is True
-        plain = plain or self.method == "simclr"  # the same loss, without those settings
-        if self.method in ("cvrl", "simclr") and plain and self.setting("method", "grad_scale", 1.0) == 1:
-            chance["loss"] = math.log(2 * batch - 1)
-        return chance
+        return curves(self.records, chance=chance_levels(self.config))
 
     @property
     def intervals(self) -> Drawing | None:

@@ -45,6 +45,7 @@ from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, S
 from unreel.tasks.sgd_probe import SGDProbe
 from unreel.tasks.task import Metric, Parts, Task
 from unreel.tasks.trained import Means, TrainedProtocol, TrainedResult, run_trained
+from unreel.train.health import collapsed
 
 BASELINES = ("random-init", "frame-statistics")
 # What needs a training loop joins its profile here, where training may be imported. CVRL's encoders were trained on 16
@@ -228,8 +229,8 @@ def evaluate(
     notes: list[str] = []
     for name, found in embeddings.items():
         parts = task.parts(found)
-        if len(found) > 1 and not found.vectors.std(0).any():
-            notes.append(f"all embeddings of {name} are equal: it has collapsed")
+        if collapsed(found.vectors):
+            notes.append(f"all embeddings of {name} are equal, or nearly so: it has collapsed")
         outcomes[name] = {
             p.name: p.fit(parts.train, validation=parts.validation, seed=seed).score(parts.test) for p in frozen
         }

@@ -27,12 +27,14 @@ from unreel.core.processes import refuse_unguarded
 from unreel.core.progress import Progress as Bar
 from unreel.core.settings import Range, Sections, Settings, load_sections
 from unreel.data.batch import Batch
+from unreel.methods.chance import chance_levels
 from unreel.methods.method import Method
 from unreel.nn.encoder import Encoder
 from unreel.nn.weights import FILE_NAME, load_encoder, save_encoder
 from unreel.train.backend import Precision, choose_device, start_processes
 from unreel.train.checkpoint import Checkpoints, differences
 from unreel.train.feed import Loader, steps_per_epoch
+from unreel.train.health import watch
 from unreel.train.monitor import Monitor, Probe, read_lines
 from unreel.train.schedule import Plateau, Schedule, ScheduleName, make_schedule
 from unreel.train.trainer import FitResult, fit
@@ -85,7 +87,7 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """What to know of the run's data: videos left out as too short (environment.json)."""
+        """What to know of the run: videos left out as too short, embeddings that collapsed (environment.json)."""
         return [str(note) for note in self.environment.get("notes", [])]
 
     @property
@@ -298,7 +300,7 @@ def pretrain(
             run.path / "checkpoints", every_steps=checkpoint_every, every_s=checkpoint_every_s, keep=keep_checkpoints
         )
         bar = stack.enter_context(Bar("pretrain", total, unit="steps")) if rank() == 0 else Bar("", total)
-        echo = bar_echo(bar, log_every)
+        echo = _both(bar_echo(bar, log_every), watch(chance_levels(plain), run.metrics()))
         monitor = Monitor(run.path, log_every=log_every, echo=echo, probe=probe, probe_every=probe_every)
         result = fit(
             method,
@@ -329,6 +331,16 @@ def pretrain(
     return run
 
 
+def _both(*echoes: Callable[[Mapping[str, float]], None]) -> Callable[[Mapping[str, float]], None]:
+    """Several echoes as one."""
+
+    def show(record: Mapping[str, float]) -> None:
+        for echo in echoes:
+            echo(record)
+
+    return show
+
+
 def bar_echo(bar: Bar, log_every: int) -> Callable[[Mapping[str, float]], None]:
     """A ``Monitor``'s echo that moves a bar: how far, the share of time spent waiting, and the newest losses."""
     begun = False
@@ -346,6 +358,14 @@ def bar_echo(bar: Bar, log_every: int) -> Callable[[Mapping[str, float]], None]:
         bar.advance(done - bar.done, wait_s=record.get("data_wait", 0.0) * seconds, note=note)
 
     return show
+
+
+def add_note(run: Run, note: str) -> None:
+    """A warning in the log, kept beside the run's other notes for its report."""
+    log.warning("%s: %s", run.path, note)
+    record = run.environment
+    record["notes"] = [*dict.fromkeys([*record.get("notes", []), note])]
+    write_whole(run.path / "environment.json", json.dumps(record, indent=1))
 
 
 def _name_of(schedule: ScheduleName | Schedule) -> str:
