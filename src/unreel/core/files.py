@@ -255,8 +255,9 @@ def claimed(folder: str | PathLike[str], *, only: str = "") -> Iterator[None]:
     Raises: BusyError when another process has it, with who and since when; WriteError where it cannot be written.
     """
     home = Path(folder)
-    make_folder(home)
+    _check_shape(home, folder=True)
     _try_writing(home, folder)
+    make_folder(home)
     lock = _lock_of(home, only)
     stream = _locked(lock, home / only)
     if stream is None:
