@@ -306,6 +306,7 @@ def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: boo
         settings=settings,
         card=card,
         notes=prepared.notes,
+        record=prepared.record,
         validate=prepared.validation,
         resume=resume,
         **settings.arguments("train", train_run.pretrain),

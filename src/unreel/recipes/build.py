@@ -22,6 +22,7 @@ from unreel.data.lengths import long_enough
 from unreel.data.loader import ClipLoader
 from unreel.data.manifest import Manifest, Source
 from unreel.data.objects import choose_table, open_facts, table_name
+from unreel.data.record import DataRecord
 from unreel.data.split_names import count_splits, split_role, unclear_splits
 from unreel.data.splits import hold_out
 from unreel.data.validation import ValidationLoader
@@ -36,7 +37,20 @@ from unreel.train.backend import start_processes
 
 # What a caller of `pretrain` and `ClipLoader` puts in place; everything else in their signatures is a setting.
 _WIRED = frozenset(
-    {"out", "settings", "card", "notes", "resume", "validate", "found", "rows", "rank", "world_size", "quarantine"}
+    {
+        "out",
+        "settings",
+        "card",
+        "notes",
+        "record",
+        "resume",
+        "validate",
+        "found",
+        "rows",
+        "rank",
+        "world_size",
+        "quarantine",
+    }
 )
 _DATA_WIRED = frozenset({"manifest", "sampler", "views", "seed", "sidecars", "aligned", "target_columns", "decoder"})
 # Sections that a recipe may hold although the caller passes the object itself.
@@ -277,7 +291,8 @@ class Prepared:
 
     ``source`` is where the data were found, ``num_found`` how many rows there were before ``data.split`` chose, and
     ``num_short`` how many of those it chose have fewer frames than the method's sampler needs: ``manifest`` is without
-    them. ``told`` is what was decided about the splits. ``notes`` says all of it, for people.
+    them. ``told`` is what was decided about the splits. ``notes`` says all of it, for people. ``record`` is what all
+    chosen rows and their files are, for the run's folder.
     """
 
     settings: Settings
@@ -290,6 +305,7 @@ class Prepared:
     num_short: int = 0
     told: tuple[str, ...] = ()
     validation: ValidationLoader | None = None
+    record: DataRecord | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -387,7 +403,8 @@ def prepare(
         f"unreel {version('unreel')}: the complete settings of a run, each with its origin.\n"
         f"To run it again: unreel pretrain {source} --recipe THIS-FILE --out NEW-RUN"
     )
-    layers.append(Layer("call", {"data": {"digest": manifest.digest}}))
+    record = DataRecord.of(manifest)
+    layers.append(Layer("call", {"data": {"digest": record.digest}}))
     settings = replace(Settings.resolve(schema, layers), header=header)
 
     train = settings["train"]
@@ -456,7 +473,9 @@ def prepare(
         )
     global_batch = train["batch_size"] * train["accumulate"]
     optimizer = build_optimizer(own_method, global_batch=global_batch, **settings["optimizer"])
-    return Prepared(settings, manifest, source, len(found), own_method, loader, optimizer, short, told, validation)
+    return Prepared(
+        settings, manifest, source, len(found), own_method, loader, optimizer, short, told, validation, record
+    )
 
 
 def _named(layers: Sequence[Layer]) -> str | None:

@@ -27,6 +27,8 @@ from unreel.core.processes import refuse_unguarded
 from unreel.core.progress import Progress as Bar
 from unreel.core.settings import Range, Sections, Settings, load_sections
 from unreel.data.batch import Batch
+from unreel.data.record import FILE_NAME as RECORD_FILE
+from unreel.data.record import DataRecord
 from unreel.methods.chance import chance_levels
 from unreel.methods.method import Method
 from unreel.nn.encoder import Encoder
@@ -60,6 +62,9 @@ _NEUTRAL = frozenset(
         "stop_after",
     }
 )
+
+# What differs because the data do, beside the settings that people make.
+_OF_DATA = frozenset({"data.digest", "steps", "warmup_steps", "method.classes", "method.num_sources"})
 
 REPORT_FILE = "report.html"
 log = logging.getLogger(__name__)
@@ -178,6 +183,7 @@ def pretrain(
     settings: Settings | Mapping[str, Mapping[str, object]] | None = None,
     card: Mapping[str, object] | None = None,
     notes: Sequence[str] = (),
+    record: DataRecord | None = None,
     resume: bool = True,
     device: str | None = None,
     precision: Precision = "float32",
@@ -216,6 +222,7 @@ def pretrain(
             The last ones stay in the checkpoint.
         settings: the complete settings with their origins, for config.yaml and to tell runs apart.
         card: what the encoder's card should say besides: recipe, data.
+        record: what the data are, kept in the directory, so that a resumed run says what has changed.
         notes: sentences for whoever reads the results; logged, kept in environment.json, shown on top of the report.
         resume: False refuses a directory that holds a run.
         log_every, checkpoint_every, checkpoint_every_s, keep_checkpoints: see ``Monitor`` and ``Checkpoints``.
@@ -294,7 +301,7 @@ def pretrain(
     identity: dict[str, object] = {**_identity(plain), "schedule": _name_of(schedule), "warmup_steps": warmup}
     identity["steps"] = total
     with ExitStack() as stack:
-        if not _begin(run, settings, plain, identity, notes, stack, resume=resume):
+        if not _begin(run, settings, plain, identity, notes, record, stack, resume=resume):
             return run
         saver = Checkpoints(
             run.path / "checkpoints", every_steps=checkpoint_every, every_s=checkpoint_every_s, keep=keep_checkpoints
@@ -384,7 +391,7 @@ def _identity(plain: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     return {s: {k: v for k, v in values.items() if k not in _NEUTRAL} for s, values in plain.items()}
 
 
-def _check_directory(run: Run, identity: Mapping[str, object], *, resume: bool) -> None:
+def _check_directory(run: Run, identity: Mapping[str, object], record: DataRecord | None, *, resume: bool) -> None:
     """Refuse a directory with something else in it before anything is written there."""
     known = run.environment.get("identity")
     if known is None:
@@ -394,8 +401,21 @@ def _check_directory(run: Run, identity: Mapping[str, object], *, resume: bool) 
     if not resume:
         raise UsageError(f"{run.path} already holds a run; resume it, or choose another directory")
     if mapping_digest(known) != mapping_digest(identity):
-        changed = "; ".join(differences(known, identity))
-        raise UsageError(f"{run.path} holds another run: {changed}. Choose another directory, or the old settings")
+        changed = differences(known, identity)
+        settings = [line for line in changed if line.partition(" ")[0] not in _OF_DATA]
+        if record is None or not any(line.startswith("data.digest ") for line in changed):
+            listed = "; ".join(changed)
+            raise UsageError(f"{run.path} holds another run: {listed}. Choose another directory, or the old settings")
+        differ = f"its data have changed since it began: {record.changes_since(run.path)}"
+        if settings:
+            listed = "; ".join(settings)
+            raise UsageError(
+                f"{run.path} holds another run: {listed}; and {differ}. Choose another directory, or the old settings"
+            )
+        raise DataError(
+            f"{run.path} holds a run that cannot go on, because {differ}. Put the data back as they were, or choose "
+            "another directory (--out) to train on them as they are now"
+        )
 
 
 def _begin(
@@ -404,6 +424,7 @@ def _begin(
     plain: dict[str, dict[str, object]],
     identity: dict[str, object],
     notes: Sequence[str],
+    record: DataRecord | None,
     stack: ExitStack,
     *,
     resume: bool,
@@ -415,13 +436,17 @@ def _begin(
     outcome: bool | UnreelError = False
     if rank() == 0:
         try:
-            _check_directory(run, identity, resume=resume)
+            _check_directory(run, identity, record, resume=resume)
             if not run.completed:
                 stack.enter_context(claimed(run.path))
-                _check_directory(run, identity, resume=resume)  # what another process left meanwhile
+                _check_directory(run, identity, record, resume=resume)  # what another process left meanwhile
                 outcome = not run.completed
+            if record is not None and (doubts := record.doubts_since(run.path)):
+                log.warning("%s", doubts)
             if outcome:
                 _write_beginning(run, settings, plain, identity, notes)
+                if record is not None and not (run.path / RECORD_FILE).exists():
+                    record.write(run.path)
         except UnreelError as error:
             outcome = error
     outcome = broadcast_object(outcome)
