@@ -81,6 +81,16 @@ def test_check_C14_a_batch_of_512_doubles_the_base_only(batch: int) -> None:
     assert rate(400 * 3 + 2) == pytest.approx((base + 0.001) / 2)
 
 
+def test_the_rate_follows_batch_and_accumulation(tiny_world: Path) -> None:
+    call = {
+        "method": {"clip_frames": 2, "size": 16, "hidden_dim": 8, "out_dim": 4},
+        "optimizer": {"name": "sgd", "lr": None, "lr_per_256": 0.03},
+        "train": {"batch_size": 4, "accumulate": 2, "steps": 1, "workers": 0, "device": "cpu"},
+    }
+    prepared = prepare("simclr", tiny_world / "manifest.csv", encoder="r3d_tiny", call=call)
+    assert prepared.optimizer.defaults["lr"] == pytest.approx(0.03 * 4 * 2 / 256)
+
+
 def test_a_teacher_is_not_counted_as_a_head(tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNREEL_CACHE", str(tmp_path))
     call = {

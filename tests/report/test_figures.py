@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.patches import StepPatch
 
+from tests.contracts.decoder_suite import numbered_frames
 from unreel.core.errors import UsageError
 from unreel.data.batch import Batch, View
 from unreel.data.sampling import IntervalDistribution
-from unreel.media import UnreadableError
+from unreel.media import UnreadableError, read_clip, write_video
 from unreel.report.figures import (
     _limits,
     _smoothed,
     contact_sheet,
     curves,
     interval_figure,
+    middle_frame,
     retrieval_gallery,
     score_figure,
     shrink,
@@ -133,6 +137,8 @@ def test_interval_histogram_follows_the_probabilities(kind: str) -> None:
     drawn = np.array([bar.get_height() for bar in axes.patches if hasattr(bar, "get_height")][:20])  # type: ignore[attr-defined]
     exact = distribution.pmf(100).numpy().reshape(20, 5).sum(1)
     assert drawn.sum() == pytest.approx(1)
+    (line,) = [patch for patch in axes.patches if isinstance(patch, StepPatch)]
+    np.testing.assert_allclose(line.get_data().values, exact, atol=1e-12)
     assert np.all(np.abs(drawn - exact) <= 5 * np.sqrt(exact * (1 - exact) / 4000) + 1e-9)
 
 
@@ -144,7 +150,7 @@ def test_contact_sheet_puts_every_frame_in_its_place() -> None:
     for r in range(rows):
         for t in range(frames):
             first[r, t] = 10 * r + t
-            second[r, :, t] = (100 + 10 * r + t) / 255
+            second[r, :, t] = (210 + 10 * r + t) / 255
     sheet = contact_sheet([first, second], max_videos=2, max_frames=3, gap_px=1, split_px=2)
     assert sheet.shape == (2 * 4 + 1, 3 * 6 + 2 + 2 + 3 * 3 + 2, 3)
     assert sheet.dtype == np.uint8
@@ -153,13 +159,15 @@ def test_contact_sheet_puts_every_frame_in_its_place() -> None:
             y = r * 5
             assert np.all(sheet[y : y + 4, column * 7 : column * 7 + 6] == 10 * r + t)
             x = 22 + column * 4
-            assert np.all(sheet[y : y + 2, x : x + 3] == 100 + 10 * r + t)
+            assert np.all(sheet[y : y + 2, x : x + 3] == 210 + 10 * r + t)
             assert np.all(sheet[y + 2 : y + 4, x : x + 3] == 255)  # a smaller view is padded with white
     batch = Batch(
         (View(first, torch.zeros(rows, frames)), View(second, torch.zeros(rows, frames))),
         {}, torch.zeros(rows), torch.zeros(rows), torch.zeros(rows),
     )  # fmt: skip
     np.testing.assert_array_equal(contact_sheet(batch), contact_sheet([first, second]))
+    np.testing.assert_array_equal(contact_sheet([first, second[:2]]), contact_sheet([first[:2], second[:2]]))
+    assert contact_sheet([torch.full((1, 3, 1, 2, 2), 1.5)]).min() == 255  # beyond the range is white, not around
 
 
 def test_contact_sheet_of_grey_images_and_of_nonsense() -> None:
@@ -199,3 +207,12 @@ def test_shrinking_keeps_small_images_and_means() -> None:
     assert shrink(small, 10) is small
     board = np.indices((64, 64)).sum(0)[..., None].repeat(3, -1).astype(np.uint8) % 2 * 254
     assert np.abs(shrink(board, 16).astype(int) - 127).max() <= 2
+    lines = np.zeros((64, 64, 3), np.uint8)
+    lines[::4] = 252  # one line of four, which sampling alone would miss
+    assert np.abs(shrink(lines, 16).astype(int)[1:-1] - 63).max() <= 2
+
+
+def test_a_gallery_shows_the_middle_frame(tmp_path: Path) -> None:
+    frames = numbered_frames(9)
+    path = write_video(tmp_path / "v.mp4", frames, 25)
+    np.testing.assert_array_equal(middle_frame(str(path)), read_clip(path, indices=[4]).pixels[0])

@@ -263,6 +263,19 @@ def test_chance_of_the_image_methods(bare: Path, method: str, chance: dict[str, 
     assert page.intervals is None  # of four clips no pair has this distribution
 
 
+def test_facts_of_the_page(whole: Path) -> None:
+    """The first record holds the start-up; what was chosen is told from defaults; paths are quoted for a shell."""
+    rows = [{"step": s, "loss": 1.0, "data_wait": w} for s, w in ((10, 0.9), (20, 0.1), (30, 0.1), (40, 0.9))]
+    (whole / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = html._Page(open_run(whole))
+    assert page.typical("data_wait") == pytest.approx(0.1)
+    assert page.typical("nothing") is None
+    assert [(s.section, s.name) for s in page.chosen] == [
+        *(("method", "name"), ("method", "clip_frames"), ("encoder", "name"), ("train", "batch_size"))
+    ]
+    assert f"unreel report '{whole}'" in [command for _, command in page.commands]
+
+
 def test_verdict_marks(whole: Path) -> None:
     report = Report.from_json(whole / "scores.json")
     cases: list[tuple[Any, str]] = [
@@ -291,6 +304,7 @@ def test_a_score_below_chance_is_marked_and_said(whole: Path) -> None:
 
 def test_durations() -> None:
     cases = {4: "4 s", 60: "1 min", 187: "3 min 7 s", 1500: "25 min", 3600: "1 h", 8109: "2 h 15 min"}
+    cases |= {599: "9 min 59 s", 607: "10 min", 1507: "25 min", 59: "59 s", 3599: "59 min"}
     assert {s: duration(s) for s in cases} == cases
 
 

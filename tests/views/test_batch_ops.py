@@ -89,6 +89,18 @@ def test_cutmix_pastes_the_recorded_box(per_sample: bool) -> None:
     assert (len({tuple(b) for b in boxes.tolist()}) == 1) != per_sample
 
 
+def test_cutmix_boxes_have_the_frame_s_shape() -> None:
+    """Off the border, both sides are √(1 − λ) of the frame's; the centre is uniform over the frame."""
+    boxes = [CutMix(fold=False).box(Key(i), 400, 1000) for i in range(400)]
+    inside = [b for b in boxes if b.left > 0 and b.top > 0 and b.right < 1000 and b.bottom < 400]
+    assert len(inside) > 50
+    for box in inside:
+        assert (box.right - box.left) / 1000 == pytest.approx((box.bottom - box.top) / 400, abs=0.01)
+        assert box.weight == pytest.approx(1 - (box.right - box.left) ** 2 / 1e6, abs=0.01)
+    assert sum((b.left + b.right) / 2 for b in inside) / len(inside) == pytest.approx(500, abs=60)
+    assert sum((b.top + b.bottom) / 2 for b in inside) / len(inside) == pytest.approx(200, abs=25)
+
+
 def test_partners_are_permutations_within_blocks() -> None:
     batch = make_batch(12)
     for i in range(20):

@@ -259,6 +259,8 @@ def test_affine_known_maps() -> None:
     assert float(moved[..., :2].abs().max()) < 1e-9
     edge = geometry.affine(clip, matrix(0.0, tx=2.0), padding="edge")
     torch.testing.assert_close(edge[..., 0], clip[..., 0])
+    mirrored = geometry.affine(clip, matrix(0.0, tx=2.0), padding="reflect")
+    torch.testing.assert_close(mirrored, torch.cat([clip[..., :2].flip(-1), clip[..., :-2]], -1))
     with pytest.raises(UsageError, match="affine padding"):
         geometry.affine(clip, matrix(0.0), padding="wrap")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="matrix"):

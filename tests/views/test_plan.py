@@ -303,6 +303,9 @@ def test_crop_hands_over_fixed_size_contiguous_bytes() -> None:
         assert out.shape == (FRAMES, 24, 24, 3)
         assert out.dtype == torch.uint8
         assert out.is_contiguous()
+    bare = ViewPlan([[HorizontalFlip()]])
+    turned = torch.zeros(FRAMES, WIDTH, HEIGHT, 3, dtype=torch.uint8).transpose(1, 2)
+    assert bare.crop(0, turned, bare.draw(Key(0), 0, SIZE, {})).is_contiguous()
     with pytest.raises(UsageError, match="frames are 41 × 52, but the crop was drawn for 40 × 52"):
         plan.crop(0, torch.zeros(4, 41, WIDTH, 3, dtype=torch.uint8), params)
 

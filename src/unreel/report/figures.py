@@ -157,8 +157,6 @@ def _curve(name: str, points: NDArray[np.float64], chance: float | None) -> Draw
         shown = _smoothed(values) if smooth else values
         if smooth:
             axes.plot(steps, shown, color=SERIES[0])
-        if len(values) == 1:
-            axes.plot(steps, values, "o", color=SERIES[0], markersize=4)
         axes.plot(steps[-1:], shown[-1:], "o", color=SERIES[0], markersize=3.5, clip_on=False, zorder=5)
         low, high = _limits(values, chance, floor=0.0 if share else None)
         if share:
