@@ -26,6 +26,8 @@ from unreel.media.source import Source
 # Containers that store no presentation times: FFmpeg's guess is right only where the codec does not reorder frames.
 _NO_TIMES = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "ivf"})
 NO_TIME = -(1 << 62)  # before every real time stamp
+# Decoders that patch a damaged keyframe up with the frame before, and do not say so: the group before is decoded too.
+_PATCHING = frozenset({"ffv1"})
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,10 @@ class FrameTable:
 
     A *place* is a packet's number in the file. ``place`` (N,) of the packet each frame comes out of; ``start`` (N,)
     of the keyframe to decode from; ``stop`` (N,) of the last packet that belongs to the frame. ``packet_pts`` and
-    ``packet_dts`` (P,) are the file's own. ``recordings`` are the places where another recording begins: the decoder
-    starts anew there. ``one_each`` means that every packet shown is one whole picture. ``counted`` means that places
-    do not tell frames apart: they are found by counting the decoder's output from the start of the file.
+    ``packet_dts`` (P,) are the file's own; ``keys`` (K,) are the places of keyframes. ``recordings`` are the places
+    where another recording begins: the decoder starts anew there. ``one_each`` means that every packet shown is one
+    whole picture. ``counted`` means that places do not tell frames apart: they are found by counting the decoder's
+    output from the start of the file.
     """
 
     place: NDArray[np.int64]
@@ -44,6 +47,7 @@ class FrameTable:
     stop: NDArray[np.int64]
     packet_pts: NDArray[np.int64]
     packet_dts: NDArray[np.int64]
+    keys: NDArray[np.int64]
     recordings: frozenset[int]
     times_s: NDArray[np.float64]
     end_s: float
@@ -385,12 +389,16 @@ def _finish(
         has_audio=sound is not None,
         audio_rate_hz=int(sound.sample_rate or 0) if sound is not None else 0,
     )
+    start, keys = shown.start, np.flatnonzero(packets.key)
+    if source.context.name in _PATCHING and len(keys):
+        start = np.where(start > keys[0], keys[np.searchsorted(keys, start) - 1], start)
     return FrameTable(
         shown.place,
-        shown.start,
+        start,
         shown.stop,
         packet_pts,
         np.where(np.array(packets.dts) == NO_TIME, packet_pts, packets.dts),
+        keys,
         recordings,
         times,
         float(times[0]) + duration,

@@ -59,7 +59,7 @@ class Source:
 
     def __init__(self, path: str, budget: Budget) -> None:
         self.path, self.budget = path, budget
-        self.faults = 0  # packets that the decoder refused
+        self.faults = 0  # packets that the decoder refused, and frames that it patched up
         self._open()
 
     def _open(self) -> None:
@@ -126,10 +126,14 @@ class Source:
 
     def _frames(self, packet: av.Packet[Any] | None) -> list[av.VideoFrame]:
         try:
-            return list(self.context.decode(packet))
-        except (av.error.InvalidDataError, av.error.EOFError):
+            frames = list(self.context.decode(packet))
+        except (av.error.ExitError, av.error.MemoryError):
+            raise
+        except av.FFmpegError:
             self.faults += 1
             return []
+        self.faults += sum(bool(frame.is_corrupt) for frame in frames)
+        return frames
 
 
 def choose_track(path: str, container: av.container.InputContainer) -> av.VideoStream:

@@ -29,6 +29,7 @@ _SKIPPABLE = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3"
 # Times are floats made from ticks; a caller's i / fps may fall this far short of a frame's own time.
 _TIME_SLACK_S = 1e-6
 _TABLES_KEPT = 256
+_BACK_PACKETS = 250  # how far before damage decoding begins at least, to be what a plain decode makes of it
 _SEEK_WORTH_PACKETS = 64  # below this gap, demuxing on is cheaper than a seek
 
 _tables = TableCache(_TABLES_KEPT)
@@ -204,29 +205,67 @@ def _read_by_place(
         else:
             spans.append([begin, end])
 
-    def take(frames: list[av.VideoFrame]) -> None:
-        for frame in frames:
-            row = row_of.get(frame.pts if frame.pts is not None else NO_TIME)
-            if row is not None and not found[row]:
-                converter.convert(frame, row)
-                found[row] = True
-
+    reader = _SpanReader(source, table, row_of, converter, found)
     skipping = table.one_each and _may_skip(source.context)
-    skip_now = False
-    cursor = _Cursor(source, table)
     for begin, end in spans:
-        if not cursor.go_to(begin):
-            return
+        first, skips = begin, skipping
+        while reader.read(first, end, skipping=skips) and (first > _beginning(table, begin) or skips):
+            # A damaged group is patched up with what came before it: go back until a good one has been decoded, whole.
+            found[(table.place[unique] >= begin) & (table.place[unique] <= end)] = False
+            first = int(max(table.keys[table.keys <= first - _BACK_PACKETS].max(initial=0), _beginning(table, begin)))
+            skips = False
+
+
+def _beginning(table: FrameTable, place: int) -> int:
+    """Where the recording of a packet begins."""
+    return max((r for r in table.recordings if r <= place), default=0)
+
+
+class _SpanReader:
+    """Decodes runs of packets, and keeps the frames that were asked for."""
+
+    def __init__(
+        self,
+        source: Source,
+        table: FrameTable,
+        row_of: dict[int, int],
+        converter: Converter,
+        found: NDArray[np.bool_],
+    ) -> None:
+        self._source, self._table, self._row_of = source, table, row_of
+        self._converter, self._found = converter, found
+        self._cursor = _Cursor(source, table)
+
+    def read(self, begin: int, end: int, *, skipping: bool) -> bool:
+        """Decode the packets ``begin`` to ``end``; True where their first group is damaged.
+
+        ``skipping`` drops pictures that nobody asked for and nothing refers to.
+        """
+        if not self._cursor.go_to(begin):
+            return False
+        source, keys = self._source, self._table.keys
+        following = int(keys[keys > begin].min(initial=len(self._table.packet_pts)))
+        before, damaged, skip_now = source.faults, False, False
         for place in range(begin, end + 1):
-            packet = cursor.next()
+            packet = self._cursor.next()
             if packet is None:
-                return
-            needless = skipping and place not in row_of
+                break
+            needless = skipping and place not in self._row_of
             if needless != skip_now:
                 source.context.skip_frame = "NONREF" if needless else "DEFAULT"
                 skip_now = needless
-            take(source.decode(packet, place))
-        take(source.drain())
+            self._take(source.decode(packet, place))
+            if place < following:
+                damaged = source.faults > before
+        self._take(source.drain())
+        return damaged if end >= following else source.faults > before
+
+    def _take(self, frames: list[av.VideoFrame]) -> None:
+        for frame in frames:
+            row = self._row_of.get(frame.pts if frame.pts is not None else NO_TIME)
+            if row is not None and not self._found[row]:
+                self._converter.convert(frame, row)
+                self._found[row] = True
 
 
 class _Cursor:

@@ -1,0 +1,328 @@
+"""What reading does with damaged files: bit flips, cuts, splices, swapped blocks. No crash, no hang, nothing made up.
+
+    python benchmarks/mutated_media.py --count 1000 --seed 0 --out mutated.json
+
+Small files of every container are made, mutated by a seed, and read in a process of their own that may be killed.
+The outcome of each is one of
+
+- ``same``: every frame is read, and each is one that a plain decode of the mutated file also gives;
+- an error's name: reading was refused, by cause (``MediaError`` and its kinds);
+- ``MADE UP``: a frame came back that a plain decode does not give; ``UNTYPED``: another error; ``CRASH``; ``HANG``.
+
+The last four are faults of unreel: the command then exits with 1, and ``--keep`` copies the files that did it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from unreel.media import MediaError, PyAVDecoder, has_encoder, probe, read_clip, write_video
+from unreel.media.display import Converter
+
+FAULTS = ("MADE UP", "UNTYPED", "CRASH", "HANG")
+SECONDS = 60.0  # after which a file hangs; each is read in a fraction of one
+
+
+class Kind(NamedTuple):
+    """One kind of media: ``make`` writes good files into a folder; ``read`` names the outcome of a mutated one."""
+
+    make: Callable[[Path], list[Path]]
+    read: Callable[[Path], str]
+
+
+# ------------------------------------------------------------------------------------------------------------- videos
+
+B_FRAMES = {"bf": "2", "b_strategy": "0"}
+VIDEOS: dict[str, dict[str, Any]] = {
+    "h264.mp4": {"options": B_FRAMES},
+    "h264.mkv": {"options": B_FRAMES},
+    "h264.ts": {"options": B_FRAMES},
+    "hevc.mp4": {"codec": "libx265", "options": {"bf": "2"}},
+    "hevc.ts": {"codec": "libx265", "options": {"bf": "2"}},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    "mpeg4_b.avi": {"codec": "mpeg4", "options": {"bf": "2", "qscale": "3"}},
+    "mpeg2.mpg": {"codec": "mpeg2video", "options": {"bf": "2", "qscale": "3"}},
+    "mpeg2.ts": {"codec": "mpeg2video", "options": {"bf": "2", "qscale": "3"}},
+    "vp8.webm": {"codec": "libvpx"},
+    "vp9.webm": {"codec": "libvpx-vp9"},
+    "mjpeg.avi": {"codec": "mjpeg", "pixel_format": "yuvj420p"},
+    "ffv1.mkv": {"codec": "ffv1"},
+    "gif.gif": {"codec": "gif", "pixel_format": "rgb8"},
+}
+
+
+def make_videos(folder: Path) -> list[Path]:
+    """A second of a moving square, in every container; and H.264 without one."""
+    rng = np.random.default_rng(0)
+    ground = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    frames = np.stack([ground] * 25)
+    for i, frame in enumerate(frames):
+        frame[16:32, 2 * i : 2 * i + 12] = (10 * i, 255 - 10 * i, 128)
+    made = [
+        write_video(folder / name, frames, 25, gop=8, **options)
+        for name, options in VIDEOS.items()
+        if has_encoder(options.get("codec", "libx264"))
+    ]
+    raw = folder / "raw.h264"
+    with av.open(str(folder / "h264.ts")) as reader, av.open(str(raw), "w", format="h264") as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in reader.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                writer.mux(packet)
+    return [*made, raw]
+
+
+def _digest(pixels: NDArray[np.uint8]) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=12).hexdigest()
+
+
+def _plain_digests(path: Path, track: int, height: int, width: int) -> set[str]:
+    """Every picture that comes out of a plain decode, as displayed."""
+    found = set()
+    with av.open(str(path), metadata_errors="replace") as container:
+        stream = container.streams[track]
+        stream.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        canvas = Converter(height, width, 1)
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, av.error.EOFError, av.error.InvalidDataError):
+                packet = None
+            if packet is not None and not packet.size and packet.dts is not None:
+                continue
+            frames = []
+            with contextlib.suppress(av.FFmpegError):
+                frames = stream.codec_context.decode(packet if packet is not None and packet.size else None)
+            for frame in frames:
+                canvas.convert(frame, 0)
+                found.add(_digest(canvas.pixels[0]))
+            if packet is None or not packet.size:
+                return found
+
+
+def read_video(path: Path) -> str:
+    """Read a video from its middle, frame by frame, and whole."""
+    from unreel.media.source import opened
+
+    try:
+        decoder = PyAVDecoder(max_seconds=30.0)
+        info = decoder.probe(path)
+        count = min(info.num_frames, 60)
+        rows = np.random.default_rng(info.num_frames).permutation(info.num_frames)[:count]
+        single = {}
+        refused: MediaError | None = None
+        for row in rows:
+            try:
+                single[int(row)] = _digest(decoder.read(path, indices=np.array([row])).pixels[0])
+            except MediaError as error:
+                refused = error
+        with opened(path, 30.0, 2_000_000) as source:
+            track = source.stream.index
+        plain = _plain_digests(path, track, info.height, info.width)
+        if not set(single.values()) <= plain:
+            return "MADE UP"
+        if refused is not None:
+            return type(refused).__name__
+        together = decoder.read(path, indices=np.sort(rows)).pixels
+        return "same" if [single[int(r)] for r in np.sort(rows)] == [*map(_digest, together)] else "MADE UP"
+    except MediaError as error:
+        return type(error).__name__
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+
+
+def make_pictures(folder: Path) -> list[Path]:
+    """A small picture in every format that is written without a choice."""
+    from PIL import Image
+
+    pixels = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    paths = [folder / f"picture.{suffix}" for suffix in ("png", "jpg", "bmp", "tif", "webp", "ppm", "jp2")]
+    for path in paths:
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+def read_picture(path: Path) -> str:
+    """Read a picture, and compare it with Pillow's."""
+    from PIL import Image, ImageOps
+
+    try:
+        pixels = read_clip(path).pixels[0]
+        probe(path)
+    except MediaError as error:
+        return type(error).__name__
+    with Image.open(path) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    return "same" if np.array_equal(pixels, upright) else "MADE UP"
+
+
+KINDS = {"video": Kind(make_videos, read_video), "pictures": Kind(make_pictures, read_picture)}
+
+
+# ---------------------------------------------------------------------------------------------------------- mutations
+
+
+def _flips(data: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
+    for at in rng.integers(0, len(data), int(rng.integers(1, 20))):
+        data[at] ^= 1 << int(rng.integers(8))
+    return bytes(data)
+
+
+def _cut(data: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
+    return bytes(data[: int(rng.integers(1, len(data)))])
+
+
+def _splice(data: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
+    """The start of one file and the rest of another."""
+    return bytes(data[: int(rng.integers(1, len(data)))]) + other[int(rng.integers(0, len(other))) :]
+
+
+def _swap(data: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
+    size = max(1, min(int(2 ** rng.integers(2, 12)), len(data) // 3))
+    first, second = sorted(rng.integers(0, len(data) - size, 2).tolist())
+    if second - first >= size:
+        one, two = data[first : first + size], data[second : second + size]
+        data[first : first + size], data[second : second + size] = two, one
+    return bytes(data)
+
+
+def _drop(data: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
+    first = int(rng.integers(0, len(data)))
+    return bytes(data[:first] + data[first + int(2 ** rng.integers(0, 11)) :])
+
+
+def _zero(data: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
+    first = int(rng.integers(0, len(data)))
+    size = min(int(2 ** rng.integers(2, 11)), len(data) - first)
+    return bytes(data[:first]) + bytes(size) + bytes(data[first + size :])
+
+
+def _repeat(data: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
+    """A file behind itself: clocks that jump back."""
+    return bytes(data) + bytes(data[int(rng.integers(0, len(data))) :])
+
+
+MUTATIONS = {f.__name__[1:]: f for f in (_flips, _cut, _splice, _swap, _drop, _zero, _repeat)}
+
+
+def mutated(good: list[Path], number: int, seed: int) -> tuple[str, str, bytes]:
+    """The mutation's name, the file's name and the bytes of mutated file ``number``: a function of the seed alone."""
+    rng = np.random.default_rng([seed, number])
+    path = good[number % len(good)]
+    name = [*MUTATIONS][int(rng.integers(len(MUTATIONS)))]
+    same_kind = [p for p in good if p.suffix == path.suffix]
+    other = same_kind[int(rng.integers(len(same_kind)))].read_bytes()
+    return name, path.name, MUTATIONS[name](bytearray(path.read_bytes()), rng, other)
+
+
+# ------------------------------------------------------------------------------------------------------------ running
+
+
+def _serve(kind: str, line: Connection) -> None:
+    while True:
+        path = line.recv()
+        try:
+            outcome = KINDS[kind].read(Path(path))
+        except Exception as error:
+            outcome = f"UNTYPED {type(error).__name__}: {error}"
+        line.send(outcome)
+
+
+class Reader:
+    """Reads files in another process, which is started again where a file ends it."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind, self._context = kind, multiprocessing.get_context("spawn")
+        self._start()
+
+    def _start(self) -> None:
+        self._line, theirs = self._context.Pipe()
+        self._process = self._context.Process(target=_serve, args=(self._kind, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def read(self, path: Path) -> str:
+        self._line.send(str(path))
+        try:
+            if self._line.poll(SECONDS):
+                return str(self._line.recv())
+            outcome = "HANG"
+        except (EOFError, OSError):
+            outcome = "CRASH"
+        self.close()
+        self._start()
+        return outcome
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._line.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=KINDS, default="video")
+    parser.add_argument("--count", type=int, default=1000, help="mutated files")
+    parser.add_argument("--first", type=int, default=0, help="number of the first, to repeat one")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, default=None, help="folder for the files that found a fault")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file")
+    args = parser.parse_args()
+    av.logging.set_level(None)
+    by_mutation: dict[str, Counter[str]] = {name: Counter() for name in MUTATIONS}
+    by_file: dict[str, Counter[str]] = {}
+    faults = []
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "good").mkdir()
+        good = KINDS[args.kind].make(Path(folder) / "good")
+        reader = Reader(args.kind)
+        for number in range(args.first, args.first + args.count):
+            mutation, name, data = mutated(good, number, args.seed)
+            path = Path(folder) / f"{number}{Path(name).suffix}"
+            path.write_bytes(data)
+            outcome = reader.read(path)
+            cause = next((f for f in FAULTS if outcome.startswith(f)), outcome)
+            by_mutation[mutation][cause] += 1
+            by_file.setdefault(name, Counter())[cause] += 1
+            if cause in FAULTS:
+                faults.append({"number": number, "file": name, "mutation": mutation, "outcome": outcome})
+                print(f"{outcome}: number {number}, {mutation} of {name}", flush=True)
+                if args.keep is not None:
+                    args.keep.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, args.keep / f"{number}_{mutation}_{name}")
+            path.unlink()
+        reader.close()
+    outcomes = sorted({o for counts in by_file.values() for o in counts})
+    for title, table in (("mutation", by_mutation), ("file", by_file)):
+        print("\n" + f"{title:12}" + "".join(f"{o:>17}" for o in outcomes))
+        for key, counts in table.items():
+            print(f"{key:12}" + "".join(f"{counts[o]:17}" for o in outcomes))
+    if args.out is not None:
+        report = {"kind": args.kind, "count": args.count, "first": args.first, "seed": args.seed, "faults": faults}
+        report |= {"by_mutation": by_mutation, "by_file": by_file}
+        args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"\n{args.count} mutated files, {len(faults)} faults")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
