@@ -228,6 +228,7 @@ def index(
     out: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
     kind: Kind | None = None,
+    decode: bool = False,
     workers: int = 2,
 ) -> IndexSummary:
     """Probe every source, and write a manifest (.csv or .parquet) with what was found.
@@ -237,6 +238,7 @@ def index(
         out: the manifest to write, which finds its files from where it lies.
         root: what the paths of a table are relative to; its own folder by default.
         kind: how the files of a folder are taken, whatever table lies in it, see ``Manifest.from_folder``.
+        decode: decode every frame of every file, to find what is damaged further on.
         workers: files probed at a time.
 
     Raises: DataError for missing files or an empty folder; UsageError for another suffix; WriteError, before any file
@@ -254,7 +256,7 @@ def index(
     else:
         raise UsageError(f"kind {kind}: it says how the files of a folder are taken, and the data is no folder")
     with Progress("index", len(manifest), unit=plural(manifest.noun)) as bar:
-        indexed = probe_all(manifest, workers=workers, progress=bar)
+        indexed = probe_all(manifest, workers=workers, decode=decode, progress=bar)
     if target is not None:
         write = indexed.manifest.to_csv if target.suffix.lower() == ".csv" else indexed.manifest.to_parquet
         write(target)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.contracts.decoder_suite import numbered_frames
 
 from unreel.cli.main import main
-from unreel.media import MediaError, PyAVDecoder, probe, read_clip
+from unreel.core.errors import DataError
+from unreel.data.dataset import ClipDataset
+from unreel.data.index import index_command
+from unreel.data.loader import ClipLoader
+from unreel.data.manifest import Manifest
+from unreel.data.sampling import PairSampler
+from unreel.media import MediaError, PyAVDecoder, probe, read_clip, write_video
+from unreel.views.presets import view_plan
 
 
 def _numbers(pixels: NDArray[np.uint8]) -> list[int]:
@@ -67,3 +76,45 @@ def test_sound_with_a_cover_picture_is_no_video(tmp_path: Path, capsys: pytest.C
     main(["data", "index", str(path.parent)])
     captured = capsys.readouterr()
     assert "a cover picture" in captured.out + captured.err
+
+
+@pytest.fixture
+def damaged_folder(tmp_path: Path) -> Path:
+    """A good video, and one with a group that is torn: its packets are listed, and give no picture."""
+    folder = tmp_path / "clips of two"
+    folder.mkdir()
+    good = write_video(folder / "good.mkv", numbered_frames(24), 24, gop=6, options={"bf": "0"})
+    content = bytearray(good.read_bytes())
+    with av.open(str(good)) as container:
+        packets = [bytes(p) for p in container.demux(video=0) if p.size]
+    for packet in packets[13:18]:
+        at = content.find(packet)
+        content[at + 5 : at + len(packet)] = bytes(len(packet) - 5)  # a length, the kind of unit, then nothing
+    (folder / "torn.mkv").write_bytes(content)
+    return folder
+
+
+def test_index_finds_damage_in_the_middle(damaged_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What training calls unreadable is listed: by --decode, not by a look at the packets alone."""
+    with pytest.raises(MediaError, match="cannot be decoded"):
+        read_clip(damaged_folder / "torn.mkv")
+    assert main(["data", "index", str(damaged_folder)]) == 0
+    assert "torn.mkv" not in capsys.readouterr().out
+    assert main(["data", "index", str(damaged_folder), "--decode"]) == 0
+    out = capsys.readouterr().out
+    assert "torn.mkv" in out
+    assert "cannot be decoded" in out
+    assert "good.mkv" not in out
+
+
+def test_a_run_that_stops_names_the_command(damaged_folder: Path) -> None:
+    manifest = Manifest.open(damaged_folder)
+    command = shlex.split(index_command(manifest))
+    assert command[:3] == ["unreel", "data", "index"]
+    assert main(command[1:]) == 0
+    dataset = ClipDataset(manifest, PairSampler(24, 1), view_plan("none", size=16))
+    loader = ClipLoader(dataset, 2, max_fault_share=0.01)
+    with pytest.raises(DataError) as caught:
+        for _ in loader.iterate(0, 60):
+            pass
+    assert index_command(manifest) in str(caught.value)

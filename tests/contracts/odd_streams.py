@@ -33,7 +33,7 @@ CODECS: dict[str, dict[str, Any]] = {
     "mpeg4 b": {"codec": "mpeg4", "options": {"bf": "1", "qscale": "2", "b_strategy": "0"}},
 }
 # The header of an MPEG-4 P-picture that is not coded (25 frames per second take 5 bits of time), and stuffing.
-_NOT_CODED = b"\0\0\1\xb6" + int("0101000001001111", 2).to_bytes(2, "big")
+NOT_CODED = b"\0\0\1\xb6" + int("0101000001001111", 2).to_bytes(2, "big")
 
 
 class Item(NamedTuple):
@@ -167,7 +167,7 @@ def not_coded(folder: Path, suffix: str, *, at: Sequence[int] = (4, 13), count: 
         items.append(item._replace(shown_s=item.shown_s + step, decoded_s=item.decoded_s + step))
         if number in at:
             time = items[-1].shown_s + Fraction(1, FPS)
-            items.append(Item(_NOT_CODED, time, time, False))
+            items.append(Item(NOT_CODED, time, time, False))
     return write_packets(folder / f"not_coded{suffix}", source, items)
 
 
@@ -178,7 +178,7 @@ def packed(folder: Path, count: int = 25) -> Path:
     for before, item in zip([None, *source.items], source.items, strict=False):
         if before is not None and item.shown_s < before.shown_s:
             packets[-1] = (packets[-1][0] + item.data, packets[-1][1])
-            packets.append((_NOT_CODED, False))
+            packets.append((NOT_CODED, False))
         else:
             packets.append((item.data, item.key))
     first, key = packets[0]

@@ -28,6 +28,7 @@ def index(
     out: Path | None = None,
     root: Path | None = None,
     kind: Literal["auto", "video", "image", "frames"] | None = None,
+    decode: bool = False,
     workers: int = 2,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -39,6 +40,7 @@ def index(
         root: The folder that a table's paths are relative to; by default the table's own.
         kind: What a folder is made of: videos, images, or folders of which each holds the frames of one video. By
             default its table (manifest.csv) is read, or what is there decides.
+        decode: Decode every frame of every file, to list what is damaged further on. It takes as long as watching them.
         workers: Files probed at a time.
     """
     if out is not None and out.suffix.lower() not in (".csv", ".parquet"):
@@ -49,7 +51,7 @@ def index(
         raise UsageError(f"--kind {kind}: it goes with a folder; {data} is a file")
     from unreel import api
 
-    summary = api.index(data, out=out, root=root, kind=kind, workers=workers)
+    summary = api.index(data, out=out, root=root, kind=kind, decode=decode, workers=workers)
     common.print(summary.to_plain(), summary.text())
     return 0
 

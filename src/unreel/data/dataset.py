@@ -24,6 +24,7 @@ from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Aligned, AlignedKind, Fault, Sample, View
 from unreel.data.contracts import ClipRequest, FrameSize, Sampler, SourceInfo, SupportsViews, Ticket, TimedFact
+from unreel.data.index import index_command
 from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
 from unreel.media import (
@@ -391,7 +392,8 @@ class ClipDataset:
         listed = "\n".join(f"  {message}" for _, _, message in failed)
         raise DataError(
             f"step {ticket.step}: {failed[0][0]} and its {len(failed) - 1} reserves cannot be read:\n{listed}\n"
-            "Look for a missing disk or a wrong root; `unreel data index` lists every unreadable file."
+            "Look for a missing disk or a wrong root. To list every file that is damaged anywhere, run\n"
+            f"  {index_command(self.manifest)}"
         )
 
 

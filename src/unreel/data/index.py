@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,8 +15,9 @@ from typing import NamedTuple
 
 from unreel.core.digests import place_digest
 from unreel.core.errors import DataError
+from unreel.core.text import shown
 from unreel.data.manifest import Manifest
-from unreel.media import MediaError, VideoInfo, probe, probe_frames
+from unreel.media import MediaError, VideoInfo, decode_frames, decode_whole, probe, probe_frames
 
 _FORMAT = 3  # raise when probing learns to tell more or other things, so that old answers are not believed
 
@@ -48,6 +50,7 @@ def index(
     manifest: Manifest,
     *,
     workers: int = 2,
+    decode: bool = False,
     progress: Callable[[int, int], None] | None = None,
     cache: str | os.PathLike[str] | bool | None = True,
 ) -> Indexed:
@@ -60,6 +63,7 @@ def index(
     Args:
         manifest: what to probe. Rows with spans of one file share one probe.
         workers: threads; probing waits for storage more than for the processor.
+        decode: decode every frame of every file, known or not: what training could not read is a fault here, too.
         progress: called with (files done, files in all).
         cache: a folder to remember facts in; True is ``cache_folder()``, False or None remembers nothing.
 
@@ -71,7 +75,7 @@ def index(
     folder = cache_folder() if cache is True else Path(cache) if cache else None
     # Named before they are opened: what is written meanwhile is another file.
     places = {} if folder is None else {n: _place(n) for n, i in first_row.items() if not manifest.rows[i].frames}
-    known = _recall(folder, places.values())
+    known = {} if decode else _recall(folder, places.values())
     found: dict[str, VideoInfo | IndexFault] = {name: known[p] for name, p in places.items() if p in known}
     new: dict[str, VideoInfo] = {}
     done, total = len(found), len(first_row)
@@ -79,7 +83,9 @@ def index(
         progress(done, total)
     try:
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            jobs = {pool.submit(_probe, manifest, i): name for name, i in first_row.items() if name not in found}
+            jobs = {
+                pool.submit(_probe, manifest, i, decode): name for name, i in first_row.items() if name not in found
+            }
             try:
                 for job in as_completed(jobs):
                     name, answer = jobs[job], job.result()
@@ -130,10 +136,23 @@ def _place(path: str) -> str:
         return ""
 
 
-def _probe(manifest: Manifest, i: int) -> VideoInfo | IndexFault:
+def index_command(manifest: Manifest) -> str:
+    """The shell command that finds every damaged file of a manifest."""
+    elsewhere = manifest.table and os.path.realpath(manifest.root) != os.path.dirname(os.path.realpath(manifest.table))
+    root = f" --root {shlex.quote(shown(manifest.root))}" if elsewhere else ""
+    return f"unreel data index {shlex.quote(shown(manifest.table or manifest.root))}{root} --decode"
+
+
+def _probe(manifest: Manifest, i: int, decode: bool) -> VideoInfo | IndexFault:
     row = manifest.rows[i]
     try:
-        return probe_frames(manifest.frame_paths(i)) if row.frames else probe(manifest.absolute(i))
+        if row.frames:
+            if decode:
+                decode_frames(manifest.frame_paths(i))
+            return probe_frames(manifest.frame_paths(i))
+        if decode:
+            decode_whole(manifest.absolute(i))
+        return probe(manifest.absolute(i))
     except (MediaError, DataError) as error:
         return IndexFault(i, row.path or row.frames[0], type(error).__name__, str(error))
 

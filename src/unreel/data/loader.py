@@ -21,6 +21,7 @@ from unreel.core.words import counted
 from unreel.data.batch import Batch, collate
 from unreel.data.contracts import Ticket
 from unreel.data.dataset import ClipDataset, EvaluationDataset, EvaluationSample, Publish
+from unreel.data.index import index_command
 from unreel.data.manifest import Manifest
 from unreel.data.workers import WorkerContext, WorkerPool, WorkerTrouble, in_background, isolate, run_guarded
 
@@ -280,7 +281,8 @@ class ClipLoader:
             raise DataError(
                 f"{self.faults_seen} of {self.samples_seen} samples could not be read and were refilled, more than "
                 f"the share of {self.max_fault_share:g} (max_fault_share) that a run tolerates. The last:\n{last}\n"
-                "All are in the run's faults.jsonl; `unreel data index` lists every unreadable file."
+                "All are in the run's faults.jsonl; to list every file that is damaged anywhere, run\n"
+                f"  {index_command(self.dataset.manifest)}"
             )
 
 

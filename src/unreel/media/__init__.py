@@ -1,6 +1,6 @@
 """Bytes to tensors with times: video, images, audio."""
 
-from unreel.media.access import VIDEO_SUFFIXES, decoder_for, kind_of, probe, read_clip
+from unreel.media.access import VIDEO_SUFFIXES, decode_whole, decoder_for, kind_of, probe, read_clip
 from unreel.media.decoder import (
     Decoder,
     Frames,
@@ -13,7 +13,7 @@ from unreel.media.decoder import (
     UnreadableError,
     VideoInfo,
 )
-from unreel.media.frames import FrameFolderDecoder, list_frames, probe_frames, read_frames
+from unreel.media.frames import FrameFolderDecoder, decode_frames, list_frames, probe_frames, read_frames
 from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, ImageDecoder, encode_image
 from unreel.media.video import PyAVDecoder
 from unreel.media.write import has_encoder, write_video
@@ -35,6 +35,8 @@ __all__ = [
     "TruncatedError",
     "UnreadableError",
     "VideoInfo",
+    "decode_frames",
+    "decode_whole",
     "decoder_for",
     "encode_image",
     "has_encoder",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Literal
 
@@ -10,10 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unreel.media.decoder import Decoder, Frames, Path, VideoInfo
-from unreel.media.frames import FrameFolderDecoder
+from unreel.media.frames import FrameFolderDecoder, decode_frames, list_frames
 from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, ImageDecoder
 from unreel.media.picture import is_still
 from unreel.media.video import PyAVDecoder
+
+_WHOLE_SECONDS = 3600.0  # for a video of hours
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -52,6 +55,20 @@ def probe(path: Path) -> VideoInfo:
     Raises: MediaError, by cause: MissingFileError, UnreadableError, TruncatedError, NoStreamError, ReadTimeoutError.
     """
     return decoder_for(path).probe(path)
+
+
+def decode_whole(path: Path) -> None:
+    """Decode every frame of a video, an image or a folder of frames, and keep none: what is damaged anywhere raises.
+
+    Raises: as ``probe``, and TruncatedError where a frame is listed but cannot be decoded.
+    """
+    decoder = decoder_for(path)
+    if isinstance(decoder, PyAVDecoder):
+        replace(decoder, max_seconds=_WHOLE_SECONDS).decode_whole(path)
+    elif isinstance(decoder, FrameFolderDecoder):
+        decode_frames(list_frames(path))
+    else:
+        decoder.probe(path)
 
 
 def read_clip(path: Path, *, indices: ArrayLike | None = None, times_s: ArrayLike | None = None) -> Frames:

@@ -100,15 +100,26 @@ class PyAVDecoder:
                     _read_in_order(source, table, unique, converter, found)
                 if not found.all():
                     lost = unique[~found]
-                    raise TruncatedError(
-                        source.path,
-                        f"{len(lost)} of the {len(unique)} frames asked for cannot be decoded "
-                        f"(frame {int(lost[0])} first); the file is damaged or ends early",
-                    )
+                    raise _cannot_be_decoded(source.path, len(lost), len(unique), int(lost[0]), asked=True)
             pixels = converter.pixels
             if len(unique) != len(inverse) or np.any(inverse != np.arange(len(inverse))):
                 pixels = pixels[inverse]
             return Frames(pixels, table.times_s[wanted])
+
+    def decode_whole(self, path: Path) -> None:
+        """Decode every frame and keep none, so that damage is found wherever it is.
+
+        Raises: as ``probe``; TruncatedError where a frame is listed but cannot be decoded.
+        """
+        with opened(path, self.max_seconds, self.max_packets) as source:
+            table = build_table(source)
+            source.reopen()
+            came = set()
+            for count, frame in enumerate(decode_from_start(source, table.recordings)):
+                came.add(count if table.counted else frame.pts)
+            lost = [i for i, place in enumerate(table.place.tolist()) if place not in came]
+        if lost:
+            raise _cannot_be_decoded(path, len(lost), len(table.place), lost[0])
 
     def _table(self, path: Path) -> FrameTable:
         key = _cache_key(path)
@@ -118,6 +129,14 @@ class PyAVDecoder:
                 table = build_table(source)
             _tables.put(key, table)
         return table
+
+
+def _cannot_be_decoded(path: Path, lost: int, count: int, first: int, *, asked: bool = False) -> TruncatedError:
+    return TruncatedError(
+        path,
+        f"{lost} of {'the ' * asked}{count} frames {'asked for ' * asked}cannot be decoded "
+        f"(frame {first} first); the file is damaged or ends early",
+    )
 
 
 def check_request(indices: object, times_s: object) -> None:
@@ -206,14 +225,12 @@ def _read_by_place(
             spans.append([begin, end])
 
     reader = _SpanReader(source, table, row_of, converter, found)
-    skipping = table.one_each and _may_skip(source.context)
     for begin, end in spans:
-        first, skips = begin, skipping
-        while reader.read(first, end, skipping=skips) and (first > _beginning(table, begin) or skips):
+        first, begins, plain = begin, _beginning(table, begin), False
+        while reader.read(first, end, plain=plain) and not (plain and first == begins):
             # A damaged group is patched up with what came before it: go back until a good one has been decoded, whole.
             found[(table.place[unique] >= begin) & (table.place[unique] <= end)] = False
-            first = int(max(table.keys[table.keys <= first - _BACK_PACKETS].max(initial=0), _beginning(table, begin)))
-            skips = False
+            first, plain = int(max(table.keys[table.keys <= first - _BACK_PACKETS].max(initial=0), begins)), True
 
 
 def _beginning(table: FrameTable, place: int) -> int:
@@ -236,14 +253,19 @@ class _SpanReader:
         self._converter, self._found = converter, found
         self._cursor = _Cursor(source, table)
 
-    def read(self, begin: int, end: int, *, skipping: bool) -> bool:
+    def read(self, begin: int, end: int, *, plain: bool) -> bool:
         """Decode the packets ``begin`` to ``end``; True where their first group is damaged.
 
-        ``skipping`` drops pictures that nobody asked for and nothing refers to.
+        ``plain`` decodes as a plain decode does: by a decoder that has seen nothing, and every picture. Otherwise
+        pictures that nobody asked for and nothing refers to are dropped.
         """
+        source, keys = self._source, self._table.keys
+        if plain:
+            source.reopen()
+            self._cursor = _Cursor(source, self._table)
         if not self._cursor.go_to(begin):
             return False
-        source, keys = self._source, self._table.keys
+        skipping = not plain and self._table.one_each and _may_skip(source.context)
         following = int(keys[keys > begin].min(initial=len(self._table.packet_pts)))
         before, damaged, skip_now = source.faults, False, False
         for place in range(begin, end + 1):

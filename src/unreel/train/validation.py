@@ -101,7 +101,7 @@ def measure(
             sums[name] = sums.get(name, 0.0) + size * value
             weights[name] = weights.get(name, 0) + size
     if not sums:
-        raise DataError("no validation video could be read; `unreel data index` lists every unreadable file")
+        raise DataError("no validation video could be read; `unreel data index DATA --decode` lists what is damaged")
     return {f"val_{name}": total / weights[name] for name, total in sums.items()}
 
 
