@@ -96,9 +96,7 @@ def _digest(pixels: NDArray[np.uint8]) -> str:
     return hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=12).hexdigest()
 
 
-def _plain_digests(
-    path: Path, track: int, size: tuple[int, int], key: int | None = None
-) -> tuple[set[str], list[int]]:
+def _plain_digests(path: Path, track: int, size: tuple[int, int], key: int | None = None) -> tuple[set[str], list[int]]:
     """Every picture that a plain decode gives, as displayed; and which packets are keyframes.
 
     ``key`` decodes from that packet on, as a player does that seeks: again, where the decoder refuses a packet.
