@@ -78,7 +78,7 @@ def test_other_names_of_splits(tmp_path):
     rows = [row(i, split="fold1" if i < 6 else "fold2") for i in range(10)]
     task = LabelTask(manifest(tmp_path, rows), train="fold1", test="fold2")
     assert task.roles.tolist() == ["train"] * 6 + ["test"] * 4
-    with pytest.raises(DataError, match=r"'fold1' is not understood \(nor are 'fold2'; 10 rows in all\)"):
+    with pytest.raises(DataError, match=r"'fold1' is not understood \(nor is 'fold2'; 10 rows in all\)"):
         LabelTask(manifest(tmp_path, rows))
 
 

@@ -68,7 +68,7 @@ def unclear_splits(cells: Sequence[tuple[str, str]], advice: str) -> DataError:
     names = list(dict.fromkeys(name for _, name in cells))
     others = ", ".join(map(repr, names[1:_SHOWN])) + (" …" if len(names) > _SHOWN else "")
     several = f"{len(cells)} rows in all" if len(cells) > 1 else ""
-    more = "; ".join(filter(None, (f"nor are {others}" if others else "", several)))
+    more = "; ".join(filter(None, (f"nor {'is' if len(names) == 2 else 'are'} {others}" if others else "", several)))
     more = f" ({more})" if more else ""
     understood = "; ".join(", ".join(n for n, r in SPLIT_NAMES.items() if r == role) for role in SPLIT_ROLES)
     return DataError(

@@ -82,7 +82,10 @@ def read_csv(path: str | os.PathLike[str], columns: Mapping[str, str] | None = N
             lines.append(began)
             rows.append(cells)
     except csv.Error as error:
-        what = "a quote that opens here is never closed" if "unexpected end" in str(error) else str(error)
+        what = {
+            "unexpected end of data": "a quote that opens here is never closed",
+            f"'{delimiter}' expected after '\"'": 'a cell goes on after its closing quote; write "" for a quote inside',
+        }.get(str(error), str(error))
         raise DataError(f"{file.name}:{last + 1}: {what}") from None
     finally:
         csv.field_size_limit(limit)
