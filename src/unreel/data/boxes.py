@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from unreel.core.errors import DataError, UsageError
 from unreel.core.files import write_whole
 from unreel.data.manifest import Manifest
+from unreel.data.text import read_text
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _BOX = re.compile(rf"{_NUMBER}(?:,{_NUMBER}){{3}}")
@@ -92,10 +93,7 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float64]]:
         twice, and a file that cannot be read.
     """
     file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+    text = read_text(file)
     result: dict[str, NDArray[np.float64]] = {}
     for number, line in enumerate(text.split("\n"), 1):
         fields = line.strip().split(" ")

@@ -10,7 +10,7 @@ from unreel.core.errors import DataError
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "devel", "development"), "val"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "devel", "development"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 SPLIT_ROLES = ("train", "val", "test")

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest, Row
 from unreel.data.splits import hold_out
+from unreel.data.text import read_text
 from unreel.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 Missing: TypeAlias = Literal["error", "skip"]
@@ -59,10 +60,7 @@ def read_list(path: Path) -> SplitList:
     code write split lists with it (tcgl.md §7, P8). It is skipped, with a notice.
     Raises: DataError where the file cannot be read or holds nothing.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    text = read_text(path)
     lines = [
         ListLine(f"{path.name}:{number}", line.strip())
         for number, line in enumerate(text.splitlines(), 1)

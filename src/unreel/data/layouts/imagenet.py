@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from unreel.data.layouts.common import (
     is_image,
     read_list,
 )
+from unreel.data.text import read_text
 
 _WNID = re.compile(r"n\d{8}")
 _TRUTH = (
@@ -160,8 +162,8 @@ def _truth(home: Path) -> dict[str, str]:
     found = {p.name: p for p in _beside(home)}
     solution, synsets, numbers = (found.get(name) for name in _TRUTH)
     if solution is not None:
-        with open(solution, encoding="utf-8-sig", newline="") as stream:
-            rows = [row for row in csv.reader(stream) if len(row) >= 2 and row[0] != "ImageId"]
+        lines = csv.reader(io.StringIO(read_text(solution), newline=""))
+        rows = [row for row in lines if len(row) >= 2 and row[0] != "ImageId"]
         return {row[0]: row[1].split()[0] for row in rows}
     if synsets is not None:
         return {_val(i): line.text for i, line in enumerate(read_list(synsets).lines, 1)}

@@ -17,9 +17,10 @@ from unreel.data.layouts.common import (
     assemble,
     check_split_number,
 )
+from unreel.data.split_names import split_role
+from unreel.data.text import read_text
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
-_SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 
 
 def kinetics(root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
@@ -69,13 +70,13 @@ def kinetics(root: str | os.PathLike[str], *, split_number: int = 1, missing: Mi
 
 def _choose(files: list[str], split: str) -> str | None:
     """The file of a name: one below a folder named like its split before any other."""
-    inside = [f for f in files if any(_SPLITS.get(part.lower()) == split for part in f.split("/")[:-1])]
+    inside = [f for f in files if any(split_role(part) == split for part in f.split("/")[:-1])]
     return next(iter([*inside, *files]), None)
 
 
 def _rows(path: Path) -> list[tuple[str, str, str, str]] | None:
     """(where, label, name, split) of each row; ``None`` for a table that is not an annotation."""
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    text = read_text(path)
     reader = csv.DictReader(io.StringIO(text, newline=""))
     header = [name.strip() for name in reader.fieldnames or ()]
     if not set(_COLUMNS) - {"label"} <= set(header):
@@ -84,8 +85,8 @@ def _rows(path: Path) -> list[tuple[str, str, str, str]] | None:
     rows = []
     for cells in reader:
         where = f"{path.name}:{reader.line_num}"
-        split = _SPLITS.get((cells["split"] or "").strip().lower())
-        if split is None:
+        split = split_role(cells["split"] or "")
+        if not split:
             raise DataError(f"{where}: expected split train, val or test, found {cells['split']!r}")
         try:
             start, end = (round(float(cells[name])) for name in ("time_start", "time_end"))
