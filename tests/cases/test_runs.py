@@ -22,6 +22,8 @@ from unreel.core.errors import DataError
 from unreel.core.files import BusyError, check_folder, claimed
 from unreel.data import workers as workers_module
 from unreel.data.workers import WorkerDiedError, WorkerPool, WorkerStalledError, WorkerTrouble, isolate, run_guarded
+from unreel.media import ReadTimeoutError
+from unreel.media.source import Budget
 from unreel.nn import create_encoder, save_encoder
 from unreel.tasks.scores import Report, kept_reports
 from unreel.train.monitor import Monitor
@@ -266,6 +268,20 @@ def test_a_worker_that_is_stopped_itself_is_waited_for(clock: SimpleNamespace) -
             pytest.fail("a worker that hangs after it was stopped is noticed")
     finally:
         pool.close()
+
+
+def test_a_read_that_was_suspended_is_no_slow_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(now=0.0, monotonic=lambda: fake.now)
+    monkeypatch.setattr("unreel.media.source.time", fake)
+    budget = Budget("a.mp4", max_seconds=60, max_packets=1000)
+    fake.now += 3600  # Ctrl-Z, and back after an hour
+    for _ in range(29):
+        budget.packet()
+        fake.now += 1
+    budget.packet()
+    fake.now += 1
+    with pytest.raises(ReadTimeoutError, match="took more than 60 s"):
+        budget.packet()
 
 
 def test_what_hangs_is_noticed_all_the_same() -> None:

@@ -26,11 +26,15 @@ _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 class Budget:
-    """What one call may spend; ``packet()`` is called for each packet that is read."""
+    """What one call may spend; ``packet()`` is called for each packet that is read.
+
+    The time between two packets counts for half of the limit at most: a process that was suspended meanwhile (Ctrl-Z, a
+    scheduler) must not blame the file. One operation that takes too long is stopped by FFmpeg's own limit.
+    """
 
     def __init__(self, path: str, max_seconds: float, max_packets: int) -> None:
         self.path, self.max_seconds, self.max_packets = path, max_seconds, max_packets
-        self._deadline = time.monotonic() + max_seconds
+        self._spent_s, self._last_s = 0.0, time.monotonic()
         self._packets = 0
 
     def packet(self) -> None:
@@ -40,7 +44,10 @@ class Budget:
             raise ReadTimeoutError(
                 self.path, f"more than {self.max_packets} packets read; raise max_packets if the file is that long"
             )
-        if time.monotonic() > self._deadline:
+        now = time.monotonic()
+        self._spent_s += min(now - self._last_s, self.max_seconds / 2)
+        self._last_s = now
+        if self._spent_s >= self.max_seconds:
             raise self.expired()
 
     def expired(self) -> ReadTimeoutError:
