@@ -25,7 +25,7 @@ from unreel.core.text import is_utf8, shown
 from unreel.data.columns import PATH_ALIASES
 from unreel.data.folders import Warned, list_folder
 from unreel.data.row import Row, column_name
-from unreel.data.split_names import SPLIT_NAMES, count_splits, splits_meant
+from unreel.data.split_names import SPLIT_NAMES, count_splits, split_role, splits_meant
 from unreel.data.tables import (
     PARQUET_SUFFIXES,
     Table,
@@ -474,7 +474,7 @@ def split_leaks(manifest: Manifest, group: str | None = "group") -> list[Leak]:
     seen: dict[str, set[str]] = {}
     for row, value in zip(manifest.rows, values, strict=True):
         if value and row.split:
-            seen.setdefault(value, set()).add(row.split)
+            seen.setdefault(value, set()).add(split_role(row.split) or row.split)
     return [Leak(value, tuple(sorted(splits))) for value, splits in sorted(seen.items()) if len(splits) > 1]
 
 
