@@ -18,12 +18,15 @@ from PIL import Image
 
 import unreel
 from unreel.cli.main import main
+from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError
-from unreel.data.manifest import Manifest
+from unreel.data.manifest import Manifest, Row
 from unreel.data.sidecars import find_tables, open_table, require
 from unreel.nn import create_encoder
 from unreel.nn.weights import save_encoder
 from unreel.protocols import ClipPlan
+from unreel.tasks.finetune import FineTune
+from unreel.tasks.trained import Examples
 
 EDGE = 64 * 1024
 PLAN = ClipPlan(num_frames=4, stride=1, num_clips=1, num_crops=1, size_px=16, short_side_px=16)
@@ -164,6 +167,10 @@ def test_the_query_is_the_file_itself_by_whatever_name(
     table = tmp_path / "spans.csv"
     table.write_text("path,start_s,end_s\nv.y4m,0,\nv.y4m,0,0.6\nv.y4m,0.6,1.2\n")
     assert len(found(table, tmp_path / "v.y4m")) == 2
+    assert main(["search", str(encoder), str(table), str(tmp_path / "v.y4m"), "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "v.y4m, 0 s to 0.6 s\n" in out
+    assert "v.y4m, 0.6 s to 1.2 s\n" in out
 
 
 def test_a_file_that_was_replaced_is_another(encoder: Path, tmp_path: Path) -> None:
@@ -199,6 +206,16 @@ def test_a_file_in_two_parts_under_two_names_is_a_leak(
         table.write_text("path,label,split\n" + "".join(f"{','.join(row)}\n" for row in (*rows, *extra)))
         assert main(["evaluate", str(encoder), str(table), "--protocol", "knn", "--quiet"]) == code
     assert "1 files are in more than one part: ill/000.pgm (test and train)" in capsys.readouterr().err
+
+
+def test_fine_tuning_of_two_data_sets_has_two_folders(tmp_path: Path) -> None:
+    """Both have the same table and the same fingerprint: a checkpoint of one must not be taken for the other's."""
+    data, encoder = twins(tmp_path / "data", ".pgm"), create_encoder("r3d_tiny", seed=0)
+    rows = (Row("000.pgm", labels={"label": "a"}),)
+    parts = [Examples(Manifest(str(data / name), rows), "label", np.array(["g"])) for name in ("ill", "well", "ill")]
+    assert len({part.manifest.digest for part in parts}) == 1
+    found = [mapping_digest(FineTune()._identity(encoder, part, None, PLAN, 0)) for part in parts]
+    assert found[0] == found[2] != found[1]
 
 
 def test_facts_of_two_data_sets_lie_in_one_folder(encoder: Path, tmp_path: Path) -> None:

@@ -190,7 +190,16 @@ def search(encoder: Path, data: Path, query: Path, /, *, top: int = 5, common: C
     from unreel import api
 
     hits = api.search(encoder, data, query, top=top, progress=not common.quiet)
-    rows = [{"rank": i + 1, "similarity": round(h.similarity, 4), "path": h.path} for i, h in enumerate(hits)]
-    text = table(("rank", "similarity", "path"), [tuple(r.values()) for r in rows])
+    rows = [
+        {"rank": i, "similarity": round(h.similarity, 4), "path": h.path, **({"span_s": h.span} if h.span else {})}
+        for i, h in enumerate(hits, 1)
+    ]
+    found = [(r["rank"], r["similarity"], f"{r['path']}{_seconds(h.span)}") for r, h in zip(rows, hits, strict=True)]
+    text = table(("rank", "similarity", "path"), found)
     common.print({"query": str(query), "results": rows}, text)
     return 0
+
+
+def _seconds(span: tuple[float, float | None] | None) -> str:
+    """A span of a file, for people; several of one file may be found."""
+    return "" if span is None else f", {span[0]:g} s to {'the end' if span[1] is None else f'{span[1]:g} s'}"

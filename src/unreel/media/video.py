@@ -185,7 +185,7 @@ def _cache_key(path: Path) -> tuple[object, ...]:
         facts = os.stat(name)
     except OSError:
         return (name,)  # opening it reports why
-    return (os.path.abspath(name), facts.st_size, facts.st_mtime_ns)
+    return (os.path.abspath(name), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
 def _may_skip(context: av.VideoCodecContext) -> bool:
