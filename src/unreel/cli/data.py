@@ -15,7 +15,7 @@ from unreel.core.words import counted
 
 data_app = App(
     name="data",
-    help="Look at folders of videos, make tables of them, write built-in worlds.",
+    help="Look at folders of videos and images, make tables of them, and write built-in worlds.",
     default_parameter=Parameter(negative=""),
 )
 
@@ -32,16 +32,16 @@ def index(
     workers: int = 2,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Probe every video of a folder or table; say what is there, and write a manifest.
+    """Probe every file of a folder or a table, say what is there, and write a manifest.
 
     Args:
-        data: A folder of videos, or a manifest (CSV or Parquet).
-        out: The manifest to write, .csv or .parquet. Without it only the summary is shown.
+        data: A folder of videos or images, or a manifest (CSV or Parquet).
+        out: The manifest to write, .csv or .parquet. Without it, only the summary is shown.
         root: The folder that a table's paths are relative to; by default the table's own.
         kind: What a folder is made of: videos, images, or folders of which each holds the frames of one video. By
             default its table (manifest.csv) is read, or what is there decides.
         decode: Decode every frame of every file, to list what is damaged further on. It takes as long as watching them.
-        workers: Files probed at a time.
+        workers: How many files to probe at the same time.
     """
     if out is not None and out.suffix.lower() not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: a manifest ends in .csv or .parquet")
@@ -72,24 +72,24 @@ def annotate(
     settings: Overrides = (),
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Compute a fact of every video once, for methods that need it; goes on where it was stopped.
+    """Compute a fact about every video or image, for methods that need it. The same command goes on after a stop.
 
-    motion_energy takes --out and --workers only. Boxes and masks of objects are found by an encoder, without labels:
-    they need --encoder and take every option, but --crf is for boxes alone. --cam.iterations 3 changes how both are
-    found, --objects.margin 0.1 and --crf.iterations 5 how boxes are. Other settings make another table beside the
-    first, and training then asks which to read.
+    motion_energy takes only --out and --workers. An encoder finds boxes and masks of objects, without labels: they need
+    --encoder and take every option, except that --crf is for boxes alone. --cam.iterations 3 changes how both are
+    found. --objects.margin 0.1 and --crf.iterations 5 change how boxes are found. Other settings make a second table,
+    and training then asks which one to read.
 
     Args:
         name: What to compute: motion_energy, boxes, or masks.
         data: A folder of videos or images, or a manifest (CSV or Parquet).
         encoder: For boxes and masks: a run's folder, or an encoder file (.safetensors).
-        crf: For boxes: snap maps to the edges of the picture first, which takes a few seconds per frame of 224 pixels
-            without a GPU; by default for images, as in the paper.
-        clips: For boxes and masks: how many per video; by default enough to see most of it.
-        batch_size: For boxes and masks: how many are set against each other; 256 images or 64 clips by default.
-        seed: For boxes and masks: of who shares a batch.
-        out: Folder for the table; the cache by default.
-        workers: Processes that compute, or decode; 0 does it in this one.
+        crf: For boxes: first snap the maps to the edges of the picture. This takes a few seconds per frame of 224
+            pixels without a GPU. The default is to do it for images, as in the paper.
+        clips: For boxes and masks: how many clips per video. The default is enough to see most of it.
+        batch_size: For boxes and masks: how many are compared with each other. The default is 256 images or 64 clips.
+        seed: For boxes and masks: seed for which of them share a batch.
+        out: Folder for the table. The default is the cache.
+        workers: How many processes compute or decode. 0 does it in this process.
     """
     from unreel.core.files import check_folder
     from unreel.data.manifest import Manifest
@@ -159,15 +159,15 @@ def prepare(
 ) -> int:
     """Write the manifest of a known data set from its own lists, without opening a video.
 
-    Options of a data set's own are settings of the section layout: --layout.files FOLDER writes boxes, masks or
-    images where its objects lie in no file of their own, --layout.splits linear takes the parts of linear evaluation.
+    Some data sets have options of their own, in the section layout: --layout.files FOLDER writes boxes, masks or images
+    as files, if the data set has no such files. --layout.splits linear takes the parts of linear evaluation.
 
     Args:
         layout: Which data set.
         root: The folder that holds its videos or images and its lists.
         out: The manifest to write, .csv or .parquet.
-        split_number: Which of the official splits; UCF101 and HMDB51 have 3.
-        missing: What to do about listed files that do not exist: stop, or leave them out and count them.
+        split_number: Which official split to take. UCF101 and HMDB51 have 3.
+        missing: What to do about listed files that do not exist: error stops, skip leaves them out and counts them.
     """
     if out.suffix.lower() not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: a manifest ends in .csv or .parquet")
@@ -222,11 +222,11 @@ def synth(
     Args:
         world: Which world.
         out: Folder to write to.
-        train: Training videos.
-        test: Test videos.
-        seed: Two seeds share nothing.
+        train: How many training videos to write.
+        test: How many test videos to write.
+        seed: Seed of the world. Worlds of two seeds share nothing.
         truth: Also write masks, boxes, depth, flow and counts of every frame.
-        workers: Processes that draw and encode; 0 does it in this one.
+        workers: How many processes draw and encode. 0 does it in this process.
     """
     from unreel.core.files import check_folder
     from unreel.core.settings import validate

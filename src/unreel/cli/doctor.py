@@ -134,7 +134,7 @@ def doctor(folder: Annotated[Path, Parameter(show_default=False)] = Path(), /, *
     Exit code 0 when everything needed works, 1 otherwise.
 
     Args:
-        folder: Where runs will be written; the current folder by default.
+        folder: Where runs will be written. The default is the current folder.
     """
     folder = folder.resolve()
     if not folder.is_dir():

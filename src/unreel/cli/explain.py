@@ -10,6 +10,7 @@ from unreel.cli.common import NO_OPTIONS, Common
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.progress import Progress
+from unreel.core.words import counted
 
 if TYPE_CHECKING:
     from unreel.data.manifest import Manifest
@@ -39,24 +40,25 @@ def explain(
     settings: Overrides = (),
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Show where an encoder looks: maps over images and videos, found without labels (ContraCAM), on a page.
+    """Show on a page where an encoder looks: maps over images and videos, found without labels (ContraCAM).
 
-    Everything else can be set by name: --cam.mask_colour blur, --objects.margin 0.1, --crf.bilateral_srgb 8.
+    You can set everything else by its name: --cam.mask_colour blur, --objects.margin 0.1, --crf.bilateral_srgb 8.
 
     Args:
-        encoder: A run's folder, or an encoder file (.safetensors), whose embeddings take the projections' place.
+        encoder: A run's folder, or an encoder file (.safetensors). Such a file has no projections, so its embeddings
+            are compared instead.
         data: A folder of images or videos, or a manifest (CSV or Parquet).
         out: Folder for the page (index.html), overlays, maps and boxes.
-        iterations: How often the search is repeated with what was found masked out.
-        expand_resolution: How much finer the last feature map is made, by smaller strides.
-        variant: The formula of the paper, or what its released code computes.
-        crf: Snap the maps to the edges of the picture; a few seconds per frame of 224 pixels, less for smaller ones.
-        boxes: Also find boxes, of videos linked through time: drawn, and written to boxes.txt.
-        clips: How many per video; by default enough to see most of it.
-        limit: How many images or videos, drawn at random; 0 is all.
-        batch_size: How many are set against each other; 256 images or 64 clips by default.
-        seed: Of the draw and of the batches.
-        workers: Processes that decode.
+        iterations: How often to repeat the search, each time with everything found so far masked out.
+        expand_resolution: How many times finer to make the last feature map, by smaller strides.
+        variant: paper is the formula of the paper, official is what its released code computes.
+        crf: Snap the maps to the edges of the picture. This takes a few seconds per frame of 224 pixels.
+        boxes: Also find boxes, draw them, and write them to boxes.txt. In videos they are linked through time.
+        clips: How many clips per video. The default is enough to see most of it.
+        limit: How many images or videos to show, drawn at random. 0 shows all.
+        batch_size: How many are compared with each other. The default is 256 images or 64 clips.
+        seed: Seed for which ones are drawn and for which share a batch.
+        workers: How many processes decode.
     """
     from unreel.core.files import check_folder, claimed
     from unreel.data.manifest import Manifest
@@ -106,7 +108,7 @@ def explain(
         )
     unreadable = [{"path": fault.path, "message": fault.message} for fault in found.faults]
     what = "videos" if plan.video else "images"
-    lines = [f"{len(found.items)} {what} explained; look at {found.page}"]
+    lines = [f"{counted(len(found.items), what.removesuffix('s'))} explained; look at {found.page}"]
     lines += [f"left out: {fault.message}" for fault in found.faults[:10]]
     plain: dict[str, Any] = {"page": str(found.page), what: len(found.items), "unreadable": unreadable}
     if boxes:

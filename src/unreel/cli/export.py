@@ -19,17 +19,17 @@ def export(
     batch: int = 16,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Write a ResNet-18 or ResNet-50 for other code: weights under torchvision's or Detectron2's names.
+    """Write a ResNet-18 or ResNet-50 for other code, with the names of torchvision or Detectron2.
 
-    For Detectron2, --settings-for coco also writes the settings of R-CNN C4 beside the weights, as FILE.yaml: then
-    train_net.py --config-file FILE.yaml MODEL.WEIGHTS FILE.pkl, with MoCo's detection code for Res5ROIHeadsExtraNorm.
+    For Detectron2, --settings-for coco also writes the settings of R-CNN C4 beside the weights, as FILE.yaml. Then run
+    train_net.py --config-file FILE.yaml MODEL.WEIGHTS FILE.pkl; Res5ROIHeadsExtraNorm is in MoCo's detection code.
 
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
-        format: Whose names: torchvision (.pth, .pt, .safetensors) or detectron2 (.pkl).
+        format: Whose names to use: torchvision (.pth, .pt, .safetensors) or detectron2 (.pkl).
         out: The file to write.
-        settings_for: With detectron2, the data set whose settings are written too.
-        batch: Images of all GPUs together, in those settings.
+        settings_for: With detectron2: also write the settings for this data set.
+        batch: How many images all GPUs take together, in those settings.
     """
     from unreel import api
     from unreel.core.files import check_file, write_whole

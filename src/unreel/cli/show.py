@@ -11,12 +11,12 @@ from unreel.core.errors import UsageError
 def demo(
     *, out: Path = Path("demo-run"), full: bool = False, tiny: bool = False, seed: int = 0, common: Common = NO_OPTIONS
 ) -> int:
-    """The whole path on a built-in world: make videos, train, prove, report.
+    """Walk the whole path on a built-in world: make videos, train, prove, report.
 
     Args:
         out: Folder for the world, the run and report.html.
         full: Train longer (30 minutes on 2 cores instead of 5).
-        tiny: A few seconds, to see that everything works; its scores mean nothing.
+        tiny: Take only a few seconds, to see that everything works. Its scores mean nothing.
         seed: Seed of the world and of the training.
     """
     if full and tiny:
@@ -32,10 +32,10 @@ def demo(
 
 
 def models(pattern: str = "*", /, *, common: Common = NO_OPTIONS) -> int:
-    """List the encoders: parameters, width of the embedding, input.
+    """List the encoders with their parameters, the width of their embedding and their input.
 
     Args:
-        pattern: Shell-style, such as 'r3d*'.
+        pattern: A shell-style pattern, such as 'r3d*'.
     """
     import torch
 
@@ -71,7 +71,7 @@ def models(pattern: str = "*", /, *, common: Common = NO_OPTIONS) -> int:
 
 
 def report(run: Path, /, *, common: Common = NO_OPTIONS) -> int:
-    """Write RUN/report.html: curves, scores, retrieval gallery, views.
+    """Write RUN/report.html with curves, scores, a retrieval gallery and views.
 
     Args:
         run: A run's folder.

@@ -35,14 +35,15 @@ def pretrain(
     Args:
         data: A folder of videos or images, or a manifest (CSV or Parquet).
         out: The run's folder: settings, metrics, checkpoints, encoder, report.
-        method: What to learn by, such as cvrl, tcgl or vcop; by default the recipe's.
-        encoder: What to train, such as r3d_small or resnet_18; by default the recipe's.
-        recipe: A built-in recipe, or a YAML file (a run's config.yaml repeats that run); by default the method's
-            small one, which a CPU can train, or cvrl_small; for images the method's one for images, or simclr_images.
-        object_crop: Show objects instead of scenes: cut every view out of a box, computed ("unreel data annotate
-            boxes") or given with the data (file.boxes). Short for --method.object_crop.
-        bg_mixup: Put objects before other videos' backgrounds, by masks that are computed ("unreel data annotate
-            masks") or given with the data (file.mask). Short for --method.bg_mixup.
+        method: How to learn, such as cvrl, tcgl or vcop. The default is the recipe's.
+        encoder: What to train, such as r3d_small or resnet_18. The default is the recipe's.
+        recipe: A built-in recipe, or a YAML file (a run's config.yaml repeats that run). The default is the method's
+            small recipe, which a CPU can train, or cvrl_small. For images it is the method's recipe for images, or
+            simclr_images.
+        object_crop: Show objects instead of scenes: cut every view out of a box. cam takes boxes that "unreel data
+            annotate boxes" computed, gt takes those of the data (file.boxes). Short for --method.object_crop.
+        bg_mixup: Put objects in front of other backgrounds, by masks. cam takes masks that "unreel data annotate
+            masks" computed, gt takes those of the data (file.mask). Short for --method.bg_mixup.
         dry_run: Check everything and say what would happen: steps, parameters, memory, time.
         list_settings: Show every setting with its value, its origin and what it may be.
     """

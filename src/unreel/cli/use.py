@@ -31,14 +31,15 @@ def embed(
     pooling: str = "encoder",
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Write one embedding per video.
+    """Write one embedding per video or image.
 
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
-        data: A folder of videos, or a manifest (CSV or Parquet).
+        data: A folder of videos or images, or a manifest (CSV or Parquet).
         out: The file to write: .npz or .parquet.
-        label: The label column to write beside the vectors, where there are several.
-        pooling: How the last map becomes a vector: encoder (its own way), gap, or windows such as max-1x2x2.
+        label: Which label column to write beside the vectors, if the data has several.
+        pooling: How the last map becomes a vector: encoder (as the encoder does it), gap (the mean), or
+            windows such as max-1x2x2.
     """
     from unreel import api
     from unreel.core.files import check_file
@@ -77,31 +78,31 @@ def evaluate(
     settings: Overrides = (),
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Prove what an encoder is worth: scores with n, chance, a random-init control and intervals.
+    """Prove what an encoder is worth: each score comes with n, chance, a random-init control and an interval.
 
-    Scores of a run's encoder are also kept in the run's folder, for its report: one file for each data set, label and
-    split. Every protocol's settings can be changed: --protocol finetune --finetune.epochs 50. So can the task's:
-    --task shift --task.shifted imagenet_r.csv --task.hypernyms data.noun.
+    The scores of a run's encoder are also kept in the run's folder, for its report: one file for each data set,
+    label and split. You can change every setting of a protocol: --protocol finetune --finetune.epochs 50. You can
+    change those of a task, too: --task shift --task.shifted imagenet_r.csv --task.hypernyms data.noun.
 
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
         data: A labelled manifest, or a folder with one sub-folder per class.
-        protocol: What is done with the embeddings, or finetune, which trains all layers; several may be named. By
-            default the profile's first, in standard linear; retrieval with a gallery.
-        task: What is asked: the label; the label in front of kept, swapped and removed backgrounds (background); the
-            label on a shifted data set (shift).
-        gallery: Another data set to look up the data's test part in, labels matched by name.
-        label: The label column, where there are several.
-        group: The column of what must not straddle splits (patient, scene), where there are several.
-        profile: A named set of protocols with their test clips and pooling: standard, paper-cvrl, paper-tcgl,
+        protocol: What to do with the embeddings. finetune trains all layers. You may name several. The default is the
+            profile's first protocol (linear in the standard profile), or retrieval if there is a gallery.
+        task: What to ask for: label is the label itself; background is the label when backgrounds are kept, swapped
+            and removed; shift is the label on a shifted data set.
+        gallery: Another data set, in which the data's test part is looked up. Labels are matched by name.
+        label: Which label column to use, if the data has several.
+        group: Which group column to use, if the data has several. A group (a patient, a scene) is never split.
+        profile: A named set of protocols, with their test clips and pooling: standard, paper-cvrl, paper-tcgl,
             paper-occon.
         pooling: How the last map becomes a vector: encoder (its own way), gap, or windows such as max-1x2x2; by
             default the profile's.
-        frame_statistics: Also score plain statistics of the pixels, a control that needs no network.
-        seed: Of the control's weights, the split (where the data has none) and the resampling.
+        frame_statistics: Also score plain statistics of the pixels. This control needs no network.
+        seed: Seed for the control's weights, for the split where the data has none, and for the resampling.
         out: Also write the scores to this .json file.
-        work: Where fine-tuning keeps its checkpoints, so that the same command goes on where one was interrupted; by
-            default a folder in the run's.
+        work: Folder for the checkpoints of fine-tuning, so that the same command goes on after an interruption. The
+            default is a folder inside the run's folder.
     """
     if out is not None and out.suffix.lower() != ".json":
         raise UsageError(f"--out {out}: scores are written as .json")
@@ -179,12 +180,12 @@ def _task(
 
 
 def search(encoder: Path, data: Path, query: Path, /, *, top: int = 5, common: Common = NO_OPTIONS) -> int:
-    """Find the videos most like one video.
+    """Find the videos or images that are most like one of them.
 
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
-        data: The videos to search: a folder, or a manifest (CSV or Parquet).
-        query: A video file.
+        data: What to search: a folder of videos or images, or a manifest (CSV or Parquet).
+        query: A video or an image.
         top: How many to show.
     """
     from unreel import api
