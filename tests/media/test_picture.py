@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import threading
 import warnings
 from pathlib import Path
@@ -210,7 +211,8 @@ def test_no_half_picture(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_that_was_cut_off_and_closed_again_is_found_by_probing(tmp_path: Path, progressive: bool) -> None:
-    whole = encoded(RGB, "JPEG", progressive=progressive)
+    noise = np.random.default_rng(4).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    whole = encoded(noise if progressive else RGB, "JPEG", progressive=progressive)
     path = tmp_path / "closed.jpg"
     path.write_bytes(whole)
     assert ImageDecoder().probe(path).codec == "mjpeg"
@@ -348,15 +350,23 @@ def test_the_program_keeps_its_own_settings_of_pillow() -> None:
 
 
 def test_no_warning_of_pillows_reaches_the_user() -> None:
-    odd = tiff(RGB, t700=(1, 2, 3))[:-1] + b"\0"
-    few = Image.fromarray(RGB).quantize(16)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for file in (odd, encoded(few, "PNG", transparency=bytes(range(16))), tiff(RGB)[:9], tiff(RGB)[:40]):
-            try:
-                pixels_of(file)
-            except MediaError:
-                continue
+    lzw = encoded(RGB, "TIFF", compression="tiff_lzw")
+    with warnings.catch_warnings(record=True) as before:
+        warnings.simplefilter("always")
+        with pytest.raises(Image.UnidentifiedImageError), Image.open(io.BytesIO(lzw[:-9])):
+            pass
+    assert before  # or this test says nothing
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(MediaError):
+            pixels_of(lzw[:-9])
+    assert not told
+
+
+def test_a_long_text_beside_a_picture_is_no_obstacle() -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("workflow", "x" * (2 * PngImagePlugin.MAX_TEXT_CHUNK), zip=True)
+    np.testing.assert_array_equal(pixels_of(encoded(RGB, "PNG", pnginfo=texts)), RGB)
 
 
 def test_a_suffix_means_one_thing() -> None:
