@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from tests.media.pictures import colours, encoded, png, tiff, turned
 from unreel.media import (
@@ -210,6 +210,19 @@ def test_no_half_picture(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("progressive", [False, True])
+def test_where_a_jpeg_is_cut_and_what_follows_hide_nothing(progressive: bool) -> None:
+    noise = np.random.default_rng(4).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    whole = encoded(noise, "JPEG", progressive=progressive)
+    begin = whole.rindex(b"\xff\xda") + 20
+    stuffed = whole.index(b"\xff\0", whole.index(b"\xff\xda")) + 1  # in the middle of two bytes that mean one
+    cuts = [begin + (len(whole) - begin) // 2, stuffed]
+    for cut in cuts:
+        for filler in (b"", bytes(500)):
+            with pytest.raises(TruncatedError):
+                pixels_of(whole[:cut] + filler)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_that_was_cut_off_and_closed_again_is_found_by_probing(tmp_path: Path, progressive: bool) -> None:
     noise = np.random.default_rng(4).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     whole = encoded(noise if progressive else RGB, "JPEG", progressive=progressive)
@@ -299,6 +312,21 @@ def test_a_size_that_is_only_claimed_takes_no_memory(monkeypatch: pytest.MonkeyP
             pixels_of(file)
     with pytest.raises(UnreadableError, match=r"20000x20000 pixels; from .* bytes no more than 33,554,432 are read"):
         open_picture("x", png(RGB, size=(20_000, 20_000)), max_pixels=1 << 29)
+
+
+def test_blank_pages_are_not_refused_for_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few bytes may mean many pixels; and where they do not fit, that is said."""
+
+    def full(image: Image.Image) -> None:
+        raise MemoryError
+
+    blank = Image.new("1", (6000, 6000), 1)
+    files = [encoded(blank, "TIFF", compression="group4"), encoded(blank, "PNG")]
+    monkeypatch.setattr(ImageFile.ImageFile, "load", full)
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", full)
+    for file in files:
+        with pytest.raises(UnreadableError, match="too large for the memory that is left"):
+            open_picture("x", file, max_pixels=1 << 29)
 
 
 def test_large_pictures_are_read_as_small_ones_are() -> None:

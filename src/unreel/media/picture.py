@@ -26,7 +26,8 @@ _NAMES = {
 _CUT = "its data end before the picture does; the file was cut off"
 _EOI = b"\xff\xd9"
 _STRIP_PIXELS = 1 << 19
-_PIXELS_PER_BYTE = 10_000  # a blank PNG of one bit per pixel holds 8,256
+# A blank PNG of one bit per pixel has 8,256; a blank page of a fax, in TIFF, eight lines.
+_PIXELS_PER_BYTE, _PIXELS_PER_BYTE_OF_TIFF = 10_000, 100_000
 _FREE_PIXELS = 1 << 25  # which any file may claim
 
 
@@ -133,7 +134,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # or Python prints i
 
 def _decode(data: bytes, found: Signature, max_pixels: int, thorough: bool) -> Picture:
     with _open(data, found.format) as image:
-        _check_size(image.size, len(data), max_pixels, found.words)
+        _check_size(image.size, len(data), max_pixels, found)
         if found.format == "TIFF":
             _check_tiff(image)
         # Pillow turns a TIFF while it loads it, and only later finds a mark that stands behind a PNG's pixels.
@@ -201,14 +202,15 @@ def _rgb(image: Image.Image, stored: Image.Image, words: str) -> NDArray[np.uint
     return pixels
 
 
-def _check_size(size: tuple[int, int], num_bytes: int, max_pixels: int, words: str) -> None:
+def _check_size(size: tuple[int, int], num_bytes: int, max_pixels: int, found: Signature) -> None:
     """Refuses what claims more pixels than are read, or than its bytes can mean: a damaged file may claim any size."""
-    claim, pixels = f"this is {words} that claims {size[0]}x{size[1]} pixels", size[0] * size[1]
+    claim, pixels = f"this is {found.words} that claims {size[0]}x{size[1]} pixels", size[0] * size[1]
     if pixels > max_pixels:
         raise _Refused(
             UnreadableError, f"{claim}; more than {max_pixels:,} are not read. If it is sound, make a smaller copy"
         )
-    most = max(_FREE_PIXELS, _PIXELS_PER_BYTE * num_bytes)
+    per_byte = _PIXELS_PER_BYTE_OF_TIFF if found.format == "TIFF" else _PIXELS_PER_BYTE
+    most = max(_FREE_PIXELS, per_byte * num_bytes)
     if pixels > most:
         raise _Refused(
             UnreadableError,
