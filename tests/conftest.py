@@ -24,14 +24,20 @@ settings.register_profile(
 settings.load_profile("unreel")
 
 
+_QUIET, _LEVEL = is_quiet(), logging.getLogger("unreel").level
+
+
 @pytest.fixture(autouse=True)
 def _as_loud_as_before() -> Iterator[None]:
-    """``--quiet`` of a command that a test calls ends with the test."""
-    quiet, log = is_quiet(), logging.getLogger("unreel")
-    level = log.level
+    """``--quiet`` of a command that a test, or a fixture of many tests, calls does not reach the next test."""
+
+    def reset() -> None:
+        set_quiet(_QUIET)
+        logging.getLogger("unreel").setLevel(_LEVEL)
+
+    reset()
     yield
-    set_quiet(quiet)
-    log.setLevel(level)
+    reset()
 
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"

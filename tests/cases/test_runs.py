@@ -80,7 +80,8 @@ def test_signals_at_chosen_steps_blame_nobody_and_change_no_bit(
         assert f"stopped by {number.name} after {step} of 4 steps: saved in {run.path / 'checkpoints'}" in err
         assert "the same command goes on" in err
         assert run.checkpoints[-1].name == f"step-{step:09d}.pt"
-        assert sorted(os.listdir(run.path)) == ["checkpoints", "config.yaml", "environment.json", "metrics.jsonl"]
+        names = os.listdir(run.path)
+        assert not [name for name in names if name.startswith((".", "encoder", "faults"))]
     assert main([*arguments, str(run.path)]) == 0
     assert run.faults() == []
     assert [record["step"] for record in run.metrics()] == list(range(1, 5))

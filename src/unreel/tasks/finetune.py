@@ -6,8 +6,9 @@ tcgl.md §6.1, cvrl.md §6.3. The random-init control, fine-tuned by the same re
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -160,8 +161,7 @@ class FineTune:
             )
         identity = self._identity(encoder, train, validation, plan, seed)
         folder = None if means.folder is None else means.folder / f"{self.name}-{mapping_digest(identity)[:16]}"
-        claim = nullcontext() if folder is None else claimed(folder)
-        with claim, Bar(self.name, total, unit="steps") if means.progress else nullcontext(None) as bar:
+        with _owned(folder), Bar(self.name, total, unit="steps") if means.progress else nullcontext(None) as bar:
             monitor = Monitor(folder, log_every=_LOG_EVERY, echo=None if bar is None else bar_echo(bar, _LOG_EVERY))
             fit(
                 method,
@@ -191,8 +191,7 @@ class FineTune:
                 *notes,
                 f"{counted(monitor.faults, 'training clip')} could not be read; clips of other files took their place",
             )
-        settings = {k: v for k, v in asdict(self).items() if k != "name"}
-        settings |= {"batch_size": batch, "steps": total, "n_train": len(dataset)}
+        settings = {**self._settings(), "batch_size": batch, "steps": total, "n_train": len(dataset)}
         if watch is not None:
             settings |= {"n_val": len(validation.manifest) if validation is not None else 0}
             settings |= {} if watch.best_step < 0 else {"best_step": watch.best_step, self.select: watch.best_value}
@@ -218,6 +217,9 @@ class FineTune:
                 )
             return train, None, ("no validation part could be cut without emptying a class: the last weights are kept",)
         return train.select(~mask), train.select(mask), ()
+
+    def _settings(self) -> dict[str, object]:
+        return {key: value for key, value in asdict(self).items() if key != "name"}
 
     def _identity(
         self, encoder: Encoder, train: Examples, validation: Examples | None, plan: ClipPlan, seed: int
@@ -254,6 +256,10 @@ class FineTune:
             notes,
             self.name,
         )
+
+
+def _owned(folder: Path | None) -> AbstractContextManager[None]:
+    return nullcontext() if folder is None else claimed(folder)
 
 
 def paper_tcgl() -> FineTune:
