@@ -100,5 +100,6 @@ def test_a_teacher_is_not_counted_as_a_head(tiny_world: Path, tmp_path: Path, mo
     prepared = prepare("moco", tiny_world / "manifest.csv", encoder="r3d_tiny", call=call)
     found = plan(prepared)
     width = prepared.method.encoder.num_features
+    assert found.features == width
     assert found.head_parameters == width * 8 + 8 + 8 * 4 + 4
     assert prepared.total_steps == 1

@@ -77,6 +77,11 @@ def test_curves_with_gaps_or_a_single_record() -> None:
     assert curves([]) == []
     drawings = curves([{"step": 5, "loss": None, "lr": 0.1}, {"step": 9, "loss": 1.0}])
     assert [d.name for d in drawings] == ["curve-loss", "curve-lr"]
+    (held,) = curves([{"step": 5, "val_loss": 1.0}])
+    assert held.title.startswith("Loss (validation)")
+    for count, lines in ((59, 2), (60, 3)):  # from 60 records on a mean stands before what was measured
+        (long,) = curves([{"step": i + 1, "loss": float(i % 7)} for i in range(count)])
+        assert len(long.figure.axes[0].lines) == lines
     for drawing in drawings:
         _check_svg(drawing.svg())
 
@@ -137,6 +142,8 @@ def test_interval_histogram_follows_the_probabilities(kind: str) -> None:
     drawn = np.array([bar.get_height() for bar in axes.patches if hasattr(bar, "get_height")][:20])  # type: ignore[attr-defined]
     exact = distribution.pmf(100).numpy().reshape(20, 5).sum(1)
     assert drawn.sum() == pytest.approx(1)
+    told = float(drawing.text.split(" %")[0]) / 100
+    assert told == pytest.approx(distribution.pmf(100).numpy()[:50].sum(), abs=0.05)
     (line,) = [patch for patch in axes.patches if isinstance(patch, StepPatch)]
     np.testing.assert_allclose(line.get_data().values, exact, atol=1e-12)
     assert np.all(np.abs(drawn - exact) <= 5 * np.sqrt(exact * (1 - exact) / 4000) + 1e-9)

@@ -7,7 +7,7 @@ import pytest
 from matplotlib import colormaps
 
 from unreel.core.errors import UsageError
-from unreel.report.heat_map import _luminance, heat_map, standalone_svg, text_colour
+from unreel.report.heat_map import _luminance, _signed, heat_map, standalone_svg, text_colour
 
 
 def _make(**options):
@@ -41,6 +41,10 @@ def test_numbers_are_text_and_the_file_stands_alone():
     assert "var(--" not in svg
     assert float(root.get("width")) > 200
     assert svg == standalone_svg(_make())  # no date, no random ids
+
+
+def test_less_than_half_a_point_has_no_sign():
+    assert [_signed(v) for v in (0.004, -0.004, 0.0, 0.05, -0.05)] == ["0", "0", "0", "+5", "−5"]
 
 
 def test_colour_is_the_difference_and_undecided_cells_are_hatched():

@@ -273,6 +273,7 @@ def test_facts_of_the_page(whole: Path) -> None:
     assert [(s.section, s.name) for s in page.chosen] == [
         *(("method", "name"), ("method", "clip_frames"), ("encoder", "name"), ("train", "batch_size"))
     ]
+    assert "Confusion matrices" in _read(write_report(whole)).text
     assert f"unreel report '{whole}'" in [command for _, command in page.commands]
 
 

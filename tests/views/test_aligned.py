@@ -236,5 +236,7 @@ def test_errors_say_what_does_not_fit() -> None:
     batch = ViewParams({k: v.unsqueeze(0) for k, v in params.values.items()})
     with pytest.raises(UsageError, match="clip by clip"):
         aligned.apply_to("mask", example("mask"), batch)
+    with pytest.raises(UsageError, match="3 frames, the geometry has 2"):
+        aligned.mirror(Aligned("mask", example("mask")), torch.tensor([True, False]), (HEIGHT, WIDTH))
     with pytest.raises(UsageError, match="2 frames, the geometry has 3"):
         aligned.mirror(Aligned("mask", example("mask")[:2]), torch.tensor([True, False, True]), (HEIGHT, WIDTH))

@@ -222,6 +222,10 @@ def test_a_knob_never_changes_another_knob_s_draw() -> None:
         for name, value in base.items():
             assert (name == knob) != torch.equal(other[name], value)
     assert len({round(base[k].item(), 6) for k in ("brightness", "contrast", "saturation")}) == 3
+    blurs = [GaussianBlur(0.5, (0.0, 1.0)).draw(Key(i), SIZE, {}) for i in range(200)]
+    on = [float(b["sigma"][0]) for b in blurs if bool(b["apply"][0])]
+    assert min(on) < 0.2
+    assert max(on) > 0.8  # how much says nothing of whether
     never = ColorJitter(p=0.0).draw(key, SIZE, {})
     assert all(torch.equal(never[n], v) for n, v in base.items() if n != "apply")
 
@@ -244,7 +248,7 @@ def test_random_crop_reaches_every_place() -> None:
 
 def test_resize_short_side() -> None:
     resize = Resize(short_side_px=64)
-    for (h, w), want in {(120, 160): (64, 85), (160, 120): (85, 64), (64, 64): (64, 64)}.items():
+    for (h, w), want in {(120, 160): (64, 85), (160, 120): (85, 64), (64, 64): (64, 64), (120, 161): (64, 85)}.items():
         frame = FrameSize(h, w, 2)
         params = resize.draw(Key(0), frame, {})
         assert resize.output_size(params, frame)[:2] == want
@@ -262,6 +266,8 @@ def test_object_crop_takes_a_box_of_the_sidecar() -> None:
         counts[wanted[box]] += 1
     assert deviations(counts[0], 200, 0.5) < 4
     assert ObjectCrop(pick="largest").draw(Key(0), frame, BOXES)["index"].item() == 0
+    wider = ObjectCrop(pick="largest", margin=0.1).draw(Key(0), frame, BOXES)
+    assert wider["box"].tolist() == [[12, 13, 108, 97]]
     for nothing in (None, [], [[0.5, 0.5, 0.5, 0.9]]):
         drawn = ObjectCrop().draw(Key(0), frame, {"boxes": nothing})
         assert (drawn["box"].tolist(), drawn["index"].item()) == ([[0, 0, 200, 100]], -1)
