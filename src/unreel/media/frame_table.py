@@ -144,7 +144,7 @@ def _read_packets(source: Source) -> tuple[_Packets, av.VideoFrame | None]:
         packets.duration.append(packet.duration or 0)
         packets.key.append(key and size > 0)
         pictures = count(bytes(packet), key) if size else 0
-        if pictures not in (0, 1) or packet.is_corrupt or packet.has_sidedata("new_extradata"):
+        if pictures not in (0, 1) or packet.is_corrupt or (key and packet.has_sidedata("new_extradata")):
             packets.one_each = False
         packets.packed |= (pictures or 0) > 1
         packets.shown.append(pictures != 0 and not packet.is_discard)

@@ -312,7 +312,8 @@ class _Cursor:
 
     def go_to(self, begin: int) -> bool:
         """Be before a packet: further on, by a seek, or where that leads astray by counting from the start."""
-        if self._packets is not None and 0 <= begin - self._at <= _SEEK_WORTH_PACKETS:
+        worth = _SEEK_WORTH_PACKETS if self._at else 0  # at its start, a seek costs no more
+        if self._packets is not None and 0 <= begin - self._at <= worth:
             return self._skip_to(begin) or self._count_to(begin)
         return self._seek(begin) or self._count_to(begin)
 
