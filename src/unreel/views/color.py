@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -176,7 +176,13 @@ def compiled_kernels() -> CompiledKernels:
 
     They equal the eager operations within 2e-6 in float32 (the compiler may fuse a product and a sum).
     """
-    return CompiledKernels(torch.compile(_scale_shift, dynamic=True), torch.compile(_turn_hsv, dynamic=True))
+    # torch keeps compiled code in a folder for the next process, and takes code for registers of another width from
+    # there (another processor, where the folder is shared): half of the pixels stay unwritten. Named, the width is
+    # part of what the code is kept by.
+    width = {"AVX2": 256, "AVX512": 512}.get(torch.backends.cpu.get_cpu_capability())
+    options: dict[str, str | int | bool | Callable[..., Any]] = {} if width is None else {"cpp.simdlen": width}
+    scale_shift, turn_hsv = (torch.compile(f, dynamic=True, options=options) for f in (_scale_shift, _turn_hsv))
+    return CompiledKernels(scale_shift, turn_hsv)
 
 
 def grayscale_(clips: Tensor) -> Tensor:
