@@ -10,10 +10,10 @@ STAMP  := $(VENV)/.stamp-installed
 TEST_ENV := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types format clean
+.PHONY: help setup demo test test-avx2 check lint types format clean
 
 help:            ## What there is
-	@sed -n 's/^\([a-z]*\): *[^#]*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\): *[^#]*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(STAMP)  ## Create .venv and install unreel with its development tools
 
@@ -32,6 +32,13 @@ demo: $(STAMP)   ## The whole path on a built-in world: train, prove, report (3 
 
 test: $(STAMP)   ## The whole suite (2 minutes on 2 cores)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# What stands for a processor without AVX-512; the folders whose results are numbers of torch's.
+NO_AVX512 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+NUMERIC   := $(addprefix tests/,nn views losses methods train explain protocols contracts cases/test_kernels.py)
+
+test-avx2: $(STAMP) ## The numeric part of the suite, as on a processor without AVX-512
+	$(NO_AVX512) $(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(NUMERIC) $(ARGS)
 
 check: $(STAMP)  ## The unit part of the suite
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not ddp and not gpu" $(ARGS)

@@ -8,6 +8,7 @@ import torch
 from tests.train.toys import Toy, ToyEncoder, toy_batch
 from torch import Tensor, nn
 
+from unreel.cli.doctor import _kernels as doctor_on_kernels
 from unreel.data.batch import Batch
 from unreel.methods import LossOutput
 from unreel.nn import Encoder, InputSpec, create_encoder, wrap_encoder
@@ -93,4 +94,4 @@ if __name__ == "__main__":
     plain = trained("contiguous")
     for key, weight in trained("channels_last").items():
         torch.testing.assert_close(weight, plain[key], rtol=0, atol=1e-4)
-    print("sound:", torch.backends.cpu.get_cpu_capability())
+    print("sound:", doctor_on_kernels().found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -32,5 +33,8 @@ def test_gradients_of_narrow_nets_are_right_in_every_layout() -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:] or f"ended by signal {-done.returncode}"
-    assert "sound:" in done.stdout
+    (sound,) = [line for line in done.stdout.splitlines() if line.startswith("sound:")]
+    if platform.machine() == "x86_64":
+        assert sound.startswith("sound: AVX2")
+        assert sound.endswith("(oneDNN issue 6035); unreel works round it")
     assert not BITING.findall(done.stdout)

@@ -179,7 +179,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     found = json.loads(out)
     assert (code, found["ready"]) == (0, True)
     assert [c["name"] for c in found["checks"]] == [
-        *("python", "torch", "cuda", "codecs", "cores", "memory", "disk", "writing"),
+        *("python", "torch", "kernels", "cuda", "codecs", "cores", "memory", "disk", "writing"),
     ]
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from unreel.core.devices import choose_device
 from unreel.train import backend
 from unreel.train.backend import (
     Launch,
     autocast,
-    choose_device,
     detect_launch,
     distribute,
     start_processes,

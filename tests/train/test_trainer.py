@@ -338,7 +338,7 @@ def test_loaders_that_cannot_serve_are_refused() -> None:
         ({"accumulate": 0}, "accumulate"),
         ({"precision": "bf16"}, "bfloat16"),
         ({"memory_format": "nhwc"}, "channels_last"),
-        ({"device": "cuda:7"}, "sees no CUDA"),
+        ({"device": "cuda:7"}, "there is no device 'cuda:7' here"),
     ],
 )
 def test_wrong_calls_say_why(options: dict[str, Any], message: str) -> None:

@@ -7,8 +7,12 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from cyclopts import Group, Parameter
+
+from unreel.core.errors import UsageError
 
 
 class _Log(logging.Handler):
@@ -67,6 +71,59 @@ class Common:
 
 
 NO_OPTIONS = Common()
+
+_COMPUTING = Group("Where and how it computes", sort_key=98)
+
+
+@Parameter(name="*", group=_COMPUTING)
+@dataclass(frozen=True)
+class Computing:
+    """Options of every command that computes."""
+
+    device: str | None = None
+    "cpu, cuda, cuda:1, mps; by default the best there is."
+    workers: int | None = None
+    "Processes that read files; 0 reads in this one. By default as many as suit the device and the cores."
+
+    def check(self) -> None:
+        """Raise UsageError for what cannot be, before any work."""
+        from unreel.core.devices import choose_device
+
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"--workers {self.workers}: expected a number of processes, 0 or more")
+        choose_device(self.device)
+
+    def count(self) -> int:
+        """How many workers: those asked for, or as many as suit the device, at least 2."""
+        from unreel.core.devices import choose_device, default_workers
+
+        return max(2, default_workers(choose_device(self.device))) if self.workers is None else self.workers
+
+
+@Parameter(name="*", group=_COMPUTING)
+@dataclass(frozen=True)
+class Embedding(Computing):
+    """Options of every command that encodes videos."""
+
+    batch_size: int | None = None
+    "Clips encoded at a time; by default what fits. A vector may differ in its last bits from one size to another."
+    store: Path | None = None
+    "Folder that keeps the embeddings, so that the same ones are not computed twice."
+
+    def check(self) -> None:
+        """Raise UsageError for what cannot be, before any work."""
+        super().check()
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size}: expected at least 1")
+
+    def options(self) -> dict[str, Any]:
+        """As the Python functions take them."""
+        self.check()
+        return {name: getattr(self, name) for name in ("device", "workers", "batch_size", "store")}
+
+
+BEST = Computing()
+BEST_EMBEDDING = Embedding()
 
 
 def print_json(data: Mapping[str, object]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from unreel.cli.common import NO_OPTIONS, Common
+from unreel.cli.common import BEST, NO_OPTIONS, Common, Computing
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.progress import Progress
@@ -68,8 +68,8 @@ def annotate(
     batch_size: int | None = None,
     seed: int = 0,
     out: Path | None = None,
-    workers: int = 2,
     settings: Overrides = (),
+    computing: Computing = BEST,
     common: Common = NO_OPTIONS,
 ) -> int:
     """Compute a fact about every video or image, for methods that need it. The same command goes on after a stop.
@@ -89,13 +89,13 @@ def annotate(
         batch_size: For boxes and masks: how many are compared with each other. The default is 256 images or 64 clips.
         seed: For boxes and masks: seed for which of them share a batch.
         out: Folder for the table. The default is the cache.
-        workers: How many processes compute or decode. 0 does it in this process.
     """
     from unreel.core.files import check_folder
     from unreel.data.manifest import Manifest
     from unreel.data.sidecars import LEARNED, Producer, SetProducer, create_producer
     from unreel.data.sidecars import annotate as compute
 
+    computing.check()
     if out is not None:
         check_folder(out)
     manifest = Manifest.open(data)
@@ -105,17 +105,25 @@ def annotate(
 
         manifest.check_files()
         producer = learned_producer(
-            name, encoder, manifest, crf=crf, clips=clips, batch_size=batch_size, seed=seed, settings=settings
+            name,
+            encoder,
+            manifest,
+            crf=crf,
+            clips=clips,
+            batch_size=batch_size,
+            seed=seed,
+            settings=settings,
+            device=computing.device,
         )
     else:
         producer = create_producer(name, data=data)
-        if any(given is not None for given in (encoder, crf, clips, batch_size)) or seed or settings:
+        if any(given is not None for given in (encoder, crf, clips, batch_size, computing.device)) or seed or settings:
             raise UsageError(
-                f"{name} takes no --encoder, --crf, --clips, --batch-size, --seed or settings; those belong to boxes "
-                "and masks"
+                f"{name} takes no --encoder, --crf, --clips, --batch-size, --device, --seed or settings; those belong "
+                "to boxes and masks"
             )
     with Progress(f"annotate {name}", unit="sources") as bar:
-        found = compute(manifest, producer, out=out, workers=workers, progress=bar)
+        found = compute(manifest, producer, out=out, workers=computing.count(), progress=bar)
     lines = [f"{found.computed} computed, {found.known} known already", f"wrote {found.table}"]
     lines += [f"fault: {message}" for _, message in found.failed[:10]]
     if len(found.failed) > 10:

@@ -103,7 +103,7 @@ def run_demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable
             with Progress("write", len(world), unit="videos") as bar:
                 manifest = world.write(out / "world", workers=workers, progress=bar)
     what = f"recipe {chosen.recipe} on the {world.num_train} training videos, no labels"
-    with stages("pretrain", what), _room_for_workers(1):
+    with stages("pretrain", what):
         run = api.pretrain(
             "cvrl", manifest, out=out / "run", recipe=chosen.recipe, train={"seed": seed}, **chosen.overrides
         )
@@ -138,22 +138,6 @@ def run_demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable
     }
     write_whole(out / "demo.json", json.dumps(data, indent=1) + "\n")
     return DemoOutcome(data, _text(data))
-
-
-@contextmanager
-def _room_for_workers(workers: int) -> Iterator[None]:
-    """Compute with as many threads as the decoding processes leave cores.
-
-    With a thread for every core they wait for one another: on two cores a step then takes 1.5 times the processor time.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before - workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _is_written(world: Any, folder: Path) -> bool:

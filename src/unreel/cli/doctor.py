@@ -51,6 +51,25 @@ def _torch() -> Check:
     return Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
 
 
+def _kernels() -> Check:
+    import re
+
+    import torch
+
+    from unreel.nn.kernels import onednn_account
+
+    found, account = torch.backends.cpu.get_cpu_capability(), onednn_account()
+    for pattern, what in ((r"oneDNN v([\d.]+)", "oneDNN "), (r"cpu,isa:(.+)", "")):
+        if match := re.search(pattern, account):
+            found += f", {what}{match[1]}"
+    if re.search(r"jit_1x1:avx2,backward_weights", account):
+        found += (
+            "; oneDNN's gradient of narrow strided 1×1 convolutions writes past its memory here (oneDNN issue 6035); "
+            "unreel works round it"
+        )
+    return Check("kernels", "ok", found)
+
+
 def _cuda() -> Check:
     import torch
 
@@ -129,7 +148,7 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
 
 
 def doctor(folder: Annotated[Path, Parameter(show_default=False)] = Path(), /, *, common: Common = NO_OPTIONS) -> int:
-    """Check this machine: Python, torch, CUDA, codecs, disk, cores.
+    """Check this machine: Python, torch, the processor's kernels, CUDA, codecs, disk, cores.
 
     Exit code 0 when everything needed works, 1 otherwise.
 
@@ -142,6 +161,7 @@ def doctor(folder: Annotated[Path, Parameter(show_default=False)] = Path(), /, *
     checks = [
         _guarded("python", _python),
         _guarded("torch", _torch),
+        _guarded("kernels", _kernels),
         _guarded("cuda", _cuda),
         _guarded("codecs", _codecs),
         _guarded("cores", _cores),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unreel.cli.common import NO_OPTIONS, Common
+from unreel.cli.common import BEST, NO_OPTIONS, Common, Computing
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.progress import Progress
@@ -36,8 +36,8 @@ def explain(
     limit: int = 64,
     batch_size: int | None = None,
     seed: int = 0,
-    workers: int = 2,
     settings: Overrides = (),
+    computing: Computing = BEST,
     common: Common = NO_OPTIONS,
 ) -> int:
     """Show on a page where an encoder looks: maps over images and videos, found without labels (ContraCAM).
@@ -58,7 +58,6 @@ def explain(
         limit: How many images or videos to show, drawn at random. 0 shows all.
         batch_size: How many are compared with each other. The default is 256 images or 64 clips.
         seed: Seed for which ones are drawn and for which share a batch.
-        workers: How many processes decode.
     """
     from unreel.core.files import check_folder, claimed
     from unreel.data.manifest import Manifest
@@ -69,9 +68,10 @@ def explain(
     from unreel.recipes.trained import load_cam_nets
 
     sections = _sections(settings)
+    computing.check()
     check_folder(out)
     nets = load_cam_nets(encoder)
-    prefer_device(nets.encoder, nets.projector)
+    prefer_device(nets.encoder, nets.projector, device=computing.device)
     manifest = choose_rows(Manifest.open(data), limit, seed)
     manifest.check_files()
     plan = map_plan(nets.encoder, manifest, num_clips=clips)
@@ -102,7 +102,7 @@ def explain(
             batch_size=_BATCH[plan.video] if batch_size is None else batch_size,
             seed=seed,
             chunk=_CHUNK[plan.video],
-            workers=workers,
+            workers=computing.count(),
             title=encoder.stem if encoder.is_file() else encoder.resolve().name,
             progress=bar,
         )
@@ -156,6 +156,7 @@ def learned_producer(
     batch_size: int | None,
     seed: int,
     settings: Sequence[str],
+    device: str | None = None,
 ) -> SetProducer:
     """The producer of ``boxes`` or ``masks`` for ``unreel data annotate``; ``crf`` None: for boxes of images (§2.6)."""
     from dataclasses import asdict
@@ -172,7 +173,7 @@ def learned_producer(
         given = ", ".join(f"--crf.{key}" for key in sections["crf"])
         raise UsageError(f"--no-crf leaves out what {given} would change; leave out one of them")
     nets = load_cam_nets(encoder)
-    prefer_device(nets.encoder, nets.projector)
+    prefer_device(nets.encoder, nets.projector, device=device)
     plan = map_plan(nets.encoder, manifest, num_clips=clips)
     base = asdict(BOX_MAPS if name == "boxes" else MASK_MAPS)
     own = {"embed": nets.embed, "score": nets.score, "per_frame": plan.per_frame}

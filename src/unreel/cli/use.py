@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from unreel.cli.common import NO_OPTIONS, Common, table
+from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, Common, Embedding, table
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError
 from unreel.core.words import counted
@@ -29,6 +29,7 @@ def embed(
     out: Path,
     label: str = "label",
     pooling: str = "encoder",
+    embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
     """Write one embedding per video or image.
@@ -46,7 +47,8 @@ def embed(
 
     api.check_table_suffix(out)
     check_file(out)
-    embeddings = api.embed(encoder, data, label=label, pooling=pooling, progress=not common.quiet)
+    how = embedding.options()
+    embeddings = api.embed(encoder, data, label=label, pooling=pooling, progress=not common.quiet, **how)
     api.write_embeddings(embeddings, out)
     count, width = embeddings.vectors.shape
     unreadable = [{"path": fault.path, "message": fault.message} for fault in embeddings.faults]
@@ -76,6 +78,7 @@ def evaluate(
     out: Path | None = None,
     work: Path | None = None,
     settings: Overrides = (),
+    embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
     """Prove what an encoder is worth: each score comes with n, chance, a random-init control and an interval.
@@ -106,6 +109,7 @@ def evaluate(
     """
     if out is not None and out.suffix.lower() != ".json":
         raise UsageError(f"--out {out}: scores are written as .json")
+    embedding.check()
     from unreel import api
     from unreel.core.files import WriteError, check_file
     from unreel.tasks.scores import check_report
@@ -138,6 +142,7 @@ def evaluate(
         work=work if work is not None or not is_run else encoder / "finetune",
         seed=seed,
         progress=not common.quiet,
+        **embedding.options(),
     )
     if out is not None:
         found.to_json(out)
@@ -179,7 +184,16 @@ def _task(
     return builder(data, **{"seed": seed, **given})
 
 
-def search(encoder: Path, data: Path, query: Path, /, *, top: int = 5, common: Common = NO_OPTIONS) -> int:
+def search(
+    encoder: Path,
+    data: Path,
+    query: Path,
+    /,
+    *,
+    top: int = 5,
+    embedding: Embedding = BEST_EMBEDDING,
+    common: Common = NO_OPTIONS,
+) -> int:
     """Find the videos or images that are most like one of them.
 
     Args:
@@ -190,7 +204,7 @@ def search(encoder: Path, data: Path, query: Path, /, *, top: int = 5, common: C
     """
     from unreel import api
 
-    hits = api.search(encoder, data, query, top=top, progress=not common.quiet)
+    hits = api.search(encoder, data, query, top=top, progress=not common.quiet, **embedding.options())
     rows = [
         {"rank": i, "similarity": round(h.similarity, 4), "path": h.path, **({"span_s": h.span} if h.span else {})}
         for i, h in enumerate(hits, 1)

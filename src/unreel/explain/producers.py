@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from unreel.core.devices import choose_device
 from unreel.core.files import write_whole
 from unreel.data.batch import Fault
 from unreel.data.manifest import Manifest
@@ -189,8 +190,8 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def prefer_device(*modules: nn.Module | None, device: str | torch.device | None = None) -> None:
-    """Move nets to a device; None takes CUDA where there is one."""
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Move nets to a device; None takes the best there is."""
+    target = choose_device(device)
     for module in modules:
         if module is not None:
             module.to(target)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unreel.core.devices import choose_device, default_workers, room_for
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError, UsageError
 from unreel.core.memory import keep_freed_memory
@@ -326,7 +327,8 @@ def evaluation_mode(encoder: Encoder, device: torch.device | str | None = None) 
     modes = [(module, module.training) for module in encoder.modules()]
     first = next(iter([*encoder.parameters(), *encoder.buffers()]), None)
     home = first.device if first is not None else torch.device("cpu")
-    target = torch.device(device) if device is not None else home
+    # An encoder that somebody moved stays; from the CPU it goes where there is more.
+    target = choose_device(device) if device is not None or home.type == "cpu" else home
     encoder.eval()
     if target != home:
         encoder.to(target)
@@ -525,7 +527,8 @@ def embed(
         encoder: see ``unreel.nn.encoder``.
         data: a folder, a manifest, a list of paths, or clips in memory (``ArrayClips``).
         clips: which clips and crops of each source; ``None``: as the encoder was trained (``default_plan``).
-        device: where to compute; ``None``: where the encoder is.
+        device: where to compute; ``None``: the best there is, or where the encoder is when that is no CPU. It is put
+            back afterwards.
         batch_size: clips per forward pass; ``None``: by their size.
         store: a feature store or its folder: what is there is read, what is computed is added.
         layer: a stage name; ``None``: the last.
@@ -534,7 +537,8 @@ def embed(
         precision: ``float32``, or ``bfloat16`` by autocast.
         label, group: which columns of a manifest to carry along.
         decoder: reads every file; ``None`` chooses by kind.
-        workers: decoding processes; ``None``: none on the CPU, up to 8 beside a CUDA device.
+        workers: decoding processes; ``None``: up to 8 beside a GPU, else a quarter of the cores (none below
+            four, and where processes are not forked).
         progress: show a bar; or a function of (done, total).
     Raises: UsageError for an unknown layer, data of a wrong kind, or a pooling that does not fit the map; DataError for
         missing files, no readable source, or an embedding that is not finite.
@@ -605,8 +609,8 @@ def embed_all(
         todo = sorted(set().union(*(job.todo for job in jobs)))
         if todo:
             if workers is None:
-                on_cpu = all(job.batcher.device.type == "cpu" for job in jobs)
-                workers = 0 if on_cpu else min(8, os.cpu_count() or 1)
+                workers = max(default_workers(job.batcher.device) for job in jobs)
+            stack.enter_context(room_for(workers))
             report = stack.enter_context(_reporting(progress, len(names), len(names) - len(todo), noun_of(data)))
             for row, views in zip(todo, data.read(todo, workers=workers), strict=True):
                 if isinstance(views, Fault):

@@ -140,6 +140,8 @@ def search(
     store: FeatureStore | str | PathLike[str] | None = None,
     pooling: PoolingLike = None,
     device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
     include_same: bool = False,
     progress: bool = True,
 ) -> list[list[Hit]]:
@@ -150,7 +152,7 @@ def search(
         query_paths: video files.
         gallery: a folder, a manifest, a list of paths, or ``Embeddings`` made by the same encoder and clip plan.
         k: at most this many per query.
-        clips, store, pooling, device, progress: as ``embed``.
+        clips, store, pooling, device, batch_size, workers, progress: as ``embed``.
         include_same: also find the query itself where the gallery holds it: the same file, by whatever path or link,
             and the same span. A copy of it is always found.
     Raises: DataError for a query that cannot be read or a gallery with nothing else; UsageError for k < 1 or a gallery
@@ -162,7 +164,7 @@ def search(
         if not Path(path).exists():
             raise DataError(f"{fspath(path)}: there is no such file")
     options: dict[str, Any] = {"clips": clips, "store": store, "pooling": pooling, "device": device}
-    options["progress"] = progress
+    options |= {"batch_size": batch_size, "workers": workers, "progress": progress}
     queries = embed(encoder, list(query_paths), **options)
     if queries.faults:
         raise DataError("a query cannot be read: " + "; ".join(f.message for f in queries.faults))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
+from unreel.core.devices import choose_device
 from unreel.core.distributed import world_size
 from unreel.core.progress import format_seconds
 from unreel.core.settings import Settings
@@ -12,7 +13,6 @@ from unreel.data.contracts import min_frames
 from unreel.methods import Method
 from unreel.nn import count_parameters
 from unreel.recipes.build import SHORTENED, Prepared
-from unreel.train.backend import choose_device
 from unreel.train.estimate import estimate_step
 from unreel.views.geometry import as_size
 from unreel.views.plan import ViewPlan

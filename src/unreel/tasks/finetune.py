@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 
+from unreel.core.devices import choose_device
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import UsageError
 from unreel.core.files import claimed
@@ -31,7 +32,6 @@ from unreel.protocols.linear import FeatureScaling, FittedLinear
 from unreel.protocols.protocol import FeatureSet, group_cut
 from unreel.protocols.store import encoder_digest
 from unreel.tasks.trained import Adapted, Examples, Means
-from unreel.train.backend import choose_device
 from unreel.train.checkpoint import Checkpoints
 from unreel.train.monitor import Monitor
 from unreel.train.optim import Decay, OptimizerName, build_optimizer

@@ -78,16 +78,6 @@ def start_processes() -> bool:
     return True
 
 
-def choose_device(name: str | torch.device | None = None) -> torch.device:
-    """The device asked for, else this process's CUDA device, else the CPU. Raises UsageError when it is absent."""
-    if name is not None:
-        device = torch.device(name)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise UsageError(f"device {str(device)!r} was asked for, but torch sees no CUDA device; use device='cpu'")
-        return device
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Mixed precision for the forward pass; weights stay float32. Raises UsageError for an unknown precision."""
     if precision not in get_args(Precision):

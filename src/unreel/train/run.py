@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import torch
 import yaml
 
+from unreel.core.devices import choose_device
 from unreel.core.digests import mapping_digest
 from unreel.core.distributed import barrier, broadcast_object, rank, world_size
 from unreel.core.errors import DataError, UnreelError, UsageError, unknown_name
@@ -33,7 +34,7 @@ from unreel.methods.chance import chance_levels
 from unreel.methods.method import Method
 from unreel.nn.encoder import Encoder
 from unreel.nn.weights import FILE_NAME, load_encoder, save_encoder
-from unreel.train.backend import Precision, choose_device, start_processes
+from unreel.train.backend import Precision, start_processes
 from unreel.train.checkpoint import Checkpoints, differences
 from unreel.train.feed import Loader, steps_per_epoch
 from unreel.train.health import watch

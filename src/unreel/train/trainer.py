@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from unreel.core.devices import choose_device, room_for
 from unreel.core.digests import mapping_digest
 from unreel.core.distributed import all_reduce_mean, all_reduce_sum, gather_objects, rank, same_everywhere, world_size
 from unreel.core.errors import DataError, UnreelError, UsageError
@@ -28,7 +29,7 @@ from unreel.core.signals import StopWish
 from unreel.data.batch import Batch, Fault
 from unreel.methods.method import LossOutput, Method, Progress
 from unreel.nn.kernels import channels_last, keep_clear
-from unreel.train.backend import Precision, autocast, choose_device, distribute, start_processes
+from unreel.train.backend import Precision, autocast, distribute, start_processes
 from unreel.train.checkpoint import Checkpoints
 from unreel.train.feed import Loader, batches_from, place, steps_per_epoch, views_channels_last
 from unreel.train.monitor import Monitor
@@ -329,6 +330,7 @@ def fit(
     with StopWish() as stop, ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))  # the caller's generators come out as they went in
         stack.callback(batches.close)
+        stack.enter_context(room_for(getattr(loader, "workers", 0)))
         while step < last_step and not stopping:
             try:
                 batch = fetch(step)
