@@ -155,7 +155,7 @@ def test_annotate_makes_tables_that_training_finds(
     assert "--no-crf leaves out what --crf.iterations would change" in capsys.readouterr().err
     for more in (["--batch-size", "4"], ["--seed", "1"]):
         assert main(["data", "annotate", "motion_energy", str(pictures), *more]) == 2
-        assert "--batch-size, --seed" in capsys.readouterr().err
+        assert "--batch-size, --device, --seed" in capsys.readouterr().err
     assert main(["data", "annotate", "boxes", str(pictures)]) == 2
     assert f"\n  unreel data annotate boxes {pictures} --encoder RUN\n" in capsys.readouterr().err
     assert main(["data", "annotate", "motion_energy", str(pictures), "--crf"]) == 2
