@@ -104,14 +104,36 @@ def test_batch_size_store_and_workers_reach_the_embedding(encoder: Path, tiny_wo
         np.testing.assert_allclose(other, vectors[0], rtol=1e-4, atol=1e-6)
 
 
-def test_threads_leave_room_for_workers_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_do_not_change_the_number_of_threads(
+    encoder: Path, tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums end in other bits with other threads: what is asked of the readers must not reach them."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(devices, "usable_cores", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    inside = []
+    for workers in ("0", "2"):
+        asked.clear()
+        assert main([*map(str, ["embed", encoder, tiny_world, "--out", tmp_path / "v.npz", "--workers", workers])]) == 0
+        asked_by_embed = list(asked)
+        asked.clear()
+        run = ["pretrain", tiny_world, "--out", tmp_path / f"run-{workers}", "--encoder", "r3d_tiny", "--steps", "1"]
+        assert main([*map(str, [*run, "--batch-size", "4", "--method.size", "24", "--workers", workers])]) == 0
+        inside.append((asked_by_embed, list(asked)))
+    assert inside[0] == inside[1]
+    assert all(inside[0])
+
+
+def test_threads_leave_room_for_readers_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = [4]
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     monkeypatch.setattr(devices, "usable_cores", lambda: 4)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    for workers, inside in ((0, 4), (1, 3), (3, 1), (9, 1)):
-        with devices.room_for(workers):
+    for readers, inside in ((0, 4), (1, 3), (3, 1), (9, 1)):
+        with devices.room_for(readers):
             assert torch.get_num_threads() == inside
         assert torch.get_num_threads() == 4
     threads.append(2)  # somebody asked for fewer

@@ -11,6 +11,9 @@ import torch
 
 from unreel.core.errors import UsageError
 
+# Reading processes of the recipes that a CPU can train.
+TRAINING_READERS = 2
+
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
     """The device asked for, else this process's CUDA device, else the CPU. Raises UsageError when it is not there."""
@@ -50,15 +53,17 @@ def default_workers(device: torch.device) -> int:
 
 
 @contextmanager
-def room_for(workers: int) -> Iterator[None]:
-    """Compute with no more threads than ``workers`` reading processes leave cores, inside; fewer stay fewer.
+def room_for(readers: int) -> Iterator[None]:
+    """Compute with no more threads than so many reading processes leave cores, inside; fewer stay fewer.
 
     With a thread for every core they wait for one another: on two cores a step then takes 1.5 times the processor time.
-    Where ``OMP_NUM_THREADS`` says how many, that many there are. Sums may end in another bit with other threads.
+    Sums end in other last bits with other numbers of threads. So ``readers`` is the usual number for the work at hand,
+    never the number that was asked for: any number of workers gives the same bits. Where ``OMP_NUM_THREADS`` says how
+    many threads, that many there are.
     """
     before = torch.get_num_threads()
     if not os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(max(1, min(before, usable_cores() - workers)))
+        torch.set_num_threads(max(1, min(before, usable_cores() - readers)))
     try:
         yield
     finally:

@@ -608,9 +608,9 @@ def embed_all(
             jobs.append(_Job(dict(keys), table, batcher))
         todo = sorted(set().union(*(job.todo for job in jobs)))
         if todo:
-            if workers is None:
-                workers = max(default_workers(job.batcher.device) for job in jobs)
-            stack.enter_context(room_for(workers))
+            usual = max(default_workers(job.batcher.device) for job in jobs)
+            workers = usual if workers is None else workers
+            stack.enter_context(room_for(usual))
             report = stack.enter_context(_reporting(progress, len(names), len(names) - len(todo), noun_of(data)))
             for row, views in zip(todo, data.read(todo, workers=workers), strict=True):
                 if isinstance(views, Fault):

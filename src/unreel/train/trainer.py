@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from unreel.core.devices import choose_device, room_for
+from unreel.core.devices import TRAINING_READERS, choose_device, room_for
 from unreel.core.digests import mapping_digest
 from unreel.core.distributed import all_reduce_mean, all_reduce_sum, gather_objects, rank, same_everywhere, world_size
 from unreel.core.errors import DataError, UnreelError, UsageError
@@ -330,7 +330,7 @@ def fit(
     with StopWish() as stop, ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))  # the caller's generators come out as they went in
         stack.callback(batches.close)
-        stack.enter_context(room_for(getattr(loader, "workers", 0)))
+        stack.enter_context(room_for(TRAINING_READERS if hasattr(loader, "workers") else 0))
         while step < last_step and not stopping:
             try:
                 batch = fetch(step)
