@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from unreel.cli.main import main
+from unreel.core.errors import DataError
+from unreel.data.manifest import Manifest
 from unreel.media import write_video
 from unreel.nn import create_encoder
 from unreel.nn.weights import save_encoder
@@ -206,6 +208,33 @@ def test_numbered_pictures_are_read_one_way_and_the_other_way_is_named(
     told, found = labels(capsys, encoder, data, tmp_path / "e.npz")
     assert (told.plain["videos"], found) == other
     assert "running number" not in told.err
+
+
+def test_pipes_are_no_files_and_nothing_waits_for_them(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = pictures(tmp_path / "data", *CLASSES)
+    (before, _), pipes = labels(capsys, encoder, data, tmp_path / "e.npz"), ("pipe.mp4", "cat/pipe.png", "pipe.gif")
+    for name in pipes:
+        os.mkfifo(data / name)
+    told, _ = labels(capsys, encoder, data, tmp_path / "e.npz")
+    assert told.plain["videos"] == before.plain["videos"]
+    assert "3 pipes, sockets or devices left out: cat/pipe.png, pipe.gif, pipe.mp4" in told.err
+    (data / "m.csv").write_text("path\n" + "".join(f"{name}\n" for name in pipes))
+    told = Told(capsys, "data", "index", data / "m.csv")
+    assert (told.code, told.plain["readable"]) == (0, 0)
+    told = Told(capsys, "pretrain", data / "m.csv", "--out", tmp_path / "run", "--encoder", "r3d_tiny")
+    assert told.code == 1
+    assert "pipe" in told.err
+    with pytest.raises(DataError, match="a pipe, a socket or a device, and not a file"):
+        _ = Manifest.open(data / "m.csv").digest
+
+
+def test_a_span_outside_its_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_video(tmp_path / "v.mp4", list(frames()), 10)
+    (tmp_path / "m.csv").write_text("path,start_s,end_s\nv.mp4,0,1\nv.mp4,7,9\n")
+    assert main(["data", "index", str(tmp_path / "m.csv")]) == 0
+    assert f"m.csv:3: the span starts at 7 s, where {tmp_path / 'v.mp4'} ends at 4 s" in capsys.readouterr().out
 
 
 def test_spans_have_their_own_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

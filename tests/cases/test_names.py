@@ -104,7 +104,10 @@ def test_vectors_and_search(odd: Path, encoder: Path, tmp_path: Path, capsys: py
     assert query not in [hit["path"] for hit in hits]
     assert len(hits) == COUNT - 1
     assert main(["search", str(encoder), str(odd), query, "--top", "40"]) == 0
-    assert "caf\\xea.png" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "caf\\xea.png" in out
+    assert len(out.splitlines()) == COUNT  # a header and a line per hit, whatever a name holds
+    assert "\x1b" not in out
 
 
 def test_training_and_maps(odd: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

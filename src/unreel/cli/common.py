@@ -13,6 +13,7 @@ from typing import Any
 from cyclopts import Group, Parameter
 
 from unreel.core.errors import UsageError
+from unreel.core.text import one_line
 
 
 class _Log(logging.Handler):
@@ -138,7 +139,7 @@ def print_json(data: Mapping[str, object]) -> None:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A plain table: text to the left, numbers to the right, two spaces between columns."""
-    cells = [[str(c) for c in row] for row in rows]
+    cells = [[one_line(str(c)) for c in row] for row in rows]
     widths = [
         max(len(header[i]), *(len(row[i]) for row in cells)) if cells else len(header[i]) for i in range(len(header))
     ]

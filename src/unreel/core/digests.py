@@ -16,6 +16,7 @@ A folder counts as the files directly in it, hidden ones left out: a video that 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -102,6 +103,8 @@ def _by_files(path: str | PathLike[str], digest: Callable[[str | PathLike[str]],
 
 
 def _hashed(file: str | PathLike[str], name: str, *, full: bool) -> str:
+    if not stat.S_ISREG(os.stat(file).st_mode):  # opening a pipe may wait for ever
+        raise OSError(errno.EINVAL, "a pipe, a socket or a device, and not a file", os.fspath(file))
     digest = hashlib.blake2b(digest_size=_SIZE_BYTES)
     with open(file, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size

@@ -45,6 +45,7 @@ class _Found:
     again: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     nowhere: list[str] = field(default_factory=list)
+    special: list[str] = field(default_factory=list)
     real: set[str] = field(default_factory=set)
 
 
@@ -118,6 +119,8 @@ def _walk(base: Path) -> _Found:
                     links.append(name)
                 else:
                     folders.append((name, os.path.join(real, entry.name)))
+            elif _is_special(entry):
+                found.special.append(name)
             elif media := kind_of(entry.path):
                 found.media[media].append(name)
             elif entry.is_symlink() and not os.path.exists(entry.path):
@@ -131,6 +134,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or behind a folder that may not be entered
+        return False
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a pipe, a socket or a device, which may be waited for for ever."""
+    try:
+        return not entry.is_file() and os.path.exists(entry.path)
+    except OSError:
         return False
 
 
@@ -184,6 +195,9 @@ def _left_out(found: _Found, chosen: str, files: Sequence[str]) -> list[str]:
         kinds = ", ".join(f"{suffix}: {count:,}" for suffix, count in suffixes)
         what = _count(len(other), "file that is no media by its name", "files that are no media by their names")
         notices.append(f"{what} ignored ({kinds}), such as {other[0]}")
+    if found.special:
+        what = _count(len(found.special), "pipe, socket or device", "pipes, sockets or devices")
+        notices.append(f"{what} left out: {_some(found.special)}")
     if found.hidden:
         notices.append(f"{_count(found.hidden, 'hidden file or folder', 'hidden files or folders')} ignored")
     if found.again:

@@ -114,7 +114,11 @@ def index(
         if row.start_s is not None and row.start_s >= answer.duration_s > 0:
             faults.append(
                 IndexFault(
-                    i, row.path, "TooShortError", f"the span starts at {row.start_s:g} s of {answer.duration_s:g} s"
+                    i,
+                    row.path,
+                    "TooShortError",
+                    f"{shown(manifest.where(i))}: the span starts at {row.start_s:g} s, where {shown(name)} ends "
+                    f"at {answer.duration_s:g} s",
                 )
             )
             facts_of.append(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, cast
@@ -102,7 +103,10 @@ class ImageDecoder:
     def _bytes(self, path: Path) -> bytes:
         name = os.fspath(path)
         try:
-            size = os.stat(name).st_size
+            facts = os.stat(name)
+            if stat.S_ISFIFO(facts.st_mode) or stat.S_ISCHR(facts.st_mode):  # reading may wait for ever
+                raise UnreadableError(name, "is a pipe or a device, not a file")
+            size = facts.st_size
             if size > self.max_bytes:
                 raise UnreadableError(name, f"{size} bytes are more than an image may have ({self.max_bytes})")
             with open(name, "rb") as stream:

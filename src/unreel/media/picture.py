@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import threading
 import warnings
 import zlib
@@ -77,6 +78,8 @@ def is_still(path: Path) -> bool:
     False for what cannot be opened as a picture.
     """
     try:
+        if not os.path.isfile(path):  # opening a pipe may wait for ever
+            return False
         with _OUR_SETTINGS, Image.open(path) as image:
             return not getattr(image, "is_animated", False)
     except Exception:

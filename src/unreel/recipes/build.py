@@ -78,19 +78,20 @@ def choose_rows(manifest: Manifest, *, split: str = "auto", digest: str | None =
             manifest.select(split=name)
         return manifest.select(split=wanted)
     roles = [split_role(name) for name in names]
-    choice = "Or say what to learn from: --data.split all, or the names of splits, such as --data.split "
+    choice = "say what to learn from: --data.split all, or the names of splits, such as --data.split "
     if "train" in roles:
         chosen = manifest.select(split="train")
         left = [name for name, role in zip(names, roles, strict=True) if not role]
         notice = f"Not learned from, beside the training split: {count_splits(left)}." if left else ""
     elif None in roles:
         cells = [(manifest.where(i), names[i]) for i, role in enumerate(roles) if role is None]
-        raise unclear_splits(cells, choice + cells[0][1])
+        raise unclear_splits(cells, f"Or {choice}{cells[0][1]}")
     elif "" in roles:
         chosen = manifest.subset(i for i, role in enumerate(roles) if not role)
         notice = f"Learned from: the {len(chosen)} rows without a split ({count_splits(filter(None, names))} held out)."
     else:
-        raise DataError(f"no row is in a training split; there are {count_splits(names)}. {choice}{names[0]}")
+        found = f"no row is in a training split; there are {count_splits(names)}"
+        raise DataError(f"{found}. To learn from those, {choice}{names[0]}")
     return replace(chosen, notices=(*chosen.notices, notice)) if notice else chosen
 
 

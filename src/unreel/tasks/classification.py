@@ -186,13 +186,15 @@ class LabelTask:
             if unclear:
                 advice = f"Name the splits {train}, {validation} and {test}, and leave the cells of other rows empty"
                 raise unclear_splits([(self._where(i), splits[i]) for i in unclear], advice)
+        advice = "Name the splits of both parts, or take the column of splits out, to have the rows split at random"
         if not meant[test]:
             if not meant[validation]:
-                raise DataError(f"no split is called {test!r} or {validation!r}; there are {count_splits(splits)}")
+                found = f"no split is called {test!r} or {validation!r}; there are {count_splits(splits)}"
+                raise DataError(f"{found}. {advice}")
             notes.append(f"there is no split {test!r}: tested on {validation!r}, which selects nothing")
             test, validation = validation, ""
         if not meant[train]:
-            raise DataError(f"no split is called {train!r}; there are {count_splits(splits)}")
+            raise DataError(f"no split is called {train!r}; there are {count_splits(splits)}. {advice}")
         roles = np.full(len(splits), "", dtype="U5")
         for i, split in enumerate(splits):
             if not split or not labelled[i]:
