@@ -54,7 +54,13 @@ def test_every_command_and_option_is_explained_and_takes_json() -> None:
         if resolved.default_command is None:
             continue
         function = resolved.default_command
-        for name in inspect.signature(function).parameters.keys() - {"common", "settings", "computing", "embedding"}:
+        for name in inspect.signature(function).parameters.keys() - {
+            "common",
+            "settings",
+            "computing",
+            "embedding",
+            "columns",
+        }:
             assert f"\n    {name}: " in inspect.cleandoc(function.__doc__), (path, name)
         assert "common" in inspect.signature(function).parameters, path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
 Protocols: TypeAlias = Annotated[
     tuple[Literal["linear", "knn", "retrieval", "svm", "finetune"], ...], Parameter(consume_multiple=True)
 ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of the data to ask about."""
+
+    label: str | None = None
+    "Which label column to use, if the data has several."
+    group: str | None = None
+    "Which group column to use, if the data has several. A group (a patient, a scene) is never split."
+
+
+THE_ONLY = Columns()
 
 
 def embed(
@@ -69,8 +84,7 @@ def evaluate(
     protocol: Protocols | None = None,
     task: Literal["label", "background", "shift"] = "label",
     gallery: Path | None = None,
-    label: str | None = None,
-    group: str | None = None,
+    columns: Columns = THE_ONLY,
     profile: str = "standard",
     pooling: str | None = None,
     frame_statistics: bool = False,
@@ -95,8 +109,6 @@ def evaluate(
         task: What to ask for: label is the label itself; background is the label when backgrounds are kept, swapped
             and removed; shift is the label on a shifted data set.
         gallery: Another data set, in which the data's test part is looked up. Labels are matched by name.
-        label: Which label column to use, if the data has several.
-        group: Which group column to use, if the data has several. A group (a patient, a scene) is never split.
         profile: A named set of protocols, with their test clips and pooling: standard, paper-cvrl, paper-tcgl,
             paper-occon.
         pooling: How the last map becomes a vector: encoder (its own way), gap, or windows such as max-1x2x2; by
@@ -115,9 +127,9 @@ def evaluate(
     from unreel.tasks.scores import check_report
 
     sections = to_sections(settings)
-    asked = _task(task, data, sections.pop("task", {}), label=label, group=group, gallery=gallery, seed=seed)
+    asked = _task(task, data, sections.pop("task", {}), columns=columns, gallery=gallery, seed=seed)
     if asked is not None:
-        label = group = None  # the task has them
+        columns = THE_ONLY  # the task has them
     baselines = ("random-init", "frame-statistics") if frame_statistics else ("random-init",)
     is_run = (encoder / "config.yaml").is_file()
     if out is not None:
@@ -133,8 +145,8 @@ def evaluate(
         data if asked is None else asked,
         protocol=protocol,
         gallery=gallery,
-        label=label,
-        group=group,
+        label=columns.label,
+        group=columns.group,
         profile=profile,
         pooling=pooling,
         baselines=baselines,
@@ -157,8 +169,7 @@ def _task(
     data: Path,
     settings: Mapping[str, object],
     *,
-    label: str | None,
-    group: str | None,
+    columns: Columns,
     gallery: Path | None,
     seed: int,
 ) -> Task | None:
@@ -174,7 +185,7 @@ def _task(
         raise UsageError(f"--gallery is a task of its own: leave out --task {name}")
     builder = TASKS[name]
     given: dict[str, Any] = validate(builder, settings, "task")
-    for option, value in (("label", label), ("group", group)):
+    for option, value in (("label", columns.label), ("group", columns.group)):
         if value is not None:
             given |= validate(builder, {option: value}, "task")
     if "data" in given:
