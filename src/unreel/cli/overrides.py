@@ -18,7 +18,7 @@ Overrides: TypeAlias = Annotated[
         name="--set",
         negative="",
         show_default=False,
-        help="SECTION.KEY=VALUE, a setting; --SECTION.KEY VALUE for short (--method.temperature 0.2). May be repeated.",
+        help="SECTION.KEY=VALUE, a setting; --SECTION.KEY VALUE for short. May be repeated.",
     ),
 ]
 
