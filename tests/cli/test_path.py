@@ -42,6 +42,10 @@ def test_annotate(capsys: pytest.CaptureFixture[str], tiny_world: Path, tmp_path
     arguments = ("data", "annotate", "motion_energy", tiny_world, "--out", tmp_path, "--workers", 0)
     assert call(capsys, *arguments)["computed"] == 32
     assert call(capsys, *arguments)["known"] == 32
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.mp4").write_bytes(b"no video")
+    assert main(["data", "annotate", "motion_energy", str(tmp_path / "broken"), "--workers", "0"]) == 0
+    assert capsys.readouterr().out.startswith("1 computed, 0 known already; 1 of them could not be read\n")
     assert main(["data", "annotate", "motion", str(tiny_world)]) == 2
     assert "did you mean 'motion_energy'" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,10 @@ def test_nobody_is_told_where_all_fit(folder: Path) -> None:
     call = {**SMALL, "method": {**SMALL["method"], "interval": 0}}
     prepared = prepare("vcop", folder, encoder="r3d_tiny", call=call)
     assert prepared.notes == ()
-    assert plan(prepared).text().startswith("videos    7\n")
+    planned = plan(prepared)
+    assert planned.text().startswith("videos    7\n")
+    for gib, said in ((0.014, "14 MiB"), (0.0, "1 MiB"), (0.976, "999 MiB"), (0.99, "1.0 GiB"), (12.34, "12.3 GiB")):
+        assert f"memory    about {said}\n" in replace(planned, memory_gib=gib).text()
 
 
 @pytest.mark.parametrize("name", [n for n in list_recipes() if not n.startswith("demo")])

@@ -158,7 +158,7 @@ def test_a_whole_run(whole: Path) -> None:
         "< 0.001",
         "[0.450, 0.750]",
         "a <note>",
-        "lost.mp4",
+        "1 of the test and training videos could not be read; no n includes it: lost.mp4",
         "0.910",
         "no picture",
         "cut & off",

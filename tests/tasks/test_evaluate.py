@@ -256,7 +256,7 @@ def test_files_with_a_store_a_fault_and_scores_on_disk(tmp_path):
     assert found.task["n_train"] == 7
     assert found.score("linear").value == 1.0
     assert found.neighbours[0].path.endswith(".mp4")
-    assert "could not be read" in found.text()
+    assert "\n1 source could not be read; no n includes it: dark/3.mp4" in found.text()
     assert Report.from_json(tmp_path / "run" / "scores.json").to_dict() == found.to_dict()
     assert len(calls) == 16
     calls.clear()

@@ -124,7 +124,8 @@ def annotate(
             )
     with Progress(f"annotate {name}", unit="sources") as bar:
         found = compute(manifest, producer, out=out, workers=computing.count(), progress=bar)
-    lines = [f"{found.computed} computed, {found.known} known already", f"wrote {found.table}"]
+    unread = f"; {len(found.failed)} of them could not be read" if found.failed else ""
+    lines = [f"{found.computed} computed, {found.known} known already{unread}", f"wrote {found.table}"]
     lines += [f"fault: {message}" for _, message in found.failed[:10]]
     if len(found.failed) > 10:
         lines.append(f"fault: … and {len(found.failed) - 10} more")

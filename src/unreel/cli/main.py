@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
-from cyclopts import App, CycloptsError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from unreel.cli.app import app
 from unreel.cli.common import LOG, print_json
@@ -87,6 +87,22 @@ def _too_much(arguments: Sequence[str], extra: Sequence[str]) -> UsageError:
     return UsageError(f"{typed} takes {takes}, and {' '.join(extra)} is too much{several}")
 
 
+def _missing(arguments: Sequence[str], error: MissingArgumentError) -> UsageError:
+    """What the call lacks, and what that is; a value, where only the option's name was given."""
+    argument = error.argument
+    if argument is None:
+        return UsageError(str(error))
+    given = next((token.keyword for token in reversed(argument.tokens) if token.keyword), error.keyword)
+    if given:
+        return UsageError(f"{given} needs a value")
+    command, typed = _command(arguments)
+    documented = command.assemble_argument_collection(parse_docstring=True)
+    what = " ".join((next(a.parameter.help for a in documented if a.name == argument.name) or "").split())
+    like = nearest(argument.name, [t for t in error.unused_tokens or () if t.startswith("--")], limit=1, cutoff=0.6)
+    hint = f" (not {like[0]})" if like else ""
+    return UsageError(f"{typed} needs {argument.name}{hint}" + (f": {what}" if what else ""))
+
+
 def _report(error: BaseException, code: int, arguments: Sequence[str], *, hint: str = "") -> int:
     if "--debug" in arguments:
         traceback.print_exception(error, file=sys.stderr)
@@ -132,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else DONE
     except UnusedCliTokensError as error:
         return _report(_too_much(given, error.unused_tokens or ()), WRONG_CALL, given, hint=hint)
+    except MissingArgumentError as error:
+        return _report(_missing(given, error), WRONG_CALL, given, hint=hint)
     except CycloptsError as error:
         return _report(error, WRONG_CALL, given, hint=hint)
     except UsageError as error:

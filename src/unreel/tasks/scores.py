@@ -270,7 +270,8 @@ class Report:
         parts = [self.table(), *self.verdicts, *(f"note: {note}" for note in self.notes)]
         if self.faults:
             shown = ", ".join(f["path"] for f in self.faults[:5])
-            parts.append(f"{counted(len(self.faults), 'source')} could not be read and counted in no n: {shown}")
+            them = "it" if len(self.faults) == 1 else "them"
+            parts.append(f"{counted(len(self.faults), 'source')} could not be read; no n includes {them}: {shown}")
         return "\n".join(parts)
 
     __str__ = text
