@@ -30,7 +30,7 @@ demo: $(STAMP)   ## The whole path on a built-in world: train, prove, report (3 
 	@echo "set-up took $$(cat $(STAMP)) s"
 	$(BIN)/unreel demo $(ARGS)
 
-test: $(STAMP)   ## The whole suite (2 minutes on 2 cores)
+test: $(STAMP)   ## The whole suite (4 minutes on 2 cores)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 # What stands for a processor without AVX-512; the folders whose results are numbers of torch's.

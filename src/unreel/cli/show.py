@@ -15,7 +15,7 @@ def demo(
 
     Args:
         out: Folder for the world, the run and report.html.
-        full: Train longer (30 minutes on 2 cores instead of 5).
+        full: Train longer (30 minutes on 2 cores instead of 3).
         tiny: Take only a few seconds, to see that everything works. Its scores mean nothing.
         seed: Seed of the world and of the training.
     """
