@@ -13,7 +13,7 @@ import torch
 
 from unreel.core.distributed import rank
 from unreel.core.errors import UsageError
-from unreel.core.files import check_file, replacing, write_arrays
+from unreel.core.files import check_apart, check_file, replacing, write_arrays
 from unreel.core.progress import Progress, format_seconds
 from unreel.core.words import plural
 from unreel.data.batch import Batch
@@ -296,6 +296,7 @@ def pretrain(
 
 def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: bool = True) -> Run:
     """Train what ``prepare`` built, and write the report."""
+    check_apart(out, prepared.source)
     settings = prepared.settings
     digest = settings["data"]["digest"]  # of the rows chosen, those too short for the method included
     count, noun = len(prepared.manifest), prepared.manifest.noun

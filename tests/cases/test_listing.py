@@ -210,6 +210,39 @@ def test_numbered_pictures_are_read_one_way_and_the_other_way_is_named(
     assert "running number" not in told.err
 
 
+def test_a_poster_beside_frames_does_not_hide_them(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = trees(tmp_path / "data", "0_frame{}.jpg", "run/v1 run/v2 wave/v3")
+    for video in ("run/v1", "run/v2", "wave/v3"):
+        pictures(data / video, "cover.jpg")
+    count, _, notice = number_of(capsys, encoder, data, tmp_path / "e.npz")
+    assert count == 15
+    assert "such as run/v1/0_frame1.jpg" in notice
+    assert "taken as single pictures, because run/v1 holds cover.jpg beside them" in notice
+    assert "list the frames of each video in a table" in notice
+
+
+def test_results_inside_the_data_are_no_data(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = pictures(tmp_path / "data", *CLASSES)
+    run = ["pretrain", data, "--out", data / "run", "--train.steps", "1", "--encoder", "r3d_tiny"]
+    run += ["--method.size", "16", "--method.hidden_dim", "8", "--method.out_dim", "4", "--train.batch_size", "4"]
+    run += ["--train.workers", "0"]
+    assert Told(capsys, *run).code == 0
+    assert (data / "run" / "views.png").is_file()
+    assert Told(capsys, *run).code == 0, "the same command again finds the run's own pictures no change of the data"
+    maps = ["explain", encoder, data, "--out", data / "maps", "--workers", "0", "--expand-resolution", "4"]
+    assert Told(capsys, *maps).code == 0
+    told, found = labels(capsys, encoder, data, tmp_path / "e.npz")
+    assert found == ["cat"] * 4 + ["dog"] * 4
+    assert "2 folders hold results of unreel and are left out: maps, run" in told.err
+    for command in (run[:3], maps[:4]):
+        told = Told(capsys, *command, data)
+        assert told.code == 2
+        assert "is the folder of the data" in told.err
+    assert sorted(p.name for p in data.iterdir()) == ["cat", "dog", "maps", "run"]
+
+
 def test_pipes_are_no_files_and_nothing_waits_for_them(
     encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,7 +59,7 @@ def explain(
         batch_size: How many are compared with each other. The default is 256 images or 64 clips.
         seed: Seed for which ones are drawn and for which share a batch.
     """
-    from unreel.core.files import check_folder, claimed
+    from unreel.core.files import check_apart, check_folder, claimed
     from unreel.data.manifest import Manifest
     from unreel.explain.contracam import CamSettings
     from unreel.explain.gallery import choose_rows, write_gallery
@@ -69,6 +69,7 @@ def explain(
 
     sections = _sections(settings)
     computing.check()
+    check_apart(out, data)
     check_folder(out)
     nets = load_cam_nets(encoder)
     prefer_device(nets.encoder, nets.projector, device=computing.device)

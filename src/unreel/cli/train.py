@@ -49,7 +49,7 @@ def pretrain(
     """
     if out is None and not (dry_run or list_settings):
         raise UsageError("--out is missing: say where the run's folder goes, such as --out runs/first")
-    from unreel.core.files import check_folder
+    from unreel.core.files import check_apart, check_folder
     from unreel.core.settings import Layer
     from unreel.data.manifest import Manifest
     from unreel.methods import method_builder
@@ -80,6 +80,7 @@ def pretrain(
         )
         return 0
     if out is not None and not Run(out).completed:
+        check_apart(out, data)
         check_folder(out)
     prepared = prepare(None, data, recipe=recipe, overrides=overrides, call=short, origin=COMMAND_LINE)
     if dry_run:

@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
-from unreel.core.errors import UnreelError
+from unreel.core.errors import UnreelError, UsageError
 from unreel.core.text import shown
 
 _OTHER_PLACE = "choose another place"
@@ -81,6 +81,16 @@ def check_folder(path: str | PathLike[str]) -> None:
         if try_lock(stream) is False:
             raise _busy(stream, home)
     _try_writing(home, path)
+
+
+def check_apart(out: str | PathLike[str], data: str | PathLike[str]) -> None:
+    """Raise UsageError where results would lie directly in the folder of the data, among its files."""
+    if os.path.isdir(data) and os.path.realpath(out) == os.path.realpath(data):
+        place = os.path.join(os.fspath(out), "results")
+        raise UsageError(
+            f"--out {os.fspath(out)} is the folder of the data, where results would lie among the files to learn from; "
+            f"choose another folder, such as {place}"
+        )
 
 
 def _place(path: str | PathLike[str]) -> Path:

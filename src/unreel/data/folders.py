@@ -25,6 +25,8 @@ KINDS: tuple[Kind, ...] = ("auto", "video", "image", "frames")
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _SHOWN = 3
+# What only a folder of results holds: of a run, and of maps (`unreel explain`).
+_RESULTS = ({"config.yaml", "environment.json"}, {"explain.json", "index.html"})
 _IN_A_TABLE = "list the frames of each video in a table (CSV) with the columns path and frames"
 
 
@@ -46,6 +48,7 @@ class _Found:
     closed: list[str] = field(default_factory=list)
     nowhere: list[str] = field(default_factory=list)
     special: list[str] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
     real: set[str] = field(default_factory=set)
 
 
@@ -106,6 +109,9 @@ def _walk(base: Path) -> _Found:
                 entries = sorted(listing, key=lambda e: e.name)
         except OSError:
             found.closed.append(inside)
+            continue
+        if inside and any(marks <= {entry.name for entry in entries} for marks in _RESULTS):
+            found.results.append(inside)
             continue
         found.folders.append(inside)
         for entry in entries:
@@ -198,6 +204,11 @@ def _left_out(found: _Found, chosen: str, files: Sequence[str]) -> list[str]:
     if found.special:
         what = _count(len(found.special), "pipe, socket or device", "pipes, sockets or devices")
         notices.append(f"{what} left out: {_some(found.special)}")
+    if found.results:
+        what = _count(
+            len(found.results), "folder holds results of unreel and is", "folders hold results of unreel and are"
+        )
+        notices.append(f"{what} left out: {_some(found.results)}")
     if found.hidden:
         notices.append(f"{_count(found.hidden, 'hidden file or folder', 'hidden files or folders')} ignored")
     if found.again:

@@ -55,13 +55,19 @@ def numbered_folders(base: Path, images: Sequence[str]) -> Numbered:
     for path in images:
         folders[os.path.dirname(path)].append(path)
     series = {folder: _series([os.path.basename(p) for p in paths]) for folder, paths in folders.items()}
-    counted = [folder for folder, number in series.items() if number]
+    counted = [folder for folder, (number, _) in series.items() if number]
     if 2 * len(counted) < len(folders) or counted == [""]:
         return Numbered(folders, 0, False)
-    example = min(folders[min(counted)])
-    several = min((folder for folder in counted if series[folder] > 1), default="")
-    doubt = f"{several or base.name} holds {series[several]} series" if several else _doubt(base, folders, counted)
-    return Numbered(folders, len(counted), not doubt, example, doubt, bool(several))
+    example = next(
+        path for path in sorted(folders[min(counted)]) if os.path.basename(path) not in series[min(counted)][1]
+    )
+    mixed = min((folder for folder in counted if series[folder][0] > 1 or series[folder][1]), default=None)
+    if mixed is None:
+        doubt = _doubt(base, folders, counted)
+    else:
+        number, loose = series[mixed]
+        doubt = f"{mixed or base.name} holds " + (f"{min(loose)} beside them" if loose else f"{number} series")
+    return Numbered(folders, len(counted), not doubt, example, doubt, mixed is not None)
 
 
 def _doubt(base: Path, folders: Mapping[str, Sequence[str]], counted: Sequence[str]) -> str:
@@ -97,12 +103,18 @@ def _spread(names: Sequence[str], most: int) -> Sequence[str]:
     return [names[i * (len(names) - 1) // (most - 1)] for i in range(most)] if len(names) > most else names
 
 
-def _series(names: Sequence[str]) -> int:
-    """How many series these names are, in each of which one number changes in equal steps; 0 for anything else."""
+def _series(names: Sequence[str]) -> tuple[int, set[str]]:
+    """How many series most of these names are, in each of which one number changes in equal steps; and the few others.
+
+    (0, nothing) where others are more than one in ten, and more than one: a poster beside frames does not hide them.
+    """
     series: dict[str, list[str]] = defaultdict(list)
     for name in names:
         series[_NUMBER.sub("#", name)].append(name)
-    return len(series) if all(map(_is_counted, series.values())) else 0
+    loose = {name for group in series.values() if not _is_counted(group) for name in group}
+    if len(loose) > max(1, len(names) // 10):
+        return 0, set()
+    return sum(map(_is_counted, series.values())), loose
 
 
 def _is_counted(names: Sequence[str]) -> bool:
