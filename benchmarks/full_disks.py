@@ -116,7 +116,8 @@ def run(words: list[str], places: dict[str, Path], user: int | None) -> tuple[in
         code = 70
         with contextlib.suppress(BaseException):
             if user is not None:
-                os.environ["UNREEL_CACHE"] = os.environ["HOME"] = f"/tmp/unreel-user-{user}"
+                home = os.path.join(tempfile.gettempdir(), f"unreel-user-{user}")
+                os.environ["UNREEL_CACHE"] = os.environ["HOME"] = home
                 os.setuid(user)
             given = [word.replace("PLACE", str(places["PLACE"])) for word in words]
             given = [str(places[word]) if word in places else word for word in given]

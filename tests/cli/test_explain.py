@@ -121,6 +121,14 @@ def test_explain_makes_a_page(run: Path, pictures: Path, tmp_path: Path, capsys:
     assert "batch_size must be at least 2, got 0" in capsys.readouterr().err
 
 
+def test_explain_takes_no_negative_limit(
+    run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*map(str, ["explain", run, pictures, "--out", tmp_path / "page", "--limit", "-1"])]) == 2
+    assert "--limit -1: expected a number of images or videos, or 0 for all" in capsys.readouterr().err
+    assert not (tmp_path / "page").exists()
+
+
 def test_annotate_makes_tables_that_training_finds(
     run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

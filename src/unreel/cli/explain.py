@@ -67,6 +67,8 @@ def explain(
     from unreel.explain.producers import prefer_device
     from unreel.recipes.trained import load_cam_nets
 
+    if limit < 0:
+        raise UsageError(f"--limit {limit}: expected a number of images or videos, or 0 for all")
     sections = _sections(settings)
     computing.check()
     check_apart(out, data)

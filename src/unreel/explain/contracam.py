@@ -283,7 +283,8 @@ def _search(
         if grid == (1, 1, 1):
             raise UsageError(
                 f"the feature map of {tuple(size)} input (frames, height, width) has a single position, which cannot "
-                "show where anything is; give larger images, an earlier layer, or expand_resolution=2 or 4"
+                "show where anything is; give larger images, an earlier layer, or "
+                "expand_resolution=2 or 4 (--cam.expand_resolution 4)"
             )
         with torch.enable_grad(), torch.autocast(maps.device.type, enabled=False):
             leaf, embeddings = open_graph(encoder, maps, layer=settings.layer)
