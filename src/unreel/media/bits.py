@@ -7,6 +7,7 @@ to be counted; what cannot, says None.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -37,6 +38,7 @@ _ONE_EACH = frozenset(
 )
 _HEADER_BYTES = 64  # of a slice or picture header: enough for every field read here
 _UNIT_BYTES = 512  # of a NAL unit: the longest parameter sets
+_BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 
 
@@ -349,3 +351,18 @@ _COUNTERS: dict[str, Callable[[bytes], PictureCount]] = {
     "vp8": _vp8,
     "vp9": _vp9,
 }
+
+
+def ffv1_is_whole(data: bytes) -> bool:
+    """Whether the checksums of an FFV1 packet hold: FFmpeg patches a slice where one does not, and gives no sign.
+
+    A slice ends in its size (24 bits), a status (8) and a parity (32) that makes the CRC of it all zero, by the
+    polynomial 0x04C11DB7 from the highest bit on (RFC 9043, Slice Footer). zlib's runs from the lowest bit on.
+    """
+    end = len(data)
+    while end > 0:
+        begin = end - 8 - int.from_bytes(data[end - 8 : end - 5], "big") if end >= 8 else -1
+        if begin < 0 or zlib.crc32(data[begin:end].translate(_BITS_REVERSED), 0xFFFFFFFF) != 0xFFFFFFFF:
+            return False
+        end = begin
+    return True

@@ -18,7 +18,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from unreel.media.bits import picture_counter
+from unreel.media.bits import ffv1_is_whole, picture_counter
 from unreel.media.decoder import TruncatedError, UnreadableError, VideoInfo
 from unreel.media.display import Turn, display_size
 from unreel.media.source import Source
@@ -26,8 +26,6 @@ from unreel.media.source import Source
 # Containers that store no presentation times: FFmpeg's guess is right only where the codec does not reorder frames.
 _NO_TIMES = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "ivf"})
 NO_TIME = -(1 << 62)  # before every real time stamp
-# Decoders that patch a damaged keyframe up with the frame before, and do not say so: the group before is decoded too.
-_PATCHING = frozenset({"ffv1"})
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,11 @@ class FrameTable:
 
     A *place* is a packet's number in the file. ``place`` (N,) of the packet each frame comes out of; ``start`` (N,)
     of the keyframe to decode from; ``stop`` (N,) of the last packet that belongs to the frame. ``packet_pts`` and
-    ``packet_dts`` (P,) are the file's own; ``keys`` (K,) are the places of keyframes. ``recordings`` are the places
-    where another recording begins: the decoder starts anew there. ``one_each`` means that every packet shown is one
-    whole picture. ``counted`` means that places do not tell frames apart: they are found by counting the decoder's
-    output from the start of the file.
+    ``packet_dts`` (P,) are the file's own; ``keys`` (K,) are the places of keyframes. ``refused`` are the places of
+    packets that are damaged by their own checksum, and of what builds on them: they are never decoded. ``recordings``
+    are the places where another recording begins: the decoder starts anew there. ``one_each`` means that every packet
+    shown is one whole picture. ``counted`` means that places do not tell frames apart: they are found by counting the
+    decoder's output from the start of the file.
     """
 
     place: NDArray[np.int64]
@@ -48,6 +47,7 @@ class FrameTable:
     packet_pts: NDArray[np.int64]
     packet_dts: NDArray[np.int64]
     keys: NDArray[np.int64]
+    refused: frozenset[int]
     recordings: frozenset[int]
     times_s: NDArray[np.float64]
     end_s: float
@@ -90,6 +90,7 @@ class _Packets:
     duration: list[int] = field(default_factory=list)
     key: list[bool] = field(default_factory=list)
     shown: list[bool] = field(default_factory=list)
+    whole: list[bool] = field(default_factory=list)  # by their own checksums, of a codec that has any
     one_each: bool = True  # nothing but whole pictures and packets that show nothing, and no sign of damage
     packed: bool = False  # a picture may come out of another packet than its own
 
@@ -120,6 +121,7 @@ def build_table(source: Source) -> FrameTable:
         raise TruncatedError(source.path, "its video stream has no packets; the file is cut off or was never finished")
     if first is None:
         raise UnreadableError(source.path, f"none of its {len(packets)} {source.context.name} packets gives a frame")
+    source.refused = _refused(packets)
     pts, shown = np.array(packets.pts), np.array(packets.shown)
     recordings = _recordings(packets, pts, shown)
     told = packets.one_each and recordings is not None and _times_are_told(source, packets, pts, shown, recordings)
@@ -147,12 +149,25 @@ def _read_packets(source: Source) -> tuple[_Packets, av.VideoFrame | None]:
         if pictures not in (0, 1) or packet.is_corrupt or (key and packet.has_sidedata("new_extradata")):
             packets.one_each = False
         packets.packed |= (pictures or 0) > 1
+        if source.context.name == "ffv1":
+            packets.whole.append(ffv1_is_whole(bytes(packet)))
         packets.shown.append(pictures != 0 and not packet.is_discard)
         if first is None:
             first = next(iter(source.decode(packet, place)), None)
     if first is None and len(packets):
         first = next(iter(source.drain()), None)
     return packets, first
+
+
+def _refused(packets: _Packets) -> frozenset[int]:
+    """Packets whose own checksum fails, each with the rest of its group; none where no checksum holds at all."""
+    refused: set[int] = set()
+    broken = False
+    for place, whole in enumerate(packets.whole):
+        broken = not whole or (broken and not packets.key[place])
+        if broken:
+            refused.add(place)
+    return frozenset(refused) if any(packets.whole) else frozenset()
 
 
 def _recordings(packets: _Packets, pts: NDArray[np.int64], shown: NDArray[np.bool_]) -> list[int] | None:
@@ -389,16 +404,14 @@ def _finish(
         has_audio=sound is not None,
         audio_rate_hz=int(sound.sample_rate or 0) if sound is not None else 0,
     )
-    start, keys = shown.start, np.flatnonzero(packets.key)
-    if source.context.name in _PATCHING and len(keys):
-        start = np.where(start > keys[0], keys[np.searchsorted(keys, start) - 1], start)
     return FrameTable(
         shown.place,
-        start,
+        shown.start,
         shown.stop,
         packet_pts,
         np.where(np.array(packets.dts) == NO_TIME, packet_pts, packets.dts),
-        keys,
+        np.flatnonzero(packets.key),
+        source.refused,
         recordings,
         times,
         float(times[0]) + duration,

@@ -67,6 +67,7 @@ class Source:
     def __init__(self, path: str, budget: Budget) -> None:
         self.path, self.budget = path, budget
         self.faults = 0  # packets that the decoder refused, and frames that it patched up
+        self.refused: frozenset[int] = frozenset()  # places of packets that never reach the decoder
         self._open()
 
     def _open(self) -> None:
@@ -120,7 +121,7 @@ class Source:
 
     def decode(self, packet: av.Packet[Any], place: int) -> list[av.VideoFrame]:
         """Frames that come out after this packet; a damaged packet gives none, and an empty one is never decoded."""
-        if not packet.size:
+        if not packet.size or place in self.refused:
             return []
         packet.pts = place
         return self._frames(packet)

@@ -88,6 +88,7 @@ class PyAVDecoder:
             if table is None:
                 table = build_table(source)
                 _tables.put(key, table)
+            source.refused = table.refused
             wanted = select_frames(source.path, table.times_s, table.end_s, indices=indices, times_s=times_s)
             unique, inverse = np.unique(wanted, return_inverse=True)
             converter = Converter(table.info.height, table.info.width, len(unique))
