@@ -111,7 +111,7 @@ def variants(dataset: ClipDataset) -> dict[str, Callable[[Job], list[Tensor]]]:
         return resize(clip[:, :, y1:y2, x1:x2], SIZE)
 
     def unreel(job: Job) -> list[Tensor]:
-        return [view.clips for view in dataset.sample(job.row, job.epoch).views]
+        return [view.data for view in dataset.sample(job.row, job.epoch).views]
 
     def unreel_cold(job: Job) -> list[Tensor]:
         os.utime(job.path)  # a changed time makes the frame table unknown
@@ -270,7 +270,7 @@ def handing_over(args: argparse.Namespace) -> dict[str, Any]:
                 started = time.perf_counter()
                 first[name].append(started - opened)
                 for batch in batches:
-                    int(batch.views[0].clips[0, 0, 0, 0, 0])
+                    int(batch.views[0].data[0, 0, 0, 0, 0])
                 times[name].append((time.perf_counter() - started) / (args.steps - 1))
         result[f"{workers} workers"] = {
             name: {

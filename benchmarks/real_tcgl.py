@@ -207,7 +207,7 @@ def reordered(batch: Batch, order: torch.Tensor) -> Batch:
 
 def mixed(batch: Batch) -> Batch:
     """The same tuples, each of whose snippets comes from another video: no content can tell their order."""
-    views = tuple(replace(view, clips=view.clips.roll(p, 0)) for p, view in enumerate(batch.views))
+    views = tuple(replace(view, data=view.data.roll(p, 0)) for p, view in enumerate(batch.views))
     return replace(batch, views=views)
 
 

@@ -114,8 +114,8 @@ def written_out(method: TCGL, batch: Batch) -> Tensor:
     encoder, n, sets = method.encoder, method.num_snippets, method.num_frame_sets
     snippets, frame_sets = [], []
     for view in batch.views:
-        snippets.append(encoder(encoder.prepare(view.clips)))
-        frame_sets.append([encoder(encoder.prepare(part)) for part in view.clips.chunk(sets, 2)])
+        snippets.append(encoder(encoder.prepare(view.data)))
+        frame_sets.append([encoder(encoder.prepare(part)) for part in view.data.chunk(sets, 2)])
     intra_key, inter_key = (batch.key.child(name).child("second") for name in ("intra", "inter"))
     shared = uniforms(intra_key.child("edges"), batch.sample_id.new_zeros(1), n, sets, sets)[0]
     assert method.order_head is not None
@@ -165,8 +165,8 @@ def greatest_difference(args: argparse.Namespace) -> float:
 
 def variants(method: TCGL, batch: Batch) -> dict[str, Callable[[], None]]:
     encoder, n, sets = method.encoder, method.num_snippets, method.num_frame_sets
-    whole = [encoder.prepare(view.clips) for view in batch.views]
-    parts = [encoder.prepare(part) for view in batch.views for part in view.clips.chunk(sets, 2)]
+    whole = [encoder.prepare(view.data) for view in batch.views]
+    parts = [encoder.prepare(part) for view in batch.views for part in view.data.chunk(sets, 2)]
     all_whole, all_parts = torch.cat(whole), torch.cat(parts)
     of_whole = tuple(range(0, n * (1 + sets), 1 + sets))
     of_parts = tuple(call for call in range(n * (1 + sets)) if call not in of_whole)

@@ -195,7 +195,7 @@ def variants(size: int, clips: int, frames: int, *, compiled: bool, crop: bool) 
     eager = plan_of(size)
     params = [eager.draw(Key("benchmark", i), 0, FrameSize(height, width, frames), {}) for i in range(clips)]
     ready = make(videos, eager, params)
-    cropped = list(ready.views[0].clips)
+    cropped = list(ready.views[0].data)
 
     def ours(plan: ViewPlan) -> Callable[[], object]:
         return lambda: plan.apply(make(videos, plan, params) if crop else ready)
@@ -229,8 +229,8 @@ def check(size: int, frames: int) -> float:
     plan = plan_of(size)
     params = [plan.draw(Key("check", i), 0, FrameSize(size, size, frames), {}) for i in range(16)]
     batch = make(videos, plan, params)
-    got = plan.apply(batch).views[0].clips
-    want = torch.stack([loop(c, p) for c, p in zip(batch.views[0].clips, params, strict=True)])
+    got = plan.apply(batch).views[0].data
+    want = torch.stack([loop(c, p) for c, p in zip(batch.views[0].data, params, strict=True)])
     return float((got - want).abs().max())
 
 

@@ -181,10 +181,10 @@ def test_snippets_are_put_into_every_order_and_mixed(scripts):
     batch = Batch(tuple(View(c, torch.zeros(4, 2)) for c in clips), {}, ids, ids, ids)
     for index, order in enumerate(permutations(3)):
         made = scripts.real_tcgl.reordered(batch, order)
-        assert [int(v.clips[0, 0, 0, 0, 0]) for v in made.views] == order.tolist()
+        assert [int(v.data[0, 0, 0, 0, 0]) for v in made.views] == order.tolist()
         assert made.targets["order"].tolist() == [order.tolist()] * 4
         assert made.targets["order_class"].tolist() == [index] * 4
-        videos = torch.stack([v.clips[:, 0, 0, 0, 0] // 10 for v in scripts.real_tcgl.mixed(made).views], 1)
+        videos = torch.stack([v.data[:, 0, 0, 0, 0] // 10 for v in scripts.real_tcgl.mixed(made).views], 1)
         assert all(len(set(row)) == 3 for row in videos.tolist())
 
 

@@ -337,7 +337,7 @@ def _embedded(encoder: Encoder, views: Batch) -> Any:
     """The first views' embeddings (B, D), in evaluation mode."""
     device, training = next(encoder.parameters()).device, encoder.training
     try:
-        vectors = encoder.eval()(encoder.prepare(views.views[0].clips.to(device)))
+        vectors = encoder.eval()(encoder.prepare(views.views[0].data.to(device)))
     finally:
         encoder.train(training)
     return vectors.float().cpu().numpy()

@@ -73,7 +73,7 @@ class OwnMethod(Toy):
         self.encoder = OwnEncoder()
 
     def forward(self, batch: Batch) -> LossOutput:
-        return LossOutput(self.encoder(batch.views[0].clips).square().mean(), {})
+        return LossOutput(self.encoder(batch.views[0].data).square().mean(), {})
 
     def on_step_begin(self, progress: object) -> None: ...
 

@@ -25,7 +25,7 @@ def permuted(batch: Batch, order: Tensor) -> Batch:
     """The same batch with its rows, parameters and aligned data in another order."""
     views = tuple(
         View(
-            v.clips[order],
+            v.data[order],
             v.times_s[order],
             ViewParams({n: p[order] for n, p in v.params.values.items()}, v.params.shared),
             {n: Aligned(a.kind, a.data[order]) for n, a in v.aligned.items()},
@@ -44,7 +44,7 @@ def permuted(batch: Batch, order: Tensor) -> Batch:
 
 def tensors_of(batch: Batch) -> list[Tensor]:
     return [
-        *(v.clips for v in batch.views),
+        *(v.data for v in batch.views),
         *(p for v in batch.views for p in v.params.values.values()),
         *batch.targets.values(),
         batch.sample_id,
@@ -161,4 +161,4 @@ class MethodSuite:
 
 def double(batch: Batch) -> Batch:
     """The batch with float64 clips."""
-    return replace(batch, views=tuple(replace(v, clips=v.clips.double()) for v in batch.views))
+    return replace(batch, views=tuple(replace(v, data=v.data.double()) for v in batch.views))

@@ -110,7 +110,7 @@ def videos(count: int) -> Manifest:
 
 
 def frame_numbers(sample: Sample, view: int) -> list[int]:
-    return sample.views[view].clips[:, 0, 0, 0].tolist()
+    return sample.views[view].data[:, 0, 0, 0].tolist()
 
 
 # -------------------------------------------------------------------------------------------------- one sample
@@ -125,12 +125,12 @@ def test_one_decoder_call_for_the_union_of_all_views():
     assert frame_numbers(sample, 0) == [7, 3, 5]
     assert frame_numbers(sample, 1) == [5, 6, 5]
     assert sample.views[0].times_s.tolist() == pytest.approx([0.7, 0.3, 0.5])
-    assert sample.views[0].clips.dtype == torch.uint8
+    assert sample.views[0].data.dtype == torch.uint8
     assert int(sample.targets["order"]) == 3
     assert (sample.row, sample.faults) == (1, ())
     assert sample.sample_id == dataset.manifest.sample_id(1)
     batch = collate([dataset[Ticket(0, 0, i)] for i in (0, 1)])
-    assert batch.views[1].clips.shape == (2, 3, 24, 32, 3)
+    assert batch.views[1].data.shape == (2, 3, 24, 32, 3)
     assert batch.group.tolist() == [dataset.manifest.group_id(i) for i in (0, 1)]
 
 
@@ -324,7 +324,7 @@ def test_faults_refill_the_slot_in_order_and_are_recorded():
     assert "breaks in the middle" in sample.faults[1].message
     # The substitute's views are its own views of that epoch.
     expected = dataset.sample(2, epoch=2)
-    assert torch.equal(sample.views[0].clips, expected.views[0].clips)
+    assert torch.equal(sample.views[0].data, expected.views[0].data)
 
 
 def test_quarantined_files_are_not_touched():
@@ -370,10 +370,10 @@ def test_real_videos_and_views(folder):
     rows = Manifest(str(folder), (Row("a.mp4"), Row("b.mp4", start_s=1.0, end_s=2.0), Row("broken.mp4")))
     dataset = ClipDataset(rows, PairSampler(4, 2), view_plan("release", size=32))
     sample = dataset[Ticket(0, 0, 0)]
-    assert [v.clips.shape for v in sample.views] == [(4, 32, 32, 3)] * 2
+    assert [v.data.shape for v in sample.views] == [(4, 32, 32, 3)] * 2
     assert "geometry.box" in sample.views[0].params.values
     batch = dataset.views.apply(collate([sample, dataset[Ticket(0, 0, 2, (1,))]]))
-    assert batch.views[0].clips.shape == (2, 3, 4, 32, 32)
+    assert batch.views[0].data.shape == (2, 3, 4, 32, 32)
     assert [f.path for f in batch.faults] == ["broken.mp4"]
     assert float(batch.views[0].times_s[1].min()) >= 1.0
     assert float(batch.views[0].times_s[1].max()) < 2.0
@@ -476,7 +476,7 @@ def test_a_cache_changes_how_often_files_are_read_and_nothing_else():
         assert len(decoder.calls) == reads
         for a, b in zip(plain, cached, strict=True):
             for view_a, view_b in zip(a.views, b.views, strict=True):
-                assert torch.equal(view_a.clips, view_b.clips)
+                assert torch.equal(view_a.data, view_b.data)
                 assert torch.equal(view_a.times_s, view_b.times_s)
     assert len(plain_decoder.calls) == 9
 

@@ -91,7 +91,7 @@ def same(a: Batch, b: Batch) -> bool:
         and a.faults == b.faults
         and torch.equal(a.targets["interval"], b.targets["interval"])
         and all(
-            torch.equal(v.clips, w.clips)
+            torch.equal(v.data, w.data)
             and torch.equal(v.times_s, w.times_s)
             and v.params.values.keys() == w.params.values.keys()
             and all(torch.equal(v.params[k], w.params[k]) for k in v.params.values)
@@ -149,7 +149,7 @@ def test_ranks_are_slices_of_the_global_batch():
     for step, batch in enumerate(whole.iterate(0, 4)):
         parts = [m[step] for m in merged]
         assert torch.equal(batch.row, torch.cat([p.row for p in parts]))
-        assert torch.equal(batch.views[1].clips, torch.cat([p.views[1].clips for p in parts]))
+        assert torch.equal(batch.views[1].data, torch.cat([p.views[1].data for p in parts]))
         assert batch.faults == tuple(f for p in parts for f in p.faults)
 
 
@@ -211,7 +211,7 @@ def test_batches_outlive_the_loader():
     assert len(list(descriptors.iterdir())) == before  # none is held by a batch that is kept
     again = list(ClipLoader(videos(8), 2).iterate(0, 40))
     assert all(same(a, b) for a, b in zip(batches, again, strict=True))
-    batches[0].views[0].clips.zero_()  # writable memory of our own
+    batches[0].views[0].data.zero_()  # writable memory of our own
     assert same(batches[1], again[1])
 
 
@@ -232,7 +232,7 @@ def test_a_hanging_decoder_is_quarantined(caplog):
         resumed = ClipLoader(data, 4, seed=3, workers=workers, timeout_s=1.0, quarantine=loader.quarantine)
         for a, b in zip(batches, resumed.iterate(0, 6), strict=True):
             assert torch.equal(a.row, b.row)
-            assert torch.equal(a.views[0].clips, b.views[0].clips)
+            assert torch.equal(a.views[0].data, b.views[0].data)
     later = ClipLoader(data, 4, seed=3)
     later.extend_quarantine(loader.quarantine)
     assert later.quarantine == loader.quarantine

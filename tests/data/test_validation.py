@@ -72,7 +72,7 @@ def dataset(root: Path, broken: bool = False) -> ClipDataset:
 
 def clips(batches: list[Batch | None]) -> dict[int, torch.Tensor]:
     found = [b for b in batches if b is not None]
-    return {int(i): clip for b in found for i, clip in zip(b.sample_id, b.views[0].clips, strict=True)}
+    return {int(i): clip for b in found for i, clip in zip(b.sample_id, b.views[0].data, strict=True)}
 
 
 def equal(a: dict[int, torch.Tensor], b: dict[int, torch.Tensor]) -> bool:
@@ -96,7 +96,7 @@ def test_draws_are_the_same_every_time_in_any_order_and_process(tiny_world: Path
     assert not equal(clips(list(loader.iterate(range(3), draw=0))), first)
     assert not equal(clips(list(loader.iterate(range(3), draw=1))), clips(list(loader.iterate(range(3), draw=0))))
     # The draws of epoch 0 are training's own: validation's are others.
-    assert not torch.equal(data.sample(0).views[0].clips, first[data.manifest.sample_id(0)])
+    assert not torch.equal(data.sample(0).views[0].data, first[data.manifest.sample_id(0)])
 
 
 def test_too_much_to_keep_is_read_again(tiny_world: Path) -> None:

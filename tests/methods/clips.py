@@ -29,7 +29,7 @@ def random_batch(rows: int = 4, *, frames: int = 4, size: int = 16, seed: int = 
 
 def rows_of(batch: Batch, rows: Any) -> Batch:
     """The same batch with some of its rows, in the order given."""
-    views = tuple(View(v.clips[rows], v.times_s[rows]) for v in batch.views)
+    views = tuple(View(v.data[rows], v.times_s[rows]) for v in batch.views)
     return Batch(views, {}, batch.sample_id[rows], batch.group[rows], batch.row[rows])
 
 

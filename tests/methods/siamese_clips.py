@@ -62,7 +62,7 @@ def batch_of_views(method: Any, rows: int = 4, *, seed: int = 0, dtype: Any = to
     """Noise in the sizes of a method's views, up to 16 pixels."""
     batch = views_batch(method.views.num_views, rows, seed=seed, dtype=dtype)
     edges = [pipeline[0].size for pipeline in method.views.pipelines]
-    views = tuple(replace(v, clips=v.clips[..., :s, :s]) for v, s in zip(batch.views, edges, strict=True))
+    views = tuple(replace(v, data=v.data[..., :s, :s]) for v, s in zip(batch.views, edges, strict=True))
     return replace(batch, views=views)
 
 
@@ -73,7 +73,7 @@ def image_batch(rows: int = 4) -> Batch:
 
 def part_of(batch: Batch, rows: slice) -> Batch:
     """Some rows of a batch with all of its views."""
-    views = tuple(View(v.clips[rows], v.times_s[rows]) for v in batch.views)
+    views = tuple(View(v.data[rows], v.times_s[rows]) for v in batch.views)
     return replace(batch, views=views, sample_id=batch.sample_id[rows], group=batch.group[rows], row=batch.row[rows])
 
 

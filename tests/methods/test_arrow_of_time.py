@@ -13,7 +13,7 @@ from unreel.methods.arrow_of_time import ReverseSampler
 
 def test_the_label_is_the_direction_of_the_frames() -> None:
     batch = batch_of(tiny("arrow_of_time", stride=2), 100, applied=False)
-    steps = frames_of(batch.views[0].clips).diff()
+    steps = frames_of(batch.views[0].data).diff()
     backward = batch.targets["reversed"] == 1
     assert torch.equal(steps, torch.where(backward, -2, 2)[:, None].expand_as(steps))
     assert 30 < int(backward.sum()) < 70

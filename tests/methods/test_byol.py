@@ -42,7 +42,7 @@ def test_check_C13_projections_have_norm_one_before_the_predictor() -> None:
     for z in seen:
         torch.testing.assert_close(z.norm(dim=1), torch.ones(4))
     assert isinstance(method.predictor[-1], L2Norm)
-    z = encoded(tiny("byol").head, method.encoder, views_batch(2).views[0].clips)
+    z = encoded(tiny("byol").head, method.encoder, views_batch(2).views[0].data)
     assert float((z.norm(dim=1) - 1).abs().max().detach()) > 0.01
     with pytest.raises(UsageError, match="did you mean 'official'"):
         tiny("byol", variant="offical")
@@ -61,7 +61,7 @@ def test_the_momentum_reaches_the_teacher() -> None:
 
 
 def outputs(method: Any, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-    clips = [method.encoder.prepare(view.clips) for view in batch.views]
+    clips = [method.encoder.prepare(view.data) for view in batch.views]
     return [method.predictor(method.head(method.encoder(x))) for x in clips], [method.teacher(x) for x in clips]
 
 

@@ -75,12 +75,12 @@ def test_both_views_go_through_one_forward_pass() -> None:
     method.encoder.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0]))
     output = method(batch)
     assert len(calls) == 1
-    assert torch.equal(calls[0], torch.cat([v.clips for v in batch.views]))
+    assert torch.equal(calls[0], torch.cat([v.data for v in batch.views]))
     twin = tiny_cvrl()
-    z = twin.head(twin.encoder(torch.cat([v.clips for v in batch.views])))
+    z = twin.head(twin.encoder(torch.cat([v.data for v in batch.views])))
     assert torch.equal(output.loss, nt_xent(z[:4], z[4:]))
     apart = tiny_cvrl()
-    parts = [apart.head(apart.encoder(v.clips)) for v in batch.views]
+    parts = [apart.head(apart.encoder(v.data)) for v in batch.views]
     assert abs(float((nt_xent(*parts) - output.loss).detach())) > 1e-4
 
 
@@ -95,7 +95,7 @@ def test_both_views_go_through_one_forward_pass() -> None:
 def test_loss_options_reach_the_loss(options: dict[str, Any], expected: dict[str, Any]) -> None:
     batch = random_batch()
     output, twin = tiny_cvrl(**options)(batch), tiny_cvrl()
-    z = twin.head(twin.encoder(torch.cat([v.clips for v in batch.views])))
+    z = twin.head(twin.encoder(torch.cat([v.data for v in batch.views])))
     assert torch.equal(output.loss, nt_xent(z[:4], z[4:], **expected))
 
 

@@ -112,7 +112,7 @@ def masked_batch(seed: int, rows: int = 8) -> Batch:
     mask = torch.zeros(rows, 1, 16, 16)
     for i in range(rows):
         mask[i, :, i % 5 : 9, 2 : 8 + i % 4] = 0.9
-    views = (View(first.clips, first.times_s, aligned={"mask": Aligned("soft_mask", mask)}), batch.views[1])
+    views = (View(first.data, first.times_s, aligned={"mask": Aligned("soft_mask", mask)}), batch.views[1])
     ids = torch.arange(rows) + rows * seed
     return Batch(views, {}, ids, ids, ids)
 
@@ -149,10 +149,10 @@ def mix_slices(rows: int, options: dict[str, Any]) -> tuple[list[Tensor], list[T
     for step in range(3):
         batch = masked_batch(step, rows)
         masks = Aligned("soft_mask", batch.views[0].aligned["mask"].data[mine])
-        view = View(batch.views[0].clips[mine], batch.views[0].times_s[mine], aligned={"mask": masks})
+        view = View(batch.views[0].data[mine], batch.views[0].times_s[mine], aligned={"mask": masks})
         ids = batch.sample_id[mine]
         out = operation(Batch((view,), {}, ids, ids, ids), Key(0, step))
-        clips.append(out.views[0].clips)
+        clips.append(out.views[0].data)
         partners.append(out.targets["bg_mixup.partner"])
     return clips, partners, operation.state_dict()
 
@@ -210,11 +210,11 @@ def test_ground_truth_of_the_built_in_world_end_to_end(truth: Path) -> None:
     assert isinstance(finish, FinishViews)
     mixed = mixup(applied, Key(0))
     assert int((mixed.targets["bg_mixup.partner"] >= 0).sum()) > 2
-    inside = (mask == 1)[:, None].expand_as(applied.views[0].clips)
-    assert torch.equal(mixed.views[0].clips[inside], applied.views[0].clips[inside])  # the object is itself
+    inside = (mask == 1)[:, None].expand_as(applied.views[0].data)
+    assert torch.equal(mixed.views[0].data[inside], applied.views[0].data[inside])  # the object is itself
     finished = finish(mixed, Key(0))
     assert torch.isfinite(run.method(finished).loss)
-    assert not torch.equal(finished.views[1].clips, applied.views[1].clips)  # colours come after
+    assert not torch.equal(finished.views[1].data, applied.views[1].data)  # colours come after
 
 
 def test_supervised_learning_has_the_switches(truth: Path) -> None:

@@ -34,7 +34,7 @@ def step(method: Any, *batches: Any, applied: bool = True) -> None:
 def keys_of(method: Any, batch: Any, view: int = 1) -> Tensor:
     """What the method's teacher gives, without moving its statistics."""
     twin = copy.deepcopy(method.teacher)
-    return twin(method.encoder.prepare(batch.views[view].clips))  # type: ignore[no-any-return]
+    return twin(method.encoder.prepare(batch.views[view].data))  # type: ignore[no-any-return]
 
 
 def test_versions() -> None:
@@ -47,7 +47,7 @@ def test_versions() -> None:
         method = tiny("moco", version=version)
         assert [type(m) for m in method.head] == expected
         assert method.temperature == {"v1": 0.07, "v2": 0.2, "occon": 0.2}[version]
-        z = encoded(method.head, method.encoder, views_batch(2).views[0].clips)
+        z = encoded(method.head, method.encoder, views_batch(2).views[0].data)
         torch.testing.assert_close(z.norm(dim=1), torch.ones(4))
     assert tiny("moco", version="v1", temperature=0.5).temperature == 0.5
     assert tiny("moco", version="occon").head[0].bias is None
@@ -134,7 +134,7 @@ def test_the_loss_is_the_mean_over_pairs_of_views(options: dict[str, Any], pairs
     method = tiny("moco", **options).eval()
     nn.init.normal_(method.teacher.parts[1][0].weight, generator=torch.Generator().manual_seed(1))
     batch = views_batch(method.sampler.num_views)
-    clips = [method.encoder.prepare(view.clips) for view in batch.views]
+    clips = [method.encoder.prepare(view.data) for view in batch.views]
     queries = [method.head(method.encoder(x)) for x in clips]
     keys = [method.teacher(x) for x in clips]
     losses = [queue_info_nce(queries[i], keys[j], method.queue, 0.2) for i, j in pairs]
@@ -146,7 +146,7 @@ def test_mixing_reaches_the_loss_of_the_first_view_alone(weighting: Any) -> None
     method = tiny("moco", mix="mixup", mix_weighting=weighting, rho=3).eval()
     batch = Mixup()(views_batch(3), Key("mix"))
     mixed = Mixed(batch.targets["mixup.weight"], batch.targets["mixup.partner"])
-    clips = [method.encoder.prepare(view.clips) for view in batch.views]
+    clips = [method.encoder.prepare(view.data) for view in batch.views]
     queries, keys = [method.head(method.encoder(x)) for x in clips], [method.teacher(x) for x in clips]
     losses = [
         mixed_queue_info_nce(queries[0], keys[1], method.queue, mixed, weighting=weighting),

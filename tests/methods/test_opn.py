@@ -21,7 +21,7 @@ def test_a_video_and_the_same_played_backwards_are_one_class() -> None:
     assert isinstance(method, OPN)
     batch = batch_of(method, 60)
     _, target = method.question(batch)
-    order = torch.stack([frames_of(view.clips)[:, 0] for view in batch.views], 1).argsort(1).argsort(1)
+    order = torch.stack([frames_of(view.data)[:, 0] for view in batch.views], 1).argsort(1).argsort(1)
     seen: dict[int, set[tuple[int, ...]]] = {}
     for label, row in zip(target.tolist(), order.tolist(), strict=True):
         seen.setdefault(label, set()).update({tuple(row), tuple(3 - i for i in row)})
@@ -32,5 +32,5 @@ def test_a_video_and_the_same_played_backwards_are_one_class() -> None:
 def test_tiled_frames_are_still() -> None:
     batch = batch_of(tiny("opn", tile=True), 8, frames=7, applied=False)  # 4 frames, 1 apart
     for view in batch.views:
-        shown = frames_of(view.clips)
+        shown = frames_of(view.data)
         assert torch.equal(shown, shown[:, :1].expand_as(shown))

@@ -16,7 +16,7 @@ from unreel.recipes import load_recipe
 @pytest.mark.parametrize("rates", [(1, 2, 3, 4), (1, 2, 4, 8), (1, 2)])
 def test_the_label_is_the_step_between_frames(rates: tuple[int, ...]) -> None:
     batch = batch_of(tiny("pace", rates=rates), 60, applied=False)  # 4 frames at 8 span 25 of 30
-    steps = frames_of(batch.views[0].clips).diff()
+    steps = frames_of(batch.views[0].data).diff()
     wanted = torch.tensor(rates)[batch.targets["pace"]]  # (60, 1)
     assert torch.equal(steps, wanted.expand_as(steps))
     assert set(batch.targets["pace"].flatten().tolist()) == set(range(len(rates)))
@@ -24,7 +24,7 @@ def test_the_label_is_the_step_between_frames(rates: tuple[int, ...]) -> None:
 
 def test_short_videos_are_looped() -> None:
     batch = batch_of(tiny("pace"), 40, frames=7, applied=False)
-    shown = frames_of(batch.views[0].clips)
+    shown = frames_of(batch.views[0].data)
     wanted = torch.tensor([1, 2, 3, 4])[batch.targets["pace"]]
     assert torch.equal(shown, (shown[:, :1] + wanted * torch.arange(4)) % 7)
 

@@ -86,7 +86,7 @@ def test_loss_is_that_of_each_part(options: dict[str, Any]) -> None:
     for norm in (method.encoder.bn1,):
         norm.eval()
     batch = batch_of_views(method)
-    image, whole = (method.encoder.prepare(v.clips) for v in batch.views)
+    image, whole = (method.encoder.prepare(v.data) for v in batch.views)
     f = functional.normalize(method.head[0](method.encoder(image)), dim=1)
     patches = jigsaw(whole, batch.key, batch.sample_id, grid=3, patch=method.patch)
     parts = torch.stack([method.encoder(patches[:, i]) for i in range(9)], 1)
@@ -127,7 +127,7 @@ def test_an_entry_takes_half_of_its_image_after_an_applied_step() -> None:
     batch = replace(batch_of_views(method), row=torch.tensor([5, 0, 8, 3]))
     before = method.bank.clone()
     torch.testing.assert_close(before.norm(dim=1), torch.ones(9))
-    f = method.head(method.encoder(method.encoder.prepare(batch.views[0].clips))).detach()
+    f = method.head(method.encoder(method.encoder.prepare(batch.views[0].data))).detach()
     method.on_step_begin(Progress(0, 4))
     method(batch)
     assert torch.equal(method.bank, before)  # not before the step
@@ -159,7 +159,7 @@ def test_accuracy_is_logged() -> None:
     method = tiny("pirl", loss="info_nce")
     batch = batch_of_views(method)
     with torch.no_grad():
-        f = method.head(method.encoder(method.encoder.prepare(batch.views[0].clips)))
+        f = method.head(method.encoder(method.encoder.prepare(batch.views[0].data)))
     method.bank.copy_(-f.mean(0, keepdim=True).expand(9, -1))
     method.bank[:4] = f
     assert float(method(batch).logs["image_accuracy"]) == 1
@@ -186,7 +186,7 @@ def test_trains_on_clips_of_a_video() -> None:
     options = {"clip_frames": 4, "size": 16, "jigsaw_size": 27, "out_dim": 8, "num_sources": 5}
     method = create_method("pirl", encoder, seed=0, rho=2, **options)
     drawn = [sample(method, video(0, i), i, Key(i)) for i in range(3)]
-    assert [tuple(v.clips.shape) for v in drawn[0].views] == [(4, 16, 16, 3), (4, 27, 27, 3)]
+    assert [tuple(v.data.shape) for v in drawn[0].views] == [(4, 16, 16, 3), (4, 27, 27, 3)]
     loss = method(method.views.apply(collate(drawn))).loss
     loss.backward()
     assert torch.isfinite(loss)

@@ -128,7 +128,7 @@ def test_dropout_acts_in_training_only_and_follows_key_and_sample() -> None:
 
 
 def rows(batch: Batch, part: slice) -> Batch:
-    views = tuple(View(v.clips[part].double(), v.times_s[part]) for v in batch.views)
+    views = tuple(View(v.data[part].double(), v.times_s[part]) for v in batch.views)
     targets = {name: t[part] for name, t in batch.targets.items()}
     return Batch(views, targets, batch.sample_id[part], batch.group[part], batch.row[part], key=batch.key)
 
@@ -140,7 +140,7 @@ def global_batch(name: str) -> tuple[Method, Batch]:
     method = tiny(name, **{"dropout": 0.5, **options}).double().train()
     noise = torch.Generator().manual_seed(0)
     batch = rows(batch_of(method, 8), slice(None))
-    views = tuple(View(v.clips + torch.rand(v.clips.shape, generator=noise), v.times_s) for v in batch.views)
+    views = tuple(View(v.data + torch.rand(v.data.shape, generator=noise), v.times_s) for v in batch.views)
     return method, Batch(views, batch.targets, batch.sample_id, batch.group, batch.row, key=batch.key)
 
 
@@ -194,5 +194,5 @@ def test_check_19_same_batches_and_losses_with_0_or_2_workers(tiny_world: Any) -
     (here, one), (there, two) = losses(manifest, 0), losses(manifest, 2)
     assert one == two
     for a, b in zip(here, there, strict=True):
-        assert all(torch.equal(x.clips, y.clips) for x, y in zip(a.views, b.views, strict=True))
+        assert all(torch.equal(x.data, y.data) for x, y in zip(a.views, b.views, strict=True))
         assert torch.equal(a.targets["order"], b.targets["order"])

@@ -28,7 +28,7 @@ def test_all_copies_are_all_four_turns_of_each_clip() -> None:
     clips, target = method.question(batch)
     assert torch.equal(target, torch.arange(4).expand(5, 4))
     for k, turned in enumerate(clips):
-        assert torch.equal(turned, torch.rot90(batch.views[0].clips, k, (-2, -1)))
+        assert torch.equal(turned, torch.rot90(batch.views[0].data, k, (-2, -1)))
     # Together in one batch, as in the original: a batch norm that saw each turn by itself would hide the turn.
     seen = []
     method.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
@@ -41,7 +41,7 @@ def test_one_copy_draws_the_turn_from_the_sample() -> None:
     assert isinstance(method, Rotation)
     batch = batch_of(method, 40)
     (turned,), target = method.question(batch)
-    assert torch.equal(turned, rotate(batch.views[0].clips, target))
+    assert torch.equal(turned, rotate(batch.views[0].data, target))
     half, same = method.question(batch_of(method, 20)), target[:20]
     assert torch.equal(half.target, same)  # of the sample, not of its place in a batch
     assert set(target.tolist()) == {0, 1, 2, 3}

@@ -15,7 +15,7 @@ from unreel.methods.shuffle_learn import MomentSampler
 
 def test_positive_means_the_middle_lies_between() -> None:
     batch = batch_of(tiny("shuffle_learn"), 200, applied=False)
-    b, m, d = (frames_of(view.clips)[:, 0] for view in batch.views)
+    b, m, d = (frames_of(view.data)[:, 0] for view in batch.views)
     assert (b < d).all()  # the ends never tell
     assert torch.equal((b < m) & (m < d), batch.targets["in_order"] == 1)
     # The moments of both kinds of negatives, equally often.

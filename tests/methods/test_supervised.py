@@ -45,7 +45,7 @@ def labelled_batch(seed: int = 0) -> Batch:
 def test_the_loss_is_the_cross_entropy_of_the_label() -> None:
     method, batch = tiny_supervised().eval(), labelled_batch()
     with torch.no_grad():
-        scores = method.head.linear(method.encoder(batch.views[0].clips))
+        scores = method.head.linear(method.encoder(batch.views[0].data))
         found = method(batch)
     target = batch.targets["label"]
     slow = -torch.log_softmax(scores, 1)[torch.arange(4), target].mean()

@@ -34,7 +34,7 @@ def test_settings_of_the_release_by_default() -> None:
 def test_small_views_cover_less_and_come_from_the_large_views_clips() -> None:
     method = tiny("swav", small_views=3, small_area_min=0.1, small_area_max=0.2, rho=2, blur_p=0.0)
     drawn = [sample(method, video(0, i, frames=30), i, Key(i)) for i in range(4)]
-    assert [tuple(v.clips.shape) for v in drawn[0].views] == [(4, 16, 16, 3)] * 2 + [(4, 8, 8, 3)] * 3
+    assert [tuple(v.data.shape) for v in drawn[0].views] == [(4, 16, 16, 3)] * 2 + [(4, 8, 8, 3)] * 3
     for item in drawn:
         times = [v.times_s.tolist() for v in item.views]
         assert times[2] == times[4] == times[0] != times[1] == times[3]
@@ -56,7 +56,7 @@ def test_loss_is_that_of_each_part() -> None:
     """Every view through encoder, head and prototypes; the two large ones are assigned, the small ones predict."""
     method = tiny("swav", clip_frames=1).eval()
     batch = batch_of_views(method)
-    views = [method.head(method.encoder(method.encoder.prepare(v.clips))) for v in batch.views]
+    views = [method.head(method.encoder(method.encoder.prepare(v.data))) for v in batch.views]
     assert all(torch.allclose(z.norm(dim=1), torch.ones(4)) for z in views)
     scores = [z @ method.prototypes.weight.T for z in views]
     wanted = swapped_prediction(scores, {i: sinkhorn(scores[i]) for i in (0, 1)})
@@ -131,7 +131,7 @@ def test_the_queue_is_filled_then_used_and_a_skipped_step_leaves_it() -> None:
         assert torch.equal(found, run_step(plain, step, still).loss)
         assert int(method.queue_filled) == 4 * (step - 1)
     with torch.no_grad():
-        kept = [method.projections([method.encoder.prepare(v.clips) for v in batch_of_views(method, seed=s).views])
+        kept = [method.projections([method.encoder.prepare(v.data) for v in batch_of_views(method, seed=s).views])
                 for s in (2, 3)]  # fmt: skip
     for view in (0, 1):  # oldest first
         torch.testing.assert_close(method.queue[view], torch.cat([kept[0][view], kept[1][view]]))
@@ -140,7 +140,7 @@ def test_the_queue_is_filled_then_used_and_a_skipped_step_leaves_it() -> None:
     with torch.no_grad():
         batch = batch_of_views(method, seed=4)
         scores = [
-            method.prototypes(z) for z in method.projections([method.encoder.prepare(v.clips) for v in batch.views])
+            method.prototypes(z) for z in method.projections([method.encoder.prepare(v.data) for v in batch.views])
         ]
         wanted = {i: sinkhorn(scores[i], others=method.prototypes(earlier[i])) for i in (0, 1)}
         torch.testing.assert_close(found.detach(), swapped_prediction(scores, wanted))

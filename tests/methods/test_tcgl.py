@@ -253,7 +253,7 @@ def test_frame_sets_lose_the_mean_over_their_own_frames() -> None:
     assert whole.shape == (6, 3, 8, 16, 16)
     assert cut.shape == (24, 3, 2, 16, 16)
     for p, b in itertools.product(range(3), range(2)):
-        clip = batch.views[p].clips[b : b + 1]
+        clip = batch.views[p].data[b : b + 1]
         torch.testing.assert_close(whole[2 * p + b], dct_highpass(clip, 1)[0])
         for j in range(4):
             part = dct_highpass(clip[:, :, 2 * j : 2 * j + 2], 1)[0]
@@ -263,7 +263,7 @@ def test_frame_sets_lose_the_mean_over_their_own_frames() -> None:
     snippets, frame_sets = method.encode(batch)
     assert frame_sets is not None
     prepare = method.encoder.prepare
-    clip = batch.views[2].clips[1:]
+    clip = batch.views[2].data[1:]
     torch.testing.assert_close(snippets[1, 0, 2], method.encoder(prepare(clip))[0])
     torch.testing.assert_close(frame_sets[1, 2, 3], method.encoder(prepare(clip[:, :, 6:]))[0])
 
@@ -276,9 +276,9 @@ def test_batch_norms_see_each_call_by_itself() -> None:
     assert frame_sets is not None
     for p, view in enumerate(batch.views):
         prepare = twin.encoder.prepare
-        torch.testing.assert_close(snippets[:, 0, p], twin.encoder(prepare(view.clips)))
+        torch.testing.assert_close(snippets[:, 0, p], twin.encoder(prepare(view.data)))
         for j in range(4):
-            one = twin.encoder(prepare(view.clips[:, :, 2 * j : 2 * j + 2]))
+            one = twin.encoder(prepare(view.data[:, :, 2 * j : 2 * j + 2]))
             torch.testing.assert_close(frame_sets[:, p, j], one)
     for (name, a), b in zip(method.encoder.named_buffers(), twin.encoder.buffers(), strict=True):
         torch.testing.assert_close(a, b, msg=name)

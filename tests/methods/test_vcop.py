@@ -24,7 +24,7 @@ def test_check_1_head_counts(snippets: int, count: int) -> None:
 @pytest.mark.parametrize("snippets", [2, 3, 4])
 def test_the_label_is_the_order_of_the_frames(snippets: int) -> None:
     batch = batch_of(tiny("vcop", num_snippets=snippets), 40, applied=False)
-    first = torch.stack([frames_of(view.clips)[:, 0] for view in batch.views], 1)
+    first = torch.stack([frames_of(view.data)[:, 0] for view in batch.views], 1)
     order = first.argsort(1).argsort(1)  # rank of every position in time
     assert torch.equal(order, batch.targets["order"])
     place = [math.factorial(snippets - 1 - p) for p in range(snippets)]

@@ -20,14 +20,14 @@ def test_each_operation_does_to_the_middle_what_its_label_says() -> None:
     assert isinstance(method, VCP)
     batch = batch_of(method, 120, frames=40)
     (before, middle, after), target = method.question(batch)
-    assert torch.equal(before, batch.views[0].clips)
-    assert torch.equal(after, batch.views[2].clips)
+    assert torch.equal(before, batch.views[0].data)
+    assert torch.equal(after, batch.views[2].data)
     first, last, shown = frames_of(before), frames_of(after), frames_of(middle)
     assert torch.equal(last, first + 12)  # 2 · (4 frames + 2 between)
     plain = torch.equal  # the pixels of a clip that only its times tell apart
     for i, name in enumerate(OPERATIONS[k] for k in target.tolist()):
         own = first[i] + 6
-        unchanged = plain(middle[i], batch.views[1].clips[i])
+        unchanged = plain(middle[i], batch.views[1].data[i])
         if name == "shuffle":
             assert shown[i].tolist() == own[[2, 3, 0, 1]].tolist()
             assert unchanged
@@ -39,7 +39,7 @@ def test_each_operation_does_to_the_middle_what_its_label_says() -> None:
             assert shown[i].tolist() == own.tolist()
             assert unchanged == (name == "identity")
             if name == "rotation":
-                turns = [torch.rot90(batch.views[1].clips[i], k, (-2, -1)) for k in (1, 2, 3)]
+                turns = [torch.rot90(batch.views[1].data[i], k, (-2, -1)) for k in (1, 2, 3)]
                 assert any(plain(middle[i], t) for t in turns)
     assert torch.bincount(target, minlength=5).min() > 8
 

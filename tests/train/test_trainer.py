@@ -177,7 +177,7 @@ def test_accumulation_is_the_mean_of_the_parts() -> None:
         views = both.views[0]
         parts = [
             Batch(
-                (type(views)(views.clips[i : i + rows], views.times_s[i : i + rows]),),
+                (type(views)(views.data[i : i + rows], views.times_s[i : i + rows]),),
                 {},
                 both.sample_id[i : i + rows],
                 both.group[i : i + rows],
@@ -434,7 +434,7 @@ def test_the_views_of_the_method_are_applied_once_per_batch() -> None:
 
         def apply(self, batch: Batch) -> Batch:
             self.calls += 1
-            assert batch.views[0].clips.dtype == torch.uint8
+            assert batch.views[0].data.dtype == torch.uint8
             return super().apply(batch)
 
     method = Toy()

@@ -86,7 +86,7 @@ def test_the_measure_weighs_videos_equally_and_changes_nothing() -> None:
 def singles(batch: Batch) -> list[Batch]:
     (view,) = batch.views
     parts = [slice(i, i + 1) for i in range(len(batch))]
-    return [replace(batch, views=(View(view.clips[p], view.times_s[p]),), sample_id=batch.sample_id[p]) for p in parts]
+    return [replace(batch, views=(View(view.data[p], view.times_s[p]),), sample_id=batch.sample_id[p]) for p in parts]
 
 
 def test_the_methods_own_validation_views_are_applied() -> None:
@@ -95,7 +95,7 @@ def test_the_methods_own_validation_views_are_applied() -> None:
 
         def apply(self, batch: Batch) -> Batch:
             found = Toy().views.apply(batch)
-            return replace(found, views=tuple(View(v.clips * 0, v.times_s) for v in found.views))
+            return replace(found, views=tuple(View(v.data * 0, v.times_s) for v in found.views))
 
     method = Plain()
     measure(method, HELD_OUT, device=CPU)
@@ -275,7 +275,7 @@ def on_ranks(folder: str, stop_after: int | None = None) -> dict[str, Any]:
     batches = []
     for batch in toy_batches():
         (view,) = batch.views
-        part = View(view.clips[rows], view.times_s[rows])
+        part = View(view.data[rows], view.times_s[rows])
         batches.append(Batch((part,), {}, batch.sample_id[rows], batch.group[rows], batch.row[rows]))
     method, (plateau, validation) = Plain(), watched()
     fit(

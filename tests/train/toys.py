@@ -34,7 +34,7 @@ class ToyViews:
 
     def apply(self, batch: Batch) -> Batch:
         views = tuple(
-            View(v.clips.permute(0, 4, 1, 2, 3).float() / 255, v.times_s, v.params, v.aligned) for v in batch.views
+            View(v.data.permute(0, 4, 1, 2, 3).float() / 255, v.times_s, v.params, v.aligned) for v in batch.views
         )
         return Batch(views, batch.targets, batch.sample_id, batch.group, batch.row, batch.faults)
 
@@ -47,8 +47,8 @@ class Memory:
 
     def __call__(self, batch: Batch, key: Key) -> Batch:
         view = batch.views[0]
-        clips = view.clips + 0.1 * self.mean.to(view.clips) + 0.01 * key.uniform()
-        self.mean = 0.5 * self.mean + 0.5 * view.clips.mean((0, 2, 3, 4))[:, None, None, None].cpu()
+        clips = view.data + 0.1 * self.mean.to(view.data) + 0.01 * key.uniform()
+        self.mean = 0.5 * self.mean + 0.5 * view.data.mean((0, 2, 3, 4))[:, None, None, None].cpu()
         views = (View(clips, view.times_s, view.params, view.aligned),)
         return Batch(views, batch.targets, batch.sample_id, batch.group, batch.row, batch.faults)
 
@@ -77,7 +77,7 @@ class Toy(Method):
         self.seen: list[float] = []
 
     def forward(self, batch: Batch) -> LossOutput:
-        clips = batch.views[0].clips
+        clips = batch.views[0].data
         self.seen.append(float(clips.double().mean()))
         found = self.head(self.encoder(self.encoder.prepare(clips))).squeeze(1)
         loss = (found - clips.mean((1, 2, 3, 4)) + 0.01 * self.teacher.sum()).square().mean()

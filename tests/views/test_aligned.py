@@ -184,7 +184,7 @@ def test_a_plan_moves_masks_as_it_moves_frames(name: str, consistent: bool) -> N
         flips += int(params["flip.apply"].sum())
         clip = plan.crop(0, frames, params)
         view = View(clip, torch.zeros(FRAMES), params)
-        shown = plan.apply(collate([_Sample((view,), {}, 0, 0, 0)])).views[0].clips[0, 0]
+        shown = plan.apply(collate([_Sample((view,), {}, 0, 0, 0)])).views[0].data[0, 0]
         moved = plan.align(0, Aligned("mask", mask), params).data
         # A chain of two resizes blurs the border by up to a pixel more than one sampling does.
         assert float((moved == (shown > 0.5)).float().mean()) > 0.96

@@ -26,20 +26,20 @@ def make_batch(count: int = 12, *, start: int = 0, views: int = 2) -> Batch:
 def test_contract(operation: BatchOperation) -> None:
     assert isinstance(operation, BatchOperation)
     batch = make_batch()
-    before = [v.clips.clone() for v in batch.views]
+    before = [v.data.clone() for v in batch.views]
     out = operation(batch, Key(0, 1))
-    assert all(torch.equal(v.clips, b) for v, b in zip(batch.views, before, strict=True))
+    assert all(torch.equal(v.data, b) for v, b in zip(batch.views, before, strict=True))
     assert set(batch.targets) == {"order"}
     assert torch.equal(out.targets["order"], batch.targets["order"])
-    assert torch.equal(out.views[1].clips, before[1])  # the first view alone is mixed
-    assert not torch.equal(out.views[0].clips, before[0])
-    assert out.views[0].clips.dtype == torch.float64
+    assert torch.equal(out.views[1].data, before[1])  # the first view alone is mixed
+    assert not torch.equal(out.views[0].data, before[0])
+    assert out.views[0].data.dtype == torch.float64
     again = operation(batch, Key(0, 1))
-    assert torch.equal(out.views[0].clips, again.views[0].clips)
-    assert not torch.equal(out.views[0].clips, operation(batch, Key(0, 2)).views[0].clips)
-    assert not torch.equal(out.views[0].clips, operation(batch, Key(1, 1)).views[0].clips)
+    assert torch.equal(out.views[0].data, again.views[0].data)
+    assert not torch.equal(out.views[0].data, operation(batch, Key(0, 2)).views[0].data)
+    assert not torch.equal(out.views[0].data, operation(batch, Key(1, 1)).views[0].data)
     operation.load_state_dict(operation.state_dict())
-    assert torch.equal(operation(batch, Key(0, 1)).views[0].clips, out.views[0].clips)
+    assert torch.equal(operation(batch, Key(0, 1)).views[0].data, out.views[0].data)
     with pytest.raises(UsageError):
         operation.load_state_dict({"memory": torch.zeros(1)})
 
@@ -48,18 +48,18 @@ def test_mixup_is_the_recorded_convex_combination() -> None:
     batch = make_batch()
     out = Mixup(alpha=0.5, fold=False)(batch, Key(3))
     weight, partner = out.targets["mixup.weight"], out.targets["mixup.partner"]
-    x = batch.views[0].clips
+    x = batch.views[0].data
     for i in range(len(batch)):
         w = float(weight[i])
         assert 0 <= w <= 1
-        torch.testing.assert_close(out.views[0].clips[i], w * x[i] + (1 - w) * x[partner[i]], atol=1e-6, rtol=0)
-        assert bool((out.views[0].clips[i] <= torch.maximum(x[i], x[partner[i]]) + 1e-12).all())
-        assert bool((out.views[0].clips[i] >= torch.minimum(x[i], x[partner[i]]) - 1e-12).all())
+        torch.testing.assert_close(out.views[0].data[i], w * x[i] + (1 - w) * x[partner[i]], atol=1e-6, rtol=0)
+        assert bool((out.views[0].data[i] <= torch.maximum(x[i], x[partner[i]]) + 1e-12).all())
+        assert bool((out.views[0].data[i] >= torch.minimum(x[i], x[partner[i]]) - 1e-12).all())
     assert len(set(weight.tolist())) == len(batch)  # one weight per sample
     assert (Mixup()(batch, Key(3)).targets["mixup.weight"] >= 0.5).all()
-    assert torch.equal(Mixup(weight=1.0)(batch, Key(3)).views[0].clips, x)
+    assert torch.equal(Mixup(weight=1.0)(batch, Key(3)).views[0].data, x)
     none = Mixup(weight=0.0)(batch, Key(3))
-    assert torch.equal(none.views[0].clips, x[none.targets["mixup.partner"]])
+    assert torch.equal(none.views[0].data, x[none.targets["mixup.partner"]])
 
 
 def test_mixup_weights_follow_their_distribution() -> None:
@@ -77,7 +77,7 @@ def test_cutmix_pastes_the_recorded_box(per_sample: bool) -> None:
     batch = make_batch()
     out = CutMix(per_sample=per_sample, fold=False)(batch, Key(3))
     weight, partner, boxes = (out.targets[f"cutmix.{n}"] for n in ("weight", "partner", "box"))
-    x, got = batch.views[0].clips, out.views[0].clips
+    x, got = batch.views[0].data, out.views[0].data
     for i in range(len(batch)):
         x1, y1, x2, y2 = (int(v) for v in boxes[i])
         want = x[i].clone()
@@ -107,7 +107,7 @@ def test_partners_are_permutations_within_blocks() -> None:
         partner = Mixup(block=4)(batch, Key(i)).targets["mixup.partner"].view(3, 4)
         assert torch.equal(partner.sort(1).values, torch.arange(12).view(3, 4))
     assert len({tuple(Mixup(block=4)(batch, Key(i)).targets["mixup.partner"][:4].tolist()) for i in range(200)}) == 24
-    assert torch.equal(Mixup()(make_batch(1), Key(0)).views[0].clips, make_batch(1).views[0].clips)
+    assert torch.equal(Mixup()(make_batch(1), Key(0)).views[0].data, make_batch(1).views[0].data)
 
 
 @pytest.mark.parametrize("operation", [Mixup(block=4), CutMix(block=4), CutMix(block=4, per_sample=True)])
@@ -115,12 +115,12 @@ def test_partners_are_permutations_within_blocks() -> None:
 def test_slices_of_the_global_batch_mix_as_the_whole(
     operation: Any, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = operation(make_batch(16), Key(5, 2)).views[0].clips
+    whole = operation(make_batch(16), Key(5, 2)).views[0].data
     local = 16 // processes
     parts = []
     for r in range(processes):
         monkeypatch.setattr(batch_ops, "rank", lambda r=r: r)
-        parts.append(operation(make_batch(local, start=r * local), Key(5, 2)).views[0].clips)
+        parts.append(operation(make_batch(local, start=r * local), Key(5, 2)).views[0].data)
     assert torch.equal(torch.cat(parts), whole)
 
 
@@ -160,9 +160,9 @@ def test_a_sequence_keeps_its_operations_apart() -> None:
     first = BatchSequence([Memory(), Mixup(), Memory()])
     out = first(batch, Key(1))
     # Other kinds of operation before it change no draw.
-    assert torch.equal(out.views[0].clips, BatchSequence([Mixup()])(batch, Key(1)).views[0].clips)
+    assert torch.equal(out.views[0].data, BatchSequence([Mixup()])(batch, Key(1)).views[0].data)
     twice = BatchSequence([Mixup(), Mixup()])(batch, Key(1))
-    assert not torch.equal(twice.views[0].clips, out.views[0].clips)
+    assert not torch.equal(twice.views[0].data, out.views[0].data)
     state = first.state_dict()
     assert {k: int(v) for k, v in state.items()} == {"0.seen": 12, "2.seen": 12}
     second = BatchSequence([Memory(), Mixup(), Memory()])

@@ -76,7 +76,7 @@ def test_check_C9_empty_and_full_masks_stay_and_consume_no_draw(mask: Tensor) ->
     changed = make_batch(6, masks=masks)
     operation = BGMixup(probability=0.5)
     out = operation(changed, Key(4))
-    assert torch.equal(out.views[0].clips[2], changed.views[0].clips[2])
+    assert torch.equal(out.views[0].data[2], changed.views[0].data[2])
     found = out.targets["bg_mixup.partner"][:, 0]
     assert found[2] == UNMIXED
     others = [i for i in range(6) if i != 2]
@@ -159,12 +159,12 @@ def test_check_C10_mixing_by_the_mask(m: float, want: float) -> None:
     clips = torch.zeros(2, 3, 1, SIZE, SIZE, dtype=torch.float64)
     clips[0, ..., :2, :2] = 4
     batch = make_batch(2, masks=masks)
-    batch = replace(batch, views=(replace(batch.views[0], clips=clips), batch.views[1]))
+    batch = replace(batch, views=(replace(batch.views[0], data=clips), batch.views[1]))
     key = next(k for k in map(Key, range(50)) if k.child("view", 0, "partner", 0).permutation(2).tolist() == [1, 0])
-    out = BGMixup(probability=1.0)(batch, key).views[0].clips
+    out = BGMixup(probability=1.0)(batch, key).views[0].data
     torch.testing.assert_close(out[0, ..., :2, :2], torch.full((3, 1, 2, 2), want, dtype=torch.float64))
     assert torch.equal(out[0, ..., 3:, 3:], clips[1, ..., 3:, 3:])  # m = 0 → b
-    hard = BGMixup(probability=1.0, mask_mode="hard")(batch, key).views[0].clips
+    hard = BGMixup(probability=1.0, mask_mode="hard")(batch, key).views[0].data
     assert float(hard[0, 0, 0, 0, 0]) == 4.0
 
 
@@ -173,29 +173,29 @@ def test_a_pixel_at_the_threshold_is_of_the_object() -> None:
     batch = make_batch(2, masks=torch.stack([square(value=0.25), square(value=0.25)]))
     mixed = BGMixup(probability=1.0, threshold=0.25, mask_mode="hard")(batch, Key(0))
     assert bool((mixed.targets["bg_mixup.partner"] >= 0).all())
-    inside = mixed.views[0].clips[..., 2:5, 3:6]
-    assert torch.equal(inside, batch.views[0].clips[..., 2:5, 3:6])
+    inside = mixed.views[0].data[..., 2:5, 3:6]
+    assert torch.equal(inside, batch.views[0].data[..., 2:5, 3:6])
     above = BGMixup(probability=1.0, threshold=0.26, mask_mode="hard")(batch, Key(0))
-    assert torch.equal(above.views[0].clips, batch.views[0].clips)
+    assert torch.equal(above.views[0].data, batch.views[0].data)
 
 
 def test_check_C10_probability_0_changes_nothing_and_1_mixes_with_the_permutation() -> None:
     batch = make_batch(6)
     never = BGMixup(probability=0.0)
     out = never(batch, Key(1))
-    assert torch.equal(out.views[0].clips, batch.views[0].clips)
+    assert torch.equal(out.views[0].data, batch.views[0].data)
     assert never.state_dict() == {}
     always = BGMixup(probability=1.0)
     out = always(batch, Key(1))
     order = Key(1, "view", 0, "partner", 0).permutation(6)
     assert out.targets["bg_mixup.partner"][:, 0].tolist() == order.tolist()
-    assert torch.equal(out.views[1].clips, batch.views[1].clips)  # bitwise
+    assert torch.equal(out.views[1].data, batch.views[1].data)  # bitwise
     for i, j in enumerate(order.tolist()):
         mask = batch.views[0].aligned["mask"].data[i]
         box = box_of(batch.views[0].aligned["mask"].data[j, 0])
-        behind = background_only(batch.views[0].clips[j], box)
-        want = mask * batch.views[0].clips[i] + (1 - mask) * behind
-        torch.testing.assert_close(out.views[0].clips[i], want)
+        behind = background_only(batch.views[0].data[j], box)
+        want = mask * batch.views[0].data[i] + (1 - mask) * behind
+        torch.testing.assert_close(out.views[0].data[i], want)
 
 
 def box_of(mask: Tensor, threshold: float = 0.2) -> Rectangle:
@@ -207,9 +207,9 @@ def test_check_C10_self_partner_mixes_with_its_own_background() -> None:
     batch = make_batch(1)
     out = BGMixup(probability=1.0)(batch, Key(0))
     assert out.targets["bg_mixup.partner"].tolist() == [[0]]
-    mask, clip = batch.views[0].aligned["mask"].data[0], batch.views[0].clips[0]
+    mask, clip = batch.views[0].aligned["mask"].data[0], batch.views[0].data[0]
     want = mask * clip + (1 - mask) * background_only(clip, box_of(mask[0]))
-    torch.testing.assert_close(out.views[0].clips[0], want)
+    torch.testing.assert_close(out.views[0].data[0], want)
     # In clips, and where asked, never: it is the same video.
     assert BGMixup(probability=1.0, same_video=False)(batch, Key(0)).targets["bg_mixup.partner"].tolist() == [[-1]]
     clips = make_batch(1, frames=2)
@@ -225,7 +225,7 @@ class Slow:
 
     def __call__(self, batch: Batch, key: Key) -> Tensor:
         key = key.child("view", 0)
-        x, m = batch.views[0].clips[:, :, 0], batch.views[0].aligned["mask"].data
+        x, m = batch.views[0].data[:, :, 0], batch.views[0].aligned["mask"].data
         perm = key.child("partner", 0).permutation(len(x))
         backgrounds: list[Tensor | None] = []
         for i in range(len(x)):
@@ -257,7 +257,7 @@ def test_batches_equal_the_slow_loop_memory_and_all(variant: Any, probability: f
         masks = batch.views[0].aligned["mask"].data * torch.linspace(0.15, 1, 6).view(-1, 1, 1, 1)  # one has no object
         batch = make_batch(6, start=6 * step, masks=masks.double())
         out = fast(batch, Key(9, step))
-        torch.testing.assert_close(out.views[0].clips[:, :, 0], slow(batch, Key(9, step)), atol=1e-14, rtol=0)
+        torch.testing.assert_close(out.views[0].data[:, :, 0], slow(batch, Key(9, step)), atol=1e-14, rtol=0)
         drawn |= {min(p, 0) for p in out.targets["bg_mixup.partner"][:, 0].tolist()}
         kept = fast.state_dict().get("view0.block0.images", torch.zeros(0, 1, 1, 1, 1))
         assert len(kept) == len(slow.memory) <= 4  # never above, the oldest goes first
@@ -294,13 +294,13 @@ def test_contract() -> None:
     operation = BGMixup()
     assert isinstance(operation, BatchOperation)
     batch = make_batch(12)
-    before = [v.clips.clone() for v in batch.views]
+    before = [v.data.clone() for v in batch.views]
     out = operation(batch, Key(0, 1))
-    assert all(torch.equal(v.clips, b) for v, b in zip(batch.views, before, strict=True))
+    assert all(torch.equal(v.data, b) for v, b in zip(batch.views, before, strict=True))
     assert batch.targets == {}
-    assert out.views[0].clips.dtype == torch.float64
-    assert torch.equal(out.views[0].clips, BGMixup()(batch, Key(0, 1)).views[0].clips)  # the key decides
-    assert not torch.equal(out.views[0].clips, BGMixup()(batch, Key(0, 2)).views[0].clips)
+    assert out.views[0].data.dtype == torch.float64
+    assert torch.equal(out.views[0].data, BGMixup()(batch, Key(0, 1)).views[0].data)  # the key decides
+    assert not torch.equal(out.views[0].data, BGMixup()(batch, Key(0, 2)).views[0].data)
 
 
 def test_the_text_shows_every_value() -> None:
@@ -326,7 +326,7 @@ def test_state_restores_the_memory_bit_for_bit() -> None:
     built = {k: [i for i in range(8) if Key(k, "view", 0, "build", i).bernoulli(0.6)] for k in range(50)}
     partners = {k: Key(k, "view", 0, "partner", 0).permutation(8) for k in range(50)}
     key = next(Key(k) for k in range(50) if partners[k][built[k][0]] not in built[k])  # the first needs the memory
-    results = [operation(batch, key).views[0].clips for operation in (one, two, three, empty)]
+    results = [operation(batch, key).views[0].data for operation in (one, two, three, empty)]
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
     assert not torch.equal(results[0], results[3])  # the memory matters here
@@ -345,12 +345,12 @@ def test_processes_whose_batch_is_a_multiple_of_the_block_equal_one(
     one, several = BGMixup(**options), [BGMixup(**options) for _ in range(processes)]
     local = 16 // processes
     for step in range(3):
-        whole = one(make_batch(16, start=16 * step), Key(5, step)).views[0].clips
+        whole = one(make_batch(16, start=16 * step), Key(5, step)).views[0].data
         parts = []
         for r, operation in enumerate(several):
             monkeypatch.setattr(module, "rank", lambda r=r: r)
             batch = make_batch(local, start=16 * step + r * local)
-            parts.append(operation(batch, Key(5, step)).views[0].clips)
+            parts.append(operation(batch, Key(5, step)).views[0].data)
         monkeypatch.undo()
         assert torch.equal(torch.cat(parts), whole)
     joined: dict[str, Tensor] = {}
@@ -367,8 +367,8 @@ def test_all_views_are_mixed_apart() -> None:
     operation = BGMixup(probability=1.0, views=None)
     out = operation(batch, Key(1))
     assert out.targets["bg_mixup.partner"].shape == (6, 2)
-    assert not torch.equal(out.views[1].clips, batch.views[1].clips)
-    assert torch.equal(out.views[0].clips, BGMixup(probability=1.0)(batch, Key(1)).views[0].clips)
+    assert not torch.equal(out.views[1].data, batch.views[1].data)
+    assert torch.equal(out.views[0].data, BGMixup(probability=1.0)(batch, Key(1)).views[0].data)
     assert {name.split(".")[0] for name in operation.state_dict()} == {"view0", "view1"}
 
 
@@ -379,13 +379,13 @@ def test_video_box_is_the_union_over_frames_and_backgrounds_move() -> None:
     masks = torch.stack([torch.cat([square(top=1, left=1, side=2), square(top=4, left=4, side=2)])] * 2)
     batch = make_batch(2, frames=2, masks=masks)
     key = next(k for k in map(Key, range(50)) if k.child("view", 0, "partner", 0).permutation(2).tolist() == [1, 0])
-    out = BGMixup(probability=1.0)(batch, key).views[0].clips
-    behind = background_only(batch.views[0].clips[1], Rectangle(1, 5, 1, 5))
+    out = BGMixup(probability=1.0)(batch, key).views[0].data
+    behind = background_only(batch.views[0].data[1], Rectangle(1, 5, 1, 5))
     for t in range(2):
-        want = masks[0, t] * batch.views[0].clips[0, :, t] + (1 - masks[0, t]) * behind[:, t]
+        want = masks[0, t] * batch.views[0].data[0, :, t] + (1 - masks[0, t]) * behind[:, t]
         torch.testing.assert_close(out[0, :, t], want)
     assert not torch.equal(behind[:, 0], behind[:, 1])
-    static = background_only(batch.views[0].clips[1], Rectangle(1, 5, 1, 5), motion="static")
+    static = background_only(batch.views[0].data[1], Rectangle(1, 5, 1, 5), motion="static")
     assert torch.equal(static[:, 0], static[:, 1])
     assert torch.equal(static[:, 0], behind[:, 1])  # the frame in the middle
 
@@ -410,7 +410,7 @@ def test_video_never_borrows_from_its_own_group() -> None:
     alone = BGMixup(probability=1.0)
     for step in range(3):
         out = alone(same, Key(step))
-        assert torch.equal(out.views[0].clips, same.views[0].clips)
+        assert torch.equal(out.views[0].data, same.views[0].data)
 
 
 def test_memory_of_other_lengths_loops_or_is_cut() -> None:
@@ -424,19 +424,19 @@ def test_memory_of_other_lengths_loops_or_is_cut() -> None:
         assert out.targets["bg_mixup.partner"].tolist() == [[FROM_MEMORY]]
         outside = masks[0, 0] == 0
         for t in range(new):
-            assert torch.equal(out.views[0].clips[0, :, t][:, outside], kept[:, t % old][:, outside])
+            assert torch.equal(out.views[0].data[0, :, t][:, outside], kept[:, t % old][:, outside])
 
 
 def test_check_C17_a_static_clip_stays_static_before_a_static_background() -> None:
     batch = make_batch(4, frames=3)
-    still = batch.views[0].clips[:, :, :1].expand(-1, -1, 3, -1, -1).contiguous()
-    moving = torch.cat([still[:2], batch.views[0].clips[2:]])
-    batch = replace(batch, views=(replace(batch.views[0], clips=moving), batch.views[1]))
+    still = batch.views[0].data[:, :, :1].expand(-1, -1, 3, -1, -1).contiguous()
+    moving = torch.cat([still[:2], batch.views[0].data[2:]])
+    batch = replace(batch, views=(replace(batch.views[0], data=moving), batch.views[1]))
     orders = ((key, key.child("view", 0, "partner", 0).permutation(4)) for key in map(Key, range(50)))
     key = next(key for key, order in orders if {*order[:2].tolist()} == {2, 3})  # backgrounds of moving clips
     out = BGMixup(probability=1.0, motion="static")(batch, key)
     for row in (0, 1):
-        assert all(torch.equal(out.views[0].clips[row, :, 0], out.views[0].clips[row, :, t]) for t in (1, 2))
+        assert all(torch.equal(out.views[0].data[row, :, 0], out.views[0].data[row, :, t]) for t in (1, 2))
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
@@ -467,12 +467,12 @@ def test_batches_that_cannot_be_mixed() -> None:
     with pytest.raises(UsageError, match="view 1 has no aligned data 'mask'"):
         BGMixup(views=None)(batch, Key(0))
     with pytest.raises(UsageError, match=r"after ViewPlan\.apply"):
-        BGMixup()(replace(batch, views=(replace(batch.views[0], clips=torch.zeros(2, 1, 8, 8, 3).byte()),)), Key(0))
+        BGMixup()(replace(batch, views=(replace(batch.views[0], data=torch.zeros(2, 1, 8, 8, 3).byte()),)), Key(0))
     with pytest.raises(UsageError, match="do not fit clips"):
         BGMixup()(make_batch(2, masks=torch.zeros(2, 1, 4, 4)), Key(0))
     operation = BGMixup(probability=1.0)
     operation(batch, Key(0))
-    small = replace(batch.views[0], clips=torch.zeros(2, 3, 1, 4, 4), aligned={})
+    small = replace(batch.views[0], data=torch.zeros(2, 3, 1, 4, 4), aligned={})
     small = replace(small, aligned={"mask": Aligned("soft_mask", square(4, top=1, left=1, side=1).expand(2, 1, 4, 4))})
     with pytest.raises(UsageError, match="a run keeps its size"):
         operation(replace(batch, views=(small,)), Key(0))

@@ -47,13 +47,13 @@ def test_check_C8_no_pixel_from_outside_of_the_box(plan: ViewPlan) -> None:
     for number in range(40):
         sample = sampled(plan, red_outside(), number, {"boxes": [BOX]})
         for view in sample.views:
-            assert int(view.clips[..., 0].max()) == 0
-            assert int(view.clips[..., 1].min()) == 200
+            assert int(view.data[..., 0].max()) == 0
+            assert int(view.data[..., 1].min()) == 200
     # The margin lets some of it in, and the whole frame shows it.
     wide = view_plan("crop_only", **SETTINGS).after(ObjectCrop(margin=0.2))
     box = wide.draw(Key(0), 0, SIZE, {"boxes": [BOX]})["object.box"]
     assert box.tolist() == [[round((0.25 - 0.09) * 60), round(0.2 * 40), round(0.79 * 60), round(0.9 * 40)]]
-    assert int(sampled(wide, red_outside(), 0, {"boxes": []}).views[0].clips[..., 0].max()) == 255
+    assert int(sampled(wide, red_outside(), 0, {"boxes": []}).views[0].data[..., 0].max()) == 255
 
 
 def test_check_C8_without_boxes_all_is_as_without_the_crop() -> None:
@@ -66,10 +66,10 @@ def test_check_C8_without_boxes_all_is_as_without_the_crop() -> None:
             a = sampled(plain, frames, number, {})
             b = sampled(with_crop, frames, number, {"boxes": nothing})
             for one, two in zip(a.views, b.views, strict=True):
-                assert torch.equal(one.clips, two.clips)
+                assert torch.equal(one.data, two.data)
                 assert all(torch.equal(v, two.params.values[k]) for k, v in one.params.values.items())
             left, right = plain.apply(collate([a])), with_crop.apply(collate([b]))
-            assert all(torch.equal(x.clips, y.clips) for x, y in zip(left.views, right.views, strict=True))
+            assert all(torch.equal(x.data, y.data) for x, y in zip(left.views, right.views, strict=True))
 
 
 def test_check_C8_two_boxes_half_and_half_and_both_views_the_same() -> None:
@@ -127,7 +127,7 @@ def test_check_C11_the_mask_follows_crop_and_flip(preset: Any) -> None:
         moved = view.aligned["mask"].data
         assert moved.shape == (12, 3, 16, 16)
         # uint8 frames are rounded after the resize, the mask is not.
-        assert float((view.clips[:, 0] - moved).abs().max()) < 1.5 / 255
+        assert float((view.data[:, 0] - moved).abs().max()) < 1.5 / 255
 
 
 def test_check_C17_crop_boxes_are_equal_over_the_frames_and_a_static_clip_stays_static() -> None:
@@ -147,7 +147,7 @@ def test_check_C17_crop_boxes_are_equal_over_the_frames_and_a_static_clip_stays_
     assert second == [round(0.26 * 60), 8, round(0.72 * 60), 28]  # the same tubelet, where it is by then
     batch = plan.apply(collate([Sample(tuple(views), {}, 0, 0, 0)]))
     for view_ in batch.views:
-        assert all(torch.equal(view_.clips[:, :, 0], view_.clips[:, :, t]) for t in range(1, 4))
+        assert all(torch.equal(view_.data[:, :, 0], view_.data[:, :, t]) for t in range(1, 4))
 
 
 def test_late_plans_move_pixels_first_and_finish_with_the_same_result() -> None:
@@ -158,14 +158,14 @@ def test_late_plans_move_pixels_first_and_finish_with_the_same_result() -> None:
     batch = collate([sampled(plan, frames, i, {}) for i in range(6)])
     want = plan.apply(batch)
     moved = late.apply(batch)
-    before = [v.clips.clone() for v in moved.views]
+    before = [v.data.clone() for v in moved.views]
     got = late.finish(moved)
-    assert all(torch.equal(a.clips, b.clips) for a, b in zip(want.views, got.views, strict=True))
-    assert all(torch.equal(v.clips, b) for v, b in zip(moved.views, before, strict=True))
+    assert all(torch.equal(a.data, b.data) for a, b in zip(want.views, got.views, strict=True))
+    assert all(torch.equal(v.data, b) for v, b in zip(moved.views, before, strict=True))
     flipped = batch.views[0].params["flip.apply"][:, 0]
-    raw = batch.views[0].clips.permute(0, 4, 1, 2, 3).float() / 255
+    raw = batch.views[0].data.permute(0, 4, 1, 2, 3).float() / 255
     raw[flipped] = raw[flipped].flip(-1)
-    torch.testing.assert_close(moved.views[0].clips, raw)
+    torch.testing.assert_close(moved.views[0].data, raw)
     assert late.after(ObjectCrop()).late
     done = plan.finish(want)  # nothing is left to do
-    assert all(torch.equal(a.clips, b.clips) for a, b in zip(want.views, done.views, strict=True))
+    assert all(torch.equal(a.data, b.data) for a, b in zip(want.views, done.views, strict=True))

@@ -97,7 +97,7 @@ def test_a_plan_is_what_the_data_folder_asks_for() -> None:
     assert again == plan
     assert repr(again) == repr(plan)
     for a, b in zip(plan.apply(one).views, again.apply(two).views, strict=True):
-        assert torch.equal(a.clips, b.clips)
+        assert torch.equal(a.data, b.data)
 
 
 def test_plans_are_compared_and_shown_by_every_value() -> None:
@@ -142,10 +142,10 @@ def test_apply_equals_one_operation_after_the_other_clip_by_clip(dtype: torch.dt
     torch.set_default_dtype(dtype)
     try:
         batch = batch_of(STRONG, 24)
-        clips = STRONG.apply(batch).views[0].clips
+        clips = STRONG.apply(batch).views[0].data
         params = batch.views[0].params
         assert 0 < int(params["solarize.apply"].sum()) < 24
-        for i, sampled in enumerate(batch.views[0].clips):
+        for i, sampled in enumerate(batch.views[0].data):
             one = ViewParams({k: v[i] for k, v in params.values.items()})
             torch.testing.assert_close(clips[i], slow_clip(STRONG, 0, sampled, one), atol=3e-6, rtol=0)
         assert clips.dtype == dtype
@@ -158,11 +158,11 @@ def test_blocks_of_frames_do_not_show(pivot: str, monkeypatch: pytest.MonkeyPatc
     """Large clips are worked on a few frames at a time, small ones in gathered groups: the same pixels either way."""
     plan = ViewPlan([[RandomResizedCrop(24), HorizontalFlip(), ColorJitter(1.0, contrast_pivot=pivot), Grayscale()]])  # type: ignore[arg-type]
     batch = batch_of(plan, 12)
-    whole = plan.apply(batch).views[0].clips
+    whole = plan.apply(batch).views[0].data
     for pixels, elements in ((1, 1), (600, 1), (1 << 20, 1 << 30)):
         monkeypatch.setattr(operations, "_FRAME_BLOCK_PIXELS", pixels)
         monkeypatch.setattr(operations, "_GATHER_ELEMENTS", elements)
-        torch.testing.assert_close(plan.apply(batch).views[0].clips, whole, atol=2e-6, rtol=0)
+        torch.testing.assert_close(plan.apply(batch).views[0].data, whole, atol=2e-6, rtol=0)
 
 
 def test_every_draw_has_its_own_key() -> None:
@@ -183,12 +183,12 @@ def test_every_draw_has_its_own_key() -> None:
 
 def test_per_frame_draws_treat_every_frame_as_a_clip() -> None:
     batch = batch_of(STRONG, 6)
-    clips = STRONG.apply(batch).views[1].clips
+    clips = STRONG.apply(batch).views[1].data
     params = batch.views[1].params
     for i in range(6):
         for t in range(FRAMES):
             one = ViewParams({k: v[i, t : t + 1] for k, v in params.values.items() if v.shape[1] == FRAMES})
-            want = slow_clip(STRONG, 1, batch.views[1].clips[i, t : t + 1], one)
+            want = slow_clip(STRONG, 1, batch.views[1].data[i, t : t + 1], one)
             torch.testing.assert_close(clips[i, :, t : t + 1], want, atol=3e-6, rtol=0)
 
 
@@ -197,16 +197,16 @@ def test_a_batch_equals_its_clips_one_by_one() -> None:
     for i in range(7):
         alone = STRONG.apply(collate([sample(STRONG, i)]))
         for a, b in zip(batch.views, alone.views, strict=True):
-            torch.testing.assert_close(a.clips[i], b.clips[0], atol=2e-6, rtol=0)
+            torch.testing.assert_close(a.data[i], b.data[0], atol=2e-6, rtol=0)
 
 
 def test_apply_leaves_its_batch_alone() -> None:
     batch = batch_of(STRONG, 5)
-    clips = [v.clips.clone() for v in batch.views]
+    clips = [v.data.clone() for v in batch.views]
     values = [{k: v.clone() for k, v in view.params.values.items()} for view in batch.views]
     out = STRONG.apply(batch)
     for view, before, drawn in zip(batch.views, clips, values, strict=True):
-        assert torch.equal(view.clips, before)
+        assert torch.equal(view.data, before)
         assert all(torch.equal(view.params.values[k], v) for k, v in drawn.items())
     assert [v.params for v in out.views] == [v.params for v in batch.views]
     for op in STRONG.pipelines[0][1:]:
@@ -225,15 +225,15 @@ def test_check_17_still_clips_stay_still(preset: str) -> None:
     plan = view_plan(preset, size=20)  # type: ignore[arg-type]
     views = plan.apply(batch_of(plan, 8, frames=still)).views
     for view in views:
-        assert torch.equal(view.clips, view.clips[:, :, :1].expand_as(view.clips))
+        assert torch.equal(view.data, view.data[:, :, :1].expand_as(view.data))
     if preset == "none":
-        assert torch.equal(views[0].clips, views[1].clips)
+        assert torch.equal(views[0].data, views[1].data)
         return
     for i in range(8):
-        assert not torch.equal(views[0].clips[i], views[1].clips[i])
+        assert not torch.equal(views[0].data[i], views[1].data[i])
     loose = view_plan(preset, size=20, consistent=False)  # type: ignore[arg-type]
     for view in loose.apply(batch_of(loose, 8, frames=still)).views:
-        for clip in view.clips:
+        for clip in view.data:
             assert not torch.equal(clip, clip[:, :1].expand_as(clip))
 
 
@@ -313,7 +313,7 @@ def test_crop_hands_over_fixed_size_contiguous_bytes() -> None:
 def test_views_may_differ_in_size_and_a_plan_may_have_one() -> None:
     plan = ViewPlan([[RandomResizedCrop(24)], [RandomResizedCrop((10, 12)), HorizontalFlip(1.0)]])
     out = plan.apply(batch_of(plan, 3))
-    assert [tuple(v.clips.shape) for v in out.views] == [(3, 3, 4, 24, 24), (3, 3, 4, 10, 12)]
+    assert [tuple(v.data.shape) for v in out.views] == [(3, 3, 4, 24, 24), (3, 3, 4, 10, 12)]
     single = view_plan("paper", size=24, num_views=1)
     assert len(single.apply(batch_of(single, 2)).views) == 1
     with pytest.raises(UsageError, match="the batch has 1 views, the plan 2"):
@@ -337,8 +337,8 @@ class Negative:
 def test_an_operation_of_one_s_own() -> None:
     plan = ViewPlan([[Resize(16), Negative()]])
     batch = batch_of(plan, 2)
-    out = plan.apply(batch).views[0].clips
-    torch.testing.assert_close(out, 1 - batch.views[0].clips.permute(0, 4, 1, 2, 3) / 255.0)
+    out = plan.apply(batch).views[0].data
+    torch.testing.assert_close(out, 1 - batch.views[0].data.permute(0, 4, 1, 2, 3) / 255.0)
 
 
 def test_wrong_pipelines_are_refused() -> None:
@@ -360,7 +360,7 @@ def _compiled_equals_eager(count: int, **options: object) -> None:
         for c in (False, True)
     )
     batch = batch_of(eager, count)
-    a, b = (plan.apply(batch).views[0].clips for plan in (eager, fast))
+    a, b = (plan.apply(batch).views[0].data for plan in (eager, fast))
     assert float((a - b).abs().max()) <= 1e-5
 
 
@@ -393,5 +393,5 @@ def test_compiled_equals_eager() -> None:
 def test_a_gpu_gives_the_pixels_of_the_cpu() -> None:
     batch = batch_of(STRONG, 12)
     for a, b in zip(STRONG.apply(batch).views, STRONG.apply(batch.to("cuda")).views, strict=True):
-        assert b.clips.is_cuda
-        torch.testing.assert_close(b.clips.cpu(), a.clips, atol=1e-5, rtol=0)
+        assert b.data.is_cuda
+        torch.testing.assert_close(b.data.cpu(), a.data, atol=1e-5, rtol=0)

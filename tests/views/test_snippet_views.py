@@ -33,7 +33,7 @@ def static_views(plan: ViewPlan) -> list[Tensor]:
         params = plan.draw(Key(1), view, SIZE, {})
         clip = plan.crop(view, noise.expand(4, -1, -1, -1), params)
         batched = ViewParams({n: v[None] for n, v in params.values.items()}, params.shared)
-        found.append(plan.apply_view(view, View(clip[None], torch.zeros(1, 4)).clips, batched)[0])
+        found.append(plan.apply_view(view, View(clip[None], torch.zeros(1, 4)).data, batched)[0])
     return found
 
 

@@ -61,11 +61,11 @@ class ViewParams:
 class View:
     """One augmented clip (or B of them once collated).
 
-    ``clips``: (T, H, W, C) uint8 as the worker hands it over, (B, T, H, W, C) collated, (B, C, T, H, W) float in
+    ``data``: (T, H, W, C) uint8 as the worker hands it over, (B, T, H, W, C) collated, (B, C, T, H, W) float in
     [0, 1] after ``ViewPlan.apply``. ``times_s``: (T,) or (B, T) float64 presentation times.
     """
 
-    clips: Tensor
+    data: Tensor
     times_s: Tensor
     params: ViewParams = field(default_factory=ViewParams)
     aligned: dict[str, Aligned] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class View:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
         """The same view on another device."""
         return View(
-            self.clips.to(device, non_blocking=non_blocking),
+            self.data.to(device, non_blocking=non_blocking),
             self.times_s.to(device, non_blocking=non_blocking),
             self.params.to(device, non_blocking=non_blocking),
             {k: Aligned(a.kind, a.data.to(device, non_blocking=non_blocking)) for k, a in self.aligned.items()},
@@ -82,7 +82,7 @@ class View:
     def pin_memory(self) -> View:
         """The same view in page-locked memory."""
         return View(
-            self.clips.pin_memory(),
+            self.data.pin_memory(),
             self.times_s.pin_memory(),
             replace(self.params, values={k: v.pin_memory() for k, v in self.params.values.items()}),
             {k: Aligned(a.kind, a.data.pin_memory()) for k, a in self.aligned.items()},
@@ -181,7 +181,7 @@ def collate(samples: Sequence[Sample], *, stack: Callable[[list[Tensor]], Tensor
             {n: torch.stack([p.params.values[n] for p in parts]) for n in names}, parts[0].params.shared
         )
         aligned = {n: _stack_aligned([p.aligned[n] for p in parts]) for n in parts[0].aligned}
-        clips = stack([p.clips for p in parts])
+        clips = stack([p.data for p in parts])
         views.append(View(clips, torch.stack([p.times_s for p in parts]), params, aligned))
     return Batch(
         tuple(views),

@@ -116,7 +116,7 @@ class ValidationLoader:
         return collate(readable) if readable else None
 
     def _keep(self, number: int, batch: Batch | None) -> None:
-        size = 0 if batch is None else sum(view.clips.nbytes for view in batch.views)
+        size = 0 if batch is None else sum(view.data.nbytes for view in batch.views)
         if size <= self._room:
             self._kept[number] = batch
             self._room -= size

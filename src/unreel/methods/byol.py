@@ -88,7 +88,7 @@ class BYOL(SiameseMethod):
 
     def forward(self, batch: Batch) -> LossOutput:
         """Loss of B sources with V views each."""
-        clips = [self.encoder.prepare(view.clips) for view in batch.views]
+        clips = [self.encoder.prepare(view.data) for view in batch.views]
         projections = [self.head(self.encoder(x)) for x in clips]
         predictions = [self.predictor(z) for z in projections]
         targets = [self.teacher(x) for x in clips]

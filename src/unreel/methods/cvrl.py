@@ -115,7 +115,7 @@ class CVRL(Method):
         """Loss of B videos with two views each; logs contrast accuracy and entropy (§2)."""
         first, second = batch.views
         # All first views, then all second views, in one pass: batch norm sees both (§2).
-        clips = torch.cat([first.clips, second.clips])
+        clips = torch.cat([first.data, second.data])
         projections = self.head(self.encoder(self.encoder.prepare(clips)))
         a, b = projections.chunk(2)
         loss = nt_xent(

@@ -122,7 +122,7 @@ class MoCo(SiameseMethod):
     def forward(self, batch: Batch) -> LossOutput:
         """Loss of B sources with V views each."""
         pairs = self.pairs(ordered=self.symmetric)
-        clips = [self.encoder.prepare(view.clips) for view in batch.views]
+        clips = [self.encoder.prepare(view.data) for view in batch.views]
         keys = {j: self.teacher(clips[j]) for j in sorted({j for _, j in pairs})}
         queries = {i: self.head(self.encoder(clips[i])) for i in sorted({i for i, _ in pairs})}
         if self.training:

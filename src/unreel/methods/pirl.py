@@ -176,7 +176,7 @@ class PIRL(SiameseMethod):
 
     def forward(self, batch: Batch) -> LossOutput:
         """Loss of B sources, of which view 0 is the image and view 1 is cut. Raises UsageError for an unknown row."""
-        image, whole = (self.encoder.prepare(view.clips) for view in batch.views)
+        image, whole = (self.encoder.prepare(view.data) for view in batch.views)
         f = self.head(self.encoder(image))
         patches = jigsaw(whole, batch.key, batch.sample_id, grid=self.grid, patch=self.patch)
         embeddings = self.encoder(patches.flatten(0, 1))

@@ -71,7 +71,7 @@ class PretextTask(Method):
 
     def question(self, batch: Batch) -> Question:
         """All views, and the sampler's target."""
-        return Question([view.clips for view in batch.views], batch.targets[self.target])
+        return Question([view.data for view in batch.views], batch.targets[self.target])
 
     def encode(self, clips: Sequence[Tensor]) -> Tensor:
         """Clips at n positions, each (B, C, T, H, W), to embeddings (B, n, D), in one pass."""

@@ -76,7 +76,7 @@ class Rotation(PretextTask):
 
     def question(self, batch: Batch) -> Question:
         """The clip, turned; with all copies four clips, each a question by itself."""
-        clips = batch.views[0].clips
+        clips = batch.views[0].data
         if self.all_copies:
             quarters = torch.arange(4, device=clips.device).expand(len(clips), 4)
             return Question([rotate(clips, quarters[:, i]) for i in range(4)], quarters)

@@ -58,7 +58,7 @@ class SimCLR(SiameseMethod):
 
     def forward(self, batch: Batch) -> LossOutput:
         """Loss of B sources with V views each; logs contrast accuracy and entropy of the first two views."""
-        clips = torch.cat([view.clips for view in batch.views])  # one pass: batch norm sees all views
+        clips = torch.cat([view.data for view in batch.views])  # one pass: batch norm sees all views
         views = self.head(self.encoder(self.encoder.prepare(clips))).chunk(len(batch.views))
         losses = [nt_xent(views[i], views[j], self.temperature) for i, j in self.pairs(ordered=False)]
         found = contrast_statistics(views[0], views[1], temperature=self.temperature)

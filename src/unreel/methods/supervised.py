@@ -126,7 +126,7 @@ class Supervised(Method):
     def logits(self, batch: Batch) -> Tensor:
         """(B, classes) for the batch's one view."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze != "trunk"):
-            embeddings = self.encoder(self.encoder.prepare(batch.views[0].clips))
+            embeddings = self.encoder(self.encoder.prepare(batch.views[0].data))
         p = self.dropout if self.training else 0.0
         scores: Tensor = self.head(keyed_dropout(embeddings, batch.key.child("dropout"), batch.sample_id, p))
         return scores

@@ -149,7 +149,7 @@ class SwAV(SiameseMethod):
 
     def forward(self, batch: Batch) -> LossOutput:
         """Loss of B sources with V views each, the large ones first."""
-        z = self.projections([self.encoder.prepare(view.clips) for view in batch.views])
+        z = self.projections([self.encoder.prepare(view.data) for view in batch.views])
         scores = [self.scores(view) for view in z]
         if self.training and self._collecting:
             large = torch.stack([view.detach() for view in z[: self.num_large]], 1)

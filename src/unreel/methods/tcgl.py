@@ -328,12 +328,12 @@ class TCGL(Method):
         # In the code: snippet p, then its frame-sets, for each p (§1.4); what keeps no statistics is a round by itself.
         every = 1 + sets if self.keep_all else 1
         calls = range(n * every)
-        whole = torch.cat([view.clips for view in batch.views])
+        whole = torch.cat([view.data for view in batch.views])
         snippets = self._run(whole, calls[::every], len(calls))
         snippets = snippets.reshape(n, len(batch), -1).transpose(0, 1).unsqueeze(1)
         if not sets:
             return snippets, None
-        cut = torch.cat([part for view in batch.views for part in view.clips.chunk(sets, 2)])
+        cut = torch.cat([part for view in batch.views for part in view.data.chunk(sets, 2)])
         if self.keep_all:
             found = self._run(cut, [call for call in calls if call % every], len(calls))
         else:

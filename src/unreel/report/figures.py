@@ -334,7 +334,7 @@ def contact_sheet(
 
     Raises: UsageError for other shapes.
     """
-    tensors = [v.clips for v in views.views] if isinstance(views, Batch) else list(views)
+    tensors = [v.data for v in views.views] if isinstance(views, Batch) else list(views)
     if not tensors:
         raise UsageError("a contact sheet needs at least one view")
     clips = [_as_uint8(t, max_videos, max_frames) for t in tensors]

@@ -59,13 +59,13 @@ def place(views: SupportsViews, batch: Batch, device: torch.device) -> Batch:
     Parameters stay on the host until the views are applied: what is touched is decided there, and reading them back
     from the device would wait for the step before.
     """
-    if any(view.clips.dtype == torch.uint8 for view in batch.views):
-        moved = (replace(v, clips=v.clips.to(device, non_blocking=True)) for v in batch.views)
+    if any(view.data.dtype == torch.uint8 for view in batch.views):
+        moved = (replace(v, data=v.data.to(device, non_blocking=True)) for v in batch.views)
         batch = views.apply(replace(batch, views=tuple(moved)))
     return batch.to(device, non_blocking=True)
 
 
 def views_channels_last(batch: Batch) -> Batch:
     """The batch with the clips of every view laid out channels last."""
-    views = (replace(v, clips=v.clips.contiguous(memory_format=torch.channels_last_3d)) for v in batch.views)
+    views = (replace(v, data=v.data.contiguous(memory_format=torch.channels_last_3d)) for v in batch.views)
     return replace(batch, views=tuple(views))

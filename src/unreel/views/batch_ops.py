@@ -88,11 +88,11 @@ class _Mixing:
         for view in self.views:
             if not 0 <= view < len(batch.views):
                 raise UsageError(f"{type(self).__name__}: there is no view {view}, the batch has {len(batch.views)}")
-            if not batch.views[view].clips.is_floating_point():
+            if not batch.views[view].data.is_floating_point():
                 raise UsageError(f"{type(self).__name__} mixes float clips: run it after ViewPlan.apply")
 
     def _finish(self, batch: Batch, name: str, clips: dict[int, Tensor], weight: Tensor, partner: Tensor) -> Batch:
-        views = tuple(replace(v, clips=clips[i]) if i in clips else v for i, v in enumerate(batch.views))
+        views = tuple(replace(v, data=clips[i]) if i in clips else v for i, v in enumerate(batch.views))
         return replace(
             batch, views=views, targets={**batch.targets, f"{name}.weight": weight, f"{name}.partner": partner}
         )
@@ -140,7 +140,7 @@ class Mixup(_Mixing):
         partner = self._partners(batch, key).to(device)
         clips = {}
         for view in self.views:
-            x = batch.views[view].clips
+            x = batch.views[view].data
             clips[view] = torch.lerp(x[partner.to(x.device)], x, weight.to(x).view(-1, *[1] * (x.ndim - 1)))
         return self._finish(batch, "mixup", clips, weight, partner)
 
@@ -175,7 +175,7 @@ class CutMix(_Mixing):
         """A new batch; ``cutmix.weight``, ``cutmix.partner`` and ``cutmix.box`` (B, 4) x1 y1 x2 y2 in its targets."""
         self._check(batch)
         device = batch.sample_id.device
-        sizes = {tuple(batch.views[v].clips.shape[-2:]) for v in self.views}
+        sizes = {tuple(batch.views[v].data.shape[-2:]) for v in self.views}
         if len(sizes) != 1:
             raise UsageError(f"CutMix: the mixed views have different sizes {sorted(sizes)}; mix views of one size")
         ((height, width),) = sizes
@@ -186,7 +186,7 @@ class CutMix(_Mixing):
         partner = self._partners(batch, key).to(device)
         clips = {}
         for view in self.views:
-            x = batch.views[view].clips
+            x = batch.views[view].data
             mixed = x.clone()
             for row, (box, other) in enumerate(zip(boxes, partner.tolist(), strict=True)):
                 window = (..., slice(box.top, box.bottom), slice(box.left, box.right))

@@ -194,7 +194,7 @@ class BGMixup:
         return replace(batch, views=tuple(made), targets={**batch.targets, "bg_mixup.partner": recorded})
 
     def _masks(self, number: int, view: View) -> Tensor:
-        clips = view.clips
+        clips = view.data
         if not clips.is_floating_point():
             raise UsageError("BGMixup mixes float clips: run it after ViewPlan.apply")
         if self.mask not in view.aligned:
@@ -211,7 +211,7 @@ class BGMixup:
 
     def _view(self, number: int, batch: Batch, key: Key) -> tuple[View, list[int]]:
         view = batch.views[number]
-        clips, masks, group = view.clips, self._masks(number, view), batch.group
+        clips, masks, group = view.data, self._masks(number, view), batch.group
         first, skip = rank() * len(batch), 0  # the slot of the first row at hand, and rows before this process's own
         out, partner = clips.clone(), [UNMIXED] * len(batch)
         if world_size() > 1 and len(batch) % self.block:
@@ -244,7 +244,7 @@ class BGMixup:
                 whose = [*known, *(groups[row] for row in built)]
                 held = choice.held
                 self._memories[number, lane] = _Memory([pool[i] for i in held], [whose[i] for i in held])
-        return replace(view, clips=out), partner
+        return replace(view, data=out), partner
 
     def _choose(
         self,

@@ -218,7 +218,7 @@ class ViewPlan:
             raise UsageError(f"the batch has {len(batch.views)} views, the plan {self.num_views}")
         with torch.no_grad():
             views = tuple(
-                View(self.apply_view(i, v.clips, v.params), v.times_s, v.params, v.aligned)
+                View(self.apply_view(i, v.data, v.params), v.times_s, v.params, v.aligned)
                 for i, v in enumerate(batch.views)
             )
         return replace(batch, views=views)
@@ -230,6 +230,6 @@ class ViewPlan:
             for i, v in enumerate(batch.views):
                 now = self._now(i)
                 rest = [op for op in self._device[i] if op not in now]
-                clips = v.clips.clone(memory_format=torch.contiguous_format)
-                views.append(replace(v, clips=self._run(rest, clips, v.params)))
+                clips = v.data.clone(memory_format=torch.contiguous_format)
+                views.append(replace(v, data=self._run(rest, clips, v.params)))
         return replace(batch, views=tuple(views))
