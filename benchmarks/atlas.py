@@ -42,8 +42,7 @@ from unreel.data.dataset import ClipDataset
 from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
 from unreel.data.synthetic import APPEARANCES, EVENTS, MOTIONS, ActionWorld
-from unreel.methods import Method, list_methods
-from unreel.methods import Progress as MethodProgress
+from unreel.methods import Method, StepsDone, list_methods
 from unreel.nn import Encoder, count_parameters
 from unreel.nn.kernels import channels_last
 from unreel.protocols import LinearProbe, Retrieval
@@ -728,12 +727,12 @@ def measure_cost(
     for round_ in range(rounds + 1):
         for method, (prepared, batch, _) in jobs.items():
             start = time.process_time()
-            prepared.method.on_step_begin(MethodProgress(round_, rounds + 1))
+            prepared.method.on_step_begin(StepsDone(round_, rounds + 1))
             prepared.optimizer.zero_grad(set_to_none=True)
             prepared.method(batch).loss.backward()
             prepared.method.on_gradients()
             prepared.optimizer.step()
-            prepared.method.on_step_end(MethodProgress(round_ + 1, rounds + 1), True)
+            prepared.method.on_step_end(StepsDone(round_ + 1, rounds + 1), True)
             if round_:
                 times[method].append(time.process_time() - start)
     return {

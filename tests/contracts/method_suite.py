@@ -17,7 +17,7 @@ from torch import Tensor
 from unreel.core.keys import Key
 from unreel.data.batch import Aligned, Batch, View, ViewParams
 from unreel.data.contracts import Sampler, SupportsViews
-from unreel.methods import LossOutput, Method, Progress
+from unreel.methods import LossOutput, Method, StepsDone
 from unreel.nn.encoder import Encoder
 
 
@@ -55,12 +55,12 @@ def tensors_of(batch: Batch) -> list[Tensor]:
 def train_steps(method: Method, batch: Batch, steps: range, optimizer: torch.optim.Optimizer) -> None:
     for step in steps:
         torch.manual_seed(Key(0, step).bits())
-        method.on_step_begin(Progress(step, 10))
+        method.on_step_begin(StepsDone(step, 10))
         optimizer.zero_grad()
         method(batch).loss.backward()
         method.on_gradients()
         optimizer.step()
-        method.on_step_end(Progress(step + 1, 10), True)
+        method.on_step_end(StepsDone(step + 1, 10), True)
 
 
 class MethodSuite:
@@ -89,9 +89,9 @@ class MethodSuite:
         assert isinstance(method.sampler, Sampler)
         assert isinstance(method.views, SupportsViews)
         assert method.sampler.num_views == method.views.num_views == len(self.make_batch().views)
-        method.on_step_begin(Progress(0, 10))
+        method.on_step_begin(StepsDone(0, 10))
         method.on_gradients()
-        method.on_step_end(Progress(1, 10), False)
+        method.on_step_end(StepsDone(1, 10), False)
 
     def test_gives_a_scalar_loss_and_detached_scalar_logs(self) -> None:
         output = self.seeded(self.make_method(), self.make_batch())

@@ -20,8 +20,8 @@ from unreel.data.sidecars import (
     Found,
     annotate,
     create_producer,
+    for_sources,
     made_by,
-    of_set,
     open_table,
     producer_digest,
     table_path,
@@ -83,7 +83,7 @@ def test_boxes_of_images_are_those_of_their_maps(images: Manifest) -> None:
     producer = _boxes(images)
     done = annotate(images, producer, out=Path(images.root) / "sidecars")
     assert (done.computed, done.known, done.failed) == (5, 0, [])
-    assert done.table == table_path(Path(images.root) / "sidecars", of_set(producer, images))
+    assert done.table == table_path(Path(images.root) / "sidecars", for_sources(producer, images))
     table = open_table(done.table, images, "boxes")
     clips = iterate_maps(
         producer.encoder, producer.projector, images, plan=producer.plan.clips, settings=CAM, batch_size=2

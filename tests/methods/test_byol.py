@@ -16,7 +16,7 @@ from unreel.core.keys import Key
 from unreel.core.settings import defaults
 from unreel.data.batch import Batch
 from unreel.losses import byol_loss
-from unreel.methods import BYOL, Progress
+from unreel.methods import BYOL, StepsDone
 from unreel.nn import create_encoder
 from unreel.nn.heads import L2Norm
 from unreel.views.batch_ops import CutMix, Mixup
@@ -54,7 +54,7 @@ def test_the_momentum_reaches_the_teacher() -> None:
         nn.init.zeros_(method.encoder.conv1.weight)
         teacher = method.teacher.parts[0].conv1.weight
         before = teacher.clone()
-        method.on_step_begin(Progress(done, 10))
+        method.on_step_begin(StepsDone(done, 10))
         torch.testing.assert_close(teacher, expected * before)
     with pytest.raises(UsageError, match="momentum schedule"):
         tiny("byol", momentum_schedule="linear")

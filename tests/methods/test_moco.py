@@ -15,12 +15,12 @@ from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import defaults
 from unreel.losses import Mixed, mixed_queue_info_nce, queue_info_nce
-from unreel.methods import MoCo, Progress
+from unreel.methods import MoCo, StepsDone
 from unreel.nn import create_encoder
 from unreel.nn.heads import L2Norm
 from unreel.views.batch_ops import Mixup
 
-BEGIN, END = Progress(0, 10), Progress(1, 10)
+BEGIN, END = StepsDone(0, 10), StepsDone(1, 10)
 
 
 def step(method: Any, *batches: Any, applied: bool = True) -> None:

@@ -17,7 +17,7 @@ from unreel.core.keys import Key
 from unreel.core.settings import defaults
 from unreel.data.batch import collate
 from unreel.losses import memory_nce
-from unreel.methods import PIRL, Progress, create_method
+from unreel.methods import PIRL, StepsDone, create_method
 from unreel.methods.pirl import jigsaw
 from unreel.nn import create_encoder
 
@@ -128,19 +128,19 @@ def test_an_entry_takes_half_of_its_image_after_an_applied_step() -> None:
     before = method.bank.clone()
     torch.testing.assert_close(before.norm(dim=1), torch.ones(9))
     f = method.head(method.encoder(method.encoder.prepare(batch.views[0].data))).detach()
-    method.on_step_begin(Progress(0, 4))
+    method.on_step_begin(StepsDone(0, 4))
     method(batch)
     assert torch.equal(method.bank, before)  # not before the step
-    method.on_step_end(Progress(1, 4), False)
+    method.on_step_end(StepsDone(1, 4), False)
     assert torch.equal(method.bank, before)  # nor after a skipped one
     method(batch)
-    method.on_step_end(Progress(1, 4), True)
+    method.on_step_end(StepsDone(1, 4), True)
     wanted = before.clone()
     wanted[batch.row] = functional.normalize(0.5 * before[batch.row] + 0.5 * f, dim=1)
     torch.testing.assert_close(method.bank, wanted)
     kept = tiny("pirl", memory_momentum=0.9)
     kept(batch)
-    kept.on_step_end(Progress(1, 4), True)
+    kept.on_step_end(StepsDone(1, 4), True)
     torch.testing.assert_close(kept.bank[5], functional.normalize(0.9 * before[5] + 0.1 * f[0], dim=0))
 
 
@@ -149,7 +149,7 @@ def test_validation_asks_of_rows_that_the_memory_does_not_know() -> None:
     batch = replace(batch_of_views(method), row=torch.tensor([100, 101, 102, 103]))
     before = method.bank.clone()
     output = method(batch)
-    method.on_step_end(Progress(1, 4), True)
+    method.on_step_end(StepsDone(1, 4), True)
     assert torch.isfinite(output.loss)
     assert float(output.logs["image_accuracy"]) == 1  # its entry is itself
     assert torch.equal(method.bank, before)

@@ -16,7 +16,7 @@ from unreel.core.keys import Key
 from unreel.core.settings import defaults, describe
 from unreel.data.batch import collate
 from unreel.data.sampling import ClipSetSampler
-from unreel.methods import BYOL, MoCo, Progress, SimCLR, create_method
+from unreel.methods import BYOL, MoCo, SimCLR, StepsDone, create_method
 from unreel.nn import create_encoder
 from unreel.train import build_optimizer, fit
 from unreel.views.batch_ops import CutMix, Mixup
@@ -109,7 +109,7 @@ def test_a_loss_under_autocast_is_computed_in_float32(name: str, mixed: bool) ->
             method.queue_filled.fill_(12)
             scored: list[torch.dtype] = []
             method.prototypes.register_forward_hook(lambda *a, seen=scored: seen.append(a[2].dtype))
-        method.on_step_begin(Progress(5, 10))
+        method.on_step_begin(StepsDone(5, 10))
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             output = method(batch)
         assert output.loss.dtype == torch.float32

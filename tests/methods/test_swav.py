@@ -16,7 +16,7 @@ from unreel.core.keys import Key
 from unreel.core.settings import defaults
 from unreel.data.batch import collate
 from unreel.losses import sinkhorn, swapped_prediction
-from unreel.methods import Progress, SwAV
+from unreel.methods import StepsDone, SwAV
 
 QUEUED = {"queue_size": 12, "queue_epoch": 0, "freeze_steps": 2}
 
@@ -89,7 +89,7 @@ def test_one_cluster_for_all_shows_in_the_logs() -> None:
 
 
 def run_step(method: Any, step: int, optimizer: torch.optim.Optimizer, *, applied: bool = True, epoch: int = 0) -> Any:
-    progress = Progress(step, 10, epoch)
+    progress = StepsDone(step, 10, epoch)
     method.on_step_begin(progress)
     optimizer.zero_grad()
     output = method(batch_of_views(method, seed=step))
@@ -112,7 +112,7 @@ def test_prototypes_stay_at_first_and_are_of_unit_length_at_each_step() -> None:
     moved = method.prototypes.weight.detach().clone()
     assert not torch.allclose(moved, start, atol=1e-3)
     assert not torch.allclose(moved.norm(dim=1), torch.ones(6), atol=1e-4)
-    method.on_step_begin(Progress(3, 10))
+    method.on_step_begin(StepsDone(3, 10))
     torch.testing.assert_close(method.prototypes.weight, torch.nn.functional.normalize(moved, dim=1))
 
 
@@ -148,7 +148,7 @@ def test_the_queue_is_filled_then_used_and_a_skipped_step_leaves_it() -> None:
     torch.testing.assert_close(method.queue[:, :4], earlier[:, 4:])  # the oldest are pushed out
     before = method.queue.clone()
     method.eval()(batch)
-    method.on_step_end(Progress(6, 10, 2), True)
+    method.on_step_end(StepsDone(6, 10, 2), True)
     assert torch.equal(method.queue, before)  # validation leaves no trace
 
 

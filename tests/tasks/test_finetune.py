@@ -24,7 +24,7 @@ from unreel.protocols import ArrayClips, FeatureSet
 from unreel.protocols.linear import FittedLinear
 from unreel.tasks import FineTune, LabelTask, Report, evaluate
 from unreel.tasks.evaluate import resolve_protocols
-from unreel.tasks.trained import Adapted, Means, TrainedProtocol
+from unreel.tasks.trained import Adapted, Resources, TrainedProtocol
 from unreel.train.monitor import Monitor, read_lines
 
 PLAN = ClipPlan(num_frames=4, stride=1, num_clips=3, num_crops=1, size_px=16, short_side_px=16)
@@ -58,8 +58,8 @@ def adapt(protocol: FineTune, data: Manifest, net: Encoder | None = None, **opti
     task = LabelTask(data)
     train = task.examples("train")
     assert train is not None
-    means = Means(device="cpu", progress=False, folder=options.pop("folder", None))
-    return protocol.adapt(net or encoder(), train, task.examples("val"), plan=PLAN, means=means, **options)
+    resources = Resources(device="cpu", progress=False, folder=options.pop("folder", None))
+    return protocol.adapt(net or encoder(), train, task.examples("val"), plan=PLAN, resources=resources, **options)
 
 
 def weights(adapted: Adapted) -> list[torch.Tensor]:

@@ -15,7 +15,7 @@ from tests.train.toys import Memory, Seekable, Toy, ToyViews, toy_batch, toy_bat
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Batch, Fault
-from unreel.methods import LossOutput, Progress
+from unreel.methods import LossOutput, StepsDone
 from unreel.train import Checkpoints, DivergedError, Monitor, build_optimizer, fit
 from unreel.train.monitor import read_lines
 from unreel.train.schedule import warmup_cosine
@@ -216,7 +216,7 @@ class Broken(Toy):
             assert self.head.weight.grad is not None
             self.head.weight.grad.fill_(float("inf"))
 
-    def on_step_end(self, progress: Progress, applied: bool) -> None:
+    def on_step_end(self, progress: StepsDone, applied: bool) -> None:
         super().on_step_end(progress, applied)
         self.count += 1
 
@@ -249,7 +249,7 @@ def test_a_step_whose_gradients_are_not_finite_is_skipped() -> None:
 
 def test_gradients_are_clipped_to_the_norm() -> None:
     class Watching(Toy):
-        def on_step_end(self, progress: Progress, applied: bool) -> None:
+        def on_step_end(self, progress: StepsDone, applied: bool) -> None:
             total = sum(float(p.grad.square().sum()) for p in self.parameters() if p.grad is not None)
             norms.append(total**0.5)
 
@@ -380,7 +380,7 @@ def test_what_is_logged_now_and_then_is_averaged_over_the_steps_that_logged_it()
 
 def test_the_probe_leaves_every_part_in_its_mode() -> None:
     class Begun(Toy):
-        def on_step_begin(self, progress: Progress) -> None:
+        def on_step_begin(self, progress: StepsDone) -> None:
             super().on_step_begin(progress)
             if progress.step == 0:
                 self.encoder.net[1].eval()  # a frozen norm

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unreel.core.keys import Key
 from unreel.data.batch import Batch, View
-from unreel.methods import LossOutput, Method, Progress
+from unreel.methods import LossOutput, Method, StepsDone
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
 
 
@@ -83,7 +83,7 @@ class Toy(Method):
         loss = (found - clips.mean((1, 2, 3, 4)) + 0.01 * self.teacher.sum()).square().mean()
         return LossOutput(loss, {"output": found.detach().mean()})
 
-    def on_step_begin(self, progress: Progress) -> None:
+    def on_step_begin(self, progress: StepsDone) -> None:
         self.calls.append(f"begin {progress.step}")
         self.teacher.lerp_(self.encoder.net[0].weight.detach()[:, 0, 0, 0, 0], 0.1)
 
@@ -91,7 +91,7 @@ class Toy(Method):
         assert any(p.grad is not None for p in self.parameters())
         self.calls.append("gradients")
 
-    def on_step_end(self, progress: Progress, applied: bool) -> None:
+    def on_step_end(self, progress: StepsDone, applied: bool) -> None:
         self.calls.append(f"end {progress.step} {applied}")
         if applied:
             self.queue.copy_(torch.roll(self.queue, 1))

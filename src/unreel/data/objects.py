@@ -270,7 +270,7 @@ def _check_long(path: Path, length: int, indices: NDArray[np.int64]) -> None:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ObjectFacts:
     """What a method needs to know of its sources: for ``ClipDataset``.
 
     ``manifest``: the rows, with the computed masks as files. ``tables``: the sidecar tables that were read, by name.
@@ -288,7 +288,7 @@ def open_facts(
     aligned: Iterable[str] = (),
     *,
     tables: Mapping[str, str | None] | None = None,
-) -> Facts:
+) -> ObjectFacts:
     """Everything that a method names, for every row.
 
     Args:
@@ -326,7 +326,7 @@ def open_facts(
             raise DataError(_no_column("mask", "a mask per row", manifest))
         rows = replace(rows, rows=tuple(replace(r, files={MASK: _NONE, **r.files}) for r in rows.rows))
         sources.append(AlignedSource(MASK, "soft_mask", read_at=partial(read_mask, binary=name == "file.mask")))
-    return Facts(rows, found, tuple(sources), used)
+    return ObjectFacts(rows, found, tuple(sources), used)
 
 
 def _with_masks(manifest: Manifest, table: Sidecar, folder: Path) -> Manifest:

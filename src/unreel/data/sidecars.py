@@ -40,7 +40,7 @@ _DIGITS = 16
 _MADE_BY = b"unreel.producer"
 
 
-class Named(Protocol):
+class Versioned(Protocol):
     """What facts are called and what they depend on.
 
     ``version`` rises whenever the same file would give other facts; ``settings`` holds whatever else changes them.
@@ -60,7 +60,7 @@ class Named(Protocol):
 
 
 @runtime_checkable
-class Producer(Named, Protocol):
+class Producer(Versioned, Protocol):
     """Computes the facts of one source. Picklable, and a pure function of the file's content."""
 
     def compute(self, path: Path) -> Values:
@@ -76,7 +76,7 @@ class Found(NamedTuple):
 
 
 @runtime_checkable
-class SetProducer(Named, Protocol):
+class SetProducer(Versioned, Protocol):
     """Computes the facts of many sources together, because each depends on others."""
 
     def compute_all(
@@ -174,27 +174,27 @@ PRODUCERS: dict[str, Callable[[], Producer]] = {"motion_energy": MotionEnergy}
 LEARNED = ("boxes", "masks")
 
 
-def producer_digest(producer: Named) -> str:
+def producer_digest(producer: Versioned) -> str:
     """32 hex digits for name, version and settings."""
     return mapping_digest([producer.name, producer.version, dict(producer.settings)])
 
 
-class _Together(NamedTuple):
-    """A producer of a set as ``Named``, for one set: its facts depend on all of it."""
+class _ForSources(NamedTuple):
+    """A producer of a set as ``Versioned``, for one set: its facts depend on all of it."""
 
     name: str
     version: int
     settings: Mapping[str, object]
 
 
-def of_set(producer: Named, sources: Manifest) -> Named:
+def for_sources(producer: Versioned, sources: Manifest) -> Versioned:
     """What a set producer's table is made by: the producer, and the digest of its sources in their order.
 
     Paths relative to the root and groups count, not contents: a file that changed is computed again by itself.
     """
     listed = [[sources.relative(row), entry.groups.get("group", "")] for row, entry in enumerate(sources.rows)]
     settings = {**producer.settings, "sources": {"count": len(listed), "digest": mapping_digest(listed)}}
-    return _Together(producer.name, producer.version, settings)
+    return _ForSources(producer.name, producer.version, settings)
 
 
 def annotate_command(name: str, data: str | os.PathLike[str]) -> str:
@@ -222,7 +222,7 @@ def default_folder(manifest: Manifest) -> Path:
     return cache_folder() / "sidecars" / mapping_digest([os.path.realpath(manifest.root)])[:_DIGITS]
 
 
-def table_path(folder: str | os.PathLike[str], producer: Named) -> Path:
+def table_path(folder: str | os.PathLike[str], producer: Versioned) -> Path:
     """The table of one producer in a folder."""
     return Path(folder) / f"{producer.name}-{producer_digest(producer)[:_DIGITS]}.parquet"
 
@@ -320,7 +320,7 @@ class _Table:
                 continue
             self.add(entry)
 
-    def write(self, producer: Named) -> None:
+    def write(self, producer: Versioned) -> None:
         """The Parquet table, whole or not at all, with what made it."""
         import pyarrow as pa
         import pyarrow.parquet as parquet
@@ -413,8 +413,8 @@ def annotate(
     for i in range(len(manifest)):
         first_row.setdefault(manifest.relative(i), i)
     rows = list(first_row.values())
-    named: Named = producer if isinstance(producer, Producer) else of_set(producer, _whole(manifest, rows))
-    target = table_path(folder, named)
+    maker: Versioned = producer if isinstance(producer, Producer) else for_sources(producer, _whole(manifest, rows))
+    target = table_path(folder, maker)
     journal = target.with_suffix(".journal")
     with claimed(folder, only=target.name):
         table = _Table(target)
@@ -439,7 +439,7 @@ def annotate(
             table.add(found)
             if progress is not None:
                 progress(known + done, total)
-        table.write(named)
+        table.write(maker)
         journal.unlink(missing_ok=True)
     entries = [(manifest.relative(row), table.find(manifest.absolute(row))) for row in rows]
     failed = [(path, e.error) for path, e in entries if e is not None and e.error is not None]

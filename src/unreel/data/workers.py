@@ -31,7 +31,7 @@ from torch import Tensor
 from unreel.core.errors import DataError, UnreelError, UsageError
 from unreel.core.processes import GUARD, refuse_unguarded
 
-Task = TypeVar("Task")
+Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 _ALIGN_BYTES = 64  # a cache line, and enough for every dtype
@@ -297,7 +297,7 @@ def _work(job: Any, connection: Connection, state: Any, number: int, inherited: 
         del result
 
 
-class WorkerPool(Generic[Task, Result]):
+class WorkerPool(Generic[Work, Result]):
     """Processes that run ``job(task, context)``; ``run`` yields the results in the order of the tasks.
 
     Args:
@@ -311,7 +311,7 @@ class WorkerPool(Generic[Task, Result]):
 
     def __init__(
         self,
-        job: Callable[[Task, WorkerContext], Result],
+        job: Callable[[Work, WorkerContext], Result],
         workers: int,
         *,
         timeout_s: float,
@@ -357,7 +357,7 @@ class WorkerPool(Generic[Task, Result]):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Result]:
+    def run(self, tasks: Iterable[Work]) -> Iterator[Result]:
         """Results in order. One run at a time.
 
         Raises: what the job raised; WorkerStalledError, WorkerDiedError.

@@ -41,7 +41,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-class Prepared(NamedTuple):
+class NetworkInput(NamedTuple):
     """Network input x (N, C, T', H, W), and what it was made of: B inputs, still images or clips of T frames.
 
     ``folded``: frames were laid into the batch, N = B·T; otherwise N = B and T' = T, or a multiple of T where the
@@ -65,7 +65,7 @@ class Prepared(NamedTuple):
         return (maps[:, :, 0] if self.still else maps).to(self.device)
 
 
-def prepare_images(encoder: Encoder, images: Tensor, *, fold: bool = False) -> Prepared:
+def prepare_images(encoder: Encoder, images: Tensor, *, fold: bool = False) -> NetworkInput:
     """Images or clips as ``Encoder.prepare`` takes them, on the encoder's device and in its precision.
 
     Args:
@@ -90,7 +90,7 @@ def prepare_images(encoder: Encoder, images: Tensor, *, fold: bool = False) -> P
         x = x.to(like.dtype)
     # A tensor made in inference mode can never take part in a gradient; its copy can.
     x = x.clone() if x.is_inference() else x
-    return Prepared(x, still, num_frames, fold and not still, images.device)
+    return NetworkInput(x, still, num_frames, fold and not still, images.device)
 
 
 def feature_map(encoder: Encoder, x: Tensor, *, layer: str | None = None, chunk: int | None = None) -> Tensor:

@@ -21,8 +21,8 @@ from torch.nn import functional
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.settings import Range
 from unreel.explain.activation import (
+    NetworkInput,
     Norm,
-    Prepared,
     Upsampling,
     activation,
     channel_weights,
@@ -43,7 +43,7 @@ Negatives: TypeAlias = Literal["originals+masked", "originals"]
 MaskColour: TypeAlias = Literal["batch_mean", "zero", "blur"]
 UnionRule: TypeAlias = Literal["max", "last"]
 Embed: TypeAlias = Literal["projector", "backbone"]
-Score: TypeAlias = Literal["contrastive", "supervised"]
+Objective: TypeAlias = Literal["contrastive", "supervised"]
 Groups: TypeAlias = Tensor | Sequence[int]
 
 # mask_colour="blur" [design]: a Gaussian of an eighth of the short side leaves no outline of what it covers.
@@ -91,7 +91,7 @@ class CamSettings:
     upsample: Upsampling = "bicubic"
     negatives: Negatives = "originals+masked"
     embed: Embed = "projector"
-    score: Score = "contrastive"
+    score: Objective = "contrastive"
     norm: Norm = "clip"
     per_frame: bool = False
 
@@ -108,7 +108,7 @@ class CamSettings:
             ("upsample", Upsampling),
             ("negatives", Negatives),
             ("embed", Embed),
-            ("score", Score),
+            ("score", Objective),
             ("norm", Norm),
         ):
             if getattr(self, name) not in get_args(options):
@@ -265,7 +265,7 @@ def _numbers(name: str, values: Groups | None) -> Tensor | None:
 def _search(
     encoder: Encoder,
     head: nn.Module,
-    ready: Prepared,
+    ready: NetworkInput,
     settings: CamSettings,
     groups: Tensor | None,
     targets: Tensor | None,

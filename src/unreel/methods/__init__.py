@@ -3,7 +3,7 @@
 from unreel.methods.arrow_of_time import ArrowOfTime
 from unreel.methods.byol import BYOL
 from unreel.methods.cvrl import CVRL
-from unreel.methods.method import LossOutput, Method, Progress
+from unreel.methods.method import LossOutput, Method, StepsDone
 from unreel.methods.moco import MoCo
 from unreel.methods.opn import OPN
 from unreel.methods.pace import Pace
@@ -33,10 +33,10 @@ __all__ = [
     "MoCo",
     "Pace",
     "PretextTask",
-    "Progress",
     "Rotation",
     "ShuffleLearn",
     "SimCLR",
+    "StepsDone",
     "Supervised",
     "SwAV",
     "create_method",

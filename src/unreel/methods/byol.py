@@ -16,7 +16,7 @@ from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.losses.byol import cosines, spread
 from unreel.losses.queue import Mixed
-from unreel.methods.method import LossOutput, Progress
+from unreel.methods.method import LossOutput, StepsDone
 from unreel.methods.registry import register_method
 from unreel.methods.siamese import Mix, SiameseMethod, mixed_of, mixing, takes_siamese_options
 from unreel.nn.ema import MomentumSchedule, Teacher, scheduled_momentum
@@ -81,7 +81,7 @@ class BYOL(SiameseMethod):
         self.teacher = Teacher(encoder, self.head)
         self.momentum, self.momentum_schedule = momentum, momentum_schedule
 
-    def on_step_begin(self, progress: Progress) -> None:
+    def on_step_begin(self, progress: StepsDone) -> None:
         """The teacher follows, before the step's loss (object_aware.md §1.1)."""
         m = scheduled_momentum(self.momentum, progress.fraction, self.momentum_schedule)
         self.teacher.follow(self.encoder, self.head, momentum=m)

@@ -20,7 +20,7 @@ class LossOutput(NamedTuple):
     logs: dict[str, Tensor]
 
 
-class Progress(NamedTuple):
+class StepsDone(NamedTuple):
     """Where training is: optimiser steps done of those planned."""
 
     step: int
@@ -65,11 +65,11 @@ class Method(nn.Module):
         """The loss of one (local) batch; negatives are gathered over processes, with gradient."""
         raise NotImplementedError(f"{type(self).__name__} must write forward")
 
-    def on_step_begin(self, progress: Progress) -> None:
+    def on_step_begin(self, progress: StepsDone) -> None:
         """Before the forward pass: teacher updates, freezing, pacing."""
 
     def on_gradients(self) -> None:
         """After backward, before the optimiser's step: gradients may be inspected or cancelled."""
 
-    def on_step_end(self, progress: Progress, applied: bool) -> None:
+    def on_step_end(self, progress: StepsDone, applied: bool) -> None:
         """After the optimiser; ``applied`` is False when the step was skipped, and then queues must not move."""

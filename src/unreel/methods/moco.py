@@ -19,7 +19,7 @@ from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.losses.queue import MixWeighting, mixed_queue_info_nce, queue_accuracy, queue_info_nce
-from unreel.methods.method import LossOutput, Progress
+from unreel.methods.method import LossOutput, StepsDone
 from unreel.methods.registry import register_method
 from unreel.methods.siamese import Mix, SiameseMethod, mixed_of, mixing, takes_siamese_options
 from unreel.nn.ema import MomentumSchedule, Teacher, scheduled_momentum
@@ -113,7 +113,7 @@ class MoCo(SiameseMethod):
         self.symmetric, self.mix_weighting = symmetric, mix_weighting
         self._fresh: list[Tensor] = []  # keys of this step; gone before the next begins
 
-    def on_step_begin(self, progress: Progress) -> None:
+    def on_step_begin(self, progress: StepsDone) -> None:
         """The teacher follows, before the step's loss (object_aware.md §1.1)."""
         self._fresh.clear()
         m = scheduled_momentum(self.momentum, progress.fraction, self.momentum_schedule)
@@ -143,7 +143,7 @@ class MoCo(SiameseMethod):
         return LossOutput(torch.stack(losses).mean(), {"contrast_accuracy": accuracy})
 
     @torch.no_grad()
-    def on_step_end(self, progress: Progress, applied: bool) -> None:
+    def on_step_end(self, progress: StepsDone, applied: bool) -> None:
         """The step's keys take the place of the oldest; nothing moves after a skipped step."""
         if applied and self._fresh:
             self.enqueue(torch.cat(self._fresh))

@@ -20,7 +20,7 @@ from unreel.core.keys import Key, uniforms
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.losses.memory import MemoryLoss, memory_nce
-from unreel.methods.method import LossOutput, Progress
+from unreel.methods.method import LossOutput, StepsDone
 from unreel.methods.registry import register_method
 from unreel.methods.siamese import SiameseMethod, takes_siamese_options
 from unreel.nn.encoder import Encoder
@@ -161,7 +161,7 @@ class PIRL(SiameseMethod):
         self._fresh: list[_Fresh] = []  # of this step; gone before the next begins
         memory_nce(start[:1], start[:1], start[1:], kind=loss)  # an unknown loss is refused now
 
-    def on_step_begin(self, progress: Progress) -> None:
+    def on_step_begin(self, progress: StepsDone) -> None:
         """Forget what a broken step left."""
         self._fresh.clear()
 
@@ -208,7 +208,7 @@ class PIRL(SiameseMethod):
         return LossOutput(loss, logs)
 
     @torch.no_grad()
-    def on_step_end(self, progress: Progress, applied: bool) -> None:
+    def on_step_end(self, progress: StepsDone, applied: bool) -> None:
         """Each source's entry moves towards its image; nothing moves after a skipped step."""
         if applied:
             for rows, vectors in self._fresh:  # within a global batch every row comes once

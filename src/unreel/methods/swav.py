@@ -20,7 +20,7 @@ from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.contracts import Sampler, SamplerDraw, SourceInfo
 from unreel.losses.swav import sinkhorn, swapped_prediction
-from unreel.methods.method import LossOutput, Progress
+from unreel.methods.method import LossOutput, StepsDone
 from unreel.methods.registry import register_method
 from unreel.methods.siamese import SiameseMethod, takes_siamese_options
 from unreel.nn.encoder import Encoder
@@ -138,7 +138,7 @@ class SwAV(SiameseMethod):
     def _renormalise(self) -> None:
         self.prototypes.weight.copy_(functional.normalize(self.prototypes.weight, dim=1))
 
-    def on_step_begin(self, progress: Progress) -> None:
+    def on_step_begin(self, progress: StepsDone) -> None:
         """Prototypes back to unit length; what this step freezes, collects and uses."""
         self._renormalise()
         self._fresh.clear()
@@ -199,7 +199,7 @@ class SwAV(SiameseMethod):
             self.prototypes.weight.grad = None
 
     @torch.no_grad()
-    def on_step_end(self, progress: Progress, applied: bool) -> None:
+    def on_step_end(self, progress: StepsDone, applied: bool) -> None:
         """The step's projections push out the oldest; nothing moves after a skipped step."""
         if applied and self._fresh:
             size = self.queue.shape[1]

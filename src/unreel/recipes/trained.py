@@ -10,7 +10,7 @@ from torch import nn
 
 from unreel.core.errors import DataError, UsageError
 from unreel.core.settings import Settings
-from unreel.explain.contracam import Embed, Score
+from unreel.explain.contracam import Embed, Objective
 from unreel.methods import Method, PretextTask, Supervised, create_method
 from unreel.nn import Encoder, create_encoder
 from unreel.nn.kernels import channels_last
@@ -71,7 +71,7 @@ class CamNets(NamedTuple):
     encoder: Encoder
     projector: nn.Module | None
     embed: Embed = "projector"
-    score: Score = "contrastive"
+    score: Objective = "contrastive"
 
 
 def load_cam_nets(path: str | os.PathLike[str] | Run) -> CamNets:

@@ -44,7 +44,7 @@ from unreel.tasks.gallery import GalleryTask
 from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, Score, check_report, merge_notes
 from unreel.tasks.sgd_probe import SGDProbe
 from unreel.tasks.task import Metric, Parts, Task
-from unreel.tasks.trained import Means, TrainedProtocol, TrainedResult, run_trained
+from unreel.tasks.trained import Resources, TrainedProtocol, TrainedResult, run_trained
 from unreel.train.health import collapsed
 
 BASELINES = ("random-init", "frame-statistics")
@@ -238,10 +238,12 @@ def evaluate(
     for p in protocols:
         if isinstance(p, TrainedProtocol):
             learning = {n: (net, plans[n]) for n, net in {**nets, **others}.items() if n != "frame-statistics"}
-            means = Means(
+            resources = Resources(
                 device, precision, workers or 0, decoder, bool(progress), None if work is None else Path(work)
             )
-            trained = run_trained(p, learning, task, seed=seed, means=means, embedding={**options, "store": None})
+            trained = run_trained(
+                p, learning, task, seed=seed, resources=resources, embedding={**options, "store": None}
+            )
             for name, o in trained.outcomes.items():
                 outcomes[name][p.name] = o
             faults = tuple(dict.fromkeys((*faults, *trained.faults)))

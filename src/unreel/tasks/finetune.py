@@ -17,7 +17,7 @@ from unreel.core.devices import choose_device
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import UsageError
 from unreel.core.files import claimed
-from unreel.core.progress import Progress as Bar
+from unreel.core.progress import Progress
 from unreel.core.settings import Range
 from unreel.core.words import counted
 from unreel.data.dataset import ClipDataset
@@ -31,7 +31,7 @@ from unreel.nn.encoder import Encoder
 from unreel.protocols.linear import FeatureScaling, FittedLinear
 from unreel.protocols.protocol import FeatureSet, group_cut
 from unreel.protocols.store import encoder_digest
-from unreel.tasks.trained import Adapted, Examples, Means
+from unreel.tasks.trained import Adapted, Examples, Resources
 from unreel.train.checkpoint import Checkpoints
 from unreel.train.monitor import Monitor
 from unreel.train.optim import Decay, OptimizerName, build_optimizer
@@ -112,7 +112,7 @@ class FineTune:
         *,
         plan: ClipPlan,
         seed: int = 0,
-        means: Means = Means(),  # noqa: B008 - frozen
+        resources: Resources = Resources(),  # noqa: B008 - frozen
     ) -> Adapted:
         """Fine-tune a copy of ``encoder``; see ``TrainedProtocol``."""
         train, validation, notes = self._parts(train, validation, seed)
@@ -135,10 +135,10 @@ class FineTune:
             freeze=self.freeze,
         )
         assert isinstance(method, Supervised)
-        options: dict[str, Any] = {"seed": seed, "target_columns": method.target_columns, "decoder": means.decoder}
+        options: dict[str, Any] = {"seed": seed, "target_columns": method.target_columns, "decoder": resources.decoder}
         dataset = ClipDataset(train.manifest, method.sampler, method.views, cache_mb=_CACHE_MB, **options)
         batch = min(self.batch_size, len(dataset))
-        loader = ClipLoader(dataset, batch, seed=seed, workers=means.workers, drop_last=False)
+        loader = ClipLoader(dataset, batch, seed=seed, workers=resources.workers, drop_last=False)
         epoch, lr = loader.steps_per_epoch, self.lr * batch / self.batch_size
         total = max(1, round(self.epochs * epoch))
         schedule = make_schedule(
@@ -154,14 +154,17 @@ class FineTune:
         if validation is not None:
             held = ClipDataset(validation.manifest, method.sampler, method.validation_views or method.views, **options)
             watch = Validation(
-                ValidationLoader(held, batch, workers=means.workers),
+                ValidationLoader(held, batch, workers=resources.workers),
                 every=epoch,
                 select=self.select,
                 plateau=schedule if isinstance(schedule, Plateau) else None,
             )
         identity = self._identity(encoder, train, validation, plan, seed)
-        folder = None if means.folder is None else means.folder / f"{self.name}-{mapping_digest(identity)[:16]}"
-        with _owned(folder), Bar(self.name, total, unit="steps") if means.progress else nullcontext(None) as bar:
+        folder = None if resources.folder is None else resources.folder / f"{self.name}-{mapping_digest(identity)[:16]}"
+        with (
+            _owned(folder),
+            Progress(self.name, total, unit="steps") if resources.progress else nullcontext(None) as bar,
+        ):
             monitor = Monitor(folder, log_every=_LOG_EVERY, echo=None if bar is None else bar_echo(bar, _LOG_EVERY))
             fit(
                 method,
@@ -176,10 +179,10 @@ class FineTune:
                 ),
                 total_steps=total,
                 schedule=schedule,
-                device=means.device,
+                device=resources.device,
                 # The quick layout for convolutions on CPUs; the result is the same up to rounding.
-                memory_format="channels_last" if choose_device(means.device).type == "cpu" else "contiguous",
-                precision=means.precision,
+                memory_format="channels_last" if choose_device(resources.device).type == "cpu" else "contiguous",
+                precision=resources.precision,
                 seed=seed,
                 checkpoint=None if folder is None else Checkpoints(folder / "checkpoints", every_steps=epoch, keep=1),
                 monitor=monitor,

@@ -58,7 +58,7 @@ class HasExamples(Protocol):
 
 
 @dataclass(frozen=True)
-class Means:
+class Resources:
     """Where and with what a protocol trains. ``folder`` keeps checkpoints and metrics, to go on from; None nothing."""
 
     device: torch.device | str | None = None
@@ -95,7 +95,7 @@ class TrainedProtocol(Protocol):
         *,
         plan: ClipPlan,
         seed: int = 0,
-        means: Means = Means(),
+        resources: Resources = Resources(),
     ) -> Adapted:
         """Train a copy of ``encoder``; ``plan`` is how test clips will be cut. ``encoder`` is left as it was."""
 
@@ -116,7 +116,7 @@ def run_trained(
     task: Task,
     *,
     seed: int,
-    means: Means,
+    resources: Resources,
     embedding: Mapping[str, Any],
 ) -> TrainedResult:
     """Adapt every encoder by the same recipe and test each once, on the videos that all could be given.
@@ -137,8 +137,8 @@ def run_trained(
     found: dict[str, Embeddings] = {}
     heads: dict[str, FittedProtocol] = {}
     for name, (encoder, plan) in nets.items():
-        tuned, heads[name] = protocol.adapt(encoder, train, validation, plan=plan, seed=seed, means=means)
-        clips = ManifestClips(test.manifest, plan, label=test.label, decoder=means.decoder)
+        tuned, heads[name] = protocol.adapt(encoder, train, validation, plan=plan, seed=seed, resources=resources)
+        clips = ManifestClips(test.manifest, plan, label=test.label, decoder=resources.decoder)
         found[name] = embed_all([tuned], clips, **embedding)[0]
     common = sorted(set.intersection(*(set(e.rows.tolist()) for e in found.values())))
     outcomes = {}

@@ -25,7 +25,7 @@ from unreel.core.distributed import barrier, broadcast_object, rank, world_size
 from unreel.core.errors import DataError, UnreelError, UsageError, unknown_name
 from unreel.core.files import claimed, write_whole
 from unreel.core.processes import refuse_unguarded
-from unreel.core.progress import Progress as Bar
+from unreel.core.progress import Progress
 from unreel.core.settings import Range, Sections, Settings, load_sections
 from unreel.data.batch import Batch
 from unreel.data.record import FILE_NAME as RECORD_FILE
@@ -307,7 +307,7 @@ def pretrain(
         saver = Checkpoints(
             run.path / "checkpoints", every_steps=checkpoint_every, every_s=checkpoint_every_s, keep=keep_checkpoints
         )
-        bar = stack.enter_context(Bar("pretrain", total, unit="steps")) if rank() == 0 else Bar("", total)
+        bar = stack.enter_context(Progress("pretrain", total, unit="steps")) if rank() == 0 else Progress("", total)
         echo = _both(bar_echo(bar, log_every), watch(chance_levels(plain), run.metrics()))
         monitor = Monitor(run.path, log_every=log_every, echo=echo, probe=probe, probe_every=probe_every)
         result = fit(
@@ -349,7 +349,7 @@ def _both(*echoes: Callable[[Mapping[str, float]], None]) -> Callable[[Mapping[s
     return show
 
 
-def bar_echo(bar: Bar, log_every: int) -> Callable[[Mapping[str, float]], None]:
+def bar_echo(bar: Progress, log_every: int) -> Callable[[Mapping[str, float]], None]:
     """A ``Monitor``'s echo that moves a bar: how far, the share of time spent waiting, and the newest losses."""
     begun = False
     notes: dict[str, str] = {}

@@ -27,7 +27,7 @@ from unreel.core.memory import keep_freed_memory
 from unreel.core.settings import Range
 from unreel.core.signals import StopWish
 from unreel.data.batch import Batch, Fault
-from unreel.methods.method import LossOutput, Method, Progress
+from unreel.methods.method import LossOutput, Method, StepsDone
 from unreel.nn.kernels import channels_last, keep_clear
 from unreel.train.backend import Precision, autocast, distribute, start_processes
 from unreel.train.checkpoint import Checkpoints
@@ -339,7 +339,7 @@ def fit(
                     raise
                 break  # the signal reached the loader's workers too; the state is whole: nothing of this step was done
             epoch = step * accumulate // length if length else 0
-            progress = Progress(step, total_steps, epoch)
+            progress = StepsDone(step, total_steps, epoch)
             torch.manual_seed(Key(seed, step, rank()).bits())
             if schedule is not None:
                 for group in optimizer.param_groups:
