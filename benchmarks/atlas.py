@@ -53,6 +53,7 @@ from unreel.recipes.build import Prepared, prepare
 from unreel.report.heat_map import heat_map, standalone_svg
 from unreel.stats import bootstrap_ci, paired_bootstrap
 from unreel.tasks import FrameStatistics, LabelTask, random_init
+from unreel.tasks.classification import score_head
 from unreel.tasks.order import ClipOrderTask
 from unreel.train.feed import place
 from unreel.train.run import describe_environment
@@ -326,7 +327,7 @@ def ask(net: Encoder, manifest: Manifest, store: Path, seed: int) -> dict[str, d
         if embeddings.faults:
             raise DataError(f"{name}: {embeddings.faults[0].message}")
         parts = task.parts(embeddings)
-        outcome = PROTOCOLS[factor.protocol].fit(parts.train, seed=seed).score(parts.test)
+        outcome = score_head(PROTOCOLS[factor.protocol].fit(parts.train, seed=seed), parts.test)
         found[name] = {
             "protocol": factor.protocol,
             "metric": factor.metric,

@@ -67,6 +67,7 @@ from unreel.recipes.build import Prepared, prepare
 from unreel.recipes.trained import load_method
 from unreel.stats import bootstrap_ci, paired_bootstrap
 from unreel.tasks import LabelTask
+from unreel.tasks.classification import score_head
 from unreel.train.feed import place
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -462,7 +463,7 @@ def ask(nets: Mapping[str, Encoder], manifest: Manifest, family: str, store: Pat
         embedded = embed_all(list(nets.values()), task.clips(eval_plan(family)), store=store, progress=False)
         for name, embeddings in zip(nets, embedded, strict=True):
             parts = task.parts(embeddings)
-            outcome = LinearProbe().fit(parts.train, seed=seed).score(parts.test)
+            outcome = score_head(LinearProbe().fit(parts.train, seed=seed), parts.test)
             found[name][split] = [int(v) for v in outcome.values["accuracy"]]
             chance = float(outcome.chance["accuracy"])
     return {"hits": found, "chance": chance}

@@ -26,7 +26,9 @@ from threadpoolctl import threadpool_limits
 
 from unreel.core.keys import Key
 from unreel.protocols import FeatureSet, LinearProbe
+from unreel.protocols.linear import FeatureScaling
 from unreel.protocols.protocol import group_cut
+from unreel.tasks.classification import score_head
 
 
 def features(num: int, width: int, classes: int, name: str, noise: float) -> FeatureSet:
@@ -64,12 +66,12 @@ def main() -> None:
 
     def ours(c: float | None) -> tuple[float, float, float]:
         fitted = LinearProbe(c=c).fit(train)
-        rows = fitted.scaling(train.vectors)
+        rows = FeatureScaling(fitted.l2_normalize, fitted.mean, fitted.scale)(train.vectors)
         # Classes in the probe's own order.
-        codes = np.argsort(fitted.classes)[train.labels]
-        used = float(fitted.settings["c"])  # type: ignore[arg-type]
+        codes = np.argsort(fitted.card.classes)[train.labels]
+        used = float(fitted.card.settings["c"])  # type: ignore[arg-type]
         reached = objective(rows, codes, fitted.coefficients, fitted.intercepts, used)
-        return fitted.score(test).score(), used, reached
+        return score_head(fitted, test).score(), used, reached
 
     def theirs(c: float | None) -> tuple[float, float, float]:
         def scaled(fit_on: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:

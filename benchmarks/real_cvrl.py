@@ -51,9 +51,10 @@ import unreel
 from unreel.data.manifest import Manifest
 from unreel.nn import count_parameters
 from unreel.protocols.features import default_plan, embed_all
-from unreel.protocols.protocol import Outcomes
 from unreel.tasks import FrameStatistics, LabelTask, random_init
+from unreel.tasks.classification import score_head
 from unreel.tasks.evaluate import resolve_protocols
+from unreel.tasks.task import Outcomes
 
 RECIPE = "cvrl_small"
 PROTOCOLS = ("linear", "knn", "retrieval")
@@ -105,7 +106,7 @@ def run_seed(name: str, manifest: Manifest, seed: int, out: Path, workers: int) 
     notes: list[str] = list(task.notes)
     for net, found in embeddings.items():
         parts = task.parts(found)
-        outcomes[net] = {p.name: p.fit(parts.train, seed=seed).score(parts.test) for p in protocols}
+        outcomes[net] = {p.name: score_head(p.fit(parts.train, seed=seed), parts.test) for p in protocols}
         notes += [f"{found.path} could not be read ({found.cause})" for found in found.faults]
         notes += [f"{net}, {o.protocol}: {note}" for o in outcomes[net].values() for note in o.notes]
     record = [r for r in run.metrics() if "loss" in r][-1]
@@ -120,7 +121,7 @@ def run_seed(name: str, manifest: Manifest, seed: int, out: Path, workers: int) 
         "architecture": encoder.architecture,
         "loss": round(float(record["loss"]), 3),
         "contrast_accuracy": round(float(record["contrast_accuracy"]), 3),
-        "probe": {p: dict(o.settings) for p, o in outcomes[CVRL].items()},
+        "probe": {p: dict(o.card.settings) for p, o in outcomes[CVRL].items()},
     }
     metrics = {p.name: task.metrics(outcomes[CVRL][p.name]) for p in protocols}
     return Seed(seed, outcomes, metrics, tuple(dict.fromkeys(notes)), cost)

@@ -29,9 +29,9 @@ from unreel.data.index import index
 from unreel.data.manifest import Manifest
 from unreel.data.splits import group_kfold
 from unreel.media import Frames, VideoInfo, decoder_for
-from unreel.protocols.protocol import Outcomes
 from unreel.recipes import load_recipe
 from unreel.stats import bootstrap_ci, paired_bootstrap
+from unreel.tasks.task import Outcomes
 from unreel.train.run import describe_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -219,7 +219,7 @@ def compare(
     ``pairs``: name → (a, b) for a − b. Chance is that of the first pair's first encoder.
     """
     nets = list(dict.fromkeys(net for pair in pairs.values() for net in pair))
-    groups = seeds[0].outcomes[nets[0]][protocol].groups
+    groups = seeds[0].outcomes[nets[0]][protocol].truth.groups
     assert groups is not None
     means = {net: mean_of(seeds, net, protocol, metric) for net in nets}
     values = {}

@@ -66,13 +66,15 @@ from unreel.data.snippets import SnippetSampler, permutation_class, permutations
 from unreel.methods import Method
 from unreel.nn import Encoder, count_parameters
 from unreel.protocols.features import default_plan, embed_all, evaluation_mode
-from unreel.protocols.protocol import FeatureSet, Outcomes
+from unreel.protocols.head import HeadCard, Predictions, with_card
 from unreel.protocols.retrieval import Retrieval
+from unreel.protocols.samples import FeatureSet, Truth
 from unreel.recipes import load_recipe
 from unreel.recipes.build import Prepared, prepare
 from unreel.tasks import FrameStatistics, LabelTask, random_init
+from unreel.tasks.classification import score_head
 from unreel.tasks.evaluate import resolve_protocols
-from unreel.tasks.task import Metric
+from unreel.tasks.task import Metric, Outcomes
 from unreel.train.run import Run
 
 RECIPE = "tcgl_small"
@@ -259,13 +261,15 @@ def order_outcomes(trained: Trained, manifest: Manifest, kept: KeptFrames) -> di
         "order_mixed": 0.5 if leaks else blind,
     }
     outcomes = Outcomes(
-        "order",
+        Predictions("values", HeadCard("order"), values=held_out["order"]),
+        Truth(
+            np.array([row.labels["label"] for row in rows]),
+            np.array([row.groups["group"] for row in rows]),
+            np.array([row.path for row in rows]),
+        ),
         held_out,
         chance,
         "order",
-        np.array([row.labels["label"] for row in rows]),
-        np.array([row.groups["group"] for row in rows]),
-        np.array([row.path for row in rows]),
         chance_rule="what the graph alone tells, with features that know nothing",
     )
     return {"outcomes": outcomes, "train": {name: float(values.mean()) for name, values in train.items()}}
@@ -305,7 +309,7 @@ def run_seed(name: str, manifest: Manifest, seed: int, out: Path) -> Seed:
         "features": encoders[FAITHFUL].num_features,
         "architecture": encoders[FAITHFUL].architecture,
         "min_frames": trained[FAITHFUL].prepared.method.sampler.min_frames,
-        "probe": {p: dict(o.settings) for p, o in outcomes[FAITHFUL].items()},
+        "probe": {p: dict(o.card.settings) for p, o in outcomes[FAITHFUL].items()},
     }
     for variant, found in trained.items():
         records = [r for r in found.run.metrics() if "loss" in r]
@@ -339,9 +343,9 @@ def probe(
     notes: list[str] = list(task.notes)
     for net, found in embeddings.items():
         parts = task.parts(found)
-        fitted = {p.name: p.fit(parts.train, seed=seed).score(parts.test) for p in resolve_protocols(PROTOCOLS)}
+        fitted = {p.name: score_head(p.fit(parts.train, seed=seed), parts.test) for p in resolve_protocols(PROTOCOLS)}
         parts = task.parts(maps.get(net, found))
-        fitted["retrieval"] = Retrieval(ks=KS).fit(parts.train).score(parts.test)
+        fitted["retrieval"] = score_head(Retrieval(ks=KS).fit(parts.train), parts.test)
         assert parts.test.groups is not None
         if len(set(parts.test.groups)) * 3 < len(parts.test):  # several videos of each group: patients, not scenes
             fitted["patient retrieval"] = same_group(parts.test)
@@ -356,7 +360,7 @@ def same_group(test: FeatureSet) -> Outcomes:
     """Leave one video out of the test part: is the nearest other video one of the same patient?"""
     assert test.groups is not None
     own = FeatureSet(test.vectors, test.groups, test.groups, test.ids)
-    return replace(Retrieval(ks=KS, exclude="source").fit(own).score(own), protocol="patient retrieval")
+    return score_head(with_card(Retrieval(ks=KS, exclude="source").fit(own), protocol="patient retrieval"), own)
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
@@ -396,7 +400,7 @@ def signs(seeds: Sequence[Seed], protocol: str, metric: str, a: str, b: str) -> 
         values = [s.outcomes[net][protocol].values for s in seeds]
         return np.asarray(np.mean([v[metric] if metric in v else v["accuracy"] for v in values], axis=0))
 
-    groups = seeds[0].outcomes[a][protocol].groups
+    groups = seeds[0].outcomes[a][protocol].truth.groups
     assert groups is not None
     difference = per_sample(a) - per_sample(b)
     means = np.array([difference[groups == g].mean() for g in np.unique(groups)]).round(9)

@@ -19,10 +19,10 @@ from unreel.data.manifest import Manifest, Row
 from unreel.data.snippets import permutations
 from unreel.media import VideoInfo
 from unreel.metrics.retrieval import Neighbours
-from unreel.protocols.protocol import FeatureSet, Outcomes
+from unreel.protocols import FeatureSet, HeadCard, Predictions, Truth
 from unreel.stats import bootstrap_ci, paired_bootstrap
 from unreel.tasks.classification import BALANCED_ACCURACY
-from unreel.tasks.task import Metric
+from unreel.tasks.task import Metric, Outcomes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,11 +52,13 @@ def _classified(rng: np.random.Generator, labels: Any, groups: Any, right: float
     classes = np.unique(labels)
     guess = np.where(rng.random(len(labels)) < right, labels, rng.choice(classes, len(labels)))
     values = {"accuracy": (guess == labels).astype(np.float64)}
-    shares = np.full(len(classes), 1 / len(classes))
-    return Outcomes(
-        "linear", values, {"accuracy": 0.5}, "accuracy", labels, groups,
-        predictions=guess, classes=classes, class_shares=shares,
-    )  # fmt: skip
+    card = HeadCard("linear", classes=tuple(classes.tolist()), counts=(1,) * len(classes))
+    said = Predictions("classes", card, scores=(guess[:, None] == classes).astype(np.float64))
+    return Outcomes(said, Truth(labels, groups), values, {"accuracy": 0.5}, "accuracy")
+
+
+def _values(protocol: str, n: int) -> Predictions:
+    return Predictions("values", HeadCard(protocol), values=np.zeros(n))
 
 
 def _seed(scripts: SimpleNamespace, seed: int) -> Any:
@@ -70,14 +72,15 @@ def _seed(scripts: SimpleNamespace, seed: int) -> Any:
             hits = rng.random((2, 40)) < 0.3 + right / 2
             values = {"hit@1": hits[0].astype(float), "hit@5": (hits[0] | hits[1]).astype(float), "mAP": rng.random(40)}
             chance = {"hit@1": 0.25, "hit@5": 0.7, "mAP": 0.3}
-            found[protocol] = Outcomes(protocol, values, chance, "hit@1", labels, groups)
+            found[protocol] = Outcomes(_values(protocol, 40), Truth(labels, groups), values, chance, "hit@1")
         if net in tcgl.VARIANTS:
             blind = 0.5 if net == tcgl.FAITHFUL else 1 / 6
             values = {m: np.full(40, blind) for m in tcgl.ORDER_METRICS}
-            found["order"] = Outcomes("order", values, dict.fromkeys(values, blind), "order", labels, groups)
+            truth, chance = Truth(labels, groups), dict.fromkeys(values, blind)
+            found["order"] = Outcomes(_values("order", 40), truth, values, chance, "order")
         outcomes[net] = found
     metrics = {
-        p: (*(Metric(m) for m in o.values), *([BALANCED_ACCURACY] if o.predictions is not None else []))
+        p: (*(Metric(m) for m in o.values), *([BALANCED_ACCURACY] if o.predictions.kind == "classes" else []))
         for p, o in outcomes[tcgl.FAITHFUL].items()
     }
     variant = {
@@ -132,7 +135,7 @@ def test_a_mean_is_resampled_as_its_function_is(scripts):
     seeds = [_seed(scripts, s) for s in (1, 2)]
     source, value, chance = scripts.real_data.mean_of(seeds, "faithful", "retrieval", "mAP")
     functions = [scripts.real_data.statistic_of(s, "faithful", "retrieval", "mAP")[0] for s in seeds]
-    groups = seeds[0].outcomes["faithful"]["retrieval"].groups
+    groups = seeds[0].outcomes["faithful"]["retrieval"].truth.groups
     slow = bootstrap_ci(lambda rows: np.mean([f(rows) for f in functions]), groups=groups, num_resamples=60)
     assert bootstrap_ci(source, groups=groups, num_resamples=60) == pytest.approx(slow)
     assert (value, chance) == (pytest.approx(np.mean(source)), 0.3)
@@ -172,7 +175,7 @@ def test_patient_retrieval_leaves_the_query_out_and_not_its_patient(scripts):
     found = scripts.real_tcgl.same_group(FeatureSet(vectors, np.array(list("abab")), groups, np.array(list("wxyz"))))
     assert found.values["hit@1"].tolist() == [1, 1, 1, 1]
     assert found.chance["hit@1"] == pytest.approx(1 / 3)
-    assert isinstance(found.neighbours, Neighbours)
+    assert isinstance(found.predictions.neighbours, Neighbours)
 
 
 def test_snippets_are_put_into_every_order_and_mixed(scripts):

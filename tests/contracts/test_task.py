@@ -14,8 +14,9 @@ import pytest
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.data.sampling import ClipPlan
-from unreel.protocols import PROFILES, Embeddings, FeatureProtocol, FeatureSet, FittedProtocol
+from unreel.protocols import PROFILES, Embeddings, FeatureProtocol, FeatureSet, Head
 from unreel.tasks import Task
+from unreel.tasks.classification import score_head
 
 
 def blobs(seed=0, n=80, classes=4, d=6, spread=1.2, views=None, groups=20, prefix="s"):
@@ -48,7 +49,7 @@ class ProtocolContract:
 
     @pytest.fixture
     def outcomes(self, train, test):
-        return self.protocol.fit(train, seed=3).score(test)
+        return score_head(self.protocol.fit(train, seed=3), test)
 
     @staticmethod
     def assert_equal(a, b, order=None):
@@ -60,7 +61,7 @@ class ProtocolContract:
 
     def test_is_a_protocol(self, train):
         assert isinstance(self.protocol, FeatureProtocol)
-        assert isinstance(self.protocol.fit(train), FittedProtocol)
+        assert isinstance(self.protocol.fit(train), Head)
 
     def test_beats_chance_on_separable_classes_and_says_n(self, outcomes):
         assert outcomes.n == 50
@@ -79,12 +80,12 @@ class ProtocolContract:
             rng = np.random.default_rng(seed)
             return FeatureSet(rng.normal(size=(n, 6)).astype(np.float32), rng.permutation(like.labels), ids=like.ids)
 
-        found = self.protocol.fit(noise(5, 200, "train")).score(noise(6, 300, "test"))
+        found = score_head(self.protocol.fit(noise(5, 200, "train")), noise(6, 300, "test"))
         assert abs(found.score() - found.chance[found.primary]) < 0.12
 
     def test_permuting_test_samples_permutes_outcomes(self, train, test, outcomes):
         order = np.random.default_rng(0).permutation(50)
-        self.assert_equal(outcomes, self.protocol.fit(train, seed=3).score(test.select(order)), order)
+        self.assert_equal(outcomes, score_head(self.protocol.fit(train, seed=3), test.select(order)), order)
 
     @pytest.mark.parametrize("named", [True, False])
     def test_order_of_training_samples_is_immaterial(self, train, test, named):
@@ -92,8 +93,8 @@ class ProtocolContract:
             return samples if named else FeatureSet(samples.vectors, samples.labels)
 
         order = np.random.default_rng(1).permutation(len(train))
-        a = self.protocol.fit(strip(train), seed=3).score(strip(test))
-        self.assert_equal(a, self.protocol.fit(strip(train.select(order)), seed=3).score(strip(test)))
+        a = score_head(self.protocol.fit(strip(train), seed=3), strip(test))
+        self.assert_equal(a, score_head(self.protocol.fit(strip(train.select(order)), seed=3), strip(test)))
 
     def test_renaming_labels_leaves_scores(self, train, test, outcomes):
         names = {"north": "zz", "east": "a", "south": "mm", "west": "b"}
@@ -102,50 +103,50 @@ class ProtocolContract:
             new = np.array([names[v] for v in samples.labels])
             return FeatureSet(samples.vectors, new, samples.groups, samples.ids)
 
-        self.assert_equal(outcomes, self.protocol.fit(rename(train), seed=3).score(rename(test)))
+        self.assert_equal(outcomes, score_head(self.protocol.fit(rename(train), seed=3), rename(test)))
 
     def test_test_labels_never_influence_fitting(self, train, test):
         fitted = self.protocol.fit(train, seed=3)
         before = pickle.dumps(fitted)
-        first = fitted.score(test)
+        first = score_head(fitted, test)
         shuffled = FeatureSet(test.vectors, np.roll(test.labels, 1), test.groups, test.ids)
-        second = fitted.score(shuffled)
+        second = score_head(fitted, shuffled)
         assert pickle.dumps(fitted) == before
-        if first.predictions is not None:
-            np.testing.assert_array_equal(first.predictions, second.predictions)
-        if first.neighbours is not None:
-            np.testing.assert_array_equal(first.neighbours.indices, second.neighbours.indices)
+        np.testing.assert_array_equal(first.predictions.labels, second.predictions.labels)
+        if first.predictions.neighbours is not None:
+            indices = [o.predictions.neighbours.indices for o in (first, second)]
+            np.testing.assert_array_equal(*indices)
         assert second.score() < first.score()
 
     def test_one_test_sample_does_not_change_another(self, train, test, outcomes):
-        part = self.protocol.fit(train, seed=3).score(test.select(np.arange(7)))
+        part = score_head(self.protocol.fit(train, seed=3), test.select(np.arange(7)))
         for name in part.values:
             np.testing.assert_array_equal(part.values[name], outcomes.values[name][:7])
 
     def test_equal_calls_give_equal_outcomes(self, train, test, outcomes):
-        again = self.protocol.fit(train, seed=3).score(test)
+        again = score_head(self.protocol.fit(train, seed=3), test)
         self.assert_equal(outcomes, again)
-        assert again.settings == outcomes.settings
-        self.assert_equal(outcomes, pickle.loads(pickle.dumps(self.protocol.fit(train, seed=3))).score(test))
+        assert again.card.settings == outcomes.card.settings
+        self.assert_equal(outcomes, score_head(pickle.loads(pickle.dumps(self.protocol.fit(train, seed=3))), test))
 
     def test_training_arrays_are_left_alone(self, test):
         train = blobs(1, prefix="train")
         copy = train.vectors.copy()
-        self.protocol.fit(train).score(test)
+        score_head(self.protocol.fit(train), test)
         np.testing.assert_array_equal(train.vectors, copy)
 
     def test_given_validation_samples_are_used(self, train, test):
-        rest = self.protocol.fit(train, validation=blobs(9, n=40, prefix="val"), seed=3).score(test)
+        rest = score_head(self.protocol.fit(train, validation=blobs(9, n=40, prefix="val"), seed=3), test)
         assert rest.n == 50
-        assert {v for k, v in rest.settings.items() if k in ("n_train", "n_gallery")} == {120}
+        assert {v for k, v in rest.card.settings.items() if k in ("n_train", "n_gallery")} == {120}
 
     def test_views_are_taken(self):
         train, test = blobs(1, views=3, prefix="train"), blobs(2, n=40, views=3, prefix="test")
-        assert self.protocol.fit(train).score(test).score() > 0.6
+        assert score_head(self.protocol.fit(train), test).score() > 0.6
 
     def test_another_width_is_refused(self, train):
         with pytest.raises(UsageError, match="same encoder"):
-            self.protocol.fit(train).score(blobs(2, d=5))
+            score_head(self.protocol.fit(train), blobs(2, d=5))
 
 
 class TaskContract:
@@ -213,7 +214,7 @@ class TaskContract:
         task = self.make()
         parts = task.parts(self.embeddings(task))
         for protocol in PROFILES["standard"].protocols.values():
-            outcomes = protocol.fit(parts.train).score(parts.test)
+            outcomes = score_head(protocol.fit(parts.train), parts.test)
             metrics = task.metrics(outcomes)
             assert metrics[0].name == outcomes.primary
             assert len({m.name for m in metrics}) == len(metrics)

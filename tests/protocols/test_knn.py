@@ -7,6 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from tests.contracts.test_task import ProtocolContract, blobs
 from unreel.core.errors import UsageError
 from unreel.protocols import KNN, FeatureSet
+from unreel.tasks.classification import score_head
 
 
 class TestKNN(ProtocolContract):
@@ -23,9 +24,9 @@ def test_equals_scikit_learn_with_the_same_weights():
     # On unit vectors cosine = 1 − d²/2.
     oracle = KNeighborsClassifier(9, weights=lambda d: np.exp((1 - d**2 / 2) / 0.07)).fit(unit[0], train.labels)
     fitted = KNN(k=9).fit(train)
-    ours = fitted.predict(test)
+    ours = fitted.predict(test).probabilities
     theirs = oracle.predict_proba(unit[1])
-    order = [list(oracle.classes_).index(c) for c in fitted.classes]
+    order = [list(oracle.classes_).index(c) for c in fitted.card.classes]
     np.testing.assert_allclose(ours, theirs[:, order], atol=1e-4)
 
 
@@ -33,13 +34,13 @@ def test_worked_votes():
     train = FeatureSet(np.array([[1.0, 0], [0, 1.0], [0, 2.0]]), np.array(["a", "b", "b"]))
     shares = KNN(k=3, temperature=1.0).fit(train)
     test = FeatureSet(np.array([[1.0, 0.0]]), np.array(["a"]))
-    by_name = dict(zip(shares.classes.tolist(), shares.predict(test)[0], strict=True))
+    by_name = dict(zip(shares.card.classes, shares.predict(test).probabilities[0], strict=True))
     assert by_name["a"] == pytest.approx(np.e / (np.e + 2))
 
 
 def test_tiny_temperature_does_not_overflow():
-    outcomes = KNN(k=5, temperature=1e-4).fit(blobs(1)).score(blobs(2))
-    assert np.isfinite(outcomes.probabilities).all()
+    outcomes = score_head(KNN(k=5, temperature=1e-4).fit(blobs(1)), blobs(2))
+    assert np.isfinite(outcomes.predictions.probabilities).all()
 
 
 def test_k_is_chosen_where_it_matters():
@@ -49,12 +50,12 @@ def test_k_is_chosen_where_it_matters():
     y = np.repeat([0, 1], 200) ^ (rng.random(400) < 0.3)
     fitted = KNN().fit(FeatureSet(x, y))
     assert fitted.k > 5
-    assert fitted.settings["k_chosen_on"] == pytest.approx(80, abs=2)
+    assert fitted.card.settings["k_chosen_on"] == pytest.approx(80, abs=2)
 
 
 def test_k_beyond_the_gallery_is_capped_with_a_note():
-    outcomes = KNN(k=500).fit(blobs(1, n=12)).score(blobs(2, n=8))
-    assert outcomes.settings["k"] == 12
+    outcomes = score_head(KNN(k=500).fit(blobs(1, n=12)), blobs(2, n=8))
+    assert outcomes.card.settings["k"] == 12
     assert "all 12 vote" in outcomes.notes[0]
 
 

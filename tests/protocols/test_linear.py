@@ -8,6 +8,7 @@ from tests.contracts.test_task import ProtocolContract, blobs
 from unreel.core.errors import UsageError
 from unreel.protocols import FeatureSet, LinearProbe
 from unreel.protocols.linear import FeatureScaling, average_views, softmax
+from unreel.tasks.classification import score_head
 
 
 class TestLinear(ProtocolContract):
@@ -27,15 +28,17 @@ def test_equals_scikit_learn_at_one_c(classes):
     train, test = blobs(1, classes=classes), blobs(2, classes=classes)
     fitted = LinearProbe(c=0.3, standardize=False).fit(train)
     oracle = LogisticRegression(C=0.3, tol=1e-8, max_iter=5000).fit(train.vectors.astype(float), train.labels)
-    order = [list(oracle.classes_).index(c) for c in fitted.classes]
-    np.testing.assert_allclose(fitted.predict(test), oracle.predict_proba(test.vectors)[:, order], atol=2e-3)
+    order = [list(oracle.classes_).index(c) for c in fitted.card.classes]
+    np.testing.assert_allclose(
+        fitted.predict(test).probabilities, oracle.predict_proba(test.vectors)[:, order], atol=2e-3
+    )
 
 
 def test_a_warm_path_ends_where_a_cold_start_ends():
     train, test = blobs(1), blobs(2)
     chosen = LinearProbe().fit(train)
-    cold = LinearProbe(c=chosen.settings["c"]).fit(train)
-    np.testing.assert_allclose(chosen.predict(test), cold.predict(test), atol=1e-6)
+    cold = LinearProbe(c=chosen.card.settings["c"]).fit(train)
+    np.testing.assert_allclose(chosen.predict(test).probabilities, cold.predict(test).probabilities, atol=1e-6)
 
 
 def test_selection_regularises_when_features_are_noise():
@@ -43,7 +46,7 @@ def test_selection_regularises_when_features_are_noise():
     y = np.arange(120) % 2
     x = rng.normal(size=(120, 100))
     x[:, 0] += 1.5 * y
-    assert LinearProbe().fit(FeatureSet(x, y)).settings["c"] <= 0.1
+    assert LinearProbe().fit(FeatureSet(x, y)).card.settings["c"] <= 0.1
 
 
 def test_selection_never_splits_a_group():
@@ -53,35 +56,32 @@ def test_selection_never_splits_a_group():
     labels = groups % 2
     x = np.concatenate([10 * np.eye(40)[groups], (labels + rng.normal(0, 0.8, 200))[:, None]], 1)
     fitted = LinearProbe().fit(FeatureSet(x, labels, groups))
-    assert fitted.settings["validation_accuracy"] < 0.95
-    assert fitted.settings["c_chosen_on"] % 5 == 0
+    assert fitted.card.settings["validation_accuracy"] < 0.95
+    assert fitted.card.settings["c_chosen_on"] % 5 == 0
 
 
 def test_refit_uses_training_and_validation_samples():
-    assert LinearProbe().fit(blobs(1)).settings["n_train"] == 80
+    assert LinearProbe().fit(blobs(1)).card.settings["n_train"] == 80
 
 
 def test_two_samples_of_two_classes_fall_back_with_a_note():
-    outcomes = (
-        LinearProbe()
-        .fit(FeatureSet(np.eye(2), np.array(["a", "b"])))
-        .score(FeatureSet(np.eye(2), np.array(["a", "b"])))
-    )
+    samples = FeatureSet(np.eye(2), np.array(["a", "b"]))
+    outcomes = score_head(LinearProbe().fit(samples), samples)
     assert outcomes.score() == 1.0
     assert "no validation part" in outcomes.notes[0]
-    assert outcomes.settings["c"] == 1.0
+    assert outcomes.card.settings["c"] == 1.0
 
 
 def test_labels_unseen_in_training_are_wrong_and_said():
     test = blobs(2, n=8)
     labels = test.labels.astype("U12")
     labels[0] = "elsewhere"
-    outcomes = LinearProbe(c=1.0).fit(blobs(1)).score(FeatureSet(test.vectors, labels))
+    outcomes = score_head(LinearProbe(c=1.0).fit(blobs(1)), FeatureSet(test.vectors, labels))
     assert outcomes.values["accuracy"][0] == 0
     assert outcomes.n == 8
     assert "elsewhere" in outcomes.notes[0]
     nowhere = FeatureSet(test.vectors, np.full(8, "elsewhere"))
-    assert LinearProbe(c=1.0).fit(blobs(1)).score(nowhere).chance == {"accuracy": 0.0}
+    assert score_head(LinearProbe(c=1.0).fit(blobs(1)), nowhere).chance == {"accuracy": 0.0}
 
 
 @pytest.mark.parametrize(("of_a", "chance"), [(6, 0.6), (2, 0.7 * 0.2 + 0.3 * 0.8)])
@@ -90,19 +90,19 @@ def test_chance_knows_training_labels_only(of_a, chance):
     x = np.random.default_rng(0).normal(size=(10, 2))
     train = FeatureSet(x, np.array(["a"] * 7 + ["b"] * 3))
     test = FeatureSet(x, np.array(["a"] * of_a + ["b"] * (10 - of_a)))
-    assert LinearProbe(c=1.0).fit(train).score(test).chance == pytest.approx({"accuracy": chance})
+    assert score_head(LinearProbe(c=1.0).fit(train), test).chance == pytest.approx({"accuracy": chance})
 
 
 def test_top5_appears_from_six_classes_on():
-    outcomes = LinearProbe(c=1.0).fit(blobs(1, classes=8, n=160)).score(blobs(2, classes=8))
+    outcomes = score_head(LinearProbe(c=1.0).fit(blobs(1, classes=8, n=160)), blobs(2, classes=8))
     assert outcomes.score("top5") >= outcomes.score("accuracy")
     assert outcomes.chance["top5"] == pytest.approx(5 / 8)
 
 
 def test_unconverged_fits_are_noted():
-    outcomes = LinearProbe(c=100.0, max_iterations=1).fit(blobs(1)).score(blobs(2))
+    outcomes = score_head(LinearProbe(c=100.0, max_iterations=1).fit(blobs(1)), blobs(2))
     assert any("before convergence" in note for note in outcomes.notes)
-    assert outcomes.settings["converged"] is False
+    assert outcomes.card.settings["converged"] is False
 
 
 def test_scaling():
@@ -118,9 +118,9 @@ def test_scaling():
 def test_large_and_small_features_are_the_same_to_a_standardised_probe():
     train, test = blobs(1), blobs(2)
     factor = np.array([1, 1e3, 1e-3, 1, 10, 1], np.float32)
-    a = LinearProbe().fit(train).predict(test)
+    a = LinearProbe().fit(train).predict(test).probabilities
     wide = [FeatureSet(s.vectors * factor, s.labels, s.groups, s.ids) for s in (train, test)]
-    np.testing.assert_allclose(LinearProbe().fit(wide[0]).predict(wide[1]), a, atol=2e-3)
+    np.testing.assert_allclose(LinearProbe().fit(wide[0]).predict(wide[1]).probabilities, a, atol=2e-3)
 
 
 def test_check_24_softmax_averaging_differs_from_logit_averaging():
@@ -143,17 +143,17 @@ def test_views_behind_the_head_average_the_heads_of_views():
     train, test = blobs(1, views=3), blobs(2, n=20, views=3)
     fitted = LinearProbe(views="probabilities", c=0.1).fit(train)
     slow = np.mean([softmax(fitted.logits(test.vectors[:, v])) for v in range(3)], axis=0)
-    np.testing.assert_allclose(fitted.predict(test), slow)
+    np.testing.assert_allclose(fitted.predict(test).probabilities, slow)
     fitted = LinearProbe(views="logits", c=0.1).fit(train)
     slow = softmax(np.mean([fitted.logits(test.vectors[:, v]) for v in range(3)], axis=0))
-    np.testing.assert_allclose(fitted.predict(test), slow)
+    np.testing.assert_allclose(fitted.predict(test).probabilities, slow)
 
 
 def test_equal_views_are_one_view():
     train, test = blobs(1), blobs(2)
     tripled = [FeatureSet(np.repeat(s.vectors[:, None], 3, 1), s.labels, s.groups, s.ids) for s in (train, test)]
-    a = LinearProbe(c=0.1).fit(train).predict(test)
-    b = LinearProbe(c=0.1, views="probabilities").fit(tripled[0]).predict(tripled[1])
+    a = LinearProbe(c=0.1).fit(train).predict(test).probabilities
+    b = LinearProbe(c=0.1, views="probabilities").fit(tripled[0]).predict(tripled[1]).probabilities
     np.testing.assert_allclose(a, b, atol=1e-3)
 
 

@@ -10,6 +10,7 @@ from unreel.core.errors import UsageError
 from unreel.nn.encoder import InputSpec
 from unreel.protocols import PROFILES, FeatureSet, LinearPath, get_protocol
 from unreel.protocols.linear_path import _Path, path_objective, penalty
+from unreel.tasks.classification import score_head
 
 
 class TestLinearPath(ProtocolContract):
@@ -17,9 +18,9 @@ class TestLinearPath(ProtocolContract):
 
     def test_given_validation_samples_are_used(self, train, test):
         fitted = self.protocol.fit(train, validation=blobs(9, n=40, prefix="val"), seed=3)
-        assert fitted.settings["w_chosen_on"] == 40
-        assert fitted.settings["n_train"] == 80  # the head tested is that of the training part alone
-        assert fitted.score(test).n == 50
+        assert fitted.card.settings["w_chosen_on"] == 40
+        assert fitted.card.settings["n_train"] == 80  # the head tested is that of the training part alone
+        assert score_head(fitted, test).n == 50
 
 
 def test_check_C16_penalty() -> None:
@@ -37,9 +38,9 @@ def test_check_C16_separable_features_are_told_apart() -> None:
     labels = np.arange(60) % 3
     x = 4 * np.eye(3)[labels] + rng.normal(0, 0.3, (60, 3))
     fitted = LinearPath(num_values=4, max_iterations=60).fit(FeatureSet(x, labels))
-    assert fitted.score(FeatureSet(x, labels)).score() == 1.0
-    assert fitted.settings["validation_accuracy"] == 1.0
-    assert fitted.settings["w"] == 1e-6  # the first best
+    assert score_head(fitted, FeatureSet(x, labels)).score() == 1.0
+    assert fitted.card.settings["validation_accuracy"] == 1.0
+    assert fitted.card.settings["w"] == 1e-6  # the first best
 
 
 def test_the_grid_is_the_papers() -> None:
@@ -56,7 +57,7 @@ def test_equals_scikit_learn_at_equal_objective(line_search, w) -> None:
     fitted = LinearPath(w=w, line_search=line_search).fit(train)
     order = np.argsort(train.names(), kind="stable")
     x, names = train.vectors[order].astype(float), train.labels[order]
-    y = np.array([list(fitted.classes).index(n) for n in names])
+    y = np.array([list(fitted.card.classes).index(n) for n in names])
     wide = np.concatenate([x, np.full((90, 1), 6**-0.5)], 1)
     oracle = LogisticRegression(C=3 * 6 / (w * 90), fit_intercept=False, tol=1e-8, max_iter=5000).fit(wide, y)
     weight, bias = oracle.coef_[:, :6], oracle.coef_[:, 6] * 6**-0.5
@@ -115,14 +116,14 @@ def test_the_first_best_on_validation_is_kept_and_not_refitted() -> None:
     train, validation = blobs(1), blobs(7, n=40, prefix="val")
     grid = LinearPath(smallest=1e-3, largest=1e3, num_values=4, max_iterations=60)
     fitted = grid.fit(train, validation=validation)
-    accuracies = [LinearPath(w=w, max_iterations=100).fit(train).score(validation).score() for w in grid.values]
-    assert fitted.settings["validation_accuracy"] == max(accuracies)
-    assert fitted.settings["w"] == grid.values[accuracies.index(max(accuracies))]
-    assert fitted.settings["n_train"] == 80
-    alone = LinearPath(w=fitted.settings["w"], max_iterations=100).fit(train)
+    accuracies = [score_head(LinearPath(w=w, max_iterations=100).fit(train), validation).score() for w in grid.values]
+    assert fitted.card.settings["validation_accuracy"] == max(accuracies)
+    assert fitted.card.settings["w"] == grid.values[accuracies.index(max(accuracies))]
+    assert fitted.card.settings["n_train"] == 80
+    alone = LinearPath(w=fitted.card.settings["w"], max_iterations=100).fit(train)
     np.testing.assert_allclose(fitted.coefficients, alone.coefficients, atol=0.02)
-    assert fitted.scaling.mean is None  # neither standardised …
-    assert not fitted.scaling.l2_normalize  # … nor normalised
+    assert fitted.mean is None  # neither standardised …
+    assert not fitted.l2_normalize  # … nor normalised
 
 
 def test_a_path_that_runs_away_goes_on_with_a_line_search(monkeypatch) -> None:
@@ -136,7 +137,7 @@ def test_a_path_that_runs_away_goes_on_with_a_line_search(monkeypatch) -> None:
     monkeypatch.setattr(torch.optim.LBFGS, "step", run_away)
     fitted = LinearPath(w=1.0).fit(train)
     assert np.isfinite(fitted.coefficients).all()
-    assert "line search" in fitted.notes[0]
+    assert "line search" in fitted.card.notes[0]
 
 
 def test_settings_out_of_range_are_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 from tests.contracts.test_task import blobs
 from unreel.core.errors import DataError, UsageError
 from unreel.protocols import PROFILES, PROTOCOLS, FeatureProtocol, FeatureSet, get_protocol
-from unreel.protocols.protocol import ClassifierOutcome, group_cut, training_parts
+from unreel.protocols.protocol import encode, group_cut, training_parts
 
 
 def test_cut_takes_whole_groups_of_every_class_and_empties_none():
@@ -66,10 +66,10 @@ def test_one_class_is_refused():
 
 
 def test_encode_marks_what_training_never_showed():
-    codes = ClassifierOutcome.encode(np.array(["b", "z", "a", ""]), np.array(["b", "a"]))
+    codes = encode(np.array(["b", "z", "a", ""]), np.array(["b", "a"]))
     assert codes.tolist() == [0, -1, 1, -1]
     with pytest.raises(UsageError, match="text in one part"):
-        ClassifierOutcome.encode(np.array([1]), np.array(["1"]))
+        encode(np.array([1]), np.array(["1"]))
 
 
 def test_profiles_hold_protocols_and_unknown_names_get_help():

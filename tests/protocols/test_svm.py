@@ -8,6 +8,7 @@ from sklearn.svm import LinearSVC
 from tests.contracts.test_task import ProtocolContract, blobs
 from unreel.core.errors import DataError, UsageError
 from unreel.protocols import FeatureSet, LinearSVM
+from unreel.tasks.classification import score_head
 
 
 class TestLinearSVM(ProtocolContract):
@@ -30,19 +31,21 @@ def test_equals_scikit_learn(classes):
     fitted = LinearSVM().fit(train)
     same = train.canonical()
     oracle = LinearSVC(C=100, loss="squared_hinge", dual=False).fit(same.vectors, same.labels)
-    outcomes = fitted.score(test)
-    assert (outcomes.predictions == oracle.predict(test.vectors)).all()
-    assert outcomes.probabilities is None
+    outcomes = score_head(fitted, test)
+    assert (outcomes.predictions.labels == oracle.predict(test.vectors)).all()
+    assert outcomes.predictions.probabilities is None
     if classes == 4:
-        order = [list(oracle.classes_).index(c) for c in fitted.classes]
-        np.testing.assert_allclose(fitted.predict(test), oracle.decision_function(test.vectors)[:, order], atol=1e-4)
+        order = [list(oracle.classes_).index(c) for c in fitted.card.classes]
+        np.testing.assert_allclose(
+            fitted.predict(test).scores, oracle.decision_function(test.vectors)[:, order], atol=1e-4
+        )
 
 
 def test_solves_the_primal_problem():
     """½‖(w, b)‖² + C Σ max(0, 1 − y·(w·x + b))², minimised by a general solver."""
     train = blobs(3, n=40, classes=2, d=3)
     fitted = LinearSVM(c=0.7).fit(train)
-    y = np.where(train.labels == fitted.classes[1], 1.0, -1.0)
+    y = np.where(train.labels == fitted.card.classes[1], 1.0, -1.0)
     x = np.concatenate([train.vectors.astype(float), np.ones((40, 1))], 1)
 
     def objective(w):
@@ -56,8 +59,8 @@ def test_solves_the_primal_problem():
 def test_scores_are_averaged_over_views_and_views_share_a_samples_weight():
     train, test = blobs(1, views=3), blobs(2, n=30, views=3)
     fitted = LinearSVM(c=1.0).fit(train)
-    slow = np.mean([fitted.decisions(test.vectors[:, v]) for v in range(3)], axis=0)
-    np.testing.assert_allclose(fitted.predict(test), slow)
+    slow = np.mean([fitted.logits(test.vectors[:, v]) for v in range(3)], axis=0)
+    np.testing.assert_allclose(fitted.predict(test).scores, slow)
     # The same view three times is that view once.
     one = blobs(1)
     thrice = FeatureSet(one.vectors[:, None].repeat(3, 1), one.labels, one.groups, one.ids)
@@ -70,9 +73,9 @@ def test_scores_are_averaged_over_views_and_views_share_a_samples_weight():
 
 def test_a_fit_that_did_not_converge_is_said():
     train = blobs(1, spread=5.0)
-    outcomes = LinearSVM(max_iterations=1).fit(FeatureSet(100 * train.vectors, train.labels)).score(blobs(2))
+    outcomes = score_head(LinearSVM(max_iterations=1).fit(FeatureSet(100 * train.vectors, train.labels)), blobs(2))
     assert "stopped after 1 iterations" in outcomes.notes[0]
-    assert outcomes.settings["converged"] is False
+    assert outcomes.card.settings["converged"] is False
 
 
 def test_impossible_settings_and_a_single_class_are_refused():

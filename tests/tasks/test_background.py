@@ -16,6 +16,7 @@ from unreel.protocols import KNN, FeatureSet, LinearProbe
 from unreel.stats import bootstrap_ci
 from unreel.tasks import BackgroundTask, VariantTask, evaluate
 from unreel.tasks.background import DIRECTIONS, bg_gap
+from unreel.tasks.classification import score_head
 
 PLAN = ClipPlan(num_frames=2, stride=1, num_clips=1, num_crops=1, size_px=8, short_side_px=8)
 
@@ -69,7 +70,7 @@ def scored(task, right):
     def part(p):
         return FeatureSet(np.array([value[i] for i in p.ids]), p.labels, p.groups, p.ids)
 
-    return KNN(k=1).fit(part(parts.train)).score(part(parts.test))
+    return score_head(KNN(k=1).fit(part(parts.train)), part(parts.test))
 
 
 def test_check_C15_bg_gap(root) -> None:
@@ -92,10 +93,10 @@ def test_the_gap_is_paired_over_pictures(root) -> None:
     task = BackgroundTask(Manifest(str(root), tuple(rows())))
     outcomes = scored(task, lambda name: name[-5] in "0123")
     gap = next(m for m in task.metrics(outcomes) if m.name == "bg_gap").statistic(outcomes).statistic
-    interval = bootstrap_ci(gap, groups=outcomes.groups, num_resamples=100)
+    interval = bootstrap_ci(gap, groups=outcomes.truth.groups, num_resamples=100)
     assert (interval.low, interval.high) == (0, 0)
     accuracy = next(m for m in task.metrics(outcomes) if m.name == "accuracy").statistic(outcomes).statistic
-    assert bootstrap_ci(accuracy, groups=outcomes.groups, num_resamples=100).width > 0
+    assert bootstrap_ci(accuracy, groups=outcomes.truth.groups, num_resamples=100).width > 0
 
 
 def test_directions_are_the_challenges(root) -> None:

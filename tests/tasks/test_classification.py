@@ -9,6 +9,7 @@ from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest, Row
 from unreel.protocols import KNN, ArrayClips, FeatureSet, LinearProbe
 from unreel.tasks import TASKS, LabelTask
+from unreel.tasks.classification import score_head
 
 PIXELS = np.zeros((60, 2, 8, 8, 3), np.uint8)
 
@@ -148,12 +149,12 @@ def test_what_cannot_be_asked_is_refused(make, error, words):
 def test_set_metrics_equal_scikit_learn_on_any_resample():
     task = LabelTask(arrays())
     train, test = blobs(1, spread=3.0), blobs(2, spread=3.0)
-    outcomes = LinearProbe(c=0.1).fit(train).score(test)
+    outcomes = score_head(LinearProbe(c=0.1).fit(train), test)
     metrics = {m.name: m for m in task.metrics(outcomes)}
     assert next(iter(metrics)) == "accuracy"
     for seed in range(5):
         rows = np.random.default_rng(seed).integers(0, 80, 40)
-        y, p = outcomes.labels[rows], outcomes.predictions[rows]
+        y, p = outcomes.truth.labels[rows], outcomes.predictions.labels[rows]
         balanced = np.mean([np.mean(p[y == c] == c) for c in np.unique(y)])
         assert metrics["balanced_accuracy"].statistic(outcomes).statistic(rows) == pytest.approx(balanced)
         f1 = f1_score(y, p, average="macro")
@@ -165,7 +166,7 @@ def test_set_metrics_equal_scikit_learn_on_any_resample():
 
 def test_a_training_class_that_is_neither_tested_nor_predicted_has_a_chance_too():
     train = FeatureSet(np.eye(3)[[0] * 6 + [1] * 3 + [2] * 3] + 0.001 * np.arange(12)[:, None], list("aaaaaabbbccc"))
-    outcomes = KNN(k=1).fit(train).score(FeatureSet(np.eye(3)[[1, 1, 2, 2]], list("bbcc")))
+    outcomes = score_head(KNN(k=1).fit(train), FeatureSet(np.eye(3)[[1, 1, 2, 2]], list("bbcc")))
     metrics = {m.name: m.statistic(outcomes) for m in LabelTask(arrays()).metrics(outcomes) if m.statistic}
     assert metrics["macro_f1"].statistic(np.arange(4)) == 1.0
     # Guessing at the shares 1/2, 1/4, 1/4 finds a quarter of b and of c; F1 is 0, 1/3 and 1/3.
@@ -178,7 +179,7 @@ def test_chance_of_set_metrics_is_what_blind_answers_reach():
     y_train = rng.choice(["a", "b", "c"], 400, p=[0.6, 0.3, 0.1])
     y_test = rng.choice(["a", "b", "c"], 3000, p=[0.4, 0.4, 0.2])
     x = rng.normal(size=(3400, 2))
-    outcomes = LinearProbe(c=1.0).fit(FeatureSet(x[:400], y_train)).score(FeatureSet(x[400:], y_test))
+    outcomes = score_head(LinearProbe(c=1.0).fit(FeatureSet(x[:400], y_train)), FeatureSet(x[400:], y_test))
     metrics = {m.name: m for m in LabelTask(arrays()).metrics(outcomes)}
     blind = [rng.permutation(np.resize(rng.permutation(y_train), 3000)) for _ in range(20)]
     constant = np.full(3000, "a")

@@ -23,6 +23,7 @@ from unreel.nn.weights import save_encoder
 from unreel.protocols import ArrayClips, FeatureSet
 from unreel.protocols.linear import FittedLinear
 from unreel.tasks import FineTune, LabelTask, Report, evaluate
+from unreel.tasks.classification import score_head
 from unreel.tasks.evaluate import resolve_protocols
 from unreel.tasks.trained import Adapted, Resources, TrainedProtocol
 from unreel.train.monitor import Monitor, read_lines
@@ -147,9 +148,9 @@ def test_clips_are_averaged_as_said(average: Any, videos: Manifest, adapted: Ada
         mean = sum(clips) / len(clips)
         slow.append(np.exp(mean) / np.exp(mean).sum() if average == "logits" else mean)
     head = replace(adapted.head, views=average)
-    found = head.score(FeatureSet(np.stack(vectors), test.labels, test.groups))
-    assert found.probabilities is not None
-    np.testing.assert_allclose(found.probabilities, np.stack(slow), rtol=1e-6)
+    found = score_head(head, FeatureSet(np.stack(vectors), test.labels, test.groups))
+    assert found.predictions.probabilities is not None
+    np.testing.assert_allclose(found.predictions.probabilities, np.stack(slow), rtol=1e-6)
 
 
 def test_averages_can_disagree(adapted: Adapted) -> None:
@@ -157,15 +158,15 @@ def test_averages_can_disagree(adapted: Adapted) -> None:
     assert isinstance(adapted.head, FittedLinear)
     plain = replace(adapted.head, coefficients=np.eye(2), intercepts=np.zeros(2))
     test = FeatureSet(np.array([[[9.0, 0.0], [0.0, 2.0], [0.0, 2.0]]]), np.array(["red"]))
-    assert replace(plain, views="logits").score(test).predictions.tolist() == ["blue"]  # type: ignore[union-attr]
-    assert replace(plain, views="probabilities").score(test).predictions.tolist() == ["red"]  # type: ignore[union-attr]
+    assert replace(plain, views="logits").predict(test).labels.tolist() == ["blue"]  # type: ignore[union-attr]
+    assert replace(plain, views="probabilities").predict(test).labels.tolist() == ["red"]  # type: ignore[union-attr]
 
 
 def test_the_order_of_rows_changes_nothing(videos: Manifest, adapted: Adapted) -> None:
     order = np.random.default_rng(0).permutation(len(videos))
     assert same(adapt(QUICK, videos.subset(order)), adapted)
     assert isinstance(adapted.head, FittedLinear)
-    assert adapted.head.classes.tolist() == ["blue", "red"]
+    assert adapted.head.card.classes == ("blue", "red")
     assert not same(adapt(QUICK, videos, seed=1), adapted)
 
 
@@ -209,12 +210,12 @@ def test_without_selection_the_validation_part_is_trained_on(videos: Manifest) -
     best = adapt(replace(QUICK, epochs=0.5), data).head
     assert isinstance(last, FittedLinear)
     assert isinstance(best, FittedLinear)
-    assert (last.settings["n_train"], "n_val" in last.settings) == (16, False)
-    assert (best.settings["n_train"], best.settings["n_val"]) == (12, 4)
+    assert (last.card.settings["n_train"], "n_val" in last.card.settings) == (16, False)
+    assert (best.card.settings["n_train"], best.card.settings["n_val"]) == (12, 4)
     # A plateau watches validation even where the last weights are kept.
     plateau = adapt(replace(QUICK, epochs=0.5, select="last", schedule="plateau"), data).head
     assert isinstance(plateau, FittedLinear)
-    assert (plateau.settings["n_train"], plateau.settings["n_val"]) == (12, 4)
+    assert (plateau.card.settings["n_train"], plateau.card.settings["n_val"]) == (12, 4)
 
 
 def test_unreadable_videos(videos: Manifest, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from unreel.data.sampling import ClipPlan
 from unreel.data.synthetic import ActionWorld
 from unreel.protocols import ArrayClips, LinearProbe, embed
 from unreel.tasks import TASKS, ClipOrderTask, FrameStatistics, evaluate
+from unreel.tasks.classification import score_head
 from unreel.tasks.order import IN_ORDER, SWAPPED
 
 N = 60
@@ -86,7 +87,7 @@ def test_a_clock_in_the_pixels_is_read_and_its_absence_is_chance():
     assert told.score().chance == pytest.approx(0.5, abs=0.1)
     task = ClipOrderTask(_clips(_noise, 600))
     parts = task.parts(embed(FrameStatistics(), task.clips(ClipPlan()), progress=False))
-    assert abs(LinearProbe(c=0.01).fit(parts.train).score(parts.test).score() - 0.5) < 0.15
+    assert abs(score_head(LinearProbe(c=0.01).fit(parts.train), parts.test).score() - 0.5) < 0.15
 
 
 def test_reversible_content_tells_nothing_of_order():
@@ -95,7 +96,7 @@ def test_reversible_content_tells_nothing_of_order():
     both = np.concatenate([there, there[:, ::-1]])
     task = ClipOrderTask(_clips(lambda i: both[i], 600))
     parts = task.parts(embed(FrameStatistics(), task.clips(ClipPlan()), progress=False))
-    assert abs(LinearProbe(c=1.0).fit(parts.train).score(parts.test).score() - 0.5) < 0.15
+    assert abs(score_head(LinearProbe(c=1.0).fit(parts.train), parts.test).score() - 0.5) < 0.15
 
 
 def test_files_are_cut_once_with_one_crop_and_must_not_overlap(tmp_path):

@@ -9,6 +9,7 @@ from unreel.core.errors import UsageError
 from unreel.protocols import FeatureSet, LinearProbe
 from unreel.protocols.linear import average_views
 from unreel.tasks import SGDProbe
+from unreel.tasks.classification import score_head
 
 
 class TestSGDProbe(ProtocolContract):
@@ -18,8 +19,8 @@ class TestSGDProbe(ProtocolContract):
 
 def test_agrees_with_logistic_regression_on_the_same_features():
     train, test = blobs(1, n=400), blobs(2, n=200)
-    ours = SGDProbe(epochs=300).fit(train).score(test).score()
-    theirs = LinearProbe(l2_normalize=True, standardize=False).fit(train).score(test).score()
+    ours = score_head(SGDProbe(epochs=300).fit(train), test).score()
+    theirs = score_head(LinearProbe(l2_normalize=True, standardize=False).fit(train), test).score()
     assert ours == pytest.approx(theirs, abs=0.04)
 
 
@@ -31,9 +32,9 @@ def test_check_24_softmax_averaging_is_the_default_and_differs_from_logits():
     views = np.empty((1, 30, 2))
     views[:, :3] = 40 * towards / (towards @ towards)
     views[:, 3:] = -1 * towards / (towards @ towards)
-    sample = FeatureSet(views, fitted.classes[:1])
+    sample = FeatureSet(views, np.array(fitted.card.classes[:1]))
     assert fitted.views == "probabilities"
-    assert fitted.predict(sample).argmax() == 1
+    assert fitted.predict(sample).probabilities.argmax() == 1
     assert average_views(fitted.logits(views), "logits").argmax() == 0
 
 
@@ -49,18 +50,18 @@ def test_every_view_is_trained_on():
     hidden = train.vectors.copy()
     hidden[:, 0] = 0
     blind = FeatureSet(hidden, train.labels, train.groups, train.ids)
-    assert SGDProbe().fit(blind).score(test).score() > 0.6
+    assert score_head(SGDProbe().fit(blind), test).score() > 0.6
 
 
 def test_learning_rate_32_needs_the_norm():
     """cvrl.md §6.1: 32 only makes sense with the L2 norm, which makes the probe blind to the features' scale."""
     train, test = blobs(1, n=200), blobs(2, n=200)
     scaled = [FeatureSet(100 * s.vectors, s.labels, s.groups, s.ids) for s in (train, test)]
-    plain = SGDProbe().fit(train).score(test)
-    np.testing.assert_allclose(SGDProbe().fit(scaled[0]).score(scaled[1]).probabilities, plain.probabilities, atol=1e-3)
-    without = SGDProbe(l2_normalize=False).fit(scaled[0]).predict(scaled[1])
+    plain = SGDProbe().fit(train).predict(test).probabilities
+    np.testing.assert_allclose(SGDProbe().fit(scaled[0]).predict(scaled[1]).probabilities, plain, atol=1e-3)
+    without = SGDProbe(l2_normalize=False).fit(scaled[0]).predict(scaled[1]).probabilities
     assert without.max(1).mean() > 0.99  # saturated: no probability to speak of
-    assert plain.probabilities.max(1).mean() < 0.95
+    assert plain.max(1).mean() < 0.95
 
 
 @pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"epochs": 0}, {"warmup_epochs": 200}, {"views": "max"}])

@@ -9,6 +9,7 @@ from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest, Row
 from unreel.protocols import KNN
 from unreel.tasks import ShiftTask
+from unreel.tasks.classification import score_head
 from unreel.tasks.shift import SUPER_CLASSES, read_hypernyms, super_class
 
 DOG, BIRD, CARNIVORE = (SUPER_CLASSES[n] for n in ("dog", "bird", "carnivore"))
@@ -168,7 +169,7 @@ class TestShift(TaskContract):
     def test_scores_by_set_and_by_corruption(self):
         task = self.make()
         parts = task.parts(self.embeddings(task))
-        outcomes = KNN(k=1).fit(parts.train).score(parts.test)
+        outcomes = score_head(KNN(k=1).fit(parts.train), parts.test)
         metrics = {m.name: m for m in task.metrics(outcomes)}
         assert list(metrics) == [
             "accuracy",
@@ -179,7 +180,7 @@ class TestShift(TaskContract):
         ]
         everyone = np.arange(outcomes.n)
         values = {name: m.statistic(outcomes).statistic(everyone) for name, m in metrics.items()}
-        ids, right = outcomes.ids, outcomes.values["accuracy"]
+        ids, right = outcomes.truth.ids, outcomes.values["accuracy"]
         moved = np.char.startswith(ids, "c/")
         snow = np.array([i.startswith("c/") and int(i[3:5]) % 5 == 0 for i in ids])
         assert values["accuracy"] == right[moved].mean()

@@ -246,12 +246,13 @@ def retrieval_outcomes(
     gallery_ids: object | None = None,
     query_groups: object | None = None,
     gallery_groups: object | None = None,
+    found: Neighbours | None = None,
 ) -> RetrievalOutcomes:
     """Per-query hits, recalls and average precision in one pass.
 
     A gallery row is relevant when its label is the query's. A query whose label is nowhere in the gallery counts 0 in
     every score: the number of queries never shrinks silently. Default ``ks`` are those of tcgl.md §6.2.
-    Other arguments and errors as ``nearest``.
+    ``found``: the max(ks) nearest, where they are known. Other arguments and errors as ``nearest``.
     """
     if not ks:
         raise UsageError("ks: name at least one k")
@@ -261,7 +262,7 @@ def retrieval_outcomes(
         labels_of(query_labels, "query_labels", length=len(space.queries)),
         labels_of(gallery_labels, "gallery_labels", length=len(space.gallery)),
     )
-    found = _search(space, exclusion, max(ks))
+    found = _search(space, exclusion, max(ks)) if found is None else found
     relevant = (b[found.indices] == a[:, None]) & (found.indices >= 0)
     sums = relevant.cumsum(1)
     device = space.queries.device

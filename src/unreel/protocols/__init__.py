@@ -1,4 +1,4 @@
-"""Arrays in, scores out: how frozen features are put to a test.
+"""Arrays in, heads out: how frozen features are put to a test.
 
 A *profile* is a named set of protocols with the test clips and the pooling their features are made with. ``standard``
 selects on validation, scores the whole test part and averages the views' vectors, of clips as the encoder was trained.
@@ -9,13 +9,15 @@ selects on validation, scores the whole test part and averages the views' vector
 from unreel.core.errors import unknown_name
 from unreel.data.sampling import ClipPlan
 from unreel.protocols.features import ArrayClips, Embeddings, ManifestClips, default_plan, embed
+from unreel.protocols.head import Head, HeadCard, Predictions, load_head, save_head
 from unreel.protocols.knn import KNN
 from unreel.protocols.linear import LinearProbe
 from unreel.protocols.linear_path import LinearPath
 from unreel.protocols.pooling import Pooling
 from unreel.protocols.profile import Profile, TrainedOn
-from unreel.protocols.protocol import FeatureProtocol, FeatureSet, FittedProtocol, Outcomes
+from unreel.protocols.protocol import FeatureProtocol
 from unreel.protocols.retrieval import Hit, Retrieval, search
+from unreel.protocols.samples import FeatureSet, Truth
 from unreel.protocols.store import FeatureStore
 from unreel.protocols.svm import LinearSVM
 
@@ -76,19 +78,23 @@ __all__ = [
     "FeatureProtocol",
     "FeatureSet",
     "FeatureStore",
-    "FittedProtocol",
+    "Head",
+    "HeadCard",
     "Hit",
     "LinearPath",
     "LinearProbe",
     "LinearSVM",
     "ManifestClips",
-    "Outcomes",
     "Pooling",
+    "Predictions",
     "Profile",
     "Retrieval",
     "TrainedOn",
+    "Truth",
     "default_plan",
     "embed",
     "get_protocol",
+    "load_head",
+    "save_head",
     "search",
 ]

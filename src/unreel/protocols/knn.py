@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError
 from unreel.metrics.retrieval import Neighbours, nearest
-from unreel.protocols.protocol import ClassifierOutcome, FeatureSet, Outcomes, check_width, training_parts
+from unreel.protocols.head import HEADS, HeadCard, Predictions, class_card
+from unreel.protocols.protocol import encode, training_parts
+from unreel.protocols.samples import FeatureSet, Inputs, as_features
 
 
 def _votes(
@@ -27,30 +28,25 @@ def _votes(
     return shares
 
 
+@HEADS.register("knn")
 @dataclass(frozen=True)
 class FittedKNN:
-    """A gallery and the chosen k."""
+    """A gallery (G, D) of samples of known class, and the chosen k; predicts their weighted shares of votes."""
 
-    gallery: FeatureSet
-    classes: NDArray[Any]
+    card: HeadCard
+    vectors: NDArray[Any]
+    labels: NDArray[Any]
     k: int
     temperature: float
-    settings: Mapping[str, object]
-    notes: tuple[str, ...]
+    form: ClassVar[str] = "knn"
 
-    def predict(self, test: FeatureSet) -> NDArray[np.float64]:
-        """Vote shares (N, C) over ``classes``."""
-        check_width(test, self.gallery.num_features)
-        found = nearest(test.mean_over_views().vectors, self.gallery.vectors, k=self.k)
-        codes = ClassifierOutcome.encode(self.gallery.labels, self.classes)
-        return _votes(found, codes, len(self.classes), self.k, self.temperature)
-
-    def score(self, test: FeatureSet) -> Outcomes:
-        """Accuracy per test sample."""
-        counts = np.bincount(ClassifierOutcome.encode(self.gallery.labels, self.classes), minlength=len(self.classes))
-        return ClassifierOutcome.outcomes(
-            "knn", self.predict(test), self.classes, counts, test, self.settings, self.notes
-        )
+    def predict(self, inputs: Inputs) -> Predictions:
+        """Classes by their shares of the votes. Errors as ``Head.predict``."""
+        features = as_features(inputs, self.vectors.shape[1])
+        found = nearest(features.mean_over_views().vectors, self.vectors, k=self.k)
+        codes = encode(self.labels, np.array(self.card.classes))
+        shares = _votes(found, codes, len(self.card.classes), self.k, self.temperature)
+        return Predictions("classes", self.card, scores=shares, probabilities=shares)
 
 
 @dataclass(frozen=True)
@@ -95,8 +91,8 @@ class KNN:
         if self.k is None and parts.validation is not None:
             possible = sorted({min(c, len(parts.train)) for c in self.candidates})
             found = nearest(parts.validation.vectors, parts.train.vectors, k=max(possible))
-            codes = ClassifierOutcome.encode(parts.train.labels, parts.classes)
-            truth = ClassifierOutcome.encode(parts.validation.labels, parts.classes)
+            codes = encode(parts.train.labels, parts.classes)
+            truth = encode(parts.validation.labels, parts.classes)
             right = {
                 c: float(np.mean(_votes(found, codes, len(parts.classes), c, self.temperature).argmax(1) == truth))
                 for c in possible
@@ -108,4 +104,6 @@ class KNN:
                 notes = (*notes, f"k={k} is more than the gallery holds; all {len(parts.everything)} vote")
             k = len(parts.everything)
         settings |= {"k": k, "n_train": len(parts.everything)}
-        return FittedKNN(parts.everything, parts.classes, k, self.temperature, settings, notes)
+        counts = np.bincount(encode(parts.everything.labels, parts.classes), minlength=len(parts.classes))
+        card = class_card(self.name, parts.classes, counts, settings, notes)
+        return FittedKNN(card, parts.everything.vectors, parts.everything.labels, k, self.temperature)

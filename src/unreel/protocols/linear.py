@@ -6,9 +6,8 @@ The optimiser is scikit-learn's L-BFGS; what is here is the discipline around it
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +15,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from unreel.core.errors import UsageError
-from unreel.protocols.protocol import ClassifierOutcome, FeatureSet, Outcomes, check_width, training_parts
+from unreel.protocols.head import HEADS, HeadCard, Predictions, class_card, softmax
+from unreel.protocols.protocol import encode, training_parts
+from unreel.protocols.samples import FeatureSet, Inputs, as_features
 
 ViewRule: TypeAlias = Literal["vectors", "probabilities", "logits"]
+HeadViewRule: TypeAlias = Literal["vectors", "probabilities", "logits", "scores"]
 VIEW_RULES: tuple[ViewRule, ...] = ("vectors", "probabilities", "logits")
 
 
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Softmax over the last axis."""
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    shares: NDArray[np.float64] = shifted / shifted.sum(-1, keepdims=True)
-    return shares
-
-
-def average_views(logits: NDArray[np.float64], rule: ViewRule) -> NDArray[np.float64]:
+def average_views(logits: NDArray[np.float64], rule: HeadViewRule) -> NDArray[np.float64]:
     """(N, V, C) logits to (N, C) probabilities.
 
     ``probabilities`` averages softmax over views (CVRL, cvrl.md §6.1); ``logits`` averages logits (TCGL, tcgl.md
@@ -72,38 +67,40 @@ class FeatureScaling:
         return out.astype(vectors.dtype)
 
 
+@HEADS.register("linear")
 @dataclass(frozen=True)
 class FittedLinear:
-    """A linear head: ``coefficients`` (C, D) and ``intercepts`` (C,) on scaled features, over ``classes``."""
+    """A linear layer on scaled features: ``coefficients`` (C, D) and ``intercepts`` (C,).
 
+    ``views`` says what is averaged over the views of a sample: vectors before the layer, or what comes out of it.
+    "scores" (a support vector machine's) averages outputs and has no probabilities.
+    """
+
+    card: HeadCard
     coefficients: NDArray[np.float64]
     intercepts: NDArray[np.float64]
-    classes: NDArray[Any]
-    counts: NDArray[np.int64]
-    scaling: FeatureScaling
-    views: ViewRule
-    settings: Mapping[str, object]
-    notes: tuple[str, ...]
-    name: str = "linear"
+    views: HeadViewRule = "vectors"
+    l2_normalize: bool = False
+    mean: NDArray[np.float64] | None = None
+    scale: NDArray[np.float64] | None = None
+    has_probabilities: bool = True
+    form: ClassVar[str] = "linear"
 
     def logits(self, vectors: NDArray[Any]) -> NDArray[np.float64]:
-        """Feature vectors (..., D) to logits (..., C)."""
-        out: NDArray[np.float64] = self.scaling(vectors).astype(np.float64) @ self.coefficients.T + self.intercepts
+        """Feature vectors (..., D) to logits, or signed distances in units of the margin, (..., C)."""
+        scaled = FeatureScaling(self.l2_normalize, self.mean, self.scale)(vectors)
+        out: NDArray[np.float64] = scaled.astype(np.float64) @ self.coefficients.T + self.intercepts
         return out
 
-    def predict(self, test: FeatureSet) -> NDArray[np.float64]:
-        """Probabilities (N, C) over ``classes``, views averaged by the rule of the probe."""
-        check_width(test, self.coefficients.shape[1])
-        if test.vectors.ndim == 3 and self.views != "vectors":
-            return average_views(self.logits(test.vectors), self.views)
-        return softmax(self.logits(test.mean_over_views().vectors))
-
-    def score(self, test: FeatureSet) -> Outcomes:
-        """Accuracy per test sample."""
-        probabilities = self.predict(test)
-        return ClassifierOutcome.outcomes(
-            self.name, probabilities, self.classes, self.counts, test, self.settings, self.notes
-        )
+    def predict(self, inputs: Inputs) -> Predictions:
+        """Classes, the views of a sample averaged by the head's rule. Errors as ``Head.predict``."""
+        features = as_features(inputs, self.coefficients.shape[1])
+        outside = features.vectors.ndim == 3 and self.views != "vectors"
+        logits = self.logits(features.vectors if outside else features.mean_over_views().vectors)
+        if not self.has_probabilities:
+            return Predictions("classes", self.card, scores=logits.mean(1) if outside else logits)
+        shares = average_views(logits, self.views) if outside else softmax(logits)
+        return Predictions("classes", self.card, scores=shares, probabilities=shares)
 
 
 def _as_rows(samples: FeatureSet, views: ViewRule) -> tuple[NDArray[Any], NDArray[Any], int]:
@@ -208,14 +205,14 @@ class LinearProbe:
             notes = (*notes, f"L-BFGS stopped after {self.max_iterations} iterations before convergence")
         weight, bias = regression.head(len(parts.classes))
         settings |= {"c": c, "converged": regression.converged}
-        codes = ClassifierOutcome.encode(parts.everything.labels, parts.classes)
-        counts = np.bincount(codes, minlength=len(parts.classes))
-        return FittedLinear(weight, bias, parts.classes, counts, scaling, self.views, settings, notes, self.name)
+        counts = np.bincount(encode(parts.everything.labels, parts.classes), minlength=len(parts.classes))
+        card = class_card(self.name, parts.classes, counts, settings, notes)
+        return FittedLinear(card, weight, bias, self.views, **vars(scaling))
 
     def _problem(self, samples: FeatureSet, classes: NDArray[Any]) -> tuple[FeatureScaling, _Regression]:
         rows, labels, num_views = _as_rows(samples, self.views)
         scaling = FeatureScaling.fit(rows, l2_normalize=self.l2_normalize, standardize=self.standardize)
-        codes = ClassifierOutcome.encode(labels, classes)
+        codes = encode(labels, classes)
         return scaling, _Regression(scaling(rows), codes, num_views, self.max_iterations)
 
     def _choose(
@@ -223,14 +220,15 @@ class LinearProbe:
     ) -> tuple[float, dict[float, tuple[float, float]]]:
         """The C of best validation accuracy; and C → (accuracy, log loss) of those tried."""
         scaling, regression = self._problem(train, classes)
-        truth = ClassifierOutcome.encode(validation.labels, classes)
+        truth = encode(validation.labels, classes)
         tried: dict[float, tuple[float, float]] = {}
         best, worse = (-1.0, np.inf), 0
         for c in self.c_values:
             regression.solve(c)
             weight, bias = regression.head(len(classes))
-            head = FittedLinear(weight, bias, classes, np.zeros(0, np.int64), scaling, self.views, {}, ())
-            probabilities = head.predict(validation)
+            head = FittedLinear(HeadCard(self.name), weight, bias, self.views, **vars(scaling))
+            probabilities = head.predict(validation).probabilities
+            assert probabilities is not None
             right = float(np.mean(probabilities.argmax(1) == truth))
             loss = float(-np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-12)).mean())
             tried[c] = (right, loss)

@@ -18,8 +18,10 @@ from torch import Tensor
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.keys import Key
 from unreel.core.settings import Range
-from unreel.protocols.linear import FeatureScaling, FittedLinear
-from unreel.protocols.protocol import ClassifierOutcome, FeatureSet, training_parts
+from unreel.protocols.head import class_card
+from unreel.protocols.linear import FittedLinear
+from unreel.protocols.protocol import encode, training_parts
+from unreel.protocols.samples import FeatureSet
 
 LineSearch: TypeAlias = Literal["none", "strong_wolfe"]
 
@@ -156,7 +158,7 @@ class LinearPath:
         held = parts.validation if self.w is None else None
         values = self.values if held is not None or self.w is not None else (_DEFAULT_W,)
         target = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        codes = ClassifierOutcome.encode(parts.train.labels, classes)
+        codes = encode(parts.train.labels, classes)
         path = _Path(
             _rows(parts.train, target),
             torch.from_numpy(codes).to(target),
@@ -166,7 +168,7 @@ class LinearPath:
             line_search=self.line_search,
         )
         asked = None if held is None else _rows(held, target)
-        truth = None if held is None else torch.from_numpy(ClassifierOutcome.encode(held.labels, classes)).to(target)
+        truth = None if held is None else torch.from_numpy(encode(held.labels, classes)).to(target)
         found: _Solved | None = None
         best, chosen, restarts = -1, values[0], 0
         for w in values:
@@ -185,17 +187,8 @@ class LinearPath:
             notes = (*notes, f"L-BFGS ran away at {restarts} of {len(values)} penalties and was run with a line search")
         if held is not None and len(values) > 1 and chosen == values[-1]:
             notes = (*notes, f"w={chosen:g} is the largest tried: a larger one may be better")
-        return FittedLinear(
-            _array(found.weight),
-            _array(found.bias),
-            classes,
-            np.bincount(codes, minlength=len(classes)),
-            FeatureScaling(l2_normalize=False),
-            "vectors",
-            settings,
-            notes,
-            self.name,
-        )
+        card = class_card(self.name, classes, np.bincount(codes, minlength=len(classes)), settings, notes)
+        return FittedLinear(card, _array(found.weight), _array(found.bias))
 
 
 def _rows(samples: FeatureSet, device: str) -> Tensor:

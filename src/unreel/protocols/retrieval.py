@@ -2,82 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Source
 from unreel.data.sampling import ClipPlan
-from unreel.metrics.retrieval import (
-    Similarity,
-    chance_average_precision,
-    chance_hit_at_k,
-    nearest,
-    retrieval_outcomes,
-)
+from unreel.metrics.retrieval import Similarity, nearest
 from unreel.nn.encoder import Encoder
 from unreel.protocols.features import Embeddings, embed
+from unreel.protocols.head import HEADS, GalleryOrder, HeadCard, Predictions, class_card
 from unreel.protocols.pooling import PoolingLike
-from unreel.protocols.protocol import FeatureSet, Outcomes, check_width
+from unreel.protocols.samples import FeatureSet, Inputs, as_features, check_width
 from unreel.protocols.store import FeatureStore
 
 
+@HEADS.register("retrieval")
 @dataclass(frozen=True)
 class FittedRetrieval:
-    """A gallery of training samples."""
+    """A gallery (G, D) of labelled samples, in which others are looked up; ``named`` where its ids are names."""
 
-    gallery: FeatureSet
+    card: HeadCard
+    vectors: NDArray[Any]
+    labels: NDArray[Any]
+    ids: NDArray[Any]
+    groups: NDArray[Any] | None
     ks: tuple[int, ...]
     similarity: Similarity
     exclude: str
-    settings: Mapping[str, object]
-    notes: tuple[str, ...]
+    named: bool
+    form: ClassVar[str] = "retrieval"
 
-    def score(self, test: FeatureSet) -> Outcomes:
-        """hit@k per query and its average precision."""
-        check_width(test, self.gallery.num_features)
-        by_id = test.ids is not None and self.gallery.ids is not None
-        by_group = self.exclude == "group" and test.groups is not None and self.gallery.groups is not None
-        found = retrieval_outcomes(
-            test.mean_over_views().vectors,
-            self.gallery.vectors,
-            test.labels,
-            self.gallery.labels,
-            ks=self.ks,
-            similarity=self.similarity,
-            query_ids=test.ids if by_id else None,
-            gallery_ids=self.gallery.ids if by_id else None,
-            query_groups=test.groups if by_group else None,
-            gallery_groups=self.gallery.groups if by_group else None,
+    def predict(self, inputs: Inputs) -> Predictions:
+        """The nearest of the gallery, as many as the largest k; ids and groups of the inputs keep them from finding
+        themselves. Errors as ``Head.predict``."""
+        features = as_features(inputs, self.vectors.shape[1])
+        by_group = self.exclude == "group" and features.groups is not None and self.groups is not None
+        order = GalleryOrder(
+            features.mean_over_views().vectors,
+            self.vectors,
+            self.labels,
+            self.ids,
+            self.similarity,
+            tuple(self.ks),
+            query_ids=features.ids.astype(str) if self.named and features.ids is not None else None,
+            query_groups=features.groups if by_group else None,
+            groups=self.groups,
         )
-        assert found.average_precision is not None
-        values = {f"hit@{k}": found.hits[k] for k in self.ks} | {"mAP": found.average_precision}
-        relevant, candidates = found.num_relevant, found.num_candidates
-        chance = {f"hit@{k}": chance_hit_at_k(relevant, candidates, k) for k in self.ks}
-        chance["mAP"] = chance_average_precision(relevant, candidates)
-        notes = self.notes
-        if (relevant == 0).any():
-            notes = (*notes, f"{int((relevant == 0).sum())} queries have no gallery sample of their class: counted 0")
-        return Outcomes(
-            "retrieval",
-            values,
-            chance,
-            f"hit@{self.ks[0]}",
-            test.labels,
-            test.groups,
-            test.ids,
-            neighbours=found.neighbours,
-            gallery_ids=self.gallery.names(),
-            gallery_labels=self.gallery.labels,
-            settings=self.settings,
-            notes=notes,
-            chance_rule="a random order of the gallery",
-        )
+        found = nearest(order.queries, order.vectors, k=max(self.ks), similarity=self.similarity, **order.exclusions)
+        return Predictions("neighbours", self.card, neighbours=found, gallery=order)
 
 
 @dataclass(frozen=True)
@@ -119,7 +99,18 @@ class Retrieval:
         if not possible:
             raise UsageError(f"ks: all of {self.ks} exceed the gallery's {len(gallery)} samples")
         settings = {"similarity": self.similarity, "exclude": self.exclude, "n_gallery": len(gallery)}
-        return FittedRetrieval(gallery, possible, self.similarity, self.exclude, settings, notes)
+        classes, counts = np.unique(gallery.labels, return_counts=True)
+        return FittedRetrieval(
+            class_card(self.name, classes, counts, settings, notes),
+            gallery.vectors,
+            gallery.labels,
+            gallery.names(),
+            gallery.groups,
+            possible,
+            self.similarity,
+            self.exclude,
+            gallery.ids is not None,
+        )
 
 
 class Hit(NamedTuple):

@@ -3,55 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
 from unreel.core.errors import UsageError
-from unreel.protocols.linear import FeatureScaling
-from unreel.protocols.protocol import ClassifierOutcome, FeatureSet, Outcomes, check_width, training_parts
+from unreel.protocols.head import class_card
+from unreel.protocols.linear import FeatureScaling, FittedLinear
+from unreel.protocols.protocol import encode, training_parts
+from unreel.protocols.samples import FeatureSet, check_width
 
 SVMViewRule: TypeAlias = Literal["vectors", "scores"]
-
-
-@dataclass(frozen=True)
-class FittedSVM:
-    """One hyperplane per class: ``coefficients`` (C, D), ``intercepts`` (C,) on scaled features, over ``classes``."""
-
-    coefficients: NDArray[np.float64]
-    intercepts: NDArray[np.float64]
-    classes: NDArray[Any]
-    counts: NDArray[np.int64]
-    scaling: FeatureScaling
-    views: SVMViewRule
-    settings: Mapping[str, object]
-    notes: tuple[str, ...]
-    name: str = "svm"
-
-    def decisions(self, vectors: NDArray[Any]) -> NDArray[np.float64]:
-        """Feature vectors (..., D) to signed distances in units of the margin (..., C)."""
-        out: NDArray[np.float64] = self.scaling(vectors).astype(np.float64) @ self.coefficients.T + self.intercepts
-        return out
-
-    def predict(self, test: FeatureSet) -> NDArray[np.float64]:
-        """Decision values (N, C) over ``classes``, averaged over views where the rule is ``scores``."""
-        check_width(test, self.coefficients.shape[1])
-        if test.vectors.ndim == 3 and self.views == "scores":
-            averaged: NDArray[np.float64] = self.decisions(test.vectors).mean(1)
-            return averaged
-        return self.decisions(test.mean_over_views().vectors)
-
-    def score(self, test: FeatureSet) -> Outcomes:
-        """Accuracy per test sample; without probabilities, which a support vector machine does not have."""
-        outcomes = ClassifierOutcome.outcomes(
-            self.name, self.predict(test), self.classes, self.counts, test, self.settings, self.notes
-        )
-        return replace(outcomes, probabilities=None)
 
 
 @dataclass(frozen=True)
@@ -82,7 +47,7 @@ class LinearSVM:
         if self.views not in get_args(SVMViewRule):
             raise UsageError(f"views: expected one of {', '.join(get_args(SVMViewRule))}, got {self.views!r}")
 
-    def fit(self, train: FeatureSet, *, validation: FeatureSet | None = None, seed: int = 0) -> FittedSVM:
+    def fit(self, train: FeatureSet, *, validation: FeatureSet | None = None, seed: int = 0) -> FittedLinear:
         """Fit one hyperplane per class; ``seed`` plays no part. Errors as ``FeatureProtocol.fit``."""
         if validation is not None:
             check_width(validation, train.num_features)
@@ -100,7 +65,7 @@ class LinearSVM:
         model = LinearSVC(C=self.c / num_views, loss="squared_hinge", dual=False, max_iter=self.max_iterations)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
-            model.fit(scaling(rows), ClassifierOutcome.encode(labels, parts.classes))
+            model.fit(scaling(rows), encode(labels, parts.classes))
         converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
         notes = parts.notes
         if not converged:
@@ -108,7 +73,7 @@ class LinearSVM:
         weight, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
         if len(weight) == 1:  # two classes: one hyperplane, seen from both sides
             weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
-        counts = np.bincount(ClassifierOutcome.encode(everything.labels, parts.classes), minlength=len(parts.classes))
+        counts = np.bincount(encode(everything.labels, parts.classes), minlength=len(parts.classes))
         settings: dict[str, object] = {
             "c": self.c,
             "l2_normalize": self.l2_normalize,
@@ -117,4 +82,7 @@ class LinearSVM:
             "n_train": len(everything),
             "converged": converged,
         }
-        return FittedSVM(weight, bias, parts.classes, counts, scaling, self.views, settings, notes, self.name)
+        card = class_card(self.name, parts.classes, counts, settings, notes)
+        # Laid out as a saved head is: sums over another layout may end in another bit.
+        weight, bias = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
+        return FittedLinear(card, weight, bias, self.views, **vars(scaling), has_probabilities=False)

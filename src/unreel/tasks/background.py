@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.data.manifest import Manifest, Source
 from unreel.protocols.features import source_names
-from unreel.protocols.protocol import ClassifierOutcome, Outcomes
-from unreel.tasks.classification import LabelTask, choose_column
-from unreel.tasks.task import TASKS, Metric, Resampled, source_name
+from unreel.protocols.protocol import encode
+from unreel.tasks.classification import LabelTask, choose_column, class_shares
+from unreel.tasks.task import TASKS, Metric, Outcomes, Resampled, source_name
 
 DIRECTIONS: dict[str, bool | None] = {
     "original": True,
@@ -157,9 +157,9 @@ class VariantTask(LabelTask):
         return tuple(found)
 
     def _rows(self, outcomes: Outcomes, variant: str) -> NDArray[np.bool_]:
-        if outcomes.ids is None:
-            raise UsageError("variants need the names of the test samples: give FeatureSet(ids=…)")
-        return np.array([self._variant_of.get(str(name), "") == variant for name in outcomes.ids])
+        if outcomes.truth.ids is None:
+            raise UsageError("variants need the names of the test samples: give Truth(ids=…)")
+        return np.array([self._variant_of.get(str(name), "") == variant for name in outcomes.truth.ids])
 
     def _of(self, outcomes: Outcomes, variant: str) -> Resampled:
         """The mean over the samples of one variant. A resample without any, where variants are not paired, gives the
@@ -183,11 +183,12 @@ class VariantTask(LabelTask):
 
 def _chance(outcomes: Outcomes, rows: NDArray[np.bool_]) -> float:
     """The rule of classifiers on some of the samples; for other protocols their chance on all."""
-    if outcomes.classes is None or outcomes.class_shares is None or outcomes.primary != "accuracy":
+    if outcomes.predictions.kind != "classes" or outcomes.primary != "accuracy":
         return float(outcomes.chance[outcomes.primary])
-    truth = ClassifierOutcome.encode(outcomes.labels[rows], outcomes.classes)
-    constant = float(np.mean(truth == int(outcomes.class_shares.argmax())))
-    return max(constant, float(np.where(truth >= 0, outcomes.class_shares[truth], 0.0).mean()))
+    truth = encode(outcomes.truth.labels[rows], outcomes.predictions.classes)
+    shares = class_shares(outcomes.card)
+    constant = float(np.mean(truth == int(shares.argmax())))
+    return max(constant, float(np.where(truth >= 0, shares[truth], 0.0).mean()))
 
 
 @TASKS.register("background")

@@ -16,12 +16,89 @@ from unreel.data.sampling import ClipPlan
 from unreel.data.split_names import count_splits, split_role, splits_meant, unclear_splits
 from unreel.data.splits import hash_split
 from unreel.media import Decoder
+from unreel.metrics.retrieval import chance_average_precision, chance_hit_at_k, retrieval_outcomes
 from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, ManifestClips
-from unreel.protocols.protocol import FeatureSet, Outcomes
-from unreel.tasks.task import TASKS, Metric, Parts, Resampled, source_name
+from unreel.protocols.head import Head, HeadCard, Predictions
+from unreel.protocols.protocol import encode
+from unreel.protocols.samples import FeatureSet, Truth
+from unreel.tasks.task import TASKS, Metric, Outcomes, Parts, Resampled, source_name
 from unreel.tasks.trained import Examples
 
 _SHOWN = 5
+
+
+def score_labels(predictions: Predictions, truth: Truth) -> Outcomes:
+    """What predictions of classes, or neighbours with labels, are worth.
+
+    Classes: accuracy, and top-5 accuracy from six classes on. Neighbours: hit@k per query, and its average precision.
+    Raises: UsageError for predictions of another kind, or of other samples.
+    """
+    if len(predictions) != len(truth):
+        raise UsageError(f"{len(predictions)} predictions do not belong to {len(truth)} samples")
+    if predictions.kind == "neighbours":
+        return _score_neighbours(predictions, truth)
+    if predictions.kind != "classes":
+        raise UsageError(f"labels are told by classes or neighbours, this head predicts {predictions.kind}")
+    assert predictions.scores is not None
+    card, classes = predictions.card, predictions.classes
+    codes, counts, shares = encode(truth.labels, classes), np.array(card.counts), class_shares(card)
+    # argsort is stable: of equal scores the earlier class wins, as in argmax.
+    ranking = np.argsort(-predictions.scores, axis=1, kind="stable")
+    values = {"accuracy": (ranking[:, 0] == codes).astype(np.float64)}
+    by_frequency = np.argsort(-counts, kind="stable")
+    guessing = float(np.where(codes >= 0, shares[codes], 0.0).mean())
+    chance = {"accuracy": max(float(np.mean(codes == by_frequency[0])), guessing)}
+    if len(classes) > 5:
+        values["top5"] = (ranking[:, :5] == codes[:, None]).any(1).astype(np.float64)
+        chance["top5"] = float(np.isin(codes, by_frequency[:5]).mean())
+    notes = card.notes
+    unseen = np.unique(truth.labels[codes < 0])
+    if unseen.size:
+        names = ", ".join(str(v) for v in unseen[:5])
+        notes = (
+            *notes,
+            f"{int((codes < 0).sum())} test samples have a label that training never shows ({names}): "
+            "wrong by definition",
+        )
+    rule = "the better of always answering the most frequent training class and guessing at its shares"
+    return Outcomes(predictions, truth, values, chance, "accuracy", notes, rule)
+
+
+def score_head(head: Head, test: FeatureSet) -> Outcomes:
+    """What a head is worth on labelled features; it sees no label."""
+    return score_labels(head.predict(test.unlabelled), test.truth)
+
+
+def _score_neighbours(predictions: Predictions, truth: Truth) -> Outcomes:
+    gallery = predictions.gallery
+    assert gallery is not None
+    found = retrieval_outcomes(
+        gallery.queries,
+        gallery.vectors,
+        truth.labels,
+        gallery.labels,
+        ks=gallery.ks,
+        similarity=gallery.similarity,
+        found=predictions.neighbours,
+        **gallery.exclusions,
+    )
+    assert found.average_precision is not None
+    values = {f"hit@{k}": found.hits[k] for k in gallery.ks} | {"mAP": found.average_precision}
+    relevant, candidates = found.num_relevant, found.num_candidates
+    chance = {f"hit@{k}": chance_hit_at_k(relevant, candidates, k) for k in gallery.ks}
+    chance["mAP"] = chance_average_precision(relevant, candidates)
+    notes = predictions.card.notes
+    if (relevant == 0).any():
+        notes = (*notes, f"{int((relevant == 0).sum())} queries have no gallery sample of their class: counted 0")
+    primary = f"hit@{gallery.ks[0]}"
+    return Outcomes(predictions, truth, values, chance, primary, notes, "a random order of the gallery")
+
+
+def class_shares(card: HeadCard) -> NDArray[np.float64]:
+    """The share of each class in training."""
+    counts = np.array(card.counts)
+    shares: NDArray[np.float64] = counts / counts.sum()
+    return shares
 
 
 def _set_metric(outcomes: Outcomes, kind: str) -> Resampled:
@@ -30,11 +107,10 @@ def _set_metric(outcomes: Outcomes, kind: str) -> Resampled:
     A class without a sample in a resample does not count there, as ``metrics.classification`` defines it. Chance is the
     better of always answering the most frequent training class and guessing at training shares.
     """
-    assert outcomes.predictions is not None
-    assert outcomes.classes is not None
-    assert outcomes.class_shares is not None
+    labels, classes = outcomes.truth.labels, outcomes.predictions.classes
+    of_class = class_shares(outcomes.card)
     # With the training classes: blind answers name them even where no test sample has them and none is predicted.
-    everything = np.concatenate([outcomes.labels, outcomes.predictions, outcomes.classes])
+    everything = np.concatenate([labels, outcomes.predictions.labels, classes])
     names, codes = np.unique(everything, return_inverse=True)
     truth, guess = codes[: outcomes.n], codes[outcomes.n : 2 * outcomes.n]
     num = len(names)
@@ -50,7 +126,7 @@ def _set_metric(outcomes: Outcomes, kind: str) -> Resampled:
         seen = both > 0
         return float((2 * right[seen] / both[seen]).mean())
 
-    shares = dict(zip(outcomes.classes.tolist(), outcomes.class_shares.tolist(), strict=True))
+    shares = dict(zip(classes.tolist(), of_class.tolist(), strict=True))
     best = max(shares, key=lambda c: shares[c])
     constant = score(np.arange(outcomes.n), np.full(outcomes.n, int(np.flatnonzero(names == best)[0])))
     present = np.bincount(truth, minlength=num) / outcomes.n
@@ -287,11 +363,15 @@ class LabelTask:
         """The protocol's own, its primary first; for classifiers also balanced accuracy and macro F1."""
         return label_metrics(outcomes)
 
+    def score(self, predictions: Predictions, truth: Truth) -> Outcomes:
+        """As ``score_labels``."""
+        return score_labels(predictions, truth)
+
 
 def label_metrics(outcomes: Outcomes) -> tuple[Metric, ...]:
     """The protocol's own metrics, its primary first; for classifiers also balanced accuracy and macro F1."""
     own = sorted(outcomes.values, key=lambda name: name != outcomes.primary)
-    extra = (BALANCED_ACCURACY, MACRO_F1) if outcomes.predictions is not None else ()
+    extra = (BALANCED_ACCURACY, MACRO_F1) if outcomes.predictions.kind == "classes" else ()
     return (*(Metric(name) for name in own), *extra)
 
 

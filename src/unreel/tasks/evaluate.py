@@ -33,7 +33,7 @@ from unreel.protocols.features import (
 )
 from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.profile import Profile, TrainedOn
-from unreel.protocols.protocol import FeatureProtocol, Outcomes
+from unreel.protocols.protocol import FeatureProtocol
 from unreel.protocols.store import FeatureStore, encoder_digest
 from unreel.stats.intervals import Interval, PairedDifference, Statistic, bootstrap_ci, exact_proportion_ci
 from unreel.stats.intervals import paired_bootstrap as paired
@@ -43,7 +43,7 @@ from unreel.tasks.finetune import FineTune, paper_cvrl, paper_tcgl
 from unreel.tasks.gallery import GalleryTask
 from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, Score, check_report, merge_notes
 from unreel.tasks.sgd_probe import SGDProbe
-from unreel.tasks.task import Metric, Parts, Task
+from unreel.tasks.task import Metric, Outcomes, Parts, Task
 from unreel.tasks.trained import Resources, TrainedProtocol, TrainedResult, run_trained
 from unreel.train.health import collapsed
 
@@ -232,7 +232,11 @@ def evaluate(
         if collapsed(found.vectors):
             notes.append(f"all embeddings of {name} are equal, or nearly so: it has collapsed")
         outcomes[name] = {
-            p.name: p.fit(parts.train, validation=parts.validation, seed=seed).score(parts.test) for p in frozen
+            p.name: task.score(
+                p.fit(parts.train, validation=parts.validation, seed=seed).predict(parts.test.unlabelled),
+                parts.test.truth,
+            )
+            for p in frozen
         }
     trained: TrainedResult | None = None
     for p in protocols:
@@ -283,7 +287,7 @@ def evaluate(
         ),
         faults=tuple({"path": f.path, "cause": f.cause, "message": f.message} for f in faults),
         neighbours=_gallery(main, embeddings["encoder"], seed) if embeddings else (),
-        confusions=tuple(_confusion(name, o) for name, o in main.items() if o.predictions is not None),
+        confusions=tuple(_confusion(name, o) for name, o in main.items() if o.predictions.kind == "classes"),
         profile=profile,
         seed=seed,
         level=level,
@@ -406,7 +410,7 @@ def _scores(task: Task, outcomes: Mapping[str, Outcomes], n_train: int, resampli
     """Scores of one protocol for every encoder; those of "encoder" and of external ones carry their controls."""
     scores: list[Score] = []
     main = outcomes["encoder"]
-    groups = main.groups if main.groups is not None else np.arange(main.n).astype(str)
+    groups = main.truth.groups if main.truth.groups is not None else np.arange(main.n).astype(str)
     for place, metric in enumerate(task.metrics(main)):
         measured = {name: _Measured(metric, o) for name, o in outcomes.items()}
         for name, mine in measured.items():
@@ -437,14 +441,14 @@ def _scores(task: Task, outcomes: Mapping[str, Outcomes], n_train: int, resampli
                     primary=place == 0,
                     references=references,
                     differences=differences,
-                    settings=dict(outcomes[name].settings),
+                    settings=dict(outcomes[name].card.settings),
                 )
             )
     return scores
 
 
 def _confusion(name: str, outcomes: Outcomes) -> Confusion:
-    matrix = confusion_matrix(outcomes.predictions, outcomes.labels)
+    matrix = confusion_matrix(outcomes.predictions.labels, outcomes.truth.labels)
     return Confusion(
         name, tuple(str(c) for c in matrix.classes), tuple(tuple(int(v) for v in row) for row in matrix.counts)
     )
@@ -452,26 +456,28 @@ def _confusion(name: str, outcomes: Outcomes) -> Confusion:
 
 def _gallery(outcomes: Mapping[str, Outcomes], embeddings: Embeddings, seed: int) -> tuple[QueryNeighbours, ...]:
     """Some queries with their neighbours: every class once before any class twice, in keyed order."""
-    found = next((o for o in outcomes.values() if o.neighbours is not None), None)
-    if found is None or found.ids is None or found.gallery_ids is None or found.gallery_labels is None:
+    found = next((o for o in outcomes.values() if o.predictions.kind == "neighbours"), None)
+    if found is None or found.truth.ids is None:
         return ()
-    assert found.neighbours is not None
+    gallery, neighbours, ids = found.predictions.gallery, found.predictions.neighbours, found.truth.ids
+    assert gallery is not None
+    assert neighbours is not None
     paths = dict(zip(embeddings.ids.tolist(), embeddings.paths, strict=True))
     key = Key(seed, "gallery")
-    order = sorted(range(found.n), key=lambda i: key.child(str(found.ids[i])).uniform() if found.ids is not None else 0)
+    order = sorted(range(found.n), key=lambda i: key.child(str(ids[i])).uniform())
     seen: dict[str, int] = {}
     ranked: list[tuple[int, int, int]] = []
     for position, i in enumerate(order):
-        label = str(found.labels[i])
+        label = str(found.truth.labels[i])
         ranked.append((seen.setdefault(label, 0), position, i))
         seen[label] += 1
     queries = []
     for _, _, i in sorted(ranked)[:_GALLERY_QUERIES]:
         hits: list[Neighbour] = []
-        for row, similarity in zip(found.neighbours.indices[i], found.neighbours.similarities[i], strict=True):
+        for row, similarity in zip(neighbours.indices[i], neighbours.similarities[i], strict=True):
             if row >= 0 and len(hits) < _GALLERY_NEIGHBOURS:
-                name = str(found.gallery_ids[row])
-                hits.append(Neighbour(name, paths.get(name, ""), str(found.gallery_labels[row]), float(similarity)))
-        own = str(found.ids[i])
-        queries.append(QueryNeighbours(own, paths.get(own, ""), str(found.labels[i]), tuple(hits)))
+                name = str(gallery.ids[row])
+                hits.append(Neighbour(name, paths.get(name, ""), str(gallery.labels[row]), float(similarity)))
+        own = str(ids[i])
+        queries.append(QueryNeighbours(own, paths.get(own, ""), str(found.truth.labels[i]), tuple(hits)))
     return tuple(queries)

@@ -28,8 +28,10 @@ from unreel.data.validation import ValidationLoader
 from unreel.methods.registry import create_method
 from unreel.methods.supervised import Cropping, Frozen, Supervised
 from unreel.nn.encoder import Encoder
-from unreel.protocols.linear import FeatureScaling, FittedLinear
-from unreel.protocols.protocol import FeatureSet, group_cut
+from unreel.protocols.head import HeadCard
+from unreel.protocols.linear import FittedLinear
+from unreel.protocols.protocol import group_cut
+from unreel.protocols.samples import FeatureSet
 from unreel.protocols.store import encoder_digest
 from unreel.tasks.trained import Adapted, Examples, Resources
 from unreel.train.checkpoint import Checkpoints
@@ -248,17 +250,16 @@ class FineTune:
     ) -> FittedLinear:
         linear = method.head.linear
         labels = train.labels
-        return FittedLinear(
-            linear.weight.detach().cpu().double().numpy(),
-            linear.bias.detach().cpu().double().numpy(),
-            np.array(method.classes),
-            np.array([int((labels == c).sum()) for c in method.classes]),
-            FeatureScaling(False),
-            self.average,
-            settings,
-            notes,
+        card = HeadCard(
             self.name,
+            train.label,
+            method.classes,
+            tuple(int((labels == c).sum()) for c in method.classes),
+            settings=settings,
+            notes=notes,
         )
+        weight, bias = (p.detach().cpu().double().numpy() for p in (linear.weight, linear.bias))
+        return FittedLinear(card, weight, bias, self.average)
 
 
 def _owned(folder: Path | None) -> AbstractContextManager[None]:

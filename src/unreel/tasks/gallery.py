@@ -16,9 +16,10 @@ from unreel.data.sampling import ClipPlan
 from unreel.data.split_names import split_role, unclear_splits
 from unreel.media import Decoder
 from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, JoinedClips, ManifestClips
-from unreel.protocols.protocol import FeatureSet, Outcomes
-from unreel.tasks.classification import choose_column, label_metrics
-from unreel.tasks.task import TASKS, Metric, Parts, source_name
+from unreel.protocols.head import Predictions
+from unreel.protocols.samples import FeatureSet, Truth
+from unreel.tasks.classification import choose_column, label_metrics, score_labels
+from unreel.tasks.task import TASKS, Metric, Outcomes, Parts, source_name
 
 _PREFIX = "gallery:"
 
@@ -204,3 +205,7 @@ class GalleryTask:
     def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:
         """The protocol's own, its primary first; for classifiers also balanced accuracy and macro F1."""
         return label_metrics(outcomes)
+
+    def score(self, predictions: Predictions, truth: Truth) -> Outcomes:
+        """As ``score_labels``."""
+        return score_labels(predictions, truth)

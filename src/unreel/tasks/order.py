@@ -13,7 +13,7 @@ from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder, MediaError
 from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, ManifestClips
-from unreel.protocols.protocol import FeatureSet
+from unreel.protocols.samples import FeatureSet
 from unreel.tasks.classification import LabelTask
 from unreel.tasks.task import TASKS, Parts, source_name
 

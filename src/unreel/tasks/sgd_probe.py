@@ -10,8 +10,10 @@ from torch import nn
 
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
+from unreel.protocols.head import class_card
 from unreel.protocols.linear import VIEW_RULES, FeatureScaling, FittedLinear, ViewRule
-from unreel.protocols.protocol import ClassifierOutcome, FeatureSet, training_parts
+from unreel.protocols.protocol import encode, training_parts
+from unreel.protocols.samples import FeatureSet
 from unreel.train.schedule import warmup_cosine
 
 
@@ -56,7 +58,7 @@ class SGDProbe:
         scaling = FeatureScaling(self.l2_normalize)
         vectors = everything.vectors if everything.vectors.ndim == 3 else everything.vectors[:, None]
         x = torch.from_numpy(np.ascontiguousarray(scaling(vectors), dtype=np.float32))
-        codes = ClassifierOutcome.encode(everything.labels, classes)
+        codes = encode(everything.labels, classes)
         y = torch.from_numpy(codes)
         num, num_views, width = x.shape
         batch = min(self.batch_size, num)
@@ -88,14 +90,6 @@ class SGDProbe:
             "views": self.views,
             "n_train": num,
         }
-        return FittedLinear(
-            layer.weight.detach().double().numpy(),
-            layer.bias.detach().double().numpy(),
-            classes,
-            np.bincount(codes, minlength=len(classes)),
-            scaling,
-            self.views,
-            settings,
-            parts.notes,
-            self.name,
-        )
+        card = class_card(self.name, classes, np.bincount(codes, minlength=len(classes)), settings, parts.notes)
+        weight, bias = (p.detach().double().numpy() for p in (layer.weight, layer.bias))
+        return FittedLinear(card, weight, bias, self.views, **vars(scaling))

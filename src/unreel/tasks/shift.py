@@ -21,10 +21,9 @@ from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest, Row, Source
 from unreel.data.split_names import split_role, unclear_splits
 from unreel.protocols.features import source_names
-from unreel.protocols.protocol import Outcomes
 from unreel.tasks.background import VariantTask
 from unreel.tasks.classification import choose_column
-from unreel.tasks.task import TASKS, Metric, source_name
+from unreel.tasks.task import TASKS, Metric, Outcomes, source_name
 
 SUPER_CLASSES: dict[str, str] = {
     "dog": "n02084071",
@@ -224,8 +223,8 @@ class ShiftTask(VariantTask):
     def _rows(self, outcomes: Outcomes, variant: str) -> NDArray[np.bool_]:
         if variant not in self.corruptions:
             return super()._rows(outcomes, variant)
-        assert outcomes.ids is not None
-        return np.array([self._corruption_of.get(str(name), "") == variant for name in outcomes.ids])
+        assert outcomes.truth.ids is not None
+        return np.array([self._corruption_of.get(str(name), "") == variant for name in outcomes.truth.ids])
 
 
 def _role(row: Row) -> str:

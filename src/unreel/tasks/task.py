@@ -3,17 +3,65 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from unreel.core.errors import UsageError
 from unreel.core.registry import Registry
 from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
 from unreel.protocols.features import ClipSource, Embeddings
-from unreel.protocols.protocol import FeatureSet, Outcomes
+from unreel.protocols.head import HeadCard, Predictions
+from unreel.protocols.samples import FeatureSet, Truth
 from unreel.stats.intervals import Statistic
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a head's predictions are worth on each of the N test samples.
+
+    Attributes:
+        predictions, truth: what was said, and what is right.
+        values: metric name → (N,) outcome per sample; the score is the mean.
+        chance: metric name → the score without looking at the input (``chance_rule`` says how it is reached).
+        primary: the metric quoted when one number is asked for.
+        notes: what a reader should know, of the head and of these samples (a class absent from training).
+    """
+
+    predictions: Predictions
+    truth: Truth
+    values: Mapping[str, NDArray[np.float64]]
+    chance: Mapping[str, float]
+    primary: str
+    notes: tuple[str, ...] = ()
+    chance_rule: str = ""
+
+    @property
+    def card(self) -> HeadCard:
+        """The head's."""
+        return self.predictions.card
+
+    @property
+    def protocol(self) -> str:
+        """The name of what fitted the head."""
+        return self.card.protocol
+
+    @property
+    def n(self) -> int:
+        """Number of test samples."""
+        return len(self.truth)
+
+    def score(self, metric: str | None = None) -> float:
+        """Mean outcome of a metric (the primary one by default)."""
+        name = self.primary if metric is None else metric
+        if name not in self.values:
+            raise UsageError(f"{self.protocol} has no metric {name!r}; it has {', '.join(self.values)}")
+        return float(self.values[name].mean())
 
 
 class Resampled(NamedTuple):
@@ -67,6 +115,12 @@ class Task(Protocol):
         """Embeddings of those sources as training, validation and test features.
 
         Raises: DataError when a part has no readable sample.
+        """
+
+    def score(self, predictions: Predictions, truth: Truth) -> Outcomes:
+        """What a head's predictions are worth. Chance knows the head's training counts and nothing else.
+
+        Raises: UsageError for predictions of a kind that the task does not score, or of other samples.
         """
 
     def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:

@@ -18,8 +18,9 @@ from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
 from unreel.nn.encoder import Encoder
 from unreel.protocols.features import Embeddings, ManifestClips, Precision, embed_all, merge_faults
-from unreel.protocols.protocol import FeatureSet, FittedProtocol, Outcomes
-from unreel.tasks.task import Task
+from unreel.protocols.head import Head
+from unreel.protocols.samples import FeatureSet, Truth
+from unreel.tasks.task import Outcomes, Task
 
 
 class Examples(NamedTuple):
@@ -70,10 +71,10 @@ class Resources:
 
 
 class Adapted(NamedTuple):
-    """A trained copy of the encoder, and what scores its embeddings."""
+    """A trained copy of the encoder, and the head on its embeddings."""
 
     encoder: Encoder
-    head: FittedProtocol
+    head: Head
 
 
 @runtime_checkable
@@ -135,7 +136,7 @@ def run_trained(
     if train is None or test is None:
         raise DataError(f"protocol {protocol.name}: the {'train' if train is None else 'test'} part is empty")
     found: dict[str, Embeddings] = {}
-    heads: dict[str, FittedProtocol] = {}
+    heads: dict[str, Head] = {}
     for name, (encoder, plan) in nets.items():
         tuned, heads[name] = protocol.adapt(encoder, train, validation, plan=plan, seed=seed, resources=resources)
         clips = ManifestClips(test.manifest, plan, label=test.label, decoder=resources.decoder)
@@ -144,9 +145,9 @@ def run_trained(
     outcomes = {}
     for name, e in found.items():
         same = e.select(np.isin(e.rows, common))
-        outcomes[name] = heads[name].score(
-            FeatureSet(same.per_view, test.labels[same.rows], test.groups[same.rows], same.ids)
-        )
+        truth = Truth(test.labels[same.rows], test.groups[same.rows], same.ids)
+        predictions = heads[name].predict(FeatureSet(same.per_view, groups=truth.groups, ids=truth.ids))
+        outcomes[name] = task.score(predictions, truth)
     classes = sorted({*train.labels.tolist(), *test.labels.tolist()})
     num_validation = 0 if validation is None else len(validation.manifest)
     return TrainedResult(outcomes, merge_faults(found.values()), len(train.manifest), num_validation, classes)
