@@ -9,18 +9,13 @@ from hypothesis import strategies as st
 
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
+from unreel.data.aligned import unapply_to
 from unreel.data.batch import Aligned, Sample, ViewParams, collate
-from unreel.data.contracts import ClipRequest, FrameSize, SamplerDraw, SourceInfo, Ticket
-from unreel.data.dataset import (
-    AlignedSource,
-    ClipDataset,
-    EvaluationDataset,
-    SourceReader,
-    _take,
-    read_array,
-    resize_frames,
-)
+from unreel.data.contracts import FrameSize, Request, SamplerDraw, SourceInfo, Ticket
+from unreel.data.dataset import ClipDataset, EvaluationDataset, resize_frames
+from unreel.data.loader import iterate_evaluation
 from unreel.data.manifest import Manifest, Row
+from unreel.data.rows import AlignedSource, RowReader, _take, read_array
 from unreel.data.sampling import ClipPlan, PairSampler, UniformSampler
 from unreel.media import Decoder, Frames, TooShortError, UnreadableError, VideoInfo
 from unreel.media.write import write_video
@@ -83,7 +78,7 @@ class WholeFrames:
 class Fixed:
     """A sampler that asks for the same clips of every source."""
 
-    def __init__(self, *clips: ClipRequest) -> None:
+    def __init__(self, *clips: Request) -> None:
         self.clips = clips
         self.num_views = len(clips)
         self.seen: list[SourceInfo] = []
@@ -93,12 +88,12 @@ class Fixed:
         return SamplerDraw(self.clips, {"order": torch.tensor(3)})
 
 
-def indices(*numbers: int) -> ClipRequest:
-    return ClipRequest(np.array(numbers))
+def indices(*numbers: int) -> Request:
+    return Request(np.array(numbers))
 
 
-def times(*seconds: float) -> ClipRequest:
-    return ClipRequest(times_s=np.array(seconds))
+def times(*seconds: float) -> Request:
+    return Request(times_s=np.array(seconds))
 
 
 def manifest(*names: str, **columns) -> Manifest:
@@ -187,17 +182,17 @@ def test_spans_and_times_of_a_variable_frame_rate_go_by_presentation_time(tmp_pa
     pixels = np.full((8, 24, 32, 3), 20, np.uint8) * np.arange(1, 9, dtype=np.uint8)[:, None, None, None]
     path = write_video(tmp_path / "v.mp4", pixels, 25, times_s=shown)
     rows = Manifest(str(tmp_path), (Row(path.name, start_s=0.1, end_s=1.0), Row(path.name, start_s=0.95)))
-    reader = SourceReader(rows)
+    reader = RowReader(rows)
     assert (reader.facts(0).first, reader.facts(0).num_frames) == (1, 4)
     assert (reader.facts(1).first, reader.facts(1).num_frames) == (5, 3)
     # Seconds count from the span's start; each gives the frame that is on screen then.
-    wanted = reader.resolve(0, times(0.0, 0.04, 0.05, 0.29, 0.3, 0.79, 0.8))
-    assert wanted.tolist() == [1, 1, 2, 2, 3, 3, 4]
-    frames, times_s = reader.read(0, wanted)
+    (found,) = reader.read(0, [times(0.0, 0.04, 0.05, 0.29, 0.3, 0.79, 0.8)])
+    wanted = np.array([1, 1, 2, 2, 3, 3, 4])
+    frames, times_s = found
     np.testing.assert_allclose(times_s, shown[wanted], atol=1e-4)
     np.testing.assert_allclose(frames.float().mean((1, 2, 3)), 20.0 * (wanted + 1), atol=4)
     with pytest.raises(TooShortError):
-        reader.resolve(0, times(0.9))
+        reader.read(0, [times(0.9)])
 
 
 def test_empty_spans_and_refusing_samplers_are_too_short():
@@ -238,10 +233,10 @@ def test_facts_are_probed_once_per_process_and_not_pickled():
             Counts.probes += 1
             return self.info
 
-    reader = SourceReader(videos(1), Counts())
+    reader = RowReader(videos(1), Counts())
     assert reader.facts(0) is reader.facts(0)
     assert Counts.probes == 1
-    other = pickle.loads(pickle.dumps(SourceReader(videos(1), None)))
+    other = pickle.loads(pickle.dumps(RowReader(videos(1), None)))
     assert len(other._facts) == 0
 
 
@@ -434,6 +429,42 @@ def test_evaluation_in_pieces_is_the_same(monkeypatch):
     assert torch.equal(whole.views, pieces.views)
     assert torch.equal(whole.times_s, pieces.times_s)
     assert int(whole.views[..., 0].min()) == 10
+
+
+def test_evaluation_carries_aligned_data_into_each_view_and_predictions_back(tmp_path):
+    """The oracle is the picture: its own levels as a soft mask must stay what the views show, there and back."""
+    decoder = MemoryDecoder(height=20, width=30)
+    columns = decoder.read("video7.mp4", indices=np.arange(40)).pixels
+    np.save(tmp_path / "levels.npy", (columns[..., 2] + columns[..., 0]).astype(np.float32))
+    np.save(tmp_path / "boxes.npy", np.tile(np.array([[3.0, 5.0, 9.0, 15.0]]), (40, 1, 1)))
+    rows = Manifest(
+        str(tmp_path), (Row("video7.mp4", start_s=0.5, files={"levels": "levels.npy", "boxes": "boxes.npy"}),)
+    )
+    plan = ClipPlan(num_frames=4, stride=2, num_clips=2, num_crops=3, size_px=16, short_side_px=16)
+    aligned = (AlignedSource("levels", "soft_mask"), AlignedSource("boxes", "boxes"))
+    sample = EvaluationDataset(rows, plan, decoder, aligned=aligned)[0]
+    levels, boxes = sample.aligned["levels"].data, sample.aligned["boxes"].data
+    assert levels.shape == (6, 4, 16, 16)
+    assert boxes.shape == (6, 4, 1, 4)
+    shown = sample.views[..., 2].float() + sample.views[..., 0].float()
+    torch.testing.assert_close(levels, shown, atol=1.01, rtol=0)
+    # Resized by 0.8, and cut at 0, 4 and 8 from the left: the second crop shows the box at x = 0.8 · 3 − 4 < 0.
+    torch.testing.assert_close(boxes[0, 0, 0].tolist(), [2.4, 4.0, 7.2, 12.0])
+    torch.testing.assert_close(boxes[4, 2, 0].tolist(), [0.0, 4.0, 3.2, 12.0])
+    assert torch.isnan(boxes[2]).all()
+    for v in range(6):
+        left = (0, 5, 10)[v % 3]  # of the crop, in the source's pixels
+        back = unapply_to("soft_mask", levels[v], sample.params[v], fill=-1.0)
+        assert back.shape == (4, 20, 30)
+        inside = back[:, :, left : left + 20]
+        assert (back >= 0).sum() == inside.numel()
+        numbers = (sample.times_s[v // 3] * FPS).round()
+        wanted = numbers[:, None, None] + torch.arange(left + 1, left + 19).float().expand(4, 20, 18)
+        torch.testing.assert_close(inside[..., 1:-1], wanted.float(), atol=0.6, rtol=0)
+    torch.testing.assert_close(unapply_to("boxes", boxes[0], sample.params[0])[0, 0].tolist(), [3.0, 5.0, 9.0, 15.0])
+    again = next(iter(iterate_evaluation(EvaluationDataset(rows, plan, decoder, aligned=aligned), workers=1)))
+    assert torch.equal(again.aligned["levels"].data, levels)
+    assert torch.equal(again.params[4]["geometry.box"], sample.params[4]["geometry.box"])
 
 
 def test_evaluation_never_substitutes():

@@ -15,10 +15,11 @@ from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Aligned
 from unreel.data.boxes import read_boxes, write_boxes
-from unreel.data.contracts import ClipRequest, FrameSize, SamplerDraw, SourceInfo, TimedFact
-from unreel.data.dataset import AlignedSource, ClipDataset
+from unreel.data.contracts import FrameSize, Request, SamplerDraw, SourceInfo, TimedFact
+from unreel.data.dataset import ClipDataset
 from unreel.data.manifest import Manifest, Row
 from unreel.data.objects import BoxesColumn, ObjectBoxes, choose_table, open_facts, read_mask, table_name
+from unreel.data.rows import AlignedSource
 from unreel.data.sidecars import annotate, find_tables
 from unreel.media import MissingFileError, TooShortError, UnreadableError
 from unreel.media.image import encode_image
@@ -322,7 +323,7 @@ class TwoClips:
     num_views = 2
 
     def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
-        return SamplerDraw((ClipRequest(np.array([0, 1])), ClipRequest(np.array([1, 2]))))
+        return SamplerDraw((Request(np.array([0, 1])), Request(np.array([1, 2]))))
 
 
 class Recorded:

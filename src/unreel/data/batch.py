@@ -152,7 +152,8 @@ class Batch:
         )
 
 
-def _stack_aligned(items: Sequence[Aligned]) -> Aligned:
+def stack_aligned(items: Sequence[Aligned]) -> Aligned:
+    """One more axis in front. Raises ValueError where kinds or sizes differ; of boxes and points the numbers may."""
     tensors = [a.data for a in items]
     kinds = {a.kind for a in items}
     if len(kinds) != 1:
@@ -180,7 +181,7 @@ def collate(samples: Sequence[Sample], *, stack: Callable[[list[Tensor]], Tensor
         params = ViewParams(
             {n: torch.stack([p.params.values[n] for p in parts]) for n in names}, parts[0].params.shared
         )
-        aligned = {n: _stack_aligned([p.aligned[n] for p in parts]) for n in parts[0].aligned}
+        aligned = {n: stack_aligned([p.aligned[n] for p in parts]) for n in parts[0].aligned}
         clips = stack([p.data for p in parts])
         views.append(View(clips, torch.stack([p.times_s for p in parts]), params, aligned))
     return Batch(

@@ -29,17 +29,21 @@ class SourceInfo:
     sidecars: Mapping[str, object] = field(default_factory=dict)
 
 
-class ClipRequest(NamedTuple):
-    """The frames of one clip, relative to the row's span: indices (T,) int64, or times (T,) float64 in seconds."""
+class Request(NamedTuple):
+    """What is wanted of one stream, relative to the row's span: frames (T,) int64, or times (T,) float64 in seconds.
+
+    ``stream``: "video", "audio" (by times only), or the name of aligned data.
+    """
 
     indices: NDArray[np.int64] | None = None
     times_s: NDArray[np.float64] | None = None
+    stream: str = "video"
 
 
 class SamplerDraw(NamedTuple):
     """One clip per view, and the targets that follow from the choice (order, pace …)."""
 
-    clips: tuple[ClipRequest, ...]
+    clips: tuple[Request, ...]
     targets: Mapping[str, Tensor] = {}
 
 
@@ -94,6 +98,13 @@ class SupportsViews(Protocol):
 
     def apply(self, batch: Batch) -> Batch:
         """The rest of every view, batched: uint8 (B, T, S, S, C) to float (B, C, T, S, S) in [0, 1]."""
+
+
+class SidecarLike(Protocol):
+    """A computed fact per row; see ``unreel.data.sidecars``."""
+
+    def value(self, row: int) -> object:
+        """The fact for a manifest row. Raises MediaError when it could not be computed."""
 
 
 @runtime_checkable

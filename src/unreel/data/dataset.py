@@ -1,17 +1,14 @@
-"""From a manifest row to a sample: draw times, decode once, draw views, crop.
+"""From a row to a sample: draw times, read the row's streams once, draw views, crop.
 
-``ClipDataset`` is for training: what it returns is a pure function of (seed, epoch, row), and an unreadable file's
-slot is refilled from the ticket's reserves. ``EvaluationDataset`` gives fixed clips and crops and never substitutes.
+``ClipDataset`` draws: what it returns is a pure function of (seed, epoch, row). ``EvaluationDataset`` gives fixed clips
+and crops. Both read through :class:`unreel.data.rows.RowReader`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Annotated, NamedTuple, Protocol, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -22,29 +19,23 @@ from torch.nn import functional
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
-from unreel.data.batch import Aligned, AlignedKind, Fault, Sample, View
-from unreel.data.contracts import ClipRequest, FrameSize, Sampler, SourceInfo, SupportsViews, Ticket, TimedFact
-from unreel.data.index import index_command
-from unreel.data.manifest import Manifest
-from unreel.data.sampling import ClipPlan
-from unreel.media import (
-    Decoder,
-    Frames,
-    MediaError,
-    MissingFileError,
-    TooShortError,
-    UnreadableError,
-    VideoInfo,
-    decoder_for,
+from unreel.data.aligned import apply_to
+from unreel.data.batch import Aligned, Fault, Sample, View, ViewParams, stack_aligned
+from unreel.data.contracts import (
+    FrameSize,
+    Request,
+    Sampler,
+    SidecarLike,
+    SourceInfo,
+    SupportsViews,
+    Ticket,
+    TimedFact,
 )
-from unreel.media.frames import probe_frames, read_frames
+from unreel.data.manifest import Manifest
+from unreel.data.rows import AlignedSource, Publish, RowReader, attempt
+from unreel.data.sampling import ClipPlan
+from unreel.media import Decoder, TooShortError
 
-Publish: TypeAlias = Callable[[int], None]
-
-# Facts of this many rows are kept per worker: about 10 MB.
-_FACTS_KEPT = 32_768
-# A frame's time may differ from a span's written bound by rounding only.
-_TIME_SLACK_S = 1e-6
 # Source frames decoded at a time in evaluation, so that a long plan on a large video stays within memory.
 _EVALUATION_BYTES = 256 * 1024 * 1024
 
@@ -60,205 +51,6 @@ def resize_frames(frames: Tensor, height: int, width: int, *, antialias: bool = 
     planes = frames.permute(0, 3, 1, 2)
     resized = functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=antialias)
     return resized.permute(0, 2, 3, 1)
-
-
-class _Facts(NamedTuple):
-    """One row's video and the frames of its span."""
-
-    video: VideoInfo
-    first: int
-    num_frames: int
-    start_s: float
-    duration_s: float
-
-
-class SourceReader:
-    """Rows of a manifest as frames, by index or time within their span. Picklable; facts are kept per process.
-
-    Args:
-        manifest: what to read.
-        decoder: reads every row; None chooses by the kind of file.
-        cache_mb: keep the decoded frames of whole rows up to this size, per process. Rows come in another order each
-            epoch, so those that came first are kept, none is thrown out.
-    """
-
-    def __init__(self, manifest: Manifest, decoder: Decoder | None = None, *, cache_mb: float = 0.0) -> None:
-        self.manifest = manifest
-        self.decoder = decoder
-        self.cache_mb = cache_mb
-        self._facts: OrderedDict[int, _Facts] = OrderedDict()
-        self._kept: dict[int, Frames] = {}
-        self._room = int(cache_mb * 1e6)
-
-    def __reduce__(self) -> tuple[object, ...]:  # what was read stays with the process that read it
-        return partial(SourceReader, cache_mb=self.cache_mb), (self.manifest, self.decoder)
-
-    def facts(self, row: int) -> _Facts:
-        """Probed facts and span of a row. Raises MediaError; TooShortError for a span without a frame."""
-        known = self._facts.get(row)
-        if known is not None:
-            self._facts.move_to_end(row)
-            return known
-        facts = self._probe(row)
-        self._facts[row] = facts
-        if len(self._facts) > _FACTS_KEPT:
-            self._facts.popitem(last=False)
-        return facts
-
-    def _probe(self, row: int) -> _Facts:
-        entry = self.manifest.rows[row]
-        video = entry.facts if entry.facts is not None else self._video(row)
-        if entry.start_s is None and entry.end_s is None:
-            return _Facts(video, 0, video.num_frames, video.start_s, video.duration_s)
-        # A manifest counts seconds from the first frame, a decoder in presentation time.
-        start = entry.start_s or 0.0
-        end = video.duration_s if entry.end_s is None else entry.end_s
-        bounds = video.start_s + np.array([start, end]) - _TIME_SLACK_S
-        first, last = (int(i) for i in np.searchsorted(self._times(row), bounds))
-        if last <= first:
-            raise TooShortError(
-                self.manifest.absolute(row),
-                f"its span {start:g}–{end:g} s holds no frame; the file lasts {video.duration_s:g} s",
-            )
-        return _Facts(video, first, last - first, video.start_s + start, min(end, video.duration_s) - start)
-
-    def _back_end(self, row: int) -> Decoder:
-        return self.decoder if self.decoder is not None else decoder_for(self.manifest.absolute(row))
-
-    def _video(self, row: int) -> VideoInfo:
-        listed = self.manifest.frame_paths(row)
-        return probe_frames(listed) if listed else self._back_end(row).probe(self.manifest.absolute(row))
-
-    def _times(self, row: int) -> NDArray[np.float64]:
-        listed = self.manifest.frame_paths(row)
-        if listed:
-            info = probe_frames(listed)
-            return np.arange(info.num_frames) / info.fps
-        return self._back_end(row).frame_times(self.manifest.absolute(row))
-
-    def _read(self, row: int, indices: NDArray[np.int64]) -> Frames:
-        listed = self.manifest.frame_paths(row)
-        if listed:
-            return read_frames(listed, indices=indices)
-        return self._back_end(row).read(self.manifest.absolute(row), indices=indices)
-
-    def _cached(self, row: int, indices: NDArray[np.int64]) -> Frames:
-        facts = self.facts(row)
-        whole = self._kept.get(row)
-        if whole is None:
-            size = facts.num_frames * facts.video.height * facts.video.width * 3
-            if size > self._room:
-                return self._read(row, indices)
-            try:
-                whole = self._read(row, facts.first + np.arange(facts.num_frames))
-            except MediaError:  # the frames asked for may be whole where others are not
-                return self._read(row, indices)
-            self._kept[row] = whole
-            self._room -= size
-        place = indices - facts.first
-        return Frames(whole.pixels[place], whole.times_s[place])
-
-    def resolve(self, row: int, request: ClipRequest) -> NDArray[np.int64]:
-        """Frame numbers in the file for a request within the row's span: (T,) int64.
-
-        Raises: TooShortError where the request leaves the span; UsageError unless it holds indices or times.
-        """
-        facts = self.facts(row)
-        if (request.indices is None) == (request.times_s is None):
-            raise UsageError("a clip request needs either frame indices or times, and not both")
-        if request.indices is not None:
-            wanted = np.asarray(request.indices, dtype=np.int64) + facts.first
-        elif facts.video.num_frames == 1:
-            wanted = np.zeros(len(np.asarray(request.times_s)), dtype=np.int64)  # an image is on screen for ever
-        else:
-            times = np.asarray(request.times_s, dtype=np.float64) + facts.start_s
-            wanted = np.searchsorted(self._times(row), times + _TIME_SLACK_S, side="right").astype(np.int64) - 1
-            past = times >= facts.start_s + facts.duration_s
-            wanted = np.where(past, facts.first + facts.num_frames, wanted)
-        if wanted.size == 0 or wanted.min() < facts.first or wanted.max() >= facts.first + facts.num_frames:
-            raise TooShortError(
-                self.manifest.absolute(row),
-                f"a clip reaches outside its {facts.num_frames} frames ({facts.duration_s:g} s)",
-            )
-        return wanted
-
-    def read(self, row: int, indices: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.float64]]:
-        """Frames of the file by number, in one call of the decoder: (T, H, W, C) uint8 and their times (T,).
-
-        Raises: MediaError, by cause; UnreadableError where frames differ in size from what probing told.
-        """
-        frames = self._cached(row, indices) if self.cache_mb else self._read(row, indices)
-        video = self.facts(row).video
-        if frames.pixels.shape[1:3] != (video.height, video.width):
-            raise UnreadableError(
-                self.manifest.absolute(row),
-                f"its frames are {frames.pixels.shape[2]}x{frames.pixels.shape[1]}, probing told "
-                f"{video.width}x{video.height}",
-            )
-        return torch.from_numpy(frames.pixels), frames.times_s
-
-
-def _take(frames: Tensor, place: NDArray[np.int64]) -> Tensor:
-    """``frames[place]``, without a copy where the places are evenly spaced, as they are unless clips interleave."""
-    first, last = int(place[0]), int(place[-1])
-    step = int(place[1]) - first if len(place) > 1 else 1
-    if step > 0 and np.array_equal(place, np.arange(first, last + 1, step)):
-        return frames[first : last + 1 : step]
-    return frames[torch.from_numpy(place)]
-
-
-AlignedReader: TypeAlias = Callable[[Path, NDArray[np.int64], FrameSize], Tensor]
-TimedReader: TypeAlias = Callable[[Path, NDArray[np.int64], NDArray[np.float64], FrameSize], Tensor]
-
-
-def read_array(path: Path, indices: NDArray[np.int64], size: FrameSize) -> Tensor:
-    """Rows ``indices`` of a .npy file whose first axis is the video's frames; one row serves all frames.
-
-    Raises: MissingFileError, UnreadableError; TooShortError where the array has fewer rows than the video frames.
-    """
-    del size
-    try:
-        data = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise MissingFileError(path, "there is no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UnreadableError(path, f"not a readable .npy array ({error})") from None
-    if data.ndim == 0:
-        raise UnreadableError(path, "holds a single number; its first axis must be the video's frames")
-    if data.shape[0] == 1:
-        return torch.from_numpy(np.array(data))
-    if data.shape[0] <= indices.max():
-        raise TooShortError(path, f"has {data.shape[0]} rows where frame {int(indices.max())} was asked for")
-    return torch.from_numpy(np.array(data[indices]))
-
-
-@dataclass(frozen=True)
-class AlignedSource:
-    """Data that follows the clip's geometry: the manifest's column ``file.<name>``.
-
-    Attributes:
-        name: column and key in ``View.aligned``.
-        kind: how it follows; see :class:`unreel.data.batch.Aligned`, whose shapes ``read`` must return.
-        read: (path, frame numbers in the file, frame size) to a tensor of T or 1 rows.
-        read_at: (path, frame numbers, presentation times, frame size) to the same, in the place of ``read``: for data
-            that have times of their own.
-    """
-
-    name: str
-    kind: AlignedKind
-    read: AlignedReader = read_array
-    read_at: TimedReader | None = None
-
-    def at(self, path: Path, indices: NDArray[np.int64], times_s: NDArray[np.float64], size: FrameSize) -> Tensor:
-        """The data of these frames. Raises MediaError."""
-        return self.read(path, indices, size) if self.read_at is None else self.read_at(path, indices, times_s, size)
-
-
-class SidecarLike(Protocol):
-    """A computed fact per row; see ``unreel.data.sidecars``."""
-
-    def value(self, row: int) -> object:
-        """The fact for a manifest row. Raises MediaError when it could not be computed."""
 
 
 class ClipDataset:
@@ -300,13 +92,6 @@ class ClipDataset:
                 "they must be equal"
             )
         _check_not_empty(manifest)
-        for source in aligned:
-            for i in range(len(manifest)):
-                if manifest.file(i, source.name) is None:
-                    raise DataError(
-                        f"{manifest.relative(i)}: no file.{source.name} in the manifest; every row needs one for "
-                        f"aligned data {source.name!r}"
-                    )
         self.manifest = manifest
         self.sampler = sampler
         self.views = views
@@ -314,7 +99,7 @@ class ClipDataset:
         self.sidecars = dict(sidecars or {})
         self.aligned = tuple(aligned)
         self.codes = {name: label_codes(manifest, name, classes) for name, classes in (target_columns or {}).items()}
-        self.reader = SourceReader(manifest, decoder, cache_mb=cache_mb)
+        self.reader = RowReader(manifest, decoder, aligned=aligned, cache_mb=cache_mb)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -335,31 +120,24 @@ class ClipDataset:
         try:
             drawn = self.sampler.draw(key.child("time"), source)
         except ValueError as error:
-            raise TooShortError(reader.manifest.absolute(row), str(error)) from error
-        wanted = [reader.resolve(row, clip) for clip in drawn.clips]
-        union, places = np.unique(np.concatenate(wanted), return_inverse=True)
-        pixels, times_s = reader.read(row, union)
-        clip_places = np.split(places, np.cumsum([len(indices) for indices in wanted])[:-1])
-        clip_times = [times_s[place] for place in clip_places]
+            raise TooShortError(manifest.absolute(row), str(error)) from error
+        beside = [clip._replace(stream=item.name) for clip in drawn.clips for item in self.aligned]
+        read = iter(reader.read(row, [*drawn.clips, *beside]))
+        clips = [next(read) for _ in drawn.clips]
+        clip_times = [clip.times_s for clip in clips]
         views = []
-        read: dict[tuple[str, bytes], Aligned] = {}  # views of one clip share what is aligned with it
-        for i, (indices, place) in enumerate(zip(wanted, clip_places, strict=True)):
-            size = FrameSize(facts.video.height, facts.video.width, len(indices))
+        for i, clip in enumerate(clips):
+            size = FrameSize(facts.video.height, facts.video.width, len(clip.times_s))
             known = {
                 name: fact.of_clips(clip_times, i) if isinstance(fact, TimedFact) else fact
                 for name, fact in sidecars.items()
             }
             params = self.views.draw(key, i, size, known)
-            clip = self.views.crop(i, _take(pixels, place), params)
-            aligned = {}
-            for item in self.aligned:
-                address = (item.name, indices.tobytes())
-                if address not in read:
-                    path = manifest.file(row, item.name)
-                    assert path is not None  # checked for every row at the start
-                    read[address] = Aligned(item.kind, item.at(path, indices, clip_times[i], size))
-                aligned[item.name] = self.views.align(i, read[address], params)
-            views.append(View(clip, torch.from_numpy(clip_times[i]), params, aligned))
+            data = self.views.crop(i, clip.data, params)
+            aligned = {
+                item.name: self.views.align(i, Aligned(item.kind, next(read).data), params) for item in self.aligned
+            }
+            views.append(View(data, torch.from_numpy(clip.times_s), params, aligned))
         targets = {**drawn.targets, **{name: torch.tensor(codes[row]) for name, codes in self.codes.items()}}
         return Sample(tuple(views), targets, manifest.sample_id(row), manifest.group_id(row), row)
 
@@ -368,33 +146,37 @@ class ClipDataset:
     ) -> Sample:
         """The ticket's row, or the first of its reserves that can be read; what failed is in ``Sample.faults``.
 
-        Args:
-            ticket: which row, and which rows stand in for it, in order.
-            quarantine: paths not to touch, as the manifest writes them, and why.
-            publish: called with each row before it is read.
-        Raises: DataError when the row and all its reserves fail.
+        ``quarantine``, ``publish`` and what is raised: see :func:`unreel.data.rows.attempt`.
         """
-        failed: list[tuple[str, str, str]] = []
-        for row in (ticket.row, *ticket.reserves):
-            path = self.manifest.relative(row)
-            if quarantine and path in quarantine:
-                failed.append((path, "Quarantined", quarantine[path]))
-                continue
-            if publish is not None:
-                publish(row)
-            try:
-                sample = self.sample(row, ticket.epoch)
-            except MediaError as error:
-                failed.append((path, type(error).__name__, str(error)))
-            else:
-                faults = tuple(Fault(p, cause, message, path, ticket.step) for p, cause, message in failed)
-                return replace(sample, faults=faults)
-        listed = "\n".join(f"  {message}" for _, _, message in failed)
-        raise DataError(
-            f"step {ticket.step}: {failed[0][0]} and its {len(failed) - 1} reserves cannot be read:\n{listed}\n"
-            "Look for a missing disk or a wrong root. To list every file that is damaged anywhere, run\n"
-            f"  {index_command(self.manifest)}"
+        found, faults = attempt(
+            self.manifest,
+            ticket,
+            lambda row: self.sample(row, ticket.epoch),
+            faults="substitute",
+            quarantine=quarantine,
+            publish=publish,
         )
+        assert found is not None
+        return replace(found, faults=faults)
+
+    def read(
+        self,
+        row: int,
+        *,
+        epoch: int = 0,
+        quarantine: Mapping[str, str] | None = None,
+        publish: Publish | None = None,
+    ) -> Sample | Fault:
+        """The row's sample, or the fault of one that cannot be read; see :func:`unreel.data.rows.attempt`."""
+        found, faults = attempt(
+            self.manifest,
+            Ticket(epoch, -1, row),
+            lambda row: self.sample(row, epoch),
+            faults="report",
+            quarantine=quarantine,
+            publish=publish,
+        )
+        return faults[0] if found is None else found
 
 
 def label_codes(manifest: Manifest, column: str, classes: Sequence[str]) -> list[int]:
@@ -417,7 +199,9 @@ class EvaluationSample(NamedTuple):
     """The fixed views of one row, or why there are none.
 
     ``views`` (V, T, S, S, C) uint8 with V = clips × crops, clip-major; ``times_s`` (clips, T) float64 presentation
-    times. Both are None where ``fault`` is not.
+    times. Both are None where ``fault`` is not. ``aligned``: by name, (V, T or 1, …), carried into each view.
+    ``params``: the geometry of each view: ``data.aligned.unapply_to(kind, data, params[v])`` carries what was predicted
+    for view v back into the frames of the source.
     """
 
     views: Tensor | None
@@ -426,6 +210,8 @@ class EvaluationSample(NamedTuple):
     group: int
     row: int
     fault: Fault | None = None
+    aligned: Mapping[str, Aligned] = {}
+    params: tuple[ViewParams, ...] = ()
 
 
 class EvaluationDataset:
@@ -435,13 +221,22 @@ class EvaluationDataset:
         manifest: what to evaluate on.
         plan: the test views.
         decoder: reads every row; None chooses by the kind of file.
+        aligned: masks, boxes … that follow each view's geometry.
     """
 
-    def __init__(self, manifest: Manifest, plan: ClipPlan, decoder: Decoder | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        plan: ClipPlan,
+        decoder: Decoder | None = None,
+        *,
+        aligned: Sequence[AlignedSource] = (),
+    ) -> None:
         _check_not_empty(manifest)
         self.manifest = manifest
         self.plan = plan
-        self.reader = SourceReader(manifest, decoder)
+        self.aligned = tuple(aligned)
+        self.reader = RowReader(manifest, decoder, aligned=aligned)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -452,44 +247,83 @@ class EvaluationDataset:
     def read(
         self, row: int, *, quarantine: Mapping[str, str] | None = None, publish: Publish | None = None
     ) -> EvaluationSample:
-        """The row's views or its fault; ``quarantine`` and ``publish`` as in :meth:`ClipDataset.fill`."""
-        path = self.manifest.relative(row)
-        facts = (self.manifest.sample_id(row), self.manifest.group_id(row), row)
-        if quarantine and path in quarantine:
-            return EvaluationSample(None, None, *facts, Fault(path, "Quarantined", quarantine[path], "", -1))
-        if publish is not None:
-            publish(row)
-        try:
-            views, times_s = self._views(row)
-        except MediaError as error:
-            return EvaluationSample(None, None, *facts, Fault(path, type(error).__name__, str(error), "", -1))
-        return EvaluationSample(views, times_s, *facts)
+        """The row's views or its fault; ``quarantine`` and ``publish`` as in :func:`unreel.data.rows.attempt`."""
+        found, faults = attempt(
+            self.manifest,
+            Ticket(0, -1, row),
+            self._sample,
+            faults="report",
+            quarantine=quarantine,
+            publish=publish,
+        )
+        if found is not None:
+            return found
+        return EvaluationSample(None, None, self.manifest.sample_id(row), self.manifest.group_id(row), row, faults[0])
 
-    def _views(self, row: int) -> tuple[Tensor, Tensor]:
+    def _sample(self, row: int) -> EvaluationSample:
         plan, reader = self.plan, self.reader
         info = reader.facts(row)
         try:
-            clips = plan.indices(info.num_frames) + info.first
+            clips = plan.indices(info.num_frames)
         except ValueError as error:
-            raise TooShortError(reader.manifest.absolute(row), str(error)) from error
-        height, width = plan.resized(info.video.height, info.video.width)
+            raise TooShortError(self.manifest.absolute(row), str(error)) from error
+        source = (info.video.height, info.video.width)
+        height, width = plan.resized(*source)
         crops = plan.crops(height, width)
         views = torch.empty(
             (plan.num_clips, plan.num_crops, plan.num_frames, plan.size_px, plan.size_px, 3), dtype=torch.uint8
         )
         times_s = torch.empty((plan.num_clips, plan.num_frames), dtype=torch.float64)
-        frame_bytes = info.video.height * info.video.width * 3
-        together = max(1, _EVALUATION_BYTES // (frame_bytes * plan.num_frames))
+        together = max(1, _EVALUATION_BYTES // (source[0] * source[1] * 3 * plan.num_frames))
         for begin in range(0, plan.num_clips, together):
             union, places = np.unique(clips[begin : begin + together], return_inverse=True)
-            pixels, times = reader.read(row, union)
+            frames = reader.read(row, [Request(union)])[0]
             place = torch.from_numpy(places.reshape(-1, plan.num_frames))
-            resized = resize_frames(pixels, height, width, antialias=plan.antialias)
-            times_s[begin : begin + together] = torch.from_numpy(times)[place]
+            resized = resize_frames(frames.data, height, width, antialias=plan.antialias)
+            times_s[begin : begin + together] = torch.from_numpy(frames.times_s)[place]
             for number, crop in enumerate(crops):
                 cut = resized[:, crop.top : crop.top + crop.size, crop.left : crop.left + crop.size]
                 views[begin : begin + together, number] = cut[place]
-        return views.flatten(0, 1), times_s
+        geometry = [
+            _geometry(source, (height, width), (crop.top, crop.left), plan.size_px) for crop in crops
+        ] * plan.num_clips
+        return EvaluationSample(
+            views.flatten(0, 1),
+            times_s,
+            self.manifest.sample_id(row),
+            self.manifest.group_id(row),
+            row,
+            aligned={item.name: self._aligned(row, item, clips, geometry) for item in self.aligned},
+            params=tuple(geometry),
+        )
+
+    def _aligned(
+        self, row: int, item: AlignedSource, clips: NDArray[np.int64], geometry: Sequence[ViewParams]
+    ) -> Aligned:
+        """One stream of every view: each clip's, carried into each of its crops."""
+        each = self.reader.read(row, [Request(clip, stream=item.name) for clip in clips])
+        sources = [stretch.data for stretch in each for _ in range(self.plan.num_crops)]
+        moved = [
+            apply_to(item.kind, data, params, antialias=self.plan.antialias)
+            for data, params in zip(sources, geometry, strict=True)
+        ]
+        return stack_aligned([Aligned(item.kind, data) for data in moved])
+
+
+def _geometry(source: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int], size: int) -> ViewParams:
+    """A crop of resized frames as ``ViewPlan`` records it: the part of the source that is seen, and its size."""
+    scale = [whole / part for whole, part in zip(source, resized, strict=True)]
+    top, left, bottom, right = (
+        (place + end) * along for end in (0, size) for place, along in zip(corner, scale, strict=True)
+    )
+    return ViewParams(
+        {
+            "geometry.box": torch.tensor([[left, top, right, bottom]], dtype=torch.float32),
+            "geometry.source_size": torch.tensor([source]),
+            "geometry.size": torch.tensor([[size, size]]),
+            "geometry.flip": torch.zeros(1, dtype=torch.bool),
+        }
+    )
 
 
 def _check_not_empty(manifest: Manifest) -> None:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from unreel.core.progress import Progress
 from unreel.core.words import plural
-from unreel.data.dataset import SourceReader
 from unreel.data.index import index
 from unreel.data.manifest import Manifest
+from unreel.data.rows import RowReader
 from unreel.media import MediaError, TooShortError
 
 
@@ -34,7 +34,7 @@ def long_enough(manifest: Manifest, min_frames: int, *, workers: int = 2) -> Lon
         return LongEnough(manifest, 0)
     with Progress("index", len(manifest), unit=plural(manifest.noun)) as bar:
         indexed = index(manifest, workers=workers, progress=bar).manifest
-    reader = SourceReader(indexed)
+    reader = RowReader(indexed)
 
     def enough(row: int) -> bool:
         try:

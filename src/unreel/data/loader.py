@@ -20,9 +20,10 @@ from unreel.core.settings import Range
 from unreel.core.words import counted
 from unreel.data.batch import Batch, collate
 from unreel.data.contracts import Ticket
-from unreel.data.dataset import ClipDataset, EvaluationDataset, EvaluationSample, Publish
+from unreel.data.dataset import ClipDataset, EvaluationDataset, EvaluationSample
 from unreel.data.index import index_command
 from unreel.data.manifest import Manifest
+from unreel.data.rows import Publish
 from unreel.data.workers import WorkerContext, WorkerPool, WorkerTrouble, in_background, isolate, run_guarded
 
 _log = logging.getLogger("unreel.data")
@@ -50,27 +51,22 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Rows(Protocol[R_co]):
-    """Rows that are read one by one, an unreadable one as what says so. Picklable."""
+class ReadRow(Protocol[R_co]):
+    """Reads one row, an unreadable one as what says so; ``attempt`` of ``unreel.data.rows`` helps. Picklable."""
 
-    @property
-    def manifest(self) -> Manifest:
-        """Whose rows."""
-
-    def __len__(self) -> int:
-        """Number of rows."""
-
-    def read(self, row: int, *, quarantine: dict[str, str] | None = None, publish: Publish | None = None) -> R_co:
-        """The row, or its fault; ``quarantine`` and ``publish`` as in :meth:`ClipDataset.fill`."""
+    def __call__(
+        self, row: int, /, *, quarantine: Mapping[str, str] | None = None, publish: Publish | None = None
+    ) -> R_co:
+        """The row, or its fault."""
 
 
 @dataclass(frozen=True)
 class _RowJob(Generic[R]):
-    rows: Rows[R]
+    read: ReadRow[R]
     quarantine: dict[str, str]
 
     def __call__(self, row: int, context: WorkerContext) -> R:
-        return self.rows.read(row, quarantine=self.quarantine, publish=context.publish)
+        return self.read(row, quarantine=self.quarantine, publish=context.publish)
 
 
 class ClipLoader:
@@ -290,11 +286,12 @@ def iterate_evaluation(
     dataset: EvaluationDataset, rows: Sequence[int] | None = None, **options: Any
 ) -> Iterator[EvaluationSample]:
     """The samples of ``rows`` (all where None) as :func:`iterate_rows` gives them, with its options."""
-    return iterate_rows(dataset, rows, **options)
+    return iterate_rows(dataset.read, dataset.manifest, rows, **options)
 
 
 def iterate_rows(
-    dataset: Rows[R],
+    read: ReadRow[R],
+    manifest: Manifest,
     rows: Sequence[int] | None = None,
     *,
     workers: int = 0,
@@ -305,21 +302,22 @@ def iterate_rows(
     """The samples of ``rows`` (all where None), in order; a file that hangs or crashes a worker is a fault.
 
     Args:
-        dataset: what reads a row.
+        read: what reads a row.
+        manifest: whose rows.
         workers: processes that decode; 0 decodes in this one.
         timeout_s, prefetch, start_method: as in :class:`ClipLoader`.
     Raises: DataError when workers are killed or die without a file in hand.
     """
-    chosen = list(range(len(dataset))) if rows is None else list(rows)
+    chosen = list(range(len(manifest))) if rows is None else list(rows)
     if not workers:
         for row in chosen:
-            yield dataset.read(row)
+            yield read(row)
         return
     quarantine: dict[str, str] = {}
 
     def make_pool() -> WorkerPool[int, R]:
         return WorkerPool(
-            _RowJob(dataset, dict(quarantine)),
+            _RowJob(read, dict(quarantine)),
             workers,
             timeout_s=timeout_s,
             prefetch=prefetch,
@@ -327,7 +325,7 @@ def iterate_rows(
         )
 
     def on_trouble(error: WorkerTrouble) -> None:
-        found = isolate(error, dataset.manifest.relative)
+        found = isolate(error, manifest.relative)
         if len(quarantine) + len(found) > _MAX_RESTARTS:
             raise DataError(
                 f"more than {_MAX_RESTARTS} files hung or crashed a worker; look at the storage, then at "

@@ -35,9 +35,9 @@ from torch.nn import functional
 
 from unreel.core.errors import DataError, UsageError
 from unreel.data.boxes import manifest_boxes
-from unreel.data.contracts import FrameSize
-from unreel.data.dataset import AlignedSource, SidecarLike
+from unreel.data.contracts import FrameSize, SidecarLike
 from unreel.data.manifest import Manifest
+from unreel.data.rows import AlignedSource
 from unreel.data.sidecars import Sidecar, annotate_command, count_known, find_tables, made_by, open_table, require
 from unreel.media import IMAGE_SUFFIXES, MissingFileError, TooShortError, UnreadableError
 from unreel.media.image import ImageDecoder

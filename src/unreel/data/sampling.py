@@ -19,7 +19,7 @@ from unreel.core.digests import mapping_digest
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.keys import Key
 from unreel.core.settings import Range
-from unreel.data.contracts import ClipRequest, SamplerDraw, SourceInfo
+from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 
 IntervalKind: TypeAlias = Literal["decreasing", "uniform", "increasing", "none", "independent", "fixed", "exponential"]
 StartRule: TypeAlias = Literal["cvrl", "tcgl"]
@@ -224,8 +224,7 @@ class PairSampler:
         """Two clips; a pure function of the key and the number of frames."""
         first, second = self.starts(key, source.num_frames)
         clips = tuple(
-            ClipRequest(clip_indices(start, source.num_frames, self.clip_frames, self.stride))
-            for start in (first, second)
+            Request(clip_indices(start, source.num_frames, self.clip_frames, self.stride)) for start in (first, second)
         )
         return SamplerDraw(clips, {"interval": torch.tensor(second - first)})
 
@@ -285,7 +284,7 @@ class ClipSetSampler:
         """One clip per view; a pure function of the key and the number of frames. Short videos are looped."""
         starts = self.starts(key, source.num_frames)
         return SamplerDraw(
-            tuple(ClipRequest(clip_indices(s, source.num_frames, self.clip_frames, self.stride)) for s in starts)
+            tuple(Request(clip_indices(s, source.num_frames, self.clip_frames, self.stride)) for s in starts)
         )
 
     def __repr__(self) -> str:
@@ -322,7 +321,7 @@ class UniformSampler:
         m = num_starts(source.num_frames, self.clip_frames, self.stride)
         starts = [key.child("start", i).integer(0, m) for i in range(self.num_clips)]
         return SamplerDraw(
-            tuple(ClipRequest(clip_indices(s, source.num_frames, self.clip_frames, self.stride)) for s in starts)
+            tuple(Request(clip_indices(s, source.num_frames, self.clip_frames, self.stride)) for s in starts)
         )
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
-from unreel.data.contracts import ClipRequest, SamplerDraw, SourceInfo
+from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 
 MOST_SNIPPETS = 7
 """7! = 5,040 classes; the papers use 2 to 4."""
@@ -130,7 +130,7 @@ class SnippetSampler:
         n = self.num_snippets
         order = key.child("order").permutation(n) if self.shuffle else np.arange(n, dtype=np.int64)
         frames = start + snippet_frames(self.clip_frames, self.stride, tile=self.tile)
-        clips = tuple(ClipRequest(frames + self.step * int(k)) for k in order)
+        clips = tuple(Request(frames + self.step * int(k)) for k in order)
         targets = {"order": torch.from_numpy(order), "order_class": torch.tensor(permutation_class(order))}
         return SamplerDraw(clips, targets)
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from unreel.core.errors import UsageError
 from unreel.data.batch import Batch, Fault, Sample, collate
-from unreel.data.dataset import ClipDataset, Publish
+from unreel.data.dataset import ClipDataset
 from unreel.data.loader import iterate_rows
-from unreel.data.manifest import Manifest
-from unreel.media import MediaError
 
 _log = logging.getLogger("unreel.data")
 
@@ -21,34 +19,6 @@ _log = logging.getLogger("unreel.data")
 _MOST_TOGETHER = 64
 # Batches whose draws do not change are kept in memory up to this size, decoded once for the whole run.
 _KEPT_BYTES = 512 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """Rows of a dataset with the draws of one "epoch"; nothing takes the place of an unreadable one. Picklable."""
-
-    dataset: ClipDataset
-    draw: int
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.dataset.manifest
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def read(
-        self, row: int, *, quarantine: dict[str, str] | None = None, publish: Publish | None = None
-    ) -> Sample | Fault:
-        path = self.manifest.relative(row)
-        if quarantine and path in quarantine:
-            return Fault(path, "Quarantined", quarantine[path], "", -1)
-        if publish is not None:
-            publish(row)
-        try:
-            return self.dataset.sample(row, self.draw)
-        except MediaError as error:
-            return Fault(path, type(error).__name__, str(error), "", -1)
 
 
 class ValidationLoader:
@@ -92,7 +62,8 @@ class ValidationLoader:
         """
         missing = [n for n in numbers if draw >= 0 or n not in self._kept]
         samples = iterate_rows(
-            _Draws(self.dataset, draw),
+            partial(self.dataset.read, epoch=draw),
+            self.dataset.manifest,
             [row for n in missing for row in self.rows[n]],
             workers=self.workers,
             timeout_s=self.timeout_s,

@@ -25,8 +25,9 @@ from unreel.core.keys import Key
 from unreel.core.text import one_line
 from unreel.data.batch import Fault
 from unreel.data.boxes import write_boxes
-from unreel.data.dataset import SourceReader
+from unreel.data.contracts import Request
 from unreel.data.manifest import Manifest
+from unreel.data.rows import RowReader
 from unreel.explain.contracam import CamSettings
 from unreel.explain.crf import CrfSettings
 from unreel.explain.driver import iterate_maps, provenance, to_bytes
@@ -141,7 +142,7 @@ def write_gallery(
         on_fault=faults.append,
         progress=progress,
     )
-    reader = SourceReader(manifest)
+    reader = RowReader(manifest)
     items: dict[int, GalleryItem] = {}
     for source in join_rows(clips):
         refined = refine(source, crf, device=device_of(encoder))
@@ -169,7 +170,7 @@ def write_gallery(
     return Gallery(page, shown, tuple(faults))
 
 
-def _write_source(reader: SourceReader, source: SourceMaps, found: Objects | None, out: Path) -> GalleryItem:
+def _write_source(reader: RowReader, source: SourceMaps, found: Objects | None, out: Path) -> GalleryItem:
     manifest, row = reader.manifest, source.row
     name = one_line(manifest.relative(row)).strip()
     entry = manifest.rows[row]
@@ -190,7 +191,7 @@ def _write_source(reader: SourceReader, source: SourceMaps, found: Objects | Non
     if video:
         poster = _write_film(reader, source, found, out / overlay)
     else:
-        pixels, _ = reader.read(row, np.array([reader.facts(row).first]))
+        pixels = reader.read(row, [Request(np.zeros(1, dtype=np.int64))])[0].data
         shown = enlarge(fit(pixels.numpy(), _LONGEST_PX), _SHORTEST_PX, _LONGEST_PX)
         marked = draw_boxes(heat(shown, source.maps.numpy())[0], [] if found is None else found.boxes.numpy())
         write_whole(out / overlay, encode_image(widen(marked[None])[0]))
@@ -219,19 +220,19 @@ def _tube_card(found: Objects) -> list[dict[str, Any]]:
     ]
 
 
-def _write_film(reader: SourceReader, source: SourceMaps, found: Objects | None, path: Path) -> NDArray[np.uint8]:
+def _write_film(reader: RowReader, source: SourceMaps, found: Objects | None, path: Path) -> NDArray[np.uint8]:
     """The frames between the first and the last that have a map, with what is between them in time; returns one."""
     row, times = source.row, source.times_s
     facts = reader.facts(row)
     step = -(-facts.num_frames // _MOST_FRAMES)
-    shown = np.arange(facts.first, facts.first + facts.num_frames, step)
+    shown = np.arange(0, facts.num_frames, step)
     usual = float(np.median(np.diff(times)))
     maps = source.maps.numpy()
     first: list[NDArray[np.uint8]] = []
 
     def frames() -> Iterator[NDArray[np.uint8]]:
         for begin in range(0, len(shown), _READ_TOGETHER):
-            pixels, at = reader.read(row, shown[begin : begin + _READ_TOGETHER])
+            pixels, at = reader.read(row, [Request(shown[begin : begin + _READ_TOGETHER])])[0]
             inside = (at >= times[0] - usual) & (at <= times[-1] + usual)
             if not inside.any():
                 continue

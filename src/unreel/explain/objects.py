@@ -18,8 +18,8 @@ from torch import Tensor
 from unreel.core.errors import UsageError
 from unreel.core.settings import Range
 from unreel.data.boxes import MARGIN, MIN_SCALE
-from unreel.data.dataset import SourceReader
 from unreel.data.manifest import Manifest
+from unreel.data.rows import RowReader
 from unreel.data.sampling import ClipPlan
 from unreel.explain.boxes import Contours, box_options, boxes_from_map, clean_mask
 from unreel.explain.contracam import Variant
@@ -59,7 +59,7 @@ def map_plan(
     """
     spec = encoder.input_spec
     plan = whole_frames(spec, size_px=size_px)
-    reader = SourceReader(manifest)
+    reader = RowReader(manifest)
     lengths: list[int] = []
     for row in np.unique(np.linspace(0, max(0, len(manifest) - 1), _PROBED).astype(int)) if len(manifest) else ():
         try:

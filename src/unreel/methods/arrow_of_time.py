@@ -12,7 +12,7 @@ import torch
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
-from unreel.data.contracts import ClipRequest, SamplerDraw, SourceInfo
+from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.snippets import clip_span, require_frames, snippet_frames
 from unreel.methods.pretext import PretextTask
 from unreel.methods.registry import register_method
@@ -52,7 +52,7 @@ class ReverseSampler:
         start = key.child("start").integer(0, source.num_frames - self.min_frames + 1)
         frames = start + snippet_frames(self.clip_frames, self.stride)
         backward = key.child("reverse").bernoulli(self.reverse_p)
-        clip = ClipRequest(frames[::-1].copy() if backward else frames)
+        clip = Request(frames[::-1].copy() if backward else frames)
         return SamplerDraw((clip,), {"reversed": torch.tensor(int(backward))})
 
     def __repr__(self) -> str:

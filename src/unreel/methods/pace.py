@@ -16,7 +16,7 @@ from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import ClipRequest, SamplerDraw, SourceInfo
+from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.sampling import clip_indices, num_starts
 from unreel.losses.contrastive import contrast_statistics, nt_xent
 from unreel.methods.method import LossOutput
@@ -68,7 +68,7 @@ class PaceSampler:
         for i, pace in enumerate(paces):
             rate = self.rates[pace]
             start = key.child("start", i).integer(0, num_starts(length, n, rate))
-            clips.append(ClipRequest(clip_indices(start, length, n, rate)))
+            clips.append(Request(clip_indices(start, length, n, rate)))
         return SamplerDraw(tuple(clips), {"pace": torch.tensor(paces)})
 
     def __repr__(self) -> str:

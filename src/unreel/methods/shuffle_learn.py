@@ -17,7 +17,7 @@ import torch
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
-from unreel.data.contracts import ClipRequest, SamplerDraw, SourceInfo
+from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.snippets import clip_span, require_frames, snippet_frames
 from unreel.methods.pretext import BNGrouping, PretextTask
 from unreel.methods.registry import register_method
@@ -85,7 +85,7 @@ class MomentSampler:
         possible = key.child("in order").bernoulli(self.positive_p)
         chosen = _IN_ORDER if possible else _OUT_OF_ORDER[key.child("outside").integer(0, len(_OUT_OF_ORDER))]
         frames = snippet_frames(self.clip_frames, self.stride, tile=self.tile)
-        clips = tuple(ClipRequest(frames + int(starts[m])) for m in chosen)
+        clips = tuple(Request(frames + int(starts[m])) for m in chosen)
         return SamplerDraw(clips, {"in_order": torch.tensor(int(possible)), "moments": torch.tensor(chosen)})
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ from unreel.core.errors import UsageError, unknown_name
 from unreel.core.keys import Key, uniforms
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import ClipRequest, SamplerDraw, SourceInfo
+from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.snippets import clip_span, require_frames, snippet_frames
 from unreel.methods.pretext import BNGrouping, PretextTask, Question
 from unreel.methods.registry import register_method
@@ -103,7 +103,7 @@ class ClozeSampler:
             before, after = max(0, start - room + 1), max(0, last - start - room + 1)
             away = key.child("away").integer(0, before + after)
             clips[1] = frames + (away if away < before else start + 3 * step + away - before)
-        return SamplerDraw(tuple(map(ClipRequest, clips)), {"operation": torch.tensor(number)})
+        return SamplerDraw(tuple(map(Request, clips)), {"operation": torch.tensor(number)})
 
     def _another_order(self, key: Key) -> np.ndarray[Any, np.dtype[np.int64]]:
         """A uniform order of the parts that is not the one they have."""

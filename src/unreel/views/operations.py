@@ -20,10 +20,10 @@ from torch import Tensor
 
 from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.keys import Key
+from unreel.data import aligned as _aligned
 from unreel.data.batch import Aligned
 from unreel.data.contracts import FrameSize
 from unreel.data.objects import ClipBoxes, ObjectBoxes
-from unreel.views import aligned as _aligned
 from unreel.views import color, geometry
 from unreel.views.geometry import Padding, Size, as_size
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
+from unreel.data import aligned as _aligned
 from unreel.data.batch import Aligned, Batch, View, ViewParams
 from unreel.data.contracts import FrameSize
-from unreel.views import aligned as _aligned
 from unreel.views.operation import GeometricOperation, Operation, SourceOperation
 from unreel.views.operations import HorizontalFlip, frame_blocks
 
@@ -23,7 +23,7 @@ class ViewPlan:
     Besides its operations' values ("crop.box", "jitter.hue" …) the parameters of a view record its whole geometry:
     ``geometry.box`` (T', 4) the part of the decoded frame that is seen, x1 y1 x2 y2 in source pixels,
     ``geometry.source_size`` and ``geometry.size`` (1, 2) int64 height and width before and after, and
-    ``geometry.flip`` (T',) bool. ``views.aligned.apply_to`` needs no more.
+    ``geometry.flip`` (T',) bool. ``data.aligned.apply_to`` needs no more.
 
     Args:
         pipelines: one sequence of operations per view. Operations on decoded frames come first, at most the last

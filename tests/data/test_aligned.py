@@ -12,10 +12,11 @@ from torch import Tensor
 
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
+from unreel.data import aligned
 from unreel.data.batch import ALIGNED_KINDS, Aligned, View, ViewParams, collate
 from unreel.data.batch import Sample as _Sample
 from unreel.data.contracts import FrameSize
-from unreel.views import aligned, geometry
+from unreel.views import geometry
 from unreel.views.operations import CenterCrop, HorizontalFlip, ObjectCrop, RandomCrop, RandomResizedCrop, Resize
 from unreel.views.plan import ViewPlan
 from unreel.views.presets import view_plan

@@ -1,0 +1,340 @@
+"""The one reader of rows: a row of a manifest and requests of its streams, in; tensors with presentation times, out.
+
+Streams are ``video`` (frames), ``audio`` (samples at a rate) and whatever follows the frames (masks, boxes, gaze …), by
+the name of its column ``file.<name>``. All share one clock: seconds from the start of the row's span.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unreel.core.errors import DataError, UsageError
+from unreel.data.batch import AlignedKind, Fault
+from unreel.data.contracts import FrameSize, Request, Ticket
+from unreel.data.index import index_command
+from unreel.data.manifest import Manifest
+from unreel.media import (
+    Decoder,
+    Frames,
+    MediaError,
+    MissingFileError,
+    TooShortError,
+    UnreadableError,
+    VideoInfo,
+    decoder_for,
+)
+from unreel.media.frames import probe_frames, read_frames
+
+Publish: TypeAlias = Callable[[int], None]
+AlignedReader: TypeAlias = Callable[[Path, NDArray[np.int64], FrameSize], Tensor]
+TimedReader: TypeAlias = Callable[[Path, NDArray[np.int64], NDArray[np.float64], FrameSize], Tensor]
+FaultPolicy: TypeAlias = Literal["substitute", "report"]
+R = TypeVar("R")
+
+# Facts of this many rows are kept per worker: about 10 MB.
+_FACTS_KEPT = 32_768
+# A frame's time may differ from a span's written bound by rounding only.
+_TIME_SLACK_S = 1e-6
+
+
+class RowFacts(NamedTuple):
+    """One row's video and the frames of its span: the first one's number in the file, and how many there are.
+
+    ``start_s`` is the span's start in presentation time.
+    """
+
+    video: VideoInfo
+    first: int
+    num_frames: int
+    start_s: float
+    duration_s: float
+
+
+class Stretch(NamedTuple):
+    """What was asked of one stream, and the presentation time (T,) of each of its T items.
+
+    ``data``: video (T, H, W, C) uint8 · audio (T,) float32 · aligned data of T rows or 1, as ``Aligned`` says.
+    """
+
+    data: Tensor
+    times_s: NDArray[np.float64]
+
+
+def read_array(path: Path, indices: NDArray[np.int64], size: FrameSize) -> Tensor:
+    """Rows ``indices`` of a .npy file whose first axis is the video's frames; one row serves all frames.
+
+    Raises: MissingFileError, UnreadableError; TooShortError where the array has fewer rows than the video frames.
+    """
+    del size
+    try:
+        data = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise MissingFileError(path, "there is no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UnreadableError(path, f"not a readable .npy array ({error})") from None
+    if data.ndim == 0:
+        raise UnreadableError(path, "holds a single number; its first axis must be the video's frames")
+    if data.shape[0] == 1:
+        return torch.from_numpy(np.array(data))
+    if data.shape[0] <= indices.max():
+        raise TooShortError(path, f"has {data.shape[0]} rows where frame {int(indices.max())} was asked for")
+    return torch.from_numpy(np.array(data[indices]))
+
+
+@dataclass(frozen=True)
+class AlignedSource:
+    """A stream that follows the frames' geometry: the manifest's column ``file.<name>``.
+
+    Attributes:
+        name: column, stream, and key in ``View.aligned``.
+        kind: how it follows; see :class:`unreel.data.batch.Aligned`, whose shapes ``read`` must return.
+        read: (path, frame numbers in the file, frame size) to a tensor of T or 1 rows.
+        read_at: (path, frame numbers, presentation times, frame size) to the same, in the place of ``read``: for data
+            that have times of their own.
+    """
+
+    name: str
+    kind: AlignedKind
+    read: AlignedReader = read_array
+    read_at: TimedReader | None = None
+
+    def at(self, path: Path, indices: NDArray[np.int64], times_s: NDArray[np.float64], size: FrameSize) -> Tensor:
+        """The data of these frames. Raises MediaError."""
+        return self.read(path, indices, size) if self.read_at is None else self.read_at(path, indices, times_s, size)
+
+
+class RowReader:
+    """Streams of a manifest's rows, by index or time within their span. Picklable; facts are kept per process.
+
+    Args:
+        manifest: what to read.
+        decoder: reads every row; None chooses by the kind of file.
+        aligned: the streams beside video and audio.
+        cache_mb: keep the decoded frames of whole rows up to this size, per process. Rows come in another order each
+            epoch, so those that came first are kept, none is thrown out.
+    Raises: DataError for a row that lacks an aligned file.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        decoder: Decoder | None = None,
+        *,
+        aligned: Sequence[AlignedSource] = (),
+        cache_mb: float = 0.0,
+    ) -> None:
+        for name in (source.name for source in aligned):
+            lacking = next((i for i in range(len(manifest)) if manifest.file(i, name) is None), None)
+            if lacking is not None:
+                raise DataError(
+                    f"{manifest.relative(lacking)}: no file.{name} in the manifest; every row needs one for "
+                    f"aligned data {name!r}"
+                )
+        self.manifest = manifest
+        self.decoder = decoder
+        self.aligned = {source.name: source for source in aligned}
+        self.cache_mb = cache_mb
+        self._facts: OrderedDict[int, RowFacts] = OrderedDict()
+        self._kept: dict[int, Frames] = {}
+        self._room = int(cache_mb * 1e6)
+
+    def __reduce__(self) -> tuple[object, ...]:  # what was read stays with the process that read it
+        make = partial(RowReader, aligned=tuple(self.aligned.values()), cache_mb=self.cache_mb)
+        return make, (self.manifest, self.decoder)
+
+    def facts(self, row: int) -> RowFacts:
+        """Probed facts and span of a row. Raises MediaError; TooShortError for a span without a frame."""
+        known = self._facts.get(row)
+        if known is not None:
+            self._facts.move_to_end(row)
+            return known
+        facts = self._probe(row)
+        self._facts[row] = facts
+        if len(self._facts) > _FACTS_KEPT:
+            self._facts.popitem(last=False)
+        return facts
+
+    def read(self, row: int, requests: Sequence[Request]) -> list[Stretch]:
+        """What each request asks for, in their order; all frames come from one call of the decoder.
+
+        Raises: MediaError, by cause: TooShortError where a request leaves the span, UnreadableError where frames
+            differ in size from what probing told; UsageError for an unknown stream, or unless a request holds either
+            indices or times.
+        """
+        numbers = [self.frame_numbers(row, request) for request in requests]
+        shown = [n for n, request in zip(numbers, requests, strict=True) if request.stream == "video"]
+        union = np.unique(np.concatenate(shown)) if shown else np.empty(0, dtype=np.int64)
+        pixels, times_s = self._pixels(row, union) if shown else (torch.empty(0), np.empty(0))
+        read: dict[tuple[str, bytes], Stretch] = {}  # what several clips have in common is read once
+        for request, wanted in zip(requests, numbers, strict=True):
+            address = (request.stream, wanted.tobytes())
+            if address in read:
+                continue
+            if request.stream == "video":
+                place = np.searchsorted(union, wanted)
+                read[address] = Stretch(_take(pixels, place), times_s[place])
+                continue
+            known = np.isin(wanted, union).all()
+            at = times_s[np.searchsorted(union, wanted)] if known else self._times(row)[wanted]
+            read[address] = Stretch(self._aligned_with(row, request.stream, wanted, at), at)
+        return [read[request.stream, n.tobytes()] for request, n in zip(requests, numbers, strict=True)]
+
+    def frame_numbers(self, row: int, request: Request) -> NDArray[np.int64]:
+        """Frame numbers in the file for a request within the row's span: (T,) int64.
+
+        Raises: TooShortError where the request leaves the span; UsageError unless it holds indices or times.
+        """
+        facts = self.facts(row)
+        if (request.indices is None) == (request.times_s is None):
+            raise UsageError("a request needs either frame indices or times, and not both")
+        if request.indices is not None:
+            wanted = np.asarray(request.indices, dtype=np.int64) + facts.first
+        elif facts.video.num_frames == 1:
+            wanted = np.zeros(len(np.asarray(request.times_s)), dtype=np.int64)  # an image is on screen for ever
+        else:
+            times = np.asarray(request.times_s, dtype=np.float64) + facts.start_s
+            wanted = np.searchsorted(self._times(row), times + _TIME_SLACK_S, side="right").astype(np.int64) - 1
+            past = times >= facts.start_s + facts.duration_s
+            wanted = np.where(past, facts.first + facts.num_frames, wanted)
+        if wanted.size == 0 or wanted.min() < facts.first or wanted.max() >= facts.first + facts.num_frames:
+            raise TooShortError(
+                self.manifest.absolute(row),
+                f"a clip reaches outside its {facts.num_frames} frames ({facts.duration_s:g} s)",
+            )
+        return wanted
+
+    def _probe(self, row: int) -> RowFacts:
+        entry = self.manifest.rows[row]
+        video = entry.facts if entry.facts is not None else self._video(row)
+        if entry.start_s is None and entry.end_s is None:
+            return RowFacts(video, 0, video.num_frames, video.start_s, video.duration_s)
+        # A manifest counts seconds from the first frame, a decoder in presentation time.
+        start = entry.start_s or 0.0
+        end = video.duration_s if entry.end_s is None else entry.end_s
+        bounds = video.start_s + np.array([start, end]) - _TIME_SLACK_S
+        first, last = (int(i) for i in np.searchsorted(self._times(row), bounds))
+        if last <= first:
+            raise TooShortError(
+                self.manifest.absolute(row),
+                f"its span {start:g}–{end:g} s holds no frame; the file lasts {video.duration_s:g} s",
+            )
+        return RowFacts(video, first, last - first, video.start_s + start, min(end, video.duration_s) - start)
+
+    def _back_end(self, row: int) -> Decoder:
+        return self.decoder if self.decoder is not None else decoder_for(self.manifest.absolute(row))
+
+    def _video(self, row: int) -> VideoInfo:
+        listed = self.manifest.frame_paths(row)
+        return probe_frames(listed) if listed else self._back_end(row).probe(self.manifest.absolute(row))
+
+    def _times(self, row: int) -> NDArray[np.float64]:
+        listed = self.manifest.frame_paths(row)
+        if listed:
+            info = probe_frames(listed)
+            return np.arange(info.num_frames) / info.fps
+        return self._back_end(row).frame_times(self.manifest.absolute(row))
+
+    def _frames(self, row: int, numbers: NDArray[np.int64]) -> Frames:
+        listed = self.manifest.frame_paths(row)
+        if listed:
+            return read_frames(listed, indices=numbers)
+        return self._back_end(row).read(self.manifest.absolute(row), indices=numbers)
+
+    def _cached(self, row: int, numbers: NDArray[np.int64]) -> Frames:
+        facts = self.facts(row)
+        whole = self._kept.get(row)
+        if whole is None:
+            size = facts.num_frames * facts.video.height * facts.video.width * 3
+            if size > self._room:
+                return self._frames(row, numbers)
+            try:
+                whole = self._frames(row, facts.first + np.arange(facts.num_frames))
+            except MediaError:  # the frames asked for may be whole where others are not
+                return self._frames(row, numbers)
+            self._kept[row] = whole
+            self._room -= size
+        place = numbers - facts.first
+        return Frames(whole.pixels[place], whole.times_s[place])
+
+    def _pixels(self, row: int, numbers: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.float64]]:
+        frames = self._cached(row, numbers) if self.cache_mb else self._frames(row, numbers)
+        video = self.facts(row).video
+        if frames.pixels.shape[1:3] != (video.height, video.width):
+            raise UnreadableError(
+                self.manifest.absolute(row),
+                f"its frames are {frames.pixels.shape[2]}x{frames.pixels.shape[1]}, probing told "
+                f"{video.width}x{video.height}",
+            )
+        return torch.from_numpy(frames.pixels), frames.times_s
+
+    def _aligned_with(self, row: int, name: str, numbers: NDArray[np.int64], times_s: NDArray[np.float64]) -> Tensor:
+        source = self.aligned.get(name)
+        if source is None:
+            raise UsageError(f"no stream {name!r}; there are video, audio{''.join(f', {n}' for n in self.aligned)}")
+        path, video = self.manifest.file(row, name), self.facts(row).video
+        assert path is not None  # checked for every row at the start
+        return source.at(path, numbers, times_s, FrameSize(video.height, video.width, len(numbers)))
+
+
+def _take(frames: Tensor, place: NDArray[np.int64]) -> Tensor:
+    """``frames[place]``, without a copy where the places are evenly spaced, as they are unless clips interleave."""
+    first, last = int(place[0]), int(place[-1])
+    step = int(place[1]) - first if len(place) > 1 else 1
+    if step > 0 and np.array_equal(place, np.arange(first, last + 1, step)):
+        return frames[first : last + 1 : step]
+    return frames[torch.from_numpy(place)]
+
+
+def attempt(
+    manifest: Manifest,
+    ticket: Ticket,
+    read: Callable[[int], R],
+    *,
+    faults: FaultPolicy,
+    quarantine: Mapping[str, str] | None = None,
+    publish: Publish | None = None,
+) -> tuple[R | None, tuple[Fault, ...]]:
+    """What ``read`` makes of the ticket's row, and a fault for each row that could not be read.
+
+    Args:
+        manifest: whose rows.
+        ticket: which row, and which rows stand in for it, in order.
+        read: reads a row. MediaError is a fault of its file; every other error is ours, and goes on.
+        faults: what an unreadable row costs. ``substitute``: the first of its reserves that can be read takes the slot.
+            ``report``: there is nothing in its place.
+        quarantine: paths not to touch, as the manifest writes them, and why.
+        publish: called with each row before it is read.
+    Raises: DataError when a row and all its reserves fail.
+    """
+    failed: list[Fault] = []
+    for row in (ticket.row, *(ticket.reserves if faults == "substitute" else ())):
+        path = manifest.relative(row)
+        if quarantine and path in quarantine:
+            failed.append(Fault(path, "Quarantined", quarantine[path], "", ticket.step))
+            continue
+        if publish is not None:
+            publish(row)
+        try:
+            found = read(row)
+        except MediaError as error:
+            failed.append(Fault(path, type(error).__name__, str(error), "", ticket.step))
+        else:
+            return found, tuple(replace(fault, substitute=path) for fault in failed)
+    if faults == "report":
+        return None, tuple(failed)
+    listed = "\n".join(f"  {fault.message}" for fault in failed)
+    raise DataError(
+        f"step {ticket.step}: {failed[0].path} and its {len(failed) - 1} reserves cannot be read:\n{listed}\n"
+        "Look for a missing disk or a wrong root. To list every file that is damaged anywhere, run\n"
+        f"  {index_command(manifest)}"
+    )
