@@ -206,3 +206,27 @@ def test_kept_frames_are_the_resized_ones_and_facts_say_so(scripts, tmp_path):
     facts = kept.facts(Manifest(str(tmp_path), (Row(path="a.mp4", facts=info),)))[0].facts
     assert facts is not None
     assert (facts.height, facts.width, facts.num_frames) == (16, 20, 5)
+
+
+def test_same_draws_tells_one_bit_and_forgives_another_name_and_what_is_new():
+    same = _load("same_draws")
+    weights = {"a": torch.arange(3.0), "b": torch.zeros(2), "c": torch.zeros(2), "d": torch.tensor(True)}
+    renamed = {"net": {"x": weights["d"]}, "others": [weights["c"], weights["a"], (weights["b"], torch.ones(1))]}
+    moved = {**weights, "a": torch.nextafter(weights["a"], torch.tensor(9.0))}
+
+    def measured(loss: float, tree: object) -> Any:
+        found = same.Measured()
+        found.floats("moco: step 1", {"loss": loss})
+        found.tensors["moco: encoder"] = same.digests(tree)
+        return found
+
+    first = measured(0.1 + 0.2, weights)
+    before = json.loads(json.dumps({"numbers": first.numbers, "tensors": first.tensors}))
+    assert same.differences(before, measured(0.1 + 0.2, renamed), ["moco"]) == []
+    assert same.differences(before, measured(0.3, moved), ["moco"]) == [
+        "moco: step 1: loss: was 0.30000000000000004, is 0.3",
+        "moco: encoder: 1 of 4 tensors are not there as they were",
+    ]
+    assert same.differences(before, measured(0.1 + 0.2, {k: weights[k] for k in "abd"}), ["moco"])  # one zero is gone
+    assert len(same.differences(before, same.Measured(), ["moco"])) == 2
+    assert same.differences(before, same.Measured(), ["pace"]) == []
