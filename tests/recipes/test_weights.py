@@ -75,9 +75,10 @@ def test_p2_wrapped_checkpoints_load_whole_or_not_at_all(wrapping: str, tmp_path
     encoder = create_encoder("r3d_tiny", seed=0)
     initial_weights(encoder, weights=str(tmp_path / "model.pt"))
     assert equal(encoder.state_dict(), source)
-    wrapped.popitem()
-    wrapped.pop(next(iter(wrapped)))
-    torch.save(wrapped, tmp_path / "part.pt")
+    part = {n: t + 1 for n, t in wrapped.items()}
+    part.popitem()
+    part.pop(next(iter(part)))
+    torch.save(part, tmp_path / "part.pt")
     with pytest.raises(UsageError, match="does not fit"):
         initial_weights(encoder, weights=str(tmp_path / "part.pt"))
     assert equal(encoder.state_dict(), source)
@@ -156,7 +157,7 @@ def run(data: Path, out: Path, **call: Any) -> Run:
 
 
 def test_a_run_with_everything_stops_and_goes_on(tiny_world: Path, tmp_path: Path) -> None:
-    call = replace_steps(SMALL, 6) | {
+    call = replace_steps(SMALL, 8) | {
         "validation": 4,
         "validate_every": 0.5,
         "select": "val_loss",
@@ -166,10 +167,18 @@ def test_a_run_with_everything_stops_and_goes_on(tiny_world: Path, tmp_path: Pat
     }
     whole = run(tiny_world, tmp_path / "a", **call)
     assert sum("val_loss" in r for r in whole.metrics()) >= 3
-    assert not run(tiny_world, tmp_path / "b", **replace_steps(call, 6, stop_after=4)).completed
+    assert not run(tiny_world, tmp_path / "b", **replace_steps(call, 8, stop_after=4)).completed
     again = run(tiny_world, tmp_path / "b", **call)
     assert equal(again.load_encoder().state_dict(), whole.load_encoder().state_dict())
-    assert [r.get("val_loss") for r in again.metrics()] == [r.get("val_loss") for r in whole.metrics()]
+    told = [{name: r.get(name) for name in ("step", "lr", "val_loss")} for r in whole.metrics()]
+    assert [{name: r.get(name) for name in told[0]} for r in again.metrics()] == told
+    # The rate is a tenth after each loss that is not the best so far.
+    rate, best = told[0]["lr"], float("inf")
+    for record in told:
+        assert record["lr"] == pytest.approx(rate)
+        if (loss := record["val_loss"]) is not None:
+            rate, best = (rate, loss) if loss < best else (rate / 10, best)
+    assert told[-1]["lr"] < told[0]["lr"]
 
 
 def replace_steps(call: Mapping[str, Any], steps: int, **more: Any) -> dict[str, Any]:

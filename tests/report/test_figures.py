@@ -60,14 +60,15 @@ def _records(n: int = 100) -> list[dict[str, float | None]]:
 
 
 def test_one_curve_per_quantity_in_a_fixed_order() -> None:
-    records = [*_records(), {"step": 100, "probe.knn": 0.4}]
+    records = [*_records(), {"step": 100, "probe.knn": 0.4, "alignment": 0.1, "val_loss": 0.2}]
     drawings = curves(records, chance={"loss": 2.0, "contrast_accuracy": 0.1})
     assert [d.name for d in drawings] == [
-        "curve-loss", "curve-contrast_accuracy", "curve-probe.knn", "curve-lr", "curve-data_wait",
+        "curve-loss", "curve-val_loss", "curve-contrast_accuracy", "curve-alignment", "curve-probe.knn", "curve-lr",
+        "curve-data_wait",
     ]  # fmt: skip
     for drawing in drawings:
         _check_svg(drawing.svg())
-    loss, accuracy = drawings[:2]
+    loss, _, accuracy = drawings[:3]
     assert "from 3 at step 1 to 0.03 at step 100; chance is 2" in loss.text
     assert "chance is 10.0 %" in accuracy.text
     assert "chance 2" in "".join(ElementTree.fromstring(loss.svg()).itertext())

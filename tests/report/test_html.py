@@ -170,6 +170,7 @@ def test_a_whole_run(whole: Path) -> None:
         "2 January 2026",
         "chance 6.2 %",
         "chance 3.43",
+        "x173",  # a row of the confusion matrix: 17 right, 3 wrong
     ):
         assert part in page.text, part
     assert "cuda" not in page.text
@@ -227,7 +228,7 @@ def test_damaged_parts_are_said(whole: Path, monkeypatch: pytest.MonkeyPatch) ->
         stream.write('{"step": 110, "lo')  # killed while writing
     page = _read(write_report(whole))
     assert "format 99" in page.text
-    assert "100" in page.text
+    assert "for 100 steps" in page.text  # the record cut off is none
 
 
 def test_another_place(bare: Path, tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_what_is_no_run(tmp_path: Path) -> None:
 def test_settings_that_make_no_sense_do_not_stop_the_page(bare: Path) -> None:
     (bare / "config.yaml").write_text("method:\n  name: other\n  interval: sideways\n")
     page = _read(write_report(bare))
-    assert "other" in page.text
+    assert "with other for 0 steps" in page.text
     assert "What the network saw" not in page.headings
 
 

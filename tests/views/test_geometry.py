@@ -138,7 +138,7 @@ def test_blur_against_loops(padding: str, radius: int) -> None:
 def test_wide_frames_are_blurred_in_stripes_without_seams(padding: str) -> None:
     """Frames above the stripe's width against a plain sum over shifted copies; many planes, several σ."""
     clips = noise(3, 3, 7, 200, 130)
-    sigma = torch.tensor([2.0, 0.6, 0.25], dtype=torch.float64)
+    sigma = torch.tensor([6.0, 0.6, 0.25], dtype=torch.float64)  # the first has weight on its last tap
     got = geometry.gaussian_blur(clips, sigma, 11, padding)  # type: ignore[arg-type]
     mode = {"zero": "constant", "reflect": "reflect", "edge": "replicate"}[padding]
     padded = torch.nn.functional.pad(clips.view(-1, 7, 200, 130), (11, 11, 11, 11), mode=mode).view(3, 3, 7, 222, 152)
