@@ -107,7 +107,7 @@ def test_every_command_says_it_once(
         "resnet_18",
         "--encoder.width",
         "4",
-        "--method.size",
+        "--size",
         "32",
         "--train.batch_size",
         "2",

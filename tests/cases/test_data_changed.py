@@ -33,8 +33,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def pretrain(data: Path, out: Path, *more: str) -> int:
-    small = ["--method", "simclr", "--encoder", "resnet_18", "--encoder.width", "4", "--method.size", "16"]
-    small += ["--method.hidden_dim", "8", "--method.out_dim", "4", "--train.batch_size", "4", "--train.workers", "0"]
+    small = ["--method", "simclr", "--encoder", "resnet_18", "--encoder.width", "4", "--size", "16"]
+    small += ["--hidden_dim", "8", "--out_dim", "4", "--train.batch_size", "4", "--train.workers", "0"]
     return main(["pretrain", str(data), "--out", str(out), *small, "--train.steps", "1", "--quiet", *more])
 
 

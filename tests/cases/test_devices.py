@@ -120,7 +120,7 @@ def test_workers_do_not_change_the_number_of_threads(
         asked_by_embed = list(asked)
         asked.clear()
         run = ["pretrain", tiny_world, "--out", tmp_path / f"run-{workers}", "--encoder", "r3d_tiny", "--steps", "1"]
-        assert main([*map(str, [*run, "--batch-size", "4", "--method.size", "24", "--workers", workers])]) == 0
+        assert main([*map(str, [*run, "--batch-size", "4", "--size", "24", "--workers", workers])]) == 0
         inside.append((asked_by_embed, list(asked)))
     assert inside[0] == inside[1]
     assert all(inside[0])

@@ -24,7 +24,7 @@ from unreel.media import encode_image
 from unreel.nn import create_encoder, save_encoder
 
 SMALL = [
-    *("--encoder.name", "r3d_tiny", "--method.size", "32", "--method.clip_frames", "4", "--method.hidden-dim", "16"),
+    *("--encoder.name", "r3d_tiny", "--size", "32", "--clip_frames", "4", "--hidden-dim", "16"),
     *("--train.steps", "3", "--train.warmup_epochs=0", "--train.batch_size", "4", "--train.workers", "0"),
     *("--train.device", "cpu", "--train.checkpoint_every", "1"),
 ]
@@ -279,7 +279,7 @@ def test_two_that_train_at_once_are_told_apart_late_too(run: Path, tiny_world: P
     from unreel.recipes.build import prepare
 
     out = tmp_path / "run"
-    sections = {"encoder": {"name": "r3d_tiny"}, "method": {"size": 32, "clip_frames": 4, "hidden_dim": 16}}
+    sections: dict[str, Any] = {"encoder": {"name": "r3d_tiny"}, "size": 32, "clip_frames": 4, "hidden_dim": 16}
     train = {"steps": 2, "warmup_epochs": 0, "batch_size": 4, "workers": 0, "device": "cpu"}
     prepared = prepare("cvrl", tiny_world, call={**sections, "train": train})
     with claimed(out), pytest.raises(BusyError, match="another process works in this folder"):

@@ -64,7 +64,7 @@ def labels(capsys: pytest.CaptureFixture[str], encoder: Path, data: Path, out: P
 
 
 def commands(encoder: Path, data: Path, out: Path) -> dict[str, list[object]]:
-    small = ("--method.size", "16", "--method.hidden_dim", "8", "--method.out_dim", "4", "--train.batch_size", "4")
+    small = ("--size", "16", "--hidden_dim", "8", "--out_dim", "4", "--train.batch_size", "4")
     return {
         "index": ["data", "index", data],
         "embed": ["embed", encoder, data, "--out", out / "e.npz"],
@@ -226,7 +226,7 @@ def test_a_poster_beside_frames_does_not_hide_them(
 def test_results_inside_the_data_are_no_data(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = pictures(tmp_path / "data", *CLASSES)
     run = ["pretrain", data, "--out", data / "run", "--train.steps", "1", "--encoder", "r3d_tiny"]
-    run += ["--method.size", "16", "--method.hidden_dim", "8", "--method.out_dim", "4", "--train.batch_size", "4"]
+    run += ["--size", "16", "--hidden_dim", "8", "--out_dim", "4", "--train.batch_size", "4"]
     run += ["--train.workers", "0"]
     assert Told(capsys, *run).code == 0
     assert (data / "run" / "views.png").is_file()

@@ -115,7 +115,7 @@ def test_training_and_maps(odd: Path, encoder: Path, tmp_path: Path, capsys: pyt
     broken.write_bytes(b"no picture")
     try:
         arguments = [
-            *("--out", tmp_path / "run", "--encoder.name", "resnet_18", "--encoder.width", 4, "--method.size", 32),
+            *("--out", tmp_path / "run", "--encoder.name", "resnet_18", "--encoder.width", 4, "--size", 32),
             *("--train.steps", 10, "--train.warmup_steps", 0, "--train.batch_size", 8, "--train.workers", 0),
             *("--train.device", "cpu", "--train.max_fault_share", 0.9),
         ]

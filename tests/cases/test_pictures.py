@@ -100,7 +100,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pat
         for name, size in NARROW.items():
             Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(folder / label / f"{name}.png")
     train = {"steps": 1, "epochs": None, "warmup_epochs": 0, "batch_size": 4, "workers": 0, "device": "cpu", "seed": 3}
-    method = {"method.size": SIZE, "method.clip_frames": 1, "method.stride": 1, "method.out_dim": 8}
+    method = {"size": SIZE, "clip_frames": 1, "stride": 1, "out_dim": 8}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNREEL_CACHE", str(tmp_path_factory.mktemp("cache")))
         api.pretrain("simclr", folder, out=out, encoder="r3d_tiny", train=train, **method)

@@ -30,7 +30,7 @@ from unreel.train.monitor import Monitor
 from unreel.train.run import Run
 
 SMALL = [
-    *("--encoder.name", "r3d_tiny", "--method.size", "32", "--method.clip_frames", "4", "--method.hidden-dim", "16"),
+    *("--encoder.name", "r3d_tiny", "--size", "32", "--clip_frames", "4", "--hidden-dim", "16"),
     *("--train.steps", "4", "--train.warmup_epochs=0", "--train.batch_size", "4", "--train.workers", "2"),
     *("--train.device", "cpu", "--train.log_every", "1"),
 ]

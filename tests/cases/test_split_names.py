@@ -21,7 +21,7 @@ from unreel.tasks import GalleryTask, LabelTask
 
 DRY = [
     *("--dry-run", "--encoder.name", "resnet_18", "--encoder.width", "4", "--train.batch_size", "2"),
-    *("--method.size", "32", "--train.device", "cpu", "--train.steps", "2", "--train.workers", "0"),
+    *("--size", "32", "--train.device", "cpu", "--train.steps", "2", "--train.workers", "0"),
 ]
 PICTURE = encode_image(np.zeros((8, 8, 3), np.uint8))
 

@@ -21,12 +21,12 @@ from unreel.media import read_clip
 from unreel.recipes.trained import load_cam_nets
 
 SMALL = [
-    *("--method", "moco", "--encoder", "r3d_tiny", "--method.size", "32", "--method.clip_frames", "4"),
-    *("--method.stride", "1", "--method.hidden_dim", "16", "--method.out_dim", "8", "--method.queue_size", "16"),
+    *("--method", "moco", "--encoder", "r3d_tiny", "--size", "32", "--clip_frames", "4"),
+    *("--stride", "1", "--hidden_dim", "16", "--out_dim", "8", "--method.queue_size", "16"),
     *("--train.steps", "3", "--train.warmup_epochs", "0", "--train.batch_size", "6", "--train.workers", "0"),
 ]
 # An encoder of three steps has found no objects: a map of half the frame counts, and in every row.
-MIXED = ["--method.bg_threshold", "0.5", "--method.bg_probability", "1"]
+MIXED = ["--bg_threshold", "0.5", "--bg_probability", "1"]
 
 ASKED: dict[str, Any] = {"protocol": "knn", "baselines": (), "num_resamples": 50, "workers": 0, "progress": False}
 

@@ -8,7 +8,7 @@ import pytest
 from unreel.cli.main import main
 
 SMALL = [
-    *("--encoder.name", "r3d_tiny", "--method.size", "32", "--method.clip_frames", "4", "--method.hidden-dim", "16"),
+    *("--encoder.name", "r3d_tiny", "--size", "32", "--clip_frames", "4", "--hidden-dim", "16"),
     *("--train.steps", "2", "--train.warmup_epochs=0", "--train.batch_size", "4", "--train.workers", "0"),
 ]
 
@@ -53,7 +53,7 @@ def test_annotate(capsys: pytest.CaptureFixture[str], tiny_world: Path, tmp_path
 def test_dry_run(capsys: pytest.CaptureFixture[str], tiny_world: Path) -> None:
     found = call(capsys, "pretrain", tiny_world, "--dry-run", *SMALL)
     assert (found["steps"], found["videos"], found["encoder"]) == (2, 16, "r3d_tiny")
-    assert found["settings"]["method"]["size"] == 32
+    assert found["settings"]["views"]["size"] == 32
     assert main(["pretrain", str(tiny_world), "--dry-run", *SMALL]) == 0
     assert capsys.readouterr().out.endswith("Nothing was trained or written.\n")
 
@@ -85,8 +85,8 @@ def test_pretrain_again_changes_nothing(capsys: pytest.CaptureFixture[str], run:
         ),
         (["--out", "r", "--method.temperature", "-1"], "method.temperature must be > 0, got -1"),
         (
-            ["--out", "r", "--method.views", "papr"],
-            "method.views must be one of paper, release, occon, mocov2, crop_only, none, got 'papr'",
+            ["--out", "r", "--views.preset", "papr"],
+            "views.preset must be one of paper, release, occon, mocov2, crop_only, none, got 'papr'",
         ),
         (["--out", "r", "--encoder.name", "r3d_teeny"], "unknown encoder 'r3d_teeny'; did you mean 'r3d_tiny'"),
         (["--out", "r", "--data.workers", "0"], "unknown setting data.workers; did you mean train.workers?"),

@@ -24,7 +24,7 @@ class TestCVRL(MethodSuite):
 
 class TestCVRLRelease(TestCVRL):
     def make_method(self) -> Method:
-        return tiny_cvrl(views="release", reduction="sum_of_views", swap=False, hidden_layers=0)
+        return tiny_cvrl(preset="release", reduction="sum_of_views", swap=False, hidden_layers=0)
 
 
 class TestTCGL(MethodSuite):

@@ -13,7 +13,7 @@ from unreel.core.keys import Key
 from unreel.data.batch import Batch, Sample, View, collate
 from unreel.data.contracts import FrameSize, SourceInfo
 from unreel.media import VideoInfo
-from unreel.methods import CVRL, Method
+from unreel.methods import Method, create_method
 from unreel.nn import create_encoder
 
 
@@ -33,13 +33,13 @@ def rows_of(batch: Batch, rows: Any) -> Batch:
     return Batch(views, {}, batch.sample_id[rows], batch.group[rows], batch.row[rows])
 
 
-def tiny_cvrl(**options: Any) -> CVRL:
+def tiny_cvrl(**options: Any) -> Any:
     """A CVRL around the smallest encoder; the same weights at every call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = create_encoder("r3d_tiny")
         settings = {"clip_frames": 4, "stride": 1, "size": 16, "hidden_layers": 1, "hidden_dim": 16, "out_dim": 8}
-        return CVRL(encoder, **{**settings, **options})
+        return create_method("cvrl", encoder, **{**settings, **options})
 
 
 def video(label: int, number: int, *, frames: int = 12, size: int = 24, classes: int = 8) -> Tensor:

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from tests.methods.clips import loader, random_batch, rows_of, tiny_cvrl, video
 from unreel.core import distributed
-from unreel.core.settings import defaults, describe
+from unreel.core.settings import Layer, defaults, describe
 from unreel.data.batch import Batch
+from unreel.data.sampling import PairSampler
 from unreel.losses import contrastive, nt_xent
 from unreel.methods import CVRL, create_method, list_methods
 from unreel.nn import create_encoder
+from unreel.nn.heads import projection_mlp
+from unreel.recipes.schema import resolve
 from unreel.train import Checkpoints, build_optimizer, fit
 from unreel.train.backend import distribute
 from unreel.train.schedule import warmup_cosine
@@ -35,13 +38,14 @@ def test_defaults_are_the_papers() -> None:
     assert (spec.num_frames, spec.stride_frames, spec.size_px) == (16, 2, 224)
 
 
-def test_every_view_option_is_a_setting_with_the_presets_default() -> None:
-    found, wanted = defaults(CVRL), defaults(view_plan)
-    for name, value in wanted.items():
-        if name not in ("preset", "num_views"):
-            assert found[name] == value, name
-    assert {i.name for i in describe(CVRL)} >= {"temperature", "jitter_p", "crop_sampler"}
-    method = tiny_cvrl(views="release", blur_p=0.0, flip_p=0.0)
+def test_every_setting_of_a_part_is_a_setting_with_the_parts_default() -> None:
+    rest = {"encoder": {"name": "r3d_tiny"}, "train": {"batch_size": 4}}
+    settings = resolve([Layer("test", {"method": {"name": "cvrl"}, **rest})])
+    for section, builder in (("views", view_plan), ("clips", PairSampler), ("head", projection_mlp)):
+        wanted = {name: value for name, value in defaults(builder).items() if name != "num_views"}
+        assert settings.to_plain()[section] == wanted
+    assert {i.name for i in describe(CVRL)} - CVRL.parts.keys() == {*settings["method"]} - {"name"}
+    method = tiny_cvrl(preset="release", blur_p=0.0, flip_p=0.0)
     assert method.views == view_plan("release", size=16, blur_p=0.0, flip_p=0.0)
 
 

@@ -14,15 +14,16 @@ from tests.methods.siamese_clips import tiny, views_batch
 from unreel.core.distributed import rank, world_size
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import Layer, defaults
+from unreel.core.settings import Layer
 from unreel.data.batch import Aligned, Batch, View
 from unreel.data.manifest import Manifest
 from unreel.data.sidecars import annotate
 from unreel.data.synthetic import ActionWorld
-from unreel.methods import Method, create_method, method_builder
+from unreel.methods import Method, create_method
 from unreel.methods.debiasing import debias
 from unreel.nn import create_encoder
 from unreel.recipes.build import prepare
+from unreel.recipes.schema import resolve
 from unreel.train import fit
 from unreel.views.bg_mixup import BGMixup, FinishViews
 from unreel.views.operations import ObjectCrop
@@ -39,7 +40,9 @@ def cvrl(**options: Any) -> Method:
 
 @pytest.mark.parametrize("name", ["cvrl", "moco", "tcgl", "rotation"])
 def test_every_method_with_view_options_has_the_switches(name: str) -> None:
-    found = defaults(method_builder(name))
+    rest = {"encoder": {"name": "r3d_tiny"}, "train": {"batch_size": 4}}
+    settings = resolve([Layer("test", {"method": {"name": name}, **rest})])
+    found = settings.get("objects", settings["method"])
     assert (found["object_crop"], found["bg_mixup"]) == ("none", "none")
     paper = {"bg_probability": 0.4, "bg_threshold": 0.2, "bg_memory": 50, "bg_variant": "paper", "bg_mask": "soft"}
     assert {key: found[key] for key in paper} == paper
@@ -193,8 +196,8 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(truth: Path, method: str = "cvrl", **options: Any) -> Any:
     small = {"clip_frames": 4, "stride": 1, "size": 32, "hidden_dim": 8, "out_dim": 4}
     train = {"batch_size": 6, "workers": 0, "epochs": 1, "warmup_epochs": 0}
-    sections = {"method": small | options, "train": train, "encoder": {"name": "r3d_tiny"}}
-    return prepare(method, truth, overrides=[Layer("test", sections)])
+    call = {**small, **options, "train": train, "encoder": {"name": "r3d_tiny"}}
+    return prepare(method, truth, call=call)
 
 
 def test_ground_truth_of_the_built_in_world_end_to_end(truth: Path) -> None:

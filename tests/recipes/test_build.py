@@ -13,18 +13,22 @@ import torch
 
 from unreel import api
 from unreel.core.errors import DataError, UsageError
-from unreel.core.settings import Layer, Settings, describe
+from unreel.core.settings import Layer, describe
 from unreel.data.contracts import min_frames
+from unreel.data.manifest import Manifest
+from unreel.data.row import Row
 from unreel.media import write_video
-from unreel.methods import create_method
+from unreel.methods import create_method, method_builder
+from unreel.methods.method import DataFacts
 from unreel.nn import create_encoder
 from unreel.nn.registry import ENCODERS
 from unreel.recipes import list_recipes, load_recipe
-from unreel.recipes.build import list_all, prepare, settings_schema
+from unreel.recipes.build import list_all, method_arguments, prepare
 from unreel.recipes.plan import plan
+from unreel.recipes.schema import resolve
 
 SMALL: dict[str, Any] = {
-    "method": {"clip_frames": 2, "interval": 1, "size": 16, "resize": [16, 20], "head_dim": 8},
+    **{"clip_frames": 2, "interval": 1, "size": 16, "resize": [16, 20], "head_dim": 8},
     "train": {"batch_size": 4, "steps": 1, "epochs": None, "warmup_epochs": 0, "workers": 0, "device": "cpu"},
 }
 
@@ -69,16 +73,16 @@ def test_fewer_than_a_batch_left_is_an_error_that_says_what_to_change(folder: Pa
     ) as caught:
         prepare("vcop", folder, encoder="r3d_tiny", call=call)
     for knob in (
-        "method.num_snippets (fewer)",
-        "method.clip_frames (shorter",
-        "method.interval (smaller)",
+        ".num_snippets (fewer)",
+        ".clip_frames (shorter",
+        ".interval (smaller)",
         "train.batch",
     ):
         assert knob in str(caught.value)
 
 
 def test_nobody_is_told_where_all_fit(folder: Path) -> None:
-    call = {**SMALL, "method": {**SMALL["method"], "interval": 0}}
+    call = {**SMALL, "interval": 0}
     prepared = prepare("vcop", folder, encoder="r3d_tiny", call=call)
     assert prepared.notes == ()
     planned = plan(prepared)
@@ -89,26 +93,31 @@ def test_nobody_is_told_where_all_fit(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", [n for n in list_recipes() if not n.startswith("demo")])
 def test_every_recipe_builds_its_method(name: str) -> None:
-    settings = Settings.resolve(settings_schema(), load_recipe(name).layers)
-    architecture, task = str(settings["encoder"]["name"]), dict(settings["method"])
-    if not task.get("classes", True):  # a method of labels, whose classes are the data's
-        task["classes"] = ["a", "b"]
-    if task.get("num_sources", True) is None:  # a method that remembers all rows, of which the data tell the number
-        task["num_sources"] = 2
+    settings = resolve(load_recipe(name).layers)
+    architecture, method_name = str(settings["encoder"]["name"]), str(settings["method"]["name"])
+    rows = Manifest(".", tuple(Row(f"{name}.mp4", labels={"label": name}) for name in "ab"))
+    follows = method_builder(method_name).from_data(DataFacts(rows, 2), settings["method"])
+    task = method_arguments(settings.put("method", follows, "data"))
     known = {info.name for info in describe(ENCODERS[architecture])}
     with torch.device("meta"):
         encoder = create_encoder(architecture, **{n: v for n, v in settings["encoder"].items() if n in known})
-        method = create_method(task.pop("name"), encoder, **task)
+        method = create_method(method_name, encoder, **task)
     assert method.sampler.num_views == method.views.num_views
     spec = method.encoder.input_spec
-    assert spec.num_frames == task.get("clip_frames", spec.num_frames)
-    assert spec.size_px == task.get("size", spec.size_px)
+    clips, views = settings.get("clips", settings["method"]), settings.get("views", settings["method"])
+    assert spec.num_frames == clips.get("clip_frames", spec.num_frames)
+    assert spec.size_px == views.get("size", spec.size_px)
     # Comments cannot be checked, but a small recipe must fit the videos its first line names.
     if name.endswith("_small"):
         assert min_frames(method.sampler) <= 45
 
 
-TINY: dict[str, Any] = {"method": SMALL["method"], "train.batch_size": 2, "train.workers": 0, "train.device": "cpu"}
+TINY: dict[str, Any] = {
+    **{k: v for k, v in SMALL.items() if k != "train"},
+    "train.batch_size": 2,
+    "train.workers": 0,
+    "train.device": "cpu",
+}
 
 
 @pytest.mark.parametrize(

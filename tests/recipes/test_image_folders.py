@@ -19,7 +19,7 @@ from unreel.recipes.build import default_recipe, prepare
 from unreel.recipes.plan import plan
 
 FAST: dict[str, Any] = {
-    "method.size": 32,
+    "size": 32,
     "encoder.width": 4,
     "train.batch_size": 8,
     "train.steps": 2,
@@ -131,7 +131,7 @@ def test_small_views_are_counted_by_their_pixels(folder: Path, monkeypatch: pyte
         ("cvrl", None, "all 24 files here are images, and each of cvrl's clips would show one of them 8 times"),
         (None, "cvrl_small", r"8 times: take --method simclr and leave --recipe out \(methods for images: byol, moco"),
         (None, "tcgl_small", "are images: take --method simclr and leave --recipe out"),
-        (None, "moco_small", "8 times: take --recipe moco_images; or set method.clip_frames to 1"),
+        (None, "moco_small", "8 times: take --recipe moco_images; or set clips.clip_frames to 1"),
         ("tcgl", None, "tcgl learns from what changes in time.*methods for images: byol, moco"),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_batch_of_more_images_than_there_are(folder: Path) -> None:
 
 
 def test_cvrl_on_single_frames_if_asked(folder: Path) -> None:
-    call = {"method.clip_frames": 1, "method.stride": 1, **{k: v for k, v in FAST.items() if k != "encoder.width"}}
+    call = {"clip_frames": 1, "stride": 1, **{k: v for k, v in FAST.items() if k != "encoder.width"}}
     prepared = prepare("cvrl", folder, call=call)
     assert prepared.method.encoder.input_spec.num_frames == 1
 

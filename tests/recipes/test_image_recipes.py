@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from unreel.cli.main import main
-from unreel.core.settings import Layer, Settings
+from unreel.core.settings import Layer
 from unreel.methods import create_method
 from unreel.nn import create_encoder
 from unreel.nn.registry import ENCODERS
 from unreel.recipes import load_recipe
-from unreel.recipes.build import prepare, settings_schema
+from unreel.recipes.build import method_arguments, prepare
 from unreel.recipes.plan import plan
+from unreel.recipes.schema import place_overrides, resolve
 from unreel.train import build_optimizer
 from unreel.train.schedule import make_schedule
 from unreel.views.bg_mixup import BGMixup
@@ -28,7 +29,7 @@ def test_check_C14_recipes_of_the_object_aware_paper(name: str) -> None:
 
     800 epochs, or 2,000 of the two small sets.
     """
-    settings = Settings.resolve(settings_schema(), load_recipe(name).layers)
+    settings = resolve(load_recipe(name).layers)
     optimizer, train, task = settings["optimizer"], settings["train"], settings["method"]
     assert (optimizer["name"], optimizer["momentum"], optimizer["nesterov"]) == ("sgd", 0.9, False)
     assert (optimizer["lr_per_256"], optimizer["weight_decay"], optimizer["decay"]) == (0.03, 1e-4, "all")
@@ -48,11 +49,11 @@ def test_check_C14_recipes_of_the_object_aware_paper(name: str) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_recipes_of_the_paper_build(name: str) -> None:
     """Encoder and method of each, without memory for them; with the switch of BG-Mixup as §4 has it."""
-    switch = Layer("test", {"method": {"bg_mixup": "cam"}})
-    settings = Settings.resolve(settings_schema(), [*load_recipe(name).layers, switch])
+    switch = Layer("test", place_overrides(load_recipe(name).layers, {"bg_mixup": "cam"}))
+    settings = resolve([*load_recipe(name).layers, switch])
     with torch.device("meta"):
         encoder = create_encoder("resnet_18", **settings.arguments("encoder", ENCODERS["resnet_18"]))
-        method = create_method(settings["method"]["name"], encoder, **settings.arguments("method"))
+        method = create_method(settings["method"]["name"], encoder, **method_arguments(settings))
     assert (encoder.num_features, encoder.input_spec.size_px, encoder.input_spec.num_frames) == (512, 224, 1)
     assert method.aligned == ("masks",)
     (mixup,) = method.batch_operations
@@ -71,7 +72,7 @@ def test_a_method_without_a_recipe_for_a_cpu_names_the_others(
 
 @pytest.mark.parametrize("batch", [256, 512])
 def test_check_C14_a_batch_of_512_doubles_the_base_only(batch: int) -> None:
-    settings = Settings.resolve(settings_schema(), load_recipe("moco_in9").layers)
+    settings = resolve(load_recipe("moco_in9").layers)
     values = {k: v for k, v in settings["optimizer"].items() if k != "lr"}
     optimizer = build_optimizer(torch.nn.Linear(2, 2), global_batch=batch, **values)
     base = 0.03 * batch / 256
@@ -83,7 +84,7 @@ def test_check_C14_a_batch_of_512_doubles_the_base_only(batch: int) -> None:
 
 def test_the_rate_follows_batch_and_accumulation(tiny_world: Path) -> None:
     call = {
-        "method": {"clip_frames": 2, "size": 16, "hidden_dim": 8, "out_dim": 4},
+        **{"clip_frames": 2, "size": 16, "hidden_dim": 8, "out_dim": 4},
         "optimizer": {"name": "sgd", "lr": None, "lr_per_256": 0.03},
         "train": {"batch_size": 4, "accumulate": 2, "steps": 1, "workers": 0, "device": "cpu"},
     }
@@ -94,7 +95,7 @@ def test_the_rate_follows_batch_and_accumulation(tiny_world: Path) -> None:
 def test_a_teacher_is_not_counted_as_a_head(tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNREEL_CACHE", str(tmp_path))
     call = {
-        "method": {"clip_frames": 2, "size": 16, "hidden_dim": 8, "out_dim": 4, "queue_size": 16},
+        **{"clip_frames": 2, "size": 16, "hidden_dim": 8, "out_dim": 4, "queue_size": 16},
         "train": {"batch_size": 4, "steps": 1, "epochs": None, "warmup_epochs": 0, "workers": 0, "device": "cpu"},
     }
     prepared = prepare("moco", tiny_world / "manifest.csv", encoder="r3d_tiny", call=call)

@@ -97,22 +97,25 @@ def sourced(name: str) -> dict[str, str]:
             section = line.rstrip(":")
         elif match := _SOURCED.match(line):
             key = match[1]
-            key = section if key == "name" else f"momentum of {section}" if (section, key) in _TWICE else key
-            found[key] = section
+            found[_plain(section, key)] = section
     return found
 
 
-_TWICE = {("method", "momentum")}
+_PLAIN = {
+    ("method", "momentum"): "momentum of method",
+    ("views", "preset"): "views",
+    ("clips", "scale"): "interval_scale",
+}
+
+
+def _plain(section: str, key: str) -> str:
+    return section if key == "name" else _PLAIN.get((section, key), key)
 
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_values_with_a_source_are_the_source_s(name: str) -> None:
     sections, wanted = load_recipe(name).sections, PAPERS[name]
-    values = {
-        (section if key == "name" else f"momentum of {section}" if (section, key) in _TWICE else key): value
-        for section, keys in sections.items()
-        for key, value in keys.items()
-    }
+    values = {_plain(section, key): value for section, keys in sections.items() for key, value in keys.items()}
     for key, value in wanted.items():
         right = pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
         assert values[key] == right, key

@@ -23,7 +23,7 @@ from unreel.train.run import Run, pretrain
 
 SMALL: dict[str, Any] = {
     "train": {"steps": 1, "warmup_epochs": 0, "batch_size": 4, "workers": 0, "device": "cpu"},
-    **{"method.size": 16, "method.clip_frames": 4, "method.hidden_dim": 8, "method.out_dim": 4},
+    **{"views.size": 16, "clip_frames": 4, "hidden_dim": 8, "out_dim": 4},
 }
 
 

@@ -30,23 +30,34 @@ from unreel.train.run import open_run
 CONFIG = """# unreel 0.1.0: the complete settings of a run, each with its origin.
 # To run it again: unreel pretrain /data/my videos --recipe THIS-FILE --out NEW-RUN
 data:
-  split: auto  # default
-  digest: abc123  # call
+  split: auto
+  digest: abc123
 method:
-  name: cvrl  # recipe cvrl_small
-  clip_frames: 8  # command line
-  size: 64  # default
-  interval: decreasing  # default
-  power: 1.0  # default
-  reduction: mean  # default
-  same_view_negatives: true  # default
-  gather: global  # default
+  name: cvrl
+  reduction: mean
+  same_view_negatives: true
+  gather: global
+  grad_scale: 1.0
+clips:
+  clip_frames: 8
+  interval: decreasing
+  power: 1.0
+views:
+  size: 64
 encoder:
-  name: r3d_small  # recipe cvrl_small
+  name: r3d_small
 train:
-  batch_size: 16  # command line
-  seed: 0  # default
+  batch_size: 16
+  seed: 0
 """
+ORIGINS = {
+    "data": {"split": "default", "digest": "call"},
+    "method": {"name": "recipe cvrl_small", "reduction": "default", "grad_scale": "default"},
+    "clips": {"clip_frames": "command line", "interval": "default", "power": "default"},
+    "views": {"size": "default"},
+    "encoder": {"name": "recipe cvrl_small"},
+    "train": {"batch_size": "command line", "seed": "default"},
+}
 
 
 class _Page(HTMLParser):
@@ -95,6 +106,7 @@ def bare(tmp_path: Path) -> Path:
     run = tmp_path / "first run"
     run.mkdir()
     (run / "config.yaml").write_text(CONFIG)
+    (run / "origins.json").write_text(json.dumps(ORIGINS))
     return run
 
 
@@ -162,7 +174,7 @@ def test_a_whole_run(whole: Path) -> None:
         "0.910",
         "no picture",
         "cut & off",
-        "method.clip_frames",
+        "clips.clip_frames",
         "command line",
         "2.13.0",
         "unreel pretrain '/data/my videos' --recipe",
@@ -272,7 +284,7 @@ def test_facts_of_the_page(whole: Path) -> None:
     assert page.typical("data_wait") == pytest.approx(0.1)
     assert page.typical("nothing") is None
     assert [(s.section, s.name) for s in page.chosen] == [
-        *(("method", "name"), ("method", "clip_frames"), ("encoder", "name"), ("train", "batch_size"))
+        *(("method", "name"), ("clips", "clip_frames"), ("encoder", "name"), ("train", "batch_size"))
     ]
     assert "Confusion matrices" in _read(write_report(whole)).text
     assert f"unreel report '{whole}'" in [command for _, command in page.commands]

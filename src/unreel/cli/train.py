@@ -41,9 +41,9 @@ def pretrain(
             small recipe, which a CPU can train, or cvrl_small. For images it is the method's recipe for images, or
             simclr_images.
         object_crop: Show objects instead of scenes: cut every view out of a box. cam takes boxes that "unreel data
-            annotate boxes" computed, gt takes those of the data (file.boxes). Short for --method.object_crop.
+            annotate boxes" computed, gt takes those of the data (file.boxes). Short for --objects.object_crop.
         bg_mixup: Put objects in front of other backgrounds, by masks. cam takes masks that "unreel data annotate
-            masks" computed, gt takes those of the data (file.mask). Short for --method.bg_mixup.
+            masks" computed, gt takes those of the data (file.mask). Short for --objects.bg_mixup.
         dry_run: Check everything and say what would happen: steps, parameters, memory, time.
         list_settings: Show every setting with its value, its origin and what it may be.
     """
@@ -54,7 +54,8 @@ def pretrain(
     from unreel.data.manifest import Manifest
     from unreel.methods import method_builder
     from unreel.recipes import list_recipes
-    from unreel.recipes.build import COMMAND_LINE, default_recipe, list_all, prepare
+    from unreel.recipes.build import default_recipe, list_all, prepare
+    from unreel.recipes.schema import COMMAND_LINE
     from unreel.train.run import Run
 
     sections, short = split_overrides(settings)
@@ -63,8 +64,7 @@ def pretrain(
         method_builder(method)  # an unknown name is told from a method without a recipe
         overrides.insert(0, Layer(COMMAND_LINE, {"method": {"name": method}}))
     switches = {"object_crop": object_crop, "bg_mixup": bg_mixup}
-    if chosen := {name: value for name, value in switches.items() if value is not None}:
-        overrides.append(Layer(COMMAND_LINE, {"method": chosen}))
+    short = {**{name: value for name, value in switches.items() if value is not None}, **short}
     if encoder is not None:
         overrides.insert(0, Layer(COMMAND_LINE, {"encoder": {"name": encoder}}))
     if recipe is None and default_recipe(method) is None:

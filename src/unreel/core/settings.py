@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
@@ -28,6 +28,9 @@ from unreel.core.files import write_whole
 
 Builder: TypeAlias = Callable[..., object]
 Values: TypeAlias = Mapping[str, object]
+ORIGINS = "origins.json"
+"""Beside a run's config.yaml: section → setting → where its value came from."""
+
 _Given: TypeAlias = tuple[object, str]  # a value and its origin
 
 
@@ -417,6 +420,7 @@ class Section:
         omit: arguments that the caller puts in place himself although their type is plain.
         exclusive: groups of arguments of which one is given: a layer that sets one drops what earlier layers set for
             the others ("steps" on the command line replaces "epochs" of the recipe).
+        defaults: values that take the place of the constructors' own defaults.
     """
 
     builders: tuple[Builder, ...] = ()
@@ -424,6 +428,11 @@ class Section:
     default_name: str | None = None
     omit: frozenset[str] = frozenset()
     exclusive: tuple[frozenset[str], ...] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
+
+    def names(self, name: str | None = None) -> list[str]:
+        """What the section's settings are called, where ``name`` chooses."""
+        return [key for key in _merged(self.resolve(name)) if key not in self.omit]
 
     def resolve(self, name: str | None) -> tuple[Builder, ...]:
         """The constructors behind this section."""
@@ -460,13 +469,14 @@ class Settings(Mapping[str, Mapping[str, Any]]):
 
     ``settings["method"]`` maps each argument to a value of the type its constructor asks for. A section whose
     ``name`` a later layer changes starts again from that constructor's own defaults. ``header`` is written as comments
-    at the top of config.yaml.
+    at the top of config.yaml. ``schema`` is what the values were checked against.
     """
 
     typed: dict[str, dict[str, Any]]
     origins: dict[str, dict[str, str]]
     plain: dict[str, dict[str, object]] = field(repr=False)
     header: str = ""
+    schema: Mapping[str, Section] = field(default_factory=dict, repr=False)
 
     @classmethod
     def resolve(cls, schema: Mapping[str, Section], layers: Sequence[Layer], *, header: str = "") -> Settings:
@@ -480,10 +490,19 @@ class Settings(Mapping[str, Mapping[str, Any]]):
                 if section not in schema:
                     raise unknown_name("section", section, schema)
                 schema[section].merge(given[section], {key: (value, layer.origin) for key, value in keys.items()})
-        settings = cls({}, {}, {}, header)
+        settings = cls({}, {}, {}, header, schema)
         for section, part in schema.items():
             settings._complete(section, part, given[section], partial(_names_elsewhere, schema, given, section))
         return settings
+
+    def put(self, section: str, values: Values, origin: str) -> Settings:
+        """The same settings with a few values of one section in the place of what they were."""
+        part, origins = self.schema[section], self.origins[section]
+        given = {key: (value, origins[key]) for key, value in self.typed[section].items() if origins[key] != "default"}
+        part.merge(given, {key: (value, origin) for key, value in values.items()})
+        changed = replace(self, typed={**self.typed}, origins={**self.origins}, plain={**self.plain})
+        changed._complete(section, part, given, dict)
+        return changed
 
     def _complete(
         self,
@@ -514,6 +533,8 @@ class Settings(Mapping[str, Mapping[str, Any]]):
         for key, parameter in parameters.items():
             if key in checked:
                 typed[key], origins[key] = checked[key], entries[key][1]
+            elif key in part.defaults:
+                typed[key], origins[key] = part.defaults[key], "default"
             elif parameter.required:
                 raise UsageError(f"{section}.{key} is missing; expected {_type_name(parameter.hint)}")
             else:
@@ -542,7 +563,7 @@ class Settings(Mapping[str, Mapping[str, Any]]):
         return {section: dict(keys) for section, keys in self.plain.items()}
 
     def to_yaml(self) -> str:
-        """YAML text, one value a line, each with its origin as a comment; ``load_layers`` reads it back."""
+        """YAML text, one value a line, each with its origin as a comment for people."""
         lines = [f"# {line}".rstrip() for line in self.header.splitlines()]
         for section, keys in self.plain.items():
             lines.append(f"{section}:" if keys else f"{section}: {{}}")
@@ -553,7 +574,8 @@ class Settings(Mapping[str, Mapping[str, Any]]):
         return "\n".join(lines) + "\n"
 
     def dump(self, path: str | PathLike[str]) -> None:
-        """Write config.yaml."""
+        """Write config.yaml, and beside it origins.json, by which ``load_layers`` tells where each value came from."""
+        write_whole(Path(path).with_name(ORIGINS), json.dumps(self.origins, indent=1) + "\n")
         write_whole(path, self.to_yaml())
 
 
@@ -579,28 +601,19 @@ def _flow(value: object) -> str:
     return text.removesuffix("\n").removesuffix("...").strip()
 
 
-_ORIGIN = re.compile(r"^  ([A-Za-z_]\w*): .*  # (default|recipe [^#]+|command line|call|shortened with [\w.]+)$")
-
-
 def load_layers(path: str | PathLike[str], *, origin: str | None = None) -> list[Layer]:
-    """A recipe as one layer; a run's config.yaml as one layer per origin that its comments name.
+    """A recipe as one layer; a run's config.yaml as one layer per origin in the origins.json beside it.
 
-    Values a config.yaml marks as defaults keep that origin: the run is the same even if a default changes later.
+    Values a run took from defaults keep that origin: the run is the same even if a default changes later.
     """
     file = Path(path)
     sections = load_sections(file)
     origin = origin if origin is not None else f"recipe {file.stem}"
-    marks: dict[tuple[str, str], str] = {}
-    section = ""
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if re.match(r"^[A-Za-z_]\w*:", line):
-            section = line.split(":", 1)[0]
-        elif match := _ORIGIN.match(line):
-            marks[section, match[1]] = match[2]
+    marks = read_origins(file)
     split: dict[str, Sections] = {}
     for section, keys in sections.items():
         for key, value in keys.items():
-            place = marks.get((section, key), origin)
+            place = marks.get(section, {}).get(key, origin)
             split.setdefault(place, {}).setdefault(section, {})[key] = value
     # The names go first, because a changed name empties its section; then the defaults, because one of two alternatives
     # may have a default that must not push the other one out.
@@ -609,3 +622,15 @@ def load_layers(path: str | PathLike[str], *, origin: str | None = None) -> list
     named = {s: k["name"] for s, k in sections.items() if "name" in k}
     first = Layer(origin, {s: {"name": n} for s, n in named.items()})
     return [first, *layers] if named else layers
+
+
+def read_origins(path: str | PathLike[str]) -> dict[str, dict[str, str]]:
+    """Where the values of a run's config.yaml came from; nothing for a file of another name, or where it is unknown."""
+    file = Path(path)
+    if file.name != "config.yaml":
+        return {}
+    try:
+        found = json.loads(file.with_name(ORIGINS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -387,6 +387,21 @@ def choose_table(name: str, manifest: Manifest, chosen: str | None = None) -> Pa
     return next(iter(found.values()))
 
 
+def choose_tables(
+    manifest: Manifest, names: Iterable[str], *, boxes: str | None = None, masks: str | None = None
+) -> dict[str, str]:
+    """The tables of computed boxes and masks among the facts that are read, by name.
+
+    Args:
+        manifest: the rows to learn from. names: of the facts that are read.
+        boxes: which table of boxes, where `unreel data annotate boxes` made several: its path or its name.
+        masks: which table of masks.
+    Raises: DataError where there is none, naming the command; UsageError where there are several, or not this one.
+    """
+    asked = [name for name in ("boxes", "masks") if name in set(names)]
+    return {name: str(choose_table(name, manifest, boxes if name == "boxes" else masks)) for name in asked}
+
+
 def _written(path: Path) -> str:
     return datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
 

@@ -8,6 +8,8 @@ takes the place of shuffling the batch between them: no process can tell its own
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import torch
@@ -112,6 +114,12 @@ class MoCo(SiameseMethod):
         self.temperature = _TEMPERATURE[version] if temperature is None else temperature
         self.symmetric, self.mix_weighting = symmetric, mix_weighting
         self._fresh: list[Tensor] = []  # keys of this step; gone before the next begins
+
+    @classmethod
+    def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """A query's own key against the queue, whatever the batch (object_aware.md §1.2)."""
+        keys, mixed = settings["method"]["queue_size"], settings["method"]["mix"] != "none"
+        return {"contrast_accuracy": 1 / (1 + keys), **({} if mixed else {"loss": math.log(1 + keys)})}
 
     def on_step_begin(self, progress: StepsDone) -> None:
         """The teacher follows, before the step's loss (object_aware.md §1.1)."""

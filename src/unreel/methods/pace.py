@@ -8,6 +8,7 @@ Differs from PRP: its decoder, which reconstructs the slow clip, is left out; on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -129,6 +130,11 @@ class Pace(PretextTask):
             if contrast_weight
             else None
         )
+
+    @classmethod
+    def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """Of the contrast between clips: one over the global batch."""
+        return {"contrast_accuracy": 1 / settings["train"]["batch_size"]}
 
     def forward(self, batch: Batch) -> LossOutput:
         """The loss of B videos with one clip each, or two where they are contrasted."""

@@ -8,6 +8,7 @@ and shuffled alike.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from unreel.core.keys import Key, uniforms
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.losses.memory import MemoryLoss, memory_nce
-from unreel.methods.method import LossOutput, StepsDone
+from unreel.methods.method import DataFacts, LossOutput, StepsDone
 from unreel.methods.registry import register_method
 from unreel.methods.siamese import SiameseMethod, takes_siamese_options
 from unreel.nn.encoder import Encoder
@@ -173,6 +174,11 @@ class PIRL(SiameseMethod):
         one = torch.zeros(1, dtype=torch.int64, device=device)
         u = uniforms(batch.key.child("negatives"), one, self.num_negatives)[0]
         return (u.double() * size).to(torch.int64)
+
+    @classmethod
+    def from_data(cls, facts: DataFacts, settings: Mapping[str, Any]) -> dict[str, object]:
+        """How many sources there are to remember, where it is not given."""
+        return {"num_sources": facts.num_trained} if settings["num_sources"] is None else {}
 
     def forward(self, batch: Batch) -> LossOutput:
         """Loss of B sources, of which view 0 is the image and view 1 is cut. Raises UsageError for an unknown row."""

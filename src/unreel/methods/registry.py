@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 
 from unreel.core.errors import UsageError, nearest
 from unreel.core.registry import Registry
 from unreel.methods.method import Method
+from unreel.methods.parts import build_parts
 from unreel.nn.encoder import Encoder
 
 M = TypeVar("M", bound=type[Method])
 
-METHODS: Registry[Callable[..., Method]] = Registry("method")
+METHODS: Registry[type[Method]] = Registry("method")
 
 
 def register_method(name: str) -> Callable[[M], M]:
@@ -33,31 +34,54 @@ def list_methods(pattern: str = "*") -> list[str]:
     return METHODS.names(pattern)
 
 
-def method_builder(name: str) -> Callable[..., Method]:
+def method_builder(name: str) -> type[Method]:
     """The class behind a name. Raises UsageError for an unknown one, with the nearest."""
     return METHODS[name]
 
 
 def create_method(name: str, encoder: Encoder, *, seed: int | None = None, **arguments: object) -> Method:
-    """A method around ``encoder``.
+    """A method around ``encoder``, with its parts.
 
     Args:
         name: one of ``list_methods()``.
         encoder: trained in place; its ``input_spec`` is set to what the method feeds it.
         seed: makes the initial weights of the method's own parts a function of this number alone and leaves torch's
             global generator as it was; ``None`` draws from torch's generator, as any module does.
-        arguments: the method's keyword arguments.
+        arguments: the method's keyword arguments; a part's settings as a mapping (``clips={"stride": 2}``), or the
+            part itself; and settings of parts by their name alone, where only one part has them (``stride=2``).
 
     Raises: UsageError for an unknown name or argument, with the nearest ones, and for a value that cannot be.
     """
     builder = METHODS[name]
-    known = [n for n in inspect.signature(builder).parameters if n != "encoder"]
-    for argument in arguments:
-        if argument not in known:
-            close = nearest(argument, known) or sorted(known)
-            raise UsageError(f"method {name!r} has no argument {argument!r}; it takes {', '.join(close)}")
+    own, given = _sorted_out(name, builder, arguments)
     if seed is None:
-        return builder(encoder, **arguments)
+        return builder(encoder, **build_parts(builder.parts, encoder, given), **own)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return builder(encoder, **arguments)
+        return builder(encoder, **build_parts(builder.parts, encoder, given), **own)
+
+
+def _sorted_out(
+    name: str, builder: type[Method], arguments: Mapping[str, object]
+) -> tuple[dict[str, object], dict[str, Any]]:
+    """Arguments of the method itself, and of its parts by their names."""
+    parts = builder.parts
+    own_names = [n for n in inspect.signature(builder).parameters if n != "encoder" and n not in parts]
+    homes: dict[str, list[str]] = {}
+    for part, entry in parts.items():
+        for setting in entry.section(parts).names():
+            homes.setdefault(setting, []).append(part)
+    own: dict[str, object] = {}
+    given: dict[str, Any] = {}
+    for argument, value in arguments.items():
+        if argument in parts:
+            given[argument] = {**value, **given.get(argument, {})} if isinstance(value, Mapping) else value
+        elif argument in own_names:
+            own[argument] = value
+        elif len(homes.get(argument, ())) == 1:
+            given.setdefault(homes[argument][0], {})[argument] = value
+        else:
+            known = [*own_names, *homes]
+            close = nearest(argument, known) or sorted(known)
+            raise UsageError(f"method {name!r} has no argument {argument!r}; it takes {', '.join(close)}")
+    return own, given

@@ -6,6 +6,8 @@ independent times of a video (cvrl.md §6.5).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -55,6 +57,12 @@ class SimCLR(SiameseMethod):
             bn_momentum=bn_momentum,
         )
         self.temperature = temperature
+
+    @classmethod
+    def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """Contrast accuracy 1/B and loss log(2B − 1); B the global batch."""
+        batch = settings["train"]["batch_size"]
+        return {"contrast_accuracy": 1 / batch, "loss": math.log(2 * batch - 1)}
 
     def forward(self, batch: Batch) -> LossOutput:
         """Loss of B sources with V views each; logs contrast accuracy and entropy of the first two views."""

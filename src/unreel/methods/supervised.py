@@ -6,9 +6,9 @@ Not a pretext task: the upper reference beside the methods without labels. From 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from unreel.core.errors import UsageError, unknown_name
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.sampling import UniformSampler
-from unreel.methods.method import LossOutput, Method
+from unreel.methods.method import DataFacts, LossOutput, Method
 from unreel.methods.registry import register_method
 from unreel.methods.view_options import takes_view_options
 from unreel.nn.encoder import Encoder
@@ -130,6 +130,13 @@ class Supervised(Method):
         p = self.dropout if self.training else 0.0
         scores: Tensor = self.head(keyed_dropout(embeddings, batch.key.child("dropout"), batch.sample_id, p))
         return scores
+
+    @classmethod
+    def from_data(cls, facts: DataFacts, settings: Mapping[str, Any]) -> dict[str, object]:
+        """The classes, sorted, where they are not given."""
+        if settings["classes"]:
+            return {}
+        return {"classes": sorted(set(facts.manifest.labels(settings["label"])) - {""})}
 
     def forward(self, batch: Batch) -> LossOutput:
         """Cross-entropy of ``batch.targets[label]`` (B,) int64."""

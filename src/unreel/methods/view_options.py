@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 
-from unreel.methods.debiasing import debias
+from unreel.methods.debiasing import ObjectViews, debias
 from unreel.views.plan import ViewPlan
 from unreel.views.presets import view_plan
 
@@ -36,11 +36,12 @@ def takes_view_options(
         signature = inspect.signature(init)
         parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         hints = {n: h for n, h in init.__annotations__.items() if n in signature.parameters or n == "return"}
-        switches = _settings(debias)
-        for function, left_out in ((base, ()), (of, own), (debias, ())):
+        switches = _settings(ObjectViews)
+        for function, left_out in ((base, ()), (of, own), (ObjectViews, ())):
             if function is None:
                 continue
-            found, types = _settings(function), get_type_hints(function, include_extras=True)
+            hinted = ObjectViews.__init__ if function is ObjectViews else function
+            found, types = _settings(function), get_type_hints(hinted, include_extras=True)
             new = [n for n in found if n not in left_out and n not in signature.parameters]
             parameters += [found[n].replace(kind=inspect.Parameter.KEYWORD_ONLY) for n in new]
             hints |= {n: types[n] for n in new}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
+from unreel.core.settings import Range
 
 
 def keyed_dropout(x: Tensor, key: Key, ids: Tensor, p: float) -> Tensor:
@@ -42,12 +44,12 @@ def _glorot_(linear: nn.Linear) -> None:
 def projection_mlp(
     in_dim: int,
     *,
-    hidden_layers: int = 3,
-    hidden_dim: int = 2048,
-    out_dim: int = 128,
+    hidden_layers: Annotated[int, Range(ge=0)] = 3,
+    hidden_dim: Annotated[int, Range(ge=1)] = 2048,
+    out_dim: Annotated[int, Range(ge=1)] = 128,
     batch_norm: bool = True,
-    bn_momentum: float = 0.003,
-    bn_eps: float = 1e-5,
+    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.003,
+    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
     bias: bool = True,
 ) -> nn.Sequential:
     """``hidden_layers`` × (Linear, BatchNorm, ReLU), then Linear: embeddings (B, in_dim) to projections (B, out_dim).

@@ -52,7 +52,9 @@ def load_recipe(name_or_path: str | PathLike[str]) -> Recipe:
             raise UsageError(f"recipe {path}: there is no such file")
     else:
         raise unknown_name("recipe", text, list_recipes())
-    layers = load_layers(path)  # first: it reports a malformed file with its line
+    from unreel.recipes.schema import with_parts  # it knows the methods, which a list of recipes does not need
+
+    layers = with_parts(load_layers(path), text)  # first: it reports a malformed file with its line
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     title = first.removeprefix("#").strip() if first.startswith("#") else ""
     return Recipe(path.stem, title, path, tuple(layers))

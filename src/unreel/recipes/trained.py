@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from unreel.core.errors import DataError, UsageError
-from unreel.core.settings import Settings
 from unreel.explain.contracam import Embed, Objective
 from unreel.methods import Method, PretextTask, Supervised, create_method
 from unreel.nn import Encoder, create_encoder
@@ -17,7 +16,8 @@ from unreel.nn.kernels import channels_last
 from unreel.nn.registry import ENCODERS
 from unreel.nn.weights import load_encoder
 from unreel.recipes import load_recipe
-from unreel.recipes.build import settings_schema
+from unreel.recipes.build import method_arguments
+from unreel.recipes.schema import resolve
 from unreel.train.run import Run, open_run
 
 # Dimensions enough to tell whether a head maps embeddings (B, D) to projections.
@@ -41,11 +41,11 @@ def load_method(run: Run | str | os.PathLike[str]) -> Method:
             f"{opened.path}: its method or encoder was given as an object, so that its settings cannot build it again; "
             "load the state of its checkpoint into that object yourself"
         )
-    settings = Settings.resolve(settings_schema(), list(layers))
+    settings = resolve(layers)
     names = {section: str(settings[section]["name"]) for section in ("method", "encoder")}
     seed = int(settings["train"]["seed"])
     encoder = create_encoder(names["encoder"], seed=seed, **settings.arguments("encoder", ENCODERS[names["encoder"]]))
-    method = create_method(names["method"], encoder, seed=seed, **settings.arguments("method"))
+    method = create_method(names["method"], encoder, seed=seed, **method_arguments(settings))
     if settings["train"]["memory_format"] == "channels_last":
         channels_last(method)
     paths = opened.checkpoints

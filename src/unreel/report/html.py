@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UnreelError
 from unreel.core.files import check_file, write_whole
-from unreel.core.settings import Sections
+from unreel.core.settings import Sections, read_origins
 from unreel.core.words import counted, plural
 from unreel.data.batch import Batch
 from unreel.data.sampling import IntervalDistribution, IntervalKind
@@ -42,7 +42,6 @@ from unreel.train.run import REPORT_FILE, Run, open_run
 VIEWS_FILE = "views.png"
 _HERE = Path(__file__).parent
 _MOST_FAULTS = 50
-_ORIGIN = re.compile(r"^  (\w+): .*?  # ([^#]+)$")
 
 
 def save_views(run_dir: str | os.PathLike[str], views: Batch | Sequence[Any]) -> Path:
@@ -118,6 +117,10 @@ class _Page:
         value = self.config.get(section, {}).get(name)
         return default if value is None else value
 
+    def of_part(self, part: str, name: str, default: Any = None) -> Any:
+        """A setting of a part of the method; version 0.1 kept them with the method's own."""
+        return self.setting(part, name, self.setting("method", name, default))
+
     @functools.cached_property
     def card(self) -> Mapping[str, Any]:
         """What the encoder's card says of its training; empty before the run is complete."""
@@ -173,15 +176,15 @@ class _Page:
     def noun(self) -> str:
         """What the run learned from is called: "video" or "image"."""
         known = self.card.get("data", {}).get("noun") if self.card else None
-        return str(known or ("image" if self.setting("method", "clip_frames") == 1 else "video"))
+        return str(known or ("image" if self.of_part("clips", "clip_frames") == 1 else "video"))
 
     @functools.cached_property
     def tiles(self) -> list[tuple[str, str, str]]:
         """Name, value and a remark of the facts on top."""
         wait, rate = self.typical("data_wait"), self.typical("clips_per_s")
         batch = self.setting("train", "batch_size")
-        clip = self.setting("method", "clip_frames")
-        size = self.setting("method", "size")
+        clip = self.of_part("clips", "clip_frames")
+        size = self.of_part("views", "size")
         tiles = [
             (
                 "Method",
@@ -247,18 +250,18 @@ class _Page:
     @property
     def intervals(self) -> Drawing | None:
         """Temporal sampling, for methods whose pairs have an interval."""
-        kind = self.setting("method", "interval")
+        kind = self.of_part("clips", "interval")
         # An image has one time; elsewhere, as between snippets, an interval is a number of frames.
         if not isinstance(kind, str) or self.noun == "image":
             return None
-        if self.setting("method", "rho", 2) != 2:  # no pair, or the distribution of none of its pairs
+        if self.of_part("clips", "rho", 2) != 2:  # no pair, or the distribution of none of its pairs
             return None
         try:
             distribution = IntervalDistribution(
                 cast(IntervalKind, kind),
-                self.setting("method", "power", 1.0),
-                frames=self.setting("method", "fixed_frames", 0),
-                scale=self.setting("method", "interval_scale", 0.25),
+                self.of_part("clips", "power", 1.0),
+                frames=self.of_part("clips", "fixed_frames", 0),
+                scale=self.of_part("clips", "scale", self.setting("method", "interval_scale", 0.25)),
             )
         except UnreelError:
             return None
@@ -285,15 +288,9 @@ class _Page:
     @functools.cached_property
     def settings(self) -> list[Setting]:
         """Every setting, in the order of config.yaml."""
-        origins: dict[tuple[str, str], str] = {}
-        section = ""
-        for line in (self.run.path / "config.yaml").read_text(encoding="utf-8").splitlines():
-            if line and not line[0].isspace():
-                section = line.split(":")[0]
-            elif match := _ORIGIN.match(line):
-                origins[section, match.group(1)] = match.group(2).strip()
+        origins = read_origins(self.run.path / "config.yaml")
         return [
-            Setting(part, name, "—" if value is None else str(value), origins.get((part, name), ""))
+            Setting(part, name, "—" if value is None else str(value), origins.get(part, {}).get(name, ""))
             for part, values in self.config.items()
             for name, value in values.items()
         ]

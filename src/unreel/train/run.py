@@ -465,8 +465,10 @@ def _write_beginning(
 ) -> None:
     for note in notes:
         log.info("%s", note)
-    config = settings.to_yaml() if isinstance(settings, Settings) else yaml.safe_dump(plain, sort_keys=False)
-    write_whole(run.path / "config.yaml", config)
+    if isinstance(settings, Settings):
+        settings.dump(run.path / "config.yaml")
+    else:
+        write_whole(run.path / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     old = run.environment
     entry = {"started": now, **describe_environment()}

@@ -13,6 +13,7 @@ from unreel.core.keys import Key
 from unreel.data import aligned as _aligned
 from unreel.data.batch import Aligned, Batch, View, ViewParams
 from unreel.data.contracts import FrameSize
+from unreel.views.geometry import as_size
 from unreel.views.operation import GeometricOperation, Operation, SourceOperation
 from unreel.views.operations import HorizontalFlip, frame_blocks
 
@@ -79,6 +80,13 @@ class ViewPlan:
     def num_views(self) -> int:
         """Number of views per sample."""
         return len(self.pipelines)
+
+    @property
+    def size(self) -> int | None:
+        """Side of the first view's frames in pixels; None where they are not square."""
+        sizes = [size for op in self.pipelines[0] if (size := getattr(op, "size", None)) is not None]
+        height, width = as_size(sizes[-1]) if sizes else (0, 1)
+        return height if height == width else None
 
     def after(self, operation: Operation, *, shared: bool = False) -> ViewPlan:
         """The same plan behind one more operation on decoded frames; no other draw changes."""
