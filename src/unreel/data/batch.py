@@ -59,16 +59,18 @@ class ViewParams:
 
 @dataclass(frozen=True)
 class View:
-    """One augmented clip (or B of them once collated).
+    """One augmented clip, or the sound of one (or B of them once collated).
 
-    ``data``: (T, H, W, C) uint8 as the worker hands it over, (B, T, H, W, C) collated, (B, C, T, H, W) float in
-    [0, 1] after ``ViewPlan.apply``. ``times_s``: (T,) or (B, T) float64 presentation times.
+    ``stream``: "video", whose ``data`` is (T, H, W, C) uint8 as the worker hands it over, (B, T, H, W, C) collated,
+    (B, C, T, H, W) float in [0, 1] after ``ViewPlan.apply``; or "audio", (T,) or (B, T) float32 samples.
+    ``times_s``: (T,) or (B, T) float64 presentation times, of one clock for all streams.
     """
 
     data: Tensor
     times_s: Tensor
     params: ViewParams = field(default_factory=ViewParams)
     aligned: dict[str, Aligned] = field(default_factory=dict)
+    stream: str = "video"
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
         """The same view on another device."""
@@ -77,6 +79,7 @@ class View:
             self.times_s.to(device, non_blocking=non_blocking),
             self.params.to(device, non_blocking=non_blocking),
             {k: Aligned(a.kind, a.data.to(device, non_blocking=non_blocking)) for k, a in self.aligned.items()},
+            self.stream,
         )
 
     def pin_memory(self) -> View:
@@ -86,6 +89,7 @@ class View:
             self.times_s.pin_memory(),
             replace(self.params, values={k: v.pin_memory() for k, v in self.params.values.items()}),
             {k: Aligned(a.kind, a.data.pin_memory()) for k, a in self.aligned.items()},
+            self.stream,
         )
 
 
@@ -183,7 +187,7 @@ def collate(samples: Sequence[Sample], *, stack: Callable[[list[Tensor]], Tensor
         )
         aligned = {n: stack_aligned([p.aligned[n] for p in parts]) for n in parts[0].aligned}
         clips = stack([p.data for p in parts])
-        views.append(View(clips, torch.stack([p.times_s for p in parts]), params, aligned))
+        views.append(View(clips, torch.stack([p.times_s for p in parts]), params, aligned, parts[0].stream))
     return Batch(
         tuple(views),
         {n: torch.stack([s.targets[n] for s in samples]) for n in samples[0].targets},

@@ -7,7 +7,7 @@ and crops. Both read through :class:`unreel.data.rows.RowReader`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -32,9 +32,9 @@ from unreel.data.contracts import (
     TimedFact,
 )
 from unreel.data.manifest import Manifest
-from unreel.data.rows import AlignedSource, Publish, RowReader, attempt
+from unreel.data.rows import AlignedSource, Publish, RowFacts, RowReader, attempt
 from unreel.data.sampling import ClipPlan
-from unreel.media import Decoder, TooShortError
+from unreel.media import AudioDecoder, Decoder, TooShortError
 
 # Source frames decoded at a time in evaluation, so that a long plan on a large video stays within memory.
 _EVALUATION_BYTES = 256 * 1024 * 1024
@@ -53,6 +53,31 @@ def resize_frames(frames: Tensor, height: int, width: int, *, antialias: bool = 
     return resized.permute(0, 2, 3, 1)
 
 
+@dataclass(frozen=True)
+class ClipSound:
+    """The sound of each clip, a view of its own behind the clips: a window about the clip's middle, within the row.
+
+    Args:
+        seconds: its length; the clip's own, or more.
+        decoder: at which rate, and what becomes of missing sound.
+    """
+
+    seconds: float
+    decoder: AudioDecoder = field(default_factory=AudioDecoder)
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0:
+            raise UsageError(f"the sound of a clip needs seconds > 0, got {self.seconds}")
+
+    def request(self, times_s: NDArray[np.float64], facts: RowFacts) -> Request:
+        """The samples that go with frames of these presentation times (T,)."""
+        frame_s = 1 / facts.video.fps if facts.video.fps else 0.0
+        middle = (times_s.min() + times_s.max() + frame_s) / 2 - facts.start_s
+        start = max(0.0, min(middle - self.seconds / 2, facts.duration_s - self.seconds))
+        count = round(self.seconds * self.decoder.rate_hz)
+        return Request(times_s=start + np.arange(count) / self.decoder.rate_hz, stream="audio")
+
+
 class ClipDataset:
     """Training samples: ``dataset[Ticket(epoch, step, row, reserves)] -> Sample``.
 
@@ -64,6 +89,7 @@ class ClipDataset:
             neighbours, nor the step changes its views.
         sidecars: computed facts by name, handed to the sampler and the views.
         aligned: masks, boxes … that follow each view's geometry.
+        sound: the sound of each clip comes as a further view, of the stream "audio"; None leaves it out.
         target_columns: label columns that come as targets of that name, () int64, and their classes in the order of
             the codes.
         decoder: reads every row; None chooses by the kind of file.
@@ -82,6 +108,7 @@ class ClipDataset:
         seed: int = 0,
         sidecars: Mapping[str, SidecarLike] | None = None,
         aligned: Sequence[AlignedSource] = (),
+        sound: ClipSound | None = None,
         target_columns: Mapping[str, Sequence[str]] | None = None,
         decoder: Decoder | None = None,
         cache_mb: Annotated[float, Range(ge=0, unit="MB")] = 0.0,
@@ -98,8 +125,10 @@ class ClipDataset:
         self.seed = seed
         self.sidecars = dict(sidecars or {})
         self.aligned = tuple(aligned)
+        self.sound = sound
         self.codes = {name: label_codes(manifest, name, classes) for name, classes in (target_columns or {}).items()}
-        self.reader = RowReader(manifest, decoder, aligned=aligned, cache_mb=cache_mb)
+        heard = None if sound is None else sound.decoder
+        self.reader = RowReader(manifest, decoder, aligned=aligned, sound=heard, cache_mb=cache_mb)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -138,6 +167,9 @@ class ClipDataset:
                 item.name: self.views.align(i, Aligned(item.kind, next(read).data), params) for item in self.aligned
             }
             views.append(View(data, torch.from_numpy(clip.times_s), params, aligned))
+        if self.sound is not None:
+            for heard in reader.read(row, [self.sound.request(times_s, facts) for times_s in clip_times]):
+                views.append(View(heard.data, torch.from_numpy(heard.times_s), stream="audio"))
         targets = {**drawn.targets, **{name: torch.tensor(codes[row]) for name, codes in self.codes.items()}}
         return Sample(tuple(views), targets, manifest.sample_id(row), manifest.group_id(row), row)
 

@@ -24,10 +24,12 @@ from unreel.data.contracts import FrameSize, Request, Ticket
 from unreel.data.index import index_command
 from unreel.data.manifest import Manifest
 from unreel.media import (
+    AudioDecoder,
     Decoder,
     Frames,
     MediaError,
     MissingFileError,
+    NoStreamError,
     TooShortError,
     UnreadableError,
     VideoInfo,
@@ -120,6 +122,7 @@ class RowReader:
         manifest: what to read.
         decoder: reads every row; None chooses by the kind of file.
         aligned: the streams beside video and audio.
+        sound: reads the audio, of the row's own file, or of its ``file.audio``, which then begins with its first frame.
         cache_mb: keep the decoded frames of whole rows up to this size, per process. Rows come in another order each
             epoch, so those that came first are kept, none is thrown out.
     Raises: DataError for a row that lacks an aligned file.
@@ -131,6 +134,7 @@ class RowReader:
         decoder: Decoder | None = None,
         *,
         aligned: Sequence[AlignedSource] = (),
+        sound: AudioDecoder | None = None,
         cache_mb: float = 0.0,
     ) -> None:
         for name in (source.name for source in aligned):
@@ -143,13 +147,15 @@ class RowReader:
         self.manifest = manifest
         self.decoder = decoder
         self.aligned = {source.name: source for source in aligned}
+        self.sound = sound or AudioDecoder()
         self.cache_mb = cache_mb
         self._facts: OrderedDict[int, RowFacts] = OrderedDict()
         self._kept: dict[int, Frames] = {}
         self._room = int(cache_mb * 1e6)
 
     def __reduce__(self) -> tuple[object, ...]:  # what was read stays with the process that read it
-        make = partial(RowReader, aligned=tuple(self.aligned.values()), cache_mb=self.cache_mb)
+        aligned = tuple(self.aligned.values())
+        make = partial(RowReader, aligned=aligned, sound=self.sound, cache_mb=self.cache_mb)
         return make, (self.manifest, self.decoder)
 
     def facts(self, row: int) -> RowFacts:
@@ -171,23 +177,27 @@ class RowReader:
             differ in size from what probing told; UsageError for an unknown stream, or unless a request holds either
             indices or times.
         """
-        numbers = [self.frame_numbers(row, request) for request in requests]
-        shown = [n for n, request in zip(numbers, requests, strict=True) if request.stream == "video"]
+        numbers = {n: self.frame_numbers(row, r) for n, r in enumerate(requests) if r.stream != "audio"}
+        shown = [wanted for n, wanted in numbers.items() if requests[n].stream == "video"]
         union = np.unique(np.concatenate(shown)) if shown else np.empty(0, dtype=np.int64)
         pixels, times_s = self._pixels(row, union) if shown else (torch.empty(0), np.empty(0))
         read: dict[tuple[str, bytes], Stretch] = {}  # what several clips have in common is read once
-        for request, wanted in zip(requests, numbers, strict=True):
+        found = []
+        for n, request in enumerate(requests):
+            if request.stream == "audio":
+                found.append(self._heard(row, request))
+                continue
+            wanted = numbers[n]
             address = (request.stream, wanted.tobytes())
-            if address in read:
-                continue
-            if request.stream == "video":
+            if address not in read:
                 place = np.searchsorted(union, wanted)
-                read[address] = Stretch(_take(pixels, place), times_s[place])
-                continue
-            known = np.isin(wanted, union).all()
-            at = times_s[np.searchsorted(union, wanted)] if known else self._times(row)[wanted]
-            read[address] = Stretch(self._aligned_with(row, request.stream, wanted, at), at)
-        return [read[request.stream, n.tobytes()] for request, n in zip(requests, numbers, strict=True)]
+                if request.stream == "video":
+                    read[address] = Stretch(_take(pixels, place), times_s[place])
+                else:
+                    at = times_s[place] if np.isin(wanted, union).all() else self._times(row)[wanted]
+                    read[address] = Stretch(self._aligned_with(row, request.stream, wanted, at), at)
+            found.append(read[address])
+        return found
 
     def frame_numbers(self, row: int, request: Request) -> NDArray[np.int64]:
         """Frame numbers in the file for a request within the row's span: (T,) int64.
@@ -276,6 +286,28 @@ class RowReader:
                 f"{video.width}x{video.height}",
             )
         return torch.from_numpy(frames.pixels), frames.times_s
+
+    def _heard(self, row: int, request: Request) -> Stretch:
+        if request.times_s is None or request.indices is not None:
+            raise UsageError("audio is asked for by times, not by indices")
+        entry, path = self.manifest.rows[row], self.manifest.absolute(row)
+        own = self.manifest.file(row, "audio")
+        if own is None and (entry.frames or path.is_dir()):
+            raise NoStreamError(path, "pictures have no sound; name its file in the column file.audio")
+        start, length = entry.start_s or 0.0, np.inf
+        try:
+            facts = self.facts(row)
+            start, length = facts.start_s - (facts.video.start_s if own else 0.0), facts.duration_s
+        except NoStreamError:  # nothing but sound: seconds count from its first sample
+            start += self.sound.probe(path).start_s
+            if entry.end_s is not None:
+                length = entry.end_s - (entry.start_s or 0.0)
+        times = np.asarray(request.times_s, dtype=np.float64)
+        loose = 0.5 / self.sound.rate_hz
+        if times.size == 0 or times.min() < -loose or times.max() > length + loose:
+            raise TooShortError(path, f"sound is asked for outside its {length:g} s")
+        samples, times_s = self.sound.read(own or path, times_s=times + start)
+        return Stretch(torch.from_numpy(samples), times_s)
 
     def _aligned_with(self, row: int, name: str, numbers: NDArray[np.int64], times_s: NDArray[np.float64]) -> Tensor:
         source = self.aligned.get(name)

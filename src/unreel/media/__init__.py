@@ -1,6 +1,7 @@
 """Bytes to tensors with times: video, images, audio."""
 
 from unreel.media.access import VIDEO_SUFFIXES, decode_whole, decoder_for, kind_of, probe, read_clip
+from unreel.media.audio import AudioDecoder, AudioInfo, Sound
 from unreel.media.decoder import (
     Decoder,
     Frames,
@@ -22,6 +23,8 @@ __all__ = [
     "FOREIGN_IMAGE_SUFFIXES",
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
+    "AudioDecoder",
+    "AudioInfo",
     "Decoder",
     "FrameFolderDecoder",
     "Frames",
@@ -31,6 +34,7 @@ __all__ = [
     "NoStreamError",
     "PyAVDecoder",
     "ReadTimeoutError",
+    "Sound",
     "TooShortError",
     "TruncatedError",
     "UnreadableError",

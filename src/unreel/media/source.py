@@ -1,10 +1,10 @@
-"""An open video file: which track is read, its packets in file order, its decoder, and what reading may cost."""
+"""An open media file: which track is read, its packets in file order, its decoder, and what reading may cost."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,7 +58,7 @@ class Budget:
 
 
 class Source:
-    """An open file with the track a player shows, and one decoder thread.
+    """An open file with the video track that a player shows, and one decoder thread.
 
     Packets carry their place in the file as presentation time into the decoder, so that a frame's ``pts`` is the
     place of the packet it came from, whatever times the file gives.
@@ -75,16 +75,21 @@ class Source:
         self.at_start = True
         self.container = av.open("file:" + self.path, timeout=self.budget.max_seconds, metadata_errors="replace")
         try:
-            self.stream = choose_track(self.path, self.container)
+            self.stream = self._choose()
             context = self.stream.codec_context
             if context is None:
-                raise UnreadableError(self.path, "the installed FFmpeg has no decoder for its video stream")
+                raise UnreadableError(
+                    self.path, f"the installed FFmpeg has no decoder for its {self.stream.type} stream"
+                )
             context.thread_type = "NONE"
             context.thread_count = 1
             self.context = context
         except BaseException:
             self.container.close()
             raise
+
+    def _choose(self) -> Any:
+        return choose_track(self.path, self.container)
 
     def close(self) -> None:
         """Close the file."""
@@ -119,20 +124,24 @@ class Source:
             self.budget.packet()
             yield packet
 
-    def decode(self, packet: av.Packet[Any], place: int) -> list[av.VideoFrame]:
-        """Frames that come out after this packet; a damaged packet gives none, and an empty one is never decoded."""
+    def decode(self, packet: av.Packet[Any], place: int | None) -> list[Any]:
+        """Frames that come out after this packet; a damaged packet gives none, and an empty one is never decoded.
+
+        Without a place, the packet keeps its own time.
+        """
         if not packet.size or place in self.refused:
             return []
-        packet.pts = place
+        if place is not None:
+            packet.pts = place
         return self._frames(packet)
 
-    def drain(self) -> list[av.VideoFrame]:
+    def drain(self) -> list[Any]:
         """The frames that still wait to be shown; the decoder then is as new."""
         frames = self._frames(None)
         self.context.flush_buffers()
         return frames
 
-    def _frames(self, packet: av.Packet[Any] | None) -> list[av.VideoFrame]:
+    def _frames(self, packet: av.Packet[Any] | None) -> list[Any]:
         try:
             frames = list(self.context.decode(packet))
         except (av.error.ExitError, av.error.MemoryError):
@@ -158,8 +167,10 @@ def choose_track(path: str, container: av.container.InputContainer) -> av.VideoS
 
 
 @contextmanager
-def opened(path: Path, max_seconds: float, max_packets: int) -> Iterator[Source]:
-    """Open a file; whatever FFmpeg reports on the way leaves as a MediaError."""
+def opened(
+    path: Path, max_seconds: float, max_packets: int, make: Callable[[str, Budget], Source] | None = None
+) -> Iterator[Source]:
+    """Open a file (``make``: for another track than the video's); what FFmpeg reports leaves as a MediaError."""
     name = os.fspath(path)
     try:
         size = os.stat(name).st_size
@@ -173,7 +184,7 @@ def opened(path: Path, max_seconds: float, max_packets: int) -> Iterator[Source]
         raise TruncatedError(name, "the file is empty (0 bytes)")
     budget = Budget(name, max_seconds, max_packets)
     try:
-        source = Source(name, budget)
+        source = (make or Source)(name, budget)
         try:
             yield source
         finally:

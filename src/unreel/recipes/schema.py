@@ -28,7 +28,9 @@ _WIRED = frozenset(
         *("found", "rows", "rank", "world_size", "quarantine"),
     }
 )
-_DATA_WIRED = frozenset({"manifest", "sampler", "views", "seed", "sidecars", "aligned", "target_columns", "decoder"})
+_DATA_WIRED = frozenset(
+    {"manifest", "sampler", "views", "seed", "sidecars", "aligned", "sound", "target_columns", "decoder"}
+)
 # Sections that belong to no method: they stay when a later layer names another one.
 _OF_ALL = frozenset({"data", "encoder", "optimizer", "train"})
 # Settings of a method that version 0.1 kept under another name than the part that has them now.

@@ -67,5 +67,8 @@ def place(views: SupportsViews, batch: Batch, device: torch.device) -> Batch:
 
 def views_channels_last(batch: Batch) -> Batch:
     """The batch with the clips of every view laid out channels last."""
-    views = (replace(v, data=v.data.contiguous(memory_format=torch.channels_last_3d)) for v in batch.views)
+    views = (
+        replace(v, data=v.data.contiguous(memory_format=torch.channels_last_3d)) if v.stream == "video" else v
+        for v in batch.views
+    )
     return replace(batch, views=tuple(views))

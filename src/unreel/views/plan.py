@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -221,23 +222,27 @@ class ViewPlan:
         return clips
 
     def apply(self, batch: Batch) -> Batch:
-        """The device part of every view; the batch given is not changed. Aligned data moved in the worker already."""
-        if len(batch.views) != self.num_views:
-            raise UsageError(f"the batch has {len(batch.views)} views, the plan {self.num_views}")
-        with torch.no_grad():
-            views = tuple(
-                View(self.apply_view(i, v.data, v.params), v.times_s, v.params, v.aligned)
-                for i, v in enumerate(batch.views)
-            )
-        return replace(batch, views=views)
+        """The device part of every view of the video; the batch given is not changed.
+
+        Aligned data moved in the worker already; views of other streams stay as they are.
+        """
+        found = sum(v.stream == "video" for v in batch.views)
+        if found != self.num_views:
+            raise UsageError(f"the batch has {found} views, the plan {self.num_views}")
+        return self._each(batch, lambda i, v: self.apply_view(i, v.data, v.params))
 
     def finish(self, batch: Batch) -> Batch:
         """What ``apply`` left out because the plan is late; the batch given is not changed."""
+
+        def rest(i: int, v: View) -> Tensor:
+            now = self._now(i)
+            late = [op for op in self._device[i] if op not in now]
+            return self._run(late, v.data.clone(memory_format=torch.contiguous_format), v.params)
+
+        return self._each(batch, rest)
+
+    def _each(self, batch: Batch, change: Callable[[int, View], Tensor]) -> Batch:
+        numbers = count()
         with torch.no_grad():
-            views = []
-            for i, v in enumerate(batch.views):
-                now = self._now(i)
-                rest = [op for op in self._device[i] if op not in now]
-                clips = v.data.clone(memory_format=torch.contiguous_format)
-                views.append(replace(v, data=self._run(rest, clips, v.params)))
+            views = [replace(v, data=change(next(numbers), v)) if v.stream == "video" else v for v in batch.views]
         return replace(batch, views=tuple(views))
