@@ -31,11 +31,21 @@ def run(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 
 
 def test_public_names_are_there_and_lazy() -> None:
-    for name in ("load_encoder", "wrap_encoder", "save_encoder", "embed", "pretrain", "evaluate", "search"):
+    for name in (
+        "load_encoder",
+        "wrap_encoder",
+        "save_encoder",
+        "embed",
+        "pretrain",
+        "evaluate",
+        "search",
+        "predict",
+        "load_head",
+    ):
         assert callable(getattr(unreel, name))
         assert name in dir(unreel)
-    with pytest.raises(AttributeError, match="no attribute 'predict'"):
-        unreel.predict  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'forecast'"):
+        unreel.forecast  # noqa: B018
 
 
 def test_pretrain_leaves_a_run_and_learns_from_the_training_split_only(run: Any) -> None:

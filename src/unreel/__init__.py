@@ -13,6 +13,8 @@ __all__ = [
     "embed",
     "evaluate",
     "load_encoder",
+    "load_head",
+    "predict",
     "pretrain",
     "save_encoder",
     "search",
@@ -20,7 +22,17 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from unreel.api import embed, evaluate, load_encoder, pretrain, save_encoder, search, wrap_encoder
+    from unreel.api import (
+        embed,
+        evaluate,
+        load_encoder,
+        load_head,
+        predict,
+        pretrain,
+        save_encoder,
+        search,
+        wrap_encoder,
+    )
 
 
 def __getattr__(name: str) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,10 +24,13 @@ from unreel.data.manifest import Manifest, Source
 from unreel.methods import Method
 from unreel.nn import Encoder
 from unreel.nn.external import wrap_encoder
+from unreel.nn.weights import FILE_NAME, save_encoder
 from unreel.nn.weights import load_encoder as load_encoder_file
-from unreel.nn.weights import save_encoder
+from unreel.protocols import get_protocol
 from unreel.protocols.features import Embeddings
 from unreel.protocols.features import embed as embed_features
+from unreel.protocols.head import Head, save_head, with_card
+from unreel.protocols.head import load_head as load_head_file
 from unreel.protocols.retrieval import Hit
 from unreel.protocols.retrieval import search as search_features
 from unreel.recipes.build import Prepared, prepare
@@ -38,6 +41,7 @@ from unreel.train.run import REPORT_FILE, Run
 if TYPE_CHECKING:
     from unreel.protocols.protocol import FeatureProtocol
     from unreel.tasks import Report, Task
+    from unreel.tasks.predict import PredictionTable
 
 __all__ = [
     "Embeddings",
@@ -48,6 +52,8 @@ __all__ = [
     "evaluate",
     "index",
     "load_encoder",
+    "load_head",
+    "predict",
     "pretrain",
     "run_prepared",
     "save_encoder",
@@ -123,6 +129,92 @@ def search(
         options: clips, device, store and others, see ``unreel.protocols.search``.
     """
     return search_features(_encoder(encoder), [query], data, top, **options)[0]
+
+
+def load_head(path_or_run: str | os.PathLike[str] | Run) -> Head:
+    """The head of a file, or the one in a run's folder ``heads``: ``.predict(features)``, and ``.card``.
+
+    Raises: DataError when there is none, or several.
+    """
+    return load_head_file(path_or_run.path if isinstance(path_or_run, Run) else path_or_run)
+
+
+def predict(
+    head_or_run: Head | AnyEncoder,
+    data: Source,
+    *,
+    labels: Source | None = None,
+    protocol: str | FeatureProtocol = "linear",
+    label: str | None = None,
+    group: str | None = None,
+    window: float | None = None,
+    encoder: AnyEncoder | None = None,
+    head: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    **embedding: Any,
+) -> PredictionTable:
+    """A label for every video or image, with its probability and the seconds that it speaks of.
+
+    With ``labels`` a head is fitted on the labelled files, with the encoder frozen, and kept. Without, a head that was
+    fitted before predicts.
+
+    Args:
+        head_or_run: with ``labels`` an encoder, a run, or the path of either; else a head, its file, or the run (or any
+            folder) that keeps it.
+        data: what to predict: a folder, a manifest, or a list of paths.
+        labels: a table with the columns path and label; paths as seen from the folder of the data, or the table's own.
+        protocol: "linear", "knn", "svm", or a protocol (``unreel.protocols``).
+        label, group: which columns of the labels, where there are several.
+        window: seconds; one prediction for each such part of a video instead of one for the whole.
+        encoder: of a head whose encoder is no longer where it was.
+        head: file (.safetensors) to keep the fitted head in; in the folder ``heads`` of a run by default.
+        out: also write the table there: .csv, .parquet or .json.
+        seed: of what is drawn in fitting.
+        embedding: device, store, workers and others, see ``unreel.protocols.features.embed``.
+
+    Raises: UsageError for a call that contradicts itself; DataError for labels that name no file, a single class, or
+        a head or an encoder that is not there; WriteError, before any work, where a file cannot be written.
+    """
+    from unreel.tasks import predict as predictions
+
+    if out is not None:
+        check_file(predictions.check_predictions_suffix(out))
+    if head is not None:
+        check_file(head)
+    manifest = Manifest.open(data)
+    kept: Path | None = None
+    if labels is None:
+        if head is not None:
+            raise UsageError("head: where a head that is fitted on labels is kept; give labels, or leave it out")
+        found = head_or_run if isinstance(head_or_run, Head) else None
+        fitted = found if found is not None else load_head(_path(head_or_run))
+        net = _encoder(encoder if encoder is not None else predictions.encoder_file(fitted))
+    elif isinstance(head_or_run, Head) or encoder is not None:
+        raise UsageError("labels fit a new head on an encoder: give the encoder or the run first, and no head")
+    else:
+        labelled, name = predictions.open_labels(labels, manifest, label=label)
+        net = _encoder(head_or_run)
+        how = get_protocol(protocol) if isinstance(protocol, str) else protocol
+        fitted = predictions.fit_head(net, labelled, protocol=how, label=name, group=group, seed=seed, **embedding)
+        target = head
+        if not isinstance(head_or_run, Encoder):
+            place = _path(head_or_run)
+            target = place if head is None and place.is_dir() else head
+            file = place / FILE_NAME if place.is_dir() else place
+            fitted = with_card(fitted, encoder_file=os.path.abspath(file))
+        if target is not None:
+            kept = save_head(fitted, target)
+    table = predictions.predict_table(fitted, net, manifest, window=window, **embedding)
+    if out is not None:
+        table.write(out)
+    return replace(table, head_file=kept)
+
+
+def _path(place: AnyEncoder | Head) -> Path:
+    if isinstance(place, Encoder | Head):
+        raise UsageError("an encoder alone predicts nothing: give labels=, or a head")
+    return place.path if isinstance(place, Run) else Path(place)
 
 
 def check_table_suffix(path: Path) -> None:

@@ -14,7 +14,7 @@ from unreel.cli.explain import explain
 from unreel.cli.export import export
 from unreel.cli.show import demo, models, report
 from unreel.cli.train import pretrain
-from unreel.cli.use import embed, evaluate, search
+from unreel.cli.use import embed, evaluate, predict, search
 
 app = App(
     name="unreel",
@@ -39,6 +39,7 @@ for command, group in (
     (pretrain, _LEARN),
     (embed, _USE),
     (evaluate, _USE),
+    (predict, _USE),
     (search, _USE),
     (export, _USE),
     (explain, _USE),

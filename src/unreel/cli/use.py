@@ -1,7 +1,8 @@
-"""``unreel embed``, ``unreel evaluate``, ``unreel search``."""
+"""``unreel embed``, ``unreel evaluate``, ``unreel predict``, ``unreel search``."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from unreel.core.words import counted
 
 if TYPE_CHECKING:
     from unreel.tasks import Task
+    from unreel.tasks.predict import Predicted, PredictionTable
 
 Protocols: TypeAlias = Annotated[
     tuple[Literal["linear", "knn", "retrieval", "svm", "finetune"], ...], Parameter(consume_multiple=True)
@@ -34,6 +36,7 @@ class Columns:
 
 
 THE_ONLY = Columns()
+_SHOWN = 20  # predictions on the terminal
 
 
 def embed(
@@ -224,6 +227,86 @@ def search(
     text = table(("rank", "similarity", "path"), found)
     common.print({"query": str(query), "results": rows}, text)
     return 0
+
+
+def predict(
+    run: Path,
+    data: Path,
+    /,
+    *,
+    labels: Path | None = None,
+    protocol: Literal["linear", "knn", "svm"] = "linear",
+    columns: Columns = THE_ONLY,
+    window: float | None = None,
+    out: Path | None = None,
+    head: Path | None = None,
+    encoder: Path | None = None,
+    seed: int = 0,
+    embedding: Embedding = BEST_EMBEDDING,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Tell the label of every video or image, after learning it from a few.
+
+    With --labels, a head is fitted on the labelled files, on top of the frozen encoder, and kept in the run's folder
+    heads. Without, the head that was kept predicts. Each label comes with its probability, which is calibrated on a
+    part of the labelled files.
+
+    Args:
+        run: A run's folder, or an encoder file (.safetensors). Without --labels, a head file or a run that keeps one.
+        data: What to predict: a folder of videos or images, or a manifest (CSV or Parquet).
+        labels: A table (CSV or Parquet) with the columns path and label. It names some of the files, as seen from the
+            folder of the data or from its own.
+        protocol: How the head is fitted: linear (logistic regression), knn (nearest neighbours), or svm (linear
+            support vector machine).
+        window: Predict every so many seconds of a video, instead of once for the whole.
+        out: Also write the table to this file: .csv, .parquet or .json.
+        head: The file (.safetensors) to keep the fitted head in, instead of the run's folder.
+        encoder: The encoder of the head, if it is no longer where it was.
+        seed: Seed for choosing the files that settings and calibration are tried on.
+    """
+    embedding.check()
+    from unreel import api
+
+    found = api.predict(
+        run,
+        data,
+        labels=labels,
+        protocol=protocol,
+        label=columns.label,
+        group=columns.group,
+        window=window,
+        encoder=encoder,
+        head=head,
+        out=out,
+        seed=seed,
+        progress=not common.quiet,
+        **embedding.options(),
+    )
+    common.print({**found.to_plain(), "table": None if out is None else str(out)}, _predicted(found, out))
+    return 0
+
+
+def _predicted(found: PredictionTable, out: Path | None) -> str:
+    """The first predictions, how many of each label, and what to know of them."""
+    spans = any(row.start_s for row in found.rows)
+
+    def cells(row: Predicted) -> tuple[object, ...]:
+        span = (row.start_s, row.end_s) if spans else ()
+        return (row.path, row.label, round(row.probability, 3), *("" if s is None else round(s, 2) for s in span))
+
+    header = ("path", "label", "probability", *(("start_s", "end_s") if spans else ()))
+    lines = [table(header, [cells(row) for row in found.rows[:_SHOWN]])]
+    if len(found.rows) > _SHOWN:
+        lines.append(f"… and {len(found.rows) - _SHOWN} more" + ("; --out FILE writes them all" if out is None else ""))
+    counts = Counter(row.label for row in found.rows).most_common()
+    lines.append("in all: " + ", ".join(f"{label} {number}" for label, number in counts))
+    lines += [f"left out: {fault.message}" for fault in found.faults[:10]]
+    if len(found.faults) > 10:
+        lines.append(f"left out: … and {len(found.faults) - 10} more")
+    lines += [f"note: {note}" for note in found.card.notes]
+    if found.head_file is not None:
+        lines.append(f"wrote {found.head_file}: the head, to predict again without labels")
+    return "\n".join([*lines, *([] if out is None else [f"wrote {out}"])])
 
 
 def _seconds(span: tuple[float, float | None] | None) -> str:

@@ -6,6 +6,7 @@ A head file is safetensors: the arrays as tensors, the card and the plain values
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -45,8 +46,8 @@ class HeadCard:
         classes, counts: the classes, in the order of its outputs, and the training samples of each: all that chance
             may know.
         clips: how its inputs were cut; ``layer`` and ``pooling``: how they were made of a clip; ``encoder``: the
-            digest of the encoder that made them, ``encoder_file`` where that was, seen from the head's file.
-            ``None`` and empty where a head was fitted on plain arrays.
+            digest of the encoder that made them, ``encoder_file`` where that was (its absolute path; a head's file
+            keeps it as seen from its own folder). ``None`` and empty where a head was fitted on plain arrays.
         temperature: what calibrated probabilities divide the logits by; ``None`` without calibration.
         settings: what was chosen and how (C, k, size of the validation part …), plain values.
         notes: what a reader should know (an optimiser that did not converge).
@@ -218,11 +219,9 @@ def save_head(head: Head, path: str | PathLike[str]) -> Path:
         path: a file, or a folder that exists (then a file named by protocol and label inside it; in the folder
             ``heads`` of a run).
     """
-    target = Path(path)
-    if target.is_dir():
-        words = re.sub(r"[^\w.-]+", "_", "-".join(part for part in (head.card.protocol, head.card.label) if part))
-        folder = target / HEADS_FOLDER if (target / "config.yaml").is_file() else target
-        target = folder / f"{words}.safetensors"
+    target, card = head_path(head, path), head.card.to_dict()
+    if head.card.encoder_file:
+        card["encoder_file"] = os.path.relpath(head.card.encoder_file, os.path.abspath(target.parent))
     tensors: dict[str, NDArray[Any]] = {}
     plain: dict[str, object] = {}
     text: list[str] = []
@@ -235,10 +234,20 @@ def save_head(head: Head, path: str | PathLike[str]) -> Path:
             tensors[name] = np.ascontiguousarray(value)[:, None].view(np.uint32)
         else:
             tensors[name] = np.ascontiguousarray(value)
-    header = {"format": _FORMAT, "head": head.form, "card": head.card.to_dict(), "plain": plain, "text": text}
+    header = {"format": _FORMAT, "head": head.form, "card": card, "plain": plain, "text": text}
     with replacing(target, durable=True) as partial:
         partial.write_bytes(save(tensors, metadata={_HEADER: json.dumps(header, default=lambda v: v.item())}))
     return target
+
+
+def head_path(head: Head, path: str | PathLike[str]) -> Path:
+    """Where ``save_head`` writes a head."""
+    target = Path(path)
+    if not target.is_dir():
+        return target
+    words = re.sub(r"[^\w.-]+", "_", "-".join(part for part in (head.card.protocol, head.card.label) if part))
+    folder = target / HEADS_FOLDER if (target / "config.yaml").is_file() else target
+    return folder / f"{words}.safetensors"
 
 
 def load_head(path_or_run: str | PathLike[str]) -> Head:
@@ -255,13 +264,16 @@ def load_head(path_or_run: str | PathLike[str]) -> Head:
     except (SafetensorError, OSError) as error:
         raise DataError(f"{file} is not a readable head: {error}. Copy the file again, or fit the head again") from None
     if text is None:
-        raise DataError(f"{file} is no head: it was not written by save_head or `unreel predict`")
+        raise DataError(f"{file} is no head: `unreel predict {file} DATA --labels LABELS` fits one on an encoder")
     header = json.loads(text)
     if int(header["format"]) > _FORMAT:
         raise DataError(f"{file} was written by a newer unreel; upgrade to read it")
     for name in header["text"]:
         arrays[name] = arrays[name].view(f"<U{arrays[name].shape[1]}")[:, 0]
-    head: Head = HEADS[header["head"]](HeadCard.from_dict(header["card"]), **arrays, **header["plain"])
+    card = header["card"]
+    if card["encoder_file"]:
+        card["encoder_file"] = os.path.abspath(file.parent / card["encoder_file"])
+    head: Head = HEADS[header["head"]](HeadCard.from_dict(card), **arrays, **header["plain"])
     return head
 
 

@@ -1,0 +1,284 @@
+"""From a few labels to a label for every file: a head is fitted on the frozen encoder, and predicts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unreel.core.errors import DataError, UsageError
+from unreel.core.files import replacing, write_whole
+from unreel.core.text import shown
+from unreel.core.words import counted
+from unreel.data.batch import Fault
+from unreel.data.index import index
+from unreel.data.manifest import Manifest, Source
+from unreel.data.row import Row
+from unreel.data.sampling import ClipPlan
+from unreel.data.split_names import split_role
+from unreel.data.tables import PARQUET_SUFFIXES
+from unreel.nn.encoder import Encoder
+from unreel.protocols.calibration import fit_calibrated
+from unreel.protocols.features import Embeddings, default_plan, embed
+from unreel.protocols.head import Head, HeadCard, with_card
+from unreel.protocols.pooling import Pooling, PoolingLike
+from unreel.protocols.protocol import FeatureProtocol
+from unreel.protocols.samples import FeatureSet
+from unreel.protocols.store import encoder_digest
+from unreel.tasks.classification import choose_column
+
+TABLE_SUFFIXES = (".csv", ".parquet", ".json")
+_SHOWN = 5
+
+
+class Predicted(NamedTuple):
+    """One file, or one window of it: its likeliest label, how likely that is, and the seconds it speaks of.
+
+    ``probability`` is calibrated where the head is, and NaN where it has none. The span is that of the whole file where
+    no other is asked for; ``end_s`` is ``None`` where it is not known, and both are for an image.
+    """
+
+    path: str
+    label: str
+    probability: float
+    start_s: float | None
+    end_s: float | None
+
+
+@dataclass(frozen=True)
+class PredictionTable:
+    """A label for every file that could be read, in the order of the data.
+
+    Attributes:
+        rows: one for each file, or each window. card: of the head that predicted; ``head_file``: where it was kept.
+        faults: what could not be read and why. num_asked: rows in all, with those. noun: what a file is called.
+    """
+
+    rows: tuple[Predicted, ...]
+    card: HeadCard
+    faults: tuple[Fault, ...]
+    num_asked: int
+    noun: str
+    head_file: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to_plain(self) -> dict[str, object]:
+        """Plain values, as JSON takes them."""
+        rows = [{**r._asdict(), "probability": None if np.isnan(r.probability) else r.probability} for r in self.rows]
+        card = self.card
+        about = {"protocol": card.protocol, "label": card.label, "classes": list(card.classes)}
+        return {
+            "head": {**about, "temperature": card.temperature, "notes": list(card.notes)},
+            "head_file": None if self.head_file is None else str(self.head_file),
+            "predictions": rows,
+            "unreadable": [{"path": fault.path, "message": fault.message} for fault in self.faults],
+        }
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write the table, all or nothing: CSV, Parquet or JSON by its suffix. Raises UsageError for another."""
+        target = check_predictions_suffix(path)
+        columns = {name: [getattr(row, name) for row in self.rows] for name in Predicted._fields}
+        if target.suffix.lower() == ".json":
+            return write_whole(target, json.dumps(self.to_plain(), indent=1) + "\n")
+        import pyarrow as pa
+        from pyarrow import csv, parquet
+
+        kinds = (pa.string(), pa.string(), pa.float64(), pa.float64(), pa.float64())
+        arrays = [pa.array(values, kind) for values, kind in zip(columns.values(), kinds, strict=True)]
+        table = pa.table(arrays, names=list(columns))
+        with replacing(target) as partial:
+            (csv.write_csv if target.suffix.lower() == ".csv" else parquet.write_table)(table, partial)
+        return target
+
+
+def check_predictions_suffix(path: str | os.PathLike[str]) -> Path:
+    """Raise UsageError unless predictions can be written to this file."""
+    target = Path(path)
+    if target.suffix.lower() not in TABLE_SUFFIXES:
+        raise UsageError(f"{target}: predictions are written as {', '.join(TABLE_SUFFIXES)}")
+    return target
+
+
+# --- fitting ----------------------------------------------------------------------------------------------------
+
+
+def open_labels(labels: Source, data: Manifest, *, label: str | None = None) -> tuple[Manifest, str]:
+    """The labelled rows, and the name of their label.
+
+    The paths of a table are seen from the data's folder, or from the table's own.
+    Args:
+        labels: whatever makes a manifest. data: what will be predicted.
+        label: a label, or a column of the table; ``None``: "label", or the only one there is.
+    Raises: DataError for files that are in neither place, no labels, or a single class; UsageError where several
+        columns could be meant.
+    """
+    found = _opened(labels, data, {})
+    if label is not None and label not in found.label_names:
+        found, label = _opened(labels, data, {"label": label}), "label"
+    where = os.path.basename(found.table or found.root)
+    if not found.label_names:
+        raise DataError(
+            f"{where}: no row has a label. Call the column of labels 'label', or name it with --label NAME "
+            "(label=NAME in Python)"
+        )
+    name = choose_column("label", label, found.label_names, required=True)
+    kept = [i for i, row in enumerate(found) if row.labels.get(name) and split_role(row.split) != "test"]
+    classes = Counter(found[i].labels[name] for i in kept)
+    if len(classes) < 2:
+        only = f"all {counted(len(kept), 'labelled row')} are {next(iter(classes))!r}" if classes else "no row is left"
+        raise DataError(f"{where}: {only}; a head needs at least two classes to tell apart")
+    return found.subset(kept), name
+
+
+def _opened(labels: Source, data: Manifest, columns: Mapping[str, str]) -> Manifest:
+    if not isinstance(labels, str | os.PathLike) or not Path(labels).is_file():
+        return Manifest.open(labels, columns=columns)
+    file = Path(labels)
+    suffix = file.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".txt", *PARQUET_SUFFIXES):
+        raise UsageError(f"{file}: labels are a .csv or .parquet table with the columns path and label")
+    read = Manifest.from_parquet if suffix in PARQUET_SUFFIXES else Manifest.from_csv
+    table = read(file, root=data.root, columns=columns, check=False)
+    missing = table.missing_files()
+    beside = replace(table, root=os.path.abspath(file.parent))
+    if not missing:
+        return table
+    if not beside.missing_files():
+        return beside
+    places = shown(data.root) + ("" if beside.root == data.root else f" or {shown(beside.root)}")
+    names = ", ".join(repr(shown(name)) for name in missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
+    raise DataError(
+        f"{file.name}: {counted(len(missing), 'file')} that it names cannot be found below {places}: {names}. Write paths as seen from the folder of the data, such as {shown(data.relative(0))!r}"
+    )
+
+
+def fit_head(
+    encoder: Encoder,
+    labelled: Manifest,
+    *,
+    protocol: FeatureProtocol,
+    label: str = "label",
+    group: str | None = None,
+    clips: ClipPlan | None = None,
+    pooling: PoolingLike = None,
+    seed: int = 0,
+    **embedding: Any,
+) -> Head:
+    """A calibrated head on the frozen encoder's embeddings of labelled files.
+
+    Rows of the split "val" are the validation part; without any, one is cut by whole groups.
+
+    Args:
+        labelled: every row has the label. group: a group column; ``None``: "group", or the only one there is.
+        clips: how files are cut; ``None``: as the encoder was trained. pooling, embedding: as ``embed``.
+    Raises: DataError for files that cannot be read, are listed twice, or leave a single class.
+    """
+    together = choose_column("group", group, labelled.group_names, required=False)
+    plan = clips if clips is not None else default_plan(encoder.input_spec)
+    pooled = Pooling.of(pooling)
+    found = embed(encoder, labelled, clips=plan, pooling=pooled, label=label, group=together, **embedding)
+    twice = [name for name, count in Counter(found.ids.tolist()).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"the labels list {counted(len(twice), 'file')} twice, such as {twice[0]}: keep one row of each"
+        )
+    identities = None
+    if together:
+        names = labelled.groups(together)
+        identities = np.array([names[i] or f"file:{found.ids[k]}" for k, i in enumerate(found.rows)])
+    samples = FeatureSet(_vectors(found), np.array(labelled.labels(label))[found.rows], identities, found.ids)
+    held = np.array([split_role(labelled[i].split) == "val" for i in found.rows])
+    validation = samples.select(held) if held.any() and not held.all() else None
+    train = samples if validation is None else samples.select(~held)
+    head = fit_calibrated(protocol, train, validation=validation, seed=seed)
+    notes = head.card.notes
+    if found.faults:
+        notes = (*notes, f"{counted(len(found.faults), 'labelled file')} could not be read: {found.faults[0].message}")
+    return with_card(
+        head,
+        label=label,
+        clips=plan,
+        layer=encoder.last_stage,
+        pooling=pooled.name,
+        encoder=encoder_digest(encoder),
+        notes=notes,
+    )
+
+
+def _vectors(found: Embeddings) -> Any:
+    return found.per_view if found.per_view.shape[1] > 1 else found.per_view[:, 0]
+
+
+def encoder_file(head: Head) -> Path:
+    """Where the encoder of a head is. Raises DataError where it is not known, or no longer there."""
+    card = head.card
+    if not card.encoder_file or not os.path.isfile(card.encoder_file):
+        where = f"is not at {shown(card.encoder_file)}" if card.encoder_file else "was not kept in a file"
+        raise DataError(f"the encoder of this head {where}: name it with --encoder FILE (encoder= in Python)")
+    return Path(card.encoder_file)
+
+
+# --- predicting -------------------------------------------------------------------------------------------------
+
+
+def predict_table(
+    head: Head, encoder: Encoder, data: Source, *, window: float | None = None, **embedding: Any
+) -> PredictionTable:
+    """What a head says of every file.
+
+    Args:
+        head: fitted on this encoder's embeddings; the card says of which clips.
+        data: a folder, a manifest or a list of paths.
+        window: seconds; one prediction for each part of a video that is as long, see ``windows``. ``None``: one for
+            each row.
+        embedding: device, store, workers … as ``embed``.
+    Raises: UsageError for a head of another encoder, or one that predicts no labels; DataError as ``embed``.
+    """
+    if window is not None and not window > 0:
+        raise UsageError(f"window: expected seconds above 0, got {window:g}")
+    card = head.card
+    digest = encoder_digest(encoder)
+    if card.encoder and card.encoder != digest:
+        raise UsageError(
+            f"the head was fitted on the encoder {card.encoder[:12]}, this one is {digest[:12]}: give the encoder it "
+            "was fitted on, or fit a new head on this one"
+        )
+    manifest = Manifest.open(data)
+    manifest.check_files()
+    if not manifest.only_images:
+        manifest = index(manifest).manifest
+        if window is not None:
+            manifest = replace(manifest, rows=tuple(part for row in manifest for part in windows(row, window)))
+    found = embed(
+        encoder, manifest, clips=card.clips, layer=card.layer or None, pooling=card.pooling or None, **embedding
+    )
+    said = head.predict(_vectors(found)).calibrated()
+    best = np.full(len(found), np.nan) if said.probabilities is None else said.probabilities.max(1)
+    rows = []
+    for i, label, probability in zip(found.rows, said.labels, best, strict=True):
+        row = manifest[i]
+        whole = row.facts is not None and not manifest.only_images
+        start = row.start_s if row.start_s is not None or not whole else 0.0
+        end = row.end_s if row.end_s is not None or row.facts is None or not whole else row.facts.duration_s
+        rows.append(Predicted(shown(manifest.relative(i)), str(label), float(probability), start, end))
+    return PredictionTable(tuple(rows), card, found.faults, found.num_asked, manifest.noun)
+
+
+def windows(row: Row, seconds: float) -> Sequence[Row]:
+    """A row in windows of equal length. What is left joins the last one, or is one where it is at least half as long.
+
+    A row whose length is not known stays whole.
+    """
+    if row.seconds <= 0:
+        return [row]
+    start = row.start_s or 0.0
+    edges = [start + k * seconds for k in range(max(1, int(row.seconds / seconds + 0.5)))]
+    return [replace(row, start_s=a, end_s=b) for a, b in zip(edges, [*edges[1:], start + row.seconds], strict=True)]
