@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_windows_cover_a_row_once(length: float, window: float, edges: int) -> N
     found = windows(row, window)
     assert len(found) == edges - 1
     assert (found[0].start_s, found[-1].end_s) == (2.0, pytest.approx(2.0 + length))
-    assert all(a.end_s == b.start_s for a, b in zip(found[:-1], found[1:], strict=True))
+    assert all(a.end_s == b.start_s for a, b in itertools.pairwise(found))
     assert windows(Row("b.mp4"), window) == [Row("b.mp4")]
 
 

@@ -245,11 +245,11 @@ def predict(
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Tell the label of every video or image, after learning it from a few.
+    """Label every video or image, after learning from a few that are labelled.
 
-    With --labels, a head is fitted on the labelled files, on top of the frozen encoder, and kept in the run's folder
-    heads. Without, the head that was kept predicts. Each label comes with its probability, which is calibrated on a
-    part of the labelled files.
+    With --labels, the command fits a head on the labelled files, on top of the frozen encoder, and keeps it in the
+    run's folder heads. Without --labels, the head that was kept before predicts. Each label comes with a probability,
+    which is calibrated on a part of the labelled files.
 
     Args:
         run: A run's folder, or an encoder file (.safetensors). Without --labels, a head file or a run that keeps one.
@@ -258,7 +258,7 @@ def predict(
             folder of the data or from its own.
         protocol: How the head is fitted: linear (logistic regression), knn (nearest neighbours), or svm (linear
             support vector machine).
-        window: Predict every so many seconds of a video, instead of once for the whole.
+        window: Predict once for every so many seconds of a video, instead of once for the whole video.
         out: Also write the table to this file: .csv, .parquet or .json.
         head: The file (.safetensors) to keep the fitted head in, instead of the run's folder.
         encoder: The encoder of the head, if it is no longer where it was.

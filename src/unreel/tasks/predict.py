@@ -155,8 +155,9 @@ def _opened(labels: Source, data: Manifest, columns: Mapping[str, str]) -> Manif
         return beside
     places = shown(data.root) + ("" if beside.root == data.root else f" or {shown(beside.root)}")
     names = ", ".join(repr(shown(name)) for name in missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
+    advice = f"Write paths as seen from the folder of the data, such as {shown(data.relative(0))!r}"
     raise DataError(
-        f"{file.name}: {counted(len(missing), 'file')} that it names cannot be found below {places}: {names}. Write paths as seen from the folder of the data, such as {shown(data.relative(0))!r}"
+        f"{file.name}: {counted(len(missing), 'file')} that it names cannot be found below {places}: {names}. {advice}"
     )
 
 
