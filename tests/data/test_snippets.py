@@ -48,9 +48,9 @@ def test_refusals_say_what_was_found() -> None:
     for order in ([0, 0, 1], [1, 2, 3]):
         with pytest.raises(UsageError, match="permutation of 0"):
             permutation_class(order)
-    with pytest.raises(UsageError, match="no negative interval"):
+    with pytest.raises(UsageError, match="interval must be ≥ 0"):
         SnippetSampler(3, 16, -1)
-    with pytest.raises(UsageError, match="at least 1 frame"):
+    with pytest.raises(UsageError, match="must be ≥ 1"):
         clip_span(0)
 
 

@@ -140,7 +140,7 @@ def test_types() -> None:
         (rand(3, 4), rand(4, 4), 0.5, "equal shapes"),
         (rand(4), rand(4), 0.5, "equal shapes"),
         (rand(0, 4), rand(0, 4), 0.5, "at least one node"),
-        (rand(3, 4), rand(3, 4), 0.0, "temperature must be positive"),
+        (rand(3, 4), rand(3, 4), 0.0, "temperature must be > 0"),
     ],
 )
 def test_wrong_calls(u: Tensor, v: Tensor, temperature: float, message: str) -> None:

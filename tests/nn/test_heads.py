@@ -93,7 +93,7 @@ def test_keyed_dropout_follows_the_sample_and_keeps_the_mean() -> None:
     assert torch.equal(x.grad, out.detach())
     assert keyed_dropout(x, Key("a"), ids, 0.0) is x
     for p in (1.0, -0.1):
-        with pytest.raises(UsageError, match="dropout takes p"):
+        with pytest.raises(UsageError, match="p must be"):
             keyed_dropout(x, Key("a"), ids, p)
 
 
@@ -135,5 +135,5 @@ def test_normalized_mlp_is_the_head_of_the_object_aware_code() -> None:
     assert head.double()(x.double()).dtype == torch.float64
     assert L2Norm()(x.bfloat16()).dtype == torch.float32
     assert not L2Norm()(torch.zeros(2, 3)).any()
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="must be ≥ 1"):
         normalized_mlp(4, 0, 2)

@@ -177,11 +177,11 @@ def test_a_sequence_keeps_its_operations_apart() -> None:
 
 def test_errors() -> None:
     batch = make_batch()
-    with pytest.raises(UsageError, match="alpha must be positive"):
+    with pytest.raises(UsageError, match="alpha must be > 0, got"):
         Mixup(alpha=0.0)
-    with pytest.raises(UsageError, match="weight must be in"):
+    with pytest.raises(UsageError, match="weight must be ≤ 1, got"):
         Mixup(weight=1.5)
-    with pytest.raises(UsageError, match="block must be at least 1"):
+    with pytest.raises(UsageError, match="block must be ≥ 1, got"):
         CutMix(block=0)
     with pytest.raises(UsageError, match="there is no view 2, the batch has 2"):
         Mixup(views=(2,))(batch, Key(0))

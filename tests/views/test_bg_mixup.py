@@ -445,14 +445,14 @@ def test_check_C17_a_static_clip_stays_static_before_a_static_background() -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"probability": 1.5}, "probability must be in"),
-        ({"threshold": 0.0}, "threshold in"),
-        ({"memory": -1}, "memory must be"),
-        ({"block": 0}, "block at least 1"),
-        ({"variant": "code"}, "BGMixup variant"),
-        ({"mask_mode": "alpha"}, "BGMixup mask_mode"),
-        ({"fill": "blur"}, "BGMixup fill"),
-        ({"motion": "still"}, "BGMixup motion"),
+        ({"probability": 1.5}, "probability must be ≤ 1"),
+        ({"threshold": 0.0}, "threshold must be > 0"),
+        ({"memory": -1}, "memory must be ≥ 0"),
+        ({"block": 0}, "block must be ≥ 1"),
+        ({"variant": "code"}, "variant must be one of paper, official"),
+        ({"mask_mode": "alpha"}, "mask_mode must be one of"),
+        ({"fill": "blur"}, "fill must be one of"),
+        ({"motion": "still"}, "motion must be one of"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:

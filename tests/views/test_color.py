@@ -221,9 +221,9 @@ def test_errors_say_what_was_found() -> None:
         color.brightness(clips, torch.ones(3))
     with pytest.raises(UsageError, match=r"float clips"):
         color.hue((clips * 255).to(torch.uint8), 0.1)
-    with pytest.raises(UsageError, match="did you mean 'frame'"):
+    with pytest.raises(UsageError, match="pivot must be one of clip, frame, gray"):
         color.contrast(clips, 1.0, pivot="frames")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="saturation mode"):
+    with pytest.raises(UsageError, match="mode must be one of hsv, blend"):
         color.saturation(clips, 1.0, mode="hls")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="1 or 3 channels, got 2"):
         color.hue(clips[:, :2], 0.1)

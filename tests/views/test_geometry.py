@@ -204,9 +204,9 @@ def test_blur_per_frame_and_properties() -> None:
 
 def test_blur_errors() -> None:
     clips = noise(3, 1, 8, 8)
-    with pytest.raises(UsageError, match="blur padding"):
+    with pytest.raises(UsageError, match="padding must be one of"):
         geometry.gaussian_blur(clips, 1.0, padding="wrap")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="radius must be at least 0"):
+    with pytest.raises(UsageError, match="radius must be ≥ 0"):
         geometry.gaussian_blur(clips, 1.0, -1)
     with pytest.raises(UsageError, match="parameter has shape"):
         geometry.gaussian_blur(clips, torch.ones(7))
@@ -263,7 +263,7 @@ def test_affine_known_maps() -> None:
     torch.testing.assert_close(edge[..., 0], clip[..., 0])
     mirrored = geometry.affine(clip, matrix(0.0, tx=2.0), padding="reflect")
     torch.testing.assert_close(mirrored, torch.cat([clip[..., :2].flip(-1), clip[..., :-2]], -1))
-    with pytest.raises(UsageError, match="affine padding"):
+    with pytest.raises(UsageError, match="padding must be one of"):
         geometry.affine(clip, matrix(0.0), padding="wrap")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="matrix"):
         geometry.affine(clip, torch.eye(3))

@@ -95,7 +95,7 @@ def test_boxes_are_rounded_half_to_even_and_clamped() -> None:
     assert drawn([0.05, 0.15, 0.65, 0.75]) == [[0, 2, 6, 8]]  # 0.5 → 0, 1.5 → 2, 6.5 → 6, 7.5 → 8
     assert drawn([0.1, 0.1, 0.9, 0.9], margin=0.5) == [[0, 0, 10, 10]]
     assert drawn([0.4, 0.4, 0.44, 0.9]) == [[0, 0, 10, 10]]  # no column is left: the whole frame
-    with pytest.raises(UsageError, match="margin must be at least 0"):
+    with pytest.raises(UsageError, match="margin must be ≥ 0"):
         ObjectCrop(margin=-0.1)
 
 

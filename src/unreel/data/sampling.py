@@ -8,24 +8,22 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Annotated, Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from unreel.core.checks import Amount, Count, Positive, Share, checked
 from unreel.core.digests import mapping_digest
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 
 IntervalKind: TypeAlias = Literal["decreasing", "uniform", "increasing", "none", "independent", "fixed", "exponential"]
 StartRule: TypeAlias = Literal["cvrl", "tcgl"]
-
-_KINDS: tuple[str, ...] = get_args(IntervalKind)
-_RULES: tuple[str, ...] = get_args(StartRule)
 
 
 def clip_indices(start: int, num_frames: int, clip_frames: int, stride: int = 1) -> NDArray[np.int64]:
@@ -36,16 +34,16 @@ def clip_indices(start: int, num_frames: int, clip_frames: int, stride: int = 1)
     return (start + stride * np.arange(clip_frames, dtype=np.int64)) % num_frames
 
 
-def num_starts(num_frames: int, clip_frames: int, stride: int = 1) -> int:
+@checked
+def num_starts(num_frames: Count, clip_frames: int, stride: int = 1) -> int:
     """M, the number of first frames a clip may have: num_frames − (clip_frames − 1)·stride, or, where the video is
     too short for one unlooped clip, every frame (cvrl.md §3.1).
     """
-    if num_frames < 1:
-        raise UsageError(f"a clip needs a source with at least one frame, got {num_frames}")
     reach = (clip_frames - 1) * stride
     return num_frames - reach if num_frames > reach else num_frames
 
 
+@checked
 class IntervalDistribution:
     """How far apart, in frames, the two clips of a pair start (CVRL, Qian et al. 2021, figure 4; cvrl.md §3).
 
@@ -72,16 +70,8 @@ class IntervalDistribution:
     """
 
     def __init__(
-        self, kind: IntervalKind = "decreasing", power: float = 1.0, *, frames: int = 0, scale: float = 0.25
+        self, kind: IntervalKind = "decreasing", power: Positive = 1.0, *, frames: Amount = 0, scale: Positive = 0.25
     ) -> None:
-        if kind not in _KINDS:
-            raise unknown_name("interval distribution", kind, _KINDS)
-        if not power > 0:
-            raise UsageError(f"the power of an interval distribution must be positive, got {power}")
-        if frames < 0:
-            raise UsageError(f"a fixed interval must not be negative, got {frames} frames")
-        if not scale > 0:
-            raise UsageError(f"the scale of an exponential interval must be positive, got {scale}")
         self.kind = kind
         self.power = float(power)
         self.frames = int(frames)
@@ -99,10 +89,9 @@ class IntervalDistribution:
             value = x * (2 - x)
         return np.asarray(value, dtype=np.float64)
 
-    def cdf(self, interval: ArrayLike, num_starts: int) -> NDArray[np.float64]:
+    @checked
+    def cdf(self, interval: ArrayLike, num_starts: Count) -> NDArray[np.float64]:
         """P(δ < interval), any shape; 0 at 0 and 1 at ``num_starts``. Raises UsageError for num_starts < 1."""
-        if num_starts < 1:
-            raise UsageError(f"an interval needs at least one possible start, got {num_starts}")
         k = np.asarray(interval, dtype=np.float64)
         m = float(num_starts)
         if self.kind in ("none", "fixed"):
@@ -135,13 +124,12 @@ class IntervalDistribution:
         table = self.cdf(np.arange(num_starts), num_starts)
         return np.searchsorted(table, draws, side="right").astype(np.int64) - 1
 
-    def inverse_cdf(self, u: float) -> float:
+    @checked
+    def inverse_cdf(self, u: Share) -> float:
         """x = δ / M in [0, 1] with F(x) = u, in the continuous limit.
 
         Raises: UsageError unless 0 ≤ u ≤ 1, and for ``fixed``, which is a number of frames and no share of M.
         """
-        if not 0 <= u <= 1:
-            raise UsageError(f"a probability must lie in [0, 1], got {u}")
         if self.kind == "none":
             return 0.0
         if self.kind == "fixed":
@@ -170,11 +158,7 @@ class IntervalDistribution:
         return f"IntervalDistribution({self.kind!r}{extra.get(self.kind, '')})"
 
 
-def _check_clip(clip_frames: int, stride: int) -> None:
-    if clip_frames < 1 or stride < 1:
-        raise UsageError(f"a clip needs at least 1 frame at stride at least 1, got {clip_frames} at stride {stride}")
-
-
+@checked
 class PairSampler:
     """Two clips of one video, an interval apart (CVRL §3; cvrl.md §3).
 
@@ -203,7 +187,6 @@ class PairSampler:
         scale: Annotated[float, Range(gt=0)] = 0.25,
         swap: bool = True,
     ) -> None:
-        _check_clip(clip_frames, stride)
         self.clip_frames = clip_frames
         self.stride = stride
         self.distribution = IntervalDistribution(interval, power, frames=fixed_frames, scale=scale)
@@ -232,6 +215,7 @@ class PairSampler:
         return f"PairSampler({self.clip_frames}, {self.stride}, {self.distribution!r}, swap={self.swap})"
 
 
+@checked
 class ClipSetSampler:
     """ρ clips of one video, in random order (Feichtenhofer 2021; cvrl.md §6.5); the first two are views 0 and 1.
 
@@ -255,8 +239,6 @@ class ClipSetSampler:
         fixed_frames: Annotated[int, Range(ge=0, unit="frames")] = 0,
         scale: Annotated[float, Range(gt=0)] = 0.25,
     ) -> None:
-        if rho < 1:
-            raise UsageError(f"rho is the number of clips per video, at least 1; got {rho}")
         self.rho = rho
         self.clip_frames, self.stride = clip_frames, stride
         self.pair = PairSampler(
@@ -291,6 +273,7 @@ class ClipSetSampler:
         return f"ClipSetSampler({self.rho}, {self.clip_frames}, {self.stride}, {self.pair.distribution!r})"
 
 
+@checked
 class UniformSampler:
     """``num_clips`` clips of one video, each with its own uniform start; short videos are looped.
 
@@ -304,9 +287,6 @@ class UniformSampler:
         clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
         stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
     ) -> None:
-        _check_clip(clip_frames, stride)
-        if num_clips < 1:
-            raise UsageError(f"a sampler needs at least one clip per draw, got {num_clips}")
         self.num_clips = num_clips
         self.clip_frames = clip_frames
         self.stride = stride
@@ -328,7 +308,10 @@ class UniformSampler:
         return f"UniformSampler({self.num_clips}, clip_frames={self.clip_frames}, stride={self.stride})"
 
 
-def clip_starts(num_frames: int, clip_len: int, num_clips: int, rule: StartRule = "cvrl", stride: int = 1) -> list[int]:
+@checked
+def clip_starts(
+    num_frames: Count, clip_len: Count, num_clips: Count, rule: StartRule = "cvrl", stride: Count = 1
+) -> list[int]:
     """First frames of ``num_clips`` test clips, evenly spread from the first possible to the last.
 
     Args:
@@ -340,11 +323,6 @@ def clip_starts(num_frames: int, clip_len: int, num_clips: int, rule: StartRule 
             numbers, but a source shorter than n·stride is refused instead of looped.
     Raises: UsageError for counts below 1, an unknown rule, or a source too short for ``tcgl``.
     """
-    _check_clip(clip_len, stride)
-    if num_frames < 1 or num_clips < 1:
-        raise UsageError(f"test clips need at least 1 frame and 1 clip, got {num_frames} frames, {num_clips} clips")
-    if rule not in _RULES:
-        raise unknown_name("rule for clip starts", rule, _RULES)
     room = num_frames - clip_len * stride
     if rule == "tcgl" and room < 0:
         raise UsageError(
@@ -363,6 +341,7 @@ class CropBox(NamedTuple):
     size: int
 
 
+@checked
 @dataclass(frozen=True)
 class ClipPlan:
     """The deterministic views of one source at test time: clips × crops. CVRL's are the defaults (cvrl.md §6.1).
@@ -378,24 +357,19 @@ class ClipPlan:
         antialias: of the resize.
     """
 
-    num_frames: int = 32
-    stride: int = 2
-    num_clips: int = 10
-    num_crops: int = 3
-    size_px: int = 256
+    num_frames: Count = 32
+    stride: Count = 2
+    num_clips: Count = 10
+    num_crops: Count = 3
+    size_px: Count = 256
     short_side_px: int = 256
     rule: StartRule = "cvrl"
     resize_px: tuple[int, int] | None = None
     antialias: bool = True
 
     def __post_init__(self) -> None:
-        _check_clip(self.num_frames, self.stride)
-        if self.num_clips < 1 or self.num_crops < 1:
-            raise UsageError(f"a clip plan needs at least 1 clip and 1 crop, got {self.num_clips} × {self.num_crops}")
-        if self.rule not in _RULES:
-            raise unknown_name("rule for clip starts", self.rule, _RULES)
         smallest = self.short_side_px if self.resize_px is None else min(self.resize_px)
-        if not 1 <= self.size_px <= smallest:
+        if self.size_px > smallest:
             raise UsageError(f"a clip plan crops {self.size_px} px out of a resized frame of {smallest} px")
 
     @property

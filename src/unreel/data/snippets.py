@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unreel.core.checks import Count, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
@@ -25,10 +26,9 @@ MOST_SNIPPETS = 7
 """7! = 5,040 classes; the papers use 2 to 4."""
 
 
-def permutations(n: int) -> Tensor:
+@checked
+def permutations(n: Annotated[int, Range(ge=1, le=MOST_SNIPPETS)]) -> Tensor:
     """All orders of ``n`` snippets, lexicographic: (n!, n) int64. Raises UsageError unless 1 ≤ n ≤ 7."""
-    if not 1 <= n <= MOST_SNIPPETS:
-        raise UsageError(f"orders are listed for 1 to {MOST_SNIPPETS} snippets, got {n}")
     return torch.tensor(list(itertools.permutations(range(n))))
 
 
@@ -53,10 +53,9 @@ def up_to_reversal(order_class: Tensor, n: int) -> Tensor:
     return torch.minimum(order_class, math.factorial(n) - 1 - order_class)
 
 
-def clip_span(clip_frames: int, stride: int = 1) -> int:
+@checked
+def clip_span(clip_frames: Count, stride: Count = 1) -> int:
     """Frames from the first to the last of a clip, both included. Raises UsageError for counts below 1."""
-    if clip_frames < 1 or stride < 1:
-        raise UsageError(f"a clip needs at least 1 frame at stride at least 1, got {clip_frames} at stride {stride}")
     return (clip_frames - 1) * stride + 1
 
 
@@ -71,6 +70,7 @@ def require_frames(source: SourceInfo, needed: int, what: str) -> None:
         raise UsageError(f"{what} need {needed} frames, the source has {source.num_frames}; leave shorter ones out")
 
 
+@checked
 class SnippetSampler:
     """``num_snippets`` clips, ``interval`` frames apart, in shuffled positions (VCOP, Xu et al. 2019; tcgl.md §1.1).
 
@@ -99,11 +99,6 @@ class SnippetSampler:
         shuffle: bool = True,
         tile: bool = False,
     ) -> None:
-        if not 1 <= num_snippets <= MOST_SNIPPETS or interval < 0:
-            raise UsageError(
-                f"a tuple has 1 to {MOST_SNIPPETS} snippets and no negative interval, got {num_snippets} snippets at "
-                f"{interval} frames"
-            )
         self.num_snippets = num_snippets
         self.clip_frames = clip_frames
         self.stride = stride

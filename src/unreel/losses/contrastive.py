@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unreel.core.checks import Positive, checked
 from unreel.core.distributed import all_gather_with_grad, all_reduce_mean, rank, world_size
 from unreel.core.errors import UsageError
 from unreel.losses._precision import wide
@@ -32,23 +33,22 @@ def l2_normalize(z: Tensor) -> Tensor:
     return z * z.square().sum(-1, keepdim=True).clamp(min=_NORM_EPS).rsqrt()
 
 
-def _check(z1: Tensor, z2: Tensor, temperature: float, processes: int) -> None:
+def _check(z1: Tensor, z2: Tensor, processes: int) -> None:
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise UsageError(f"two views need equal shapes (B, D), got {tuple(z1.shape)} and {tuple(z2.shape)}")
     if len(z1) * processes < 2:
         raise UsageError("a contrast needs at least 2 samples (1 has no negatives); use a larger batch")
-    if temperature <= 0:
-        raise UsageError(f"temperature must be positive, got {temperature}")
 
 
 def _prepare(z: Tensor, normalize: bool) -> Tensor:
     return l2_normalize(wide(z)) if normalize else wide(z)
 
 
+@checked
 def nt_xent(
     z1: Tensor,
     z2: Tensor,
-    temperature: float = 0.1,
+    temperature: Positive = 0.1,
     reduction: Reduction = "mean",
     *,
     same_view_negatives: bool = True,
@@ -74,9 +74,7 @@ def nt_xent(
     Returns: scalar; chance level is log(2·B·W − 1) for "mean".
     Raises: UsageError (a ValueError) if shapes differ, there are fewer than 2 samples, or temperature <= 0.
     """
-    if reduction not in get_args(Reduction):
-        raise UsageError(f"reduction must be one of {', '.join(get_args(Reduction))}; got {reduction!r}")
-    _check(z1, z2, temperature, world_size() if gather else 1)
+    _check(z1, z2, world_size() if gather else 1)
     with torch.autocast(device_type=z1.device.type, enabled=False):  # it would take the products in half precision
         a, b = _prepare(z1, normalize), _prepare(z2, normalize)
         all_a, all_b = (all_gather_with_grad(a), all_gather_with_grad(b)) if gather else (a, b)
@@ -88,9 +86,8 @@ def nt_xent(
             logits = x @ other.T / temperature  # (B, N); the positive is column labels[i]
             if same_view_negatives:
                 within = x @ same.T / temperature
-                within = within.index_put(
-                    (rows, labels), within.new_tensor(float("-inf"))
-                )  # an anchor is not its own negative
+                # an anchor is not its own negative
+                within = within.index_put((rows, labels), within.new_tensor(float("-inf")))
                 logits = torch.cat([logits, within], dim=1)
             return functional.cross_entropy(logits, labels)
 
@@ -98,9 +95,10 @@ def nt_xent(
         return total if reduction == "sum_of_views" else total / 2
 
 
+@checked
 @torch.no_grad()
 def contrast_statistics(
-    z1: Tensor, z2: Tensor, *, temperature: float = 0.1, normalize: bool = True, gather: bool = True
+    z1: Tensor, z2: Tensor, *, temperature: Positive = 0.1, normalize: bool = True, gather: bool = True
 ) -> ContrastStatistics:
     """Accuracy and entropy of the a→b block: N-way, without same-view logits (cvrl.md §2).
 
@@ -108,7 +106,7 @@ def contrast_statistics(
     Returns: means over the anchors of all processes when ``gather``, of this one otherwise; chance accuracy is 1/N.
     Raises: UsageError as ``nt_xent``.
     """
-    _check(z1, z2, temperature, world_size() if gather else 1)
+    _check(z1, z2, world_size() if gather else 1)
     with torch.autocast(device_type=z1.device.type, enabled=False):
         a, b = _prepare(z1, normalize), _prepare(z2, normalize)
         columns = all_gather_with_grad(b) if gather else b

@@ -7,12 +7,14 @@ import math
 import torch
 from torch import Tensor
 
+from unreel.core.checks import Positive, checked
 from unreel.core.errors import UsageError
 from unreel.losses._precision import wide
 from unreel.losses.contrastive import l2_normalize
 
 
-def node_info_nce(u: Tensor, v: Tensor, temperature: float = 0.5) -> Tensor:
+@checked
+def node_info_nce(u: Tensor, v: Tensor, temperature: Positive = 0.5) -> Tensor:
     """InfoNCE over the nodes of two views of a graph (GRACE, Zhu et al. 2020, eq. 1–2; TCGL; tcgl.md §2.5).
 
     The positive of a node is the same node in the other view; its negatives are the N − 1 other nodes of each view.
@@ -31,8 +33,6 @@ def node_info_nce(u: Tensor, v: Tensor, temperature: float = 0.5) -> Tensor:
             f"two views need equal shapes (N, D) or (G, N, D) with at least one node, got {tuple(u.shape)} and "
             f"{tuple(v.shape)}"
         )
-    if temperature <= 0:
-        raise UsageError(f"temperature must be positive, got {temperature}")
     with torch.autocast(device_type=u.device.type, enabled=False):  # it would take the products in half precision
         a, b = (l2_normalize(wide(x)) for x in (u, v))
         itself = torch.eye(u.shape[-2], dtype=torch.bool, device=u.device)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import Positive, checked
+from unreel.core.errors import UsageError
 from unreel.losses._precision import wide
 
 MemoryLoss: TypeAlias = Literal["nce", "info_nce"]
 
 
+@checked
 def memory_nce(
     q: Tensor,
     positive: Tensor,
     negatives: Tensor,
-    temperature: float = 0.07,
+    temperature: Positive = 0.07,
     *,
     exclude: Tensor | None = None,
     kind: MemoryLoss = "nce",
@@ -38,16 +40,12 @@ def memory_nce(
     Returns: scalar, in float32 at least; chance level of "info_nce" is log(1 + N).
     Raises: UsageError for shapes that do not match, a temperature that is not positive, or an unknown kind.
     """
-    if kind not in get_args(MemoryLoss):
-        raise unknown_name("loss", kind, get_args(MemoryLoss))
     fits = q.ndim == negatives.ndim == 2 and q.shape == positive.shape and negatives.shape[1] == q.shape[1]
     if not fits or (exclude is not None and exclude.shape != (len(q), len(negatives))):
         raise UsageError(
             f"queries and their entries (B, D), negatives (N, D) and exclude (B, N) are needed, got {tuple(q.shape)}, "
             f"{tuple(positive.shape)}, {tuple(negatives.shape)} and {None if exclude is None else tuple(exclude.shape)}"
         )
-    if temperature <= 0:
-        raise UsageError(f"temperature must be positive, got {temperature}")
     with torch.autocast(device_type=q.device.type, enabled=False):
         query, own, rest = wide(q), wide(positive.detach()), wide(negatives.detach())
         others = query @ rest.T.to(query)

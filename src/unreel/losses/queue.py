@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unreel.core.checks import Positive, checked
 from unreel.core.distributed import all_gather_with_grad, rank
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.errors import UsageError
 from unreel.losses._precision import wide
 
 MixWeighting: TypeAlias = Literal["paper", "official"]
@@ -22,17 +23,16 @@ class Mixed(NamedTuple):
     partner: Tensor
 
 
-def _check(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> None:
+def _check(q: Tensor, k: Tensor, queue: Tensor) -> None:
     if q.ndim != 2 or q.shape != k.shape or queue.ndim != 2 or queue.shape[1] != q.shape[1]:
         raise UsageError(
             f"queries and keys (B, D) and a queue (K, D) are needed, got {tuple(q.shape)}, {tuple(k.shape)} and "
             f"{tuple(queue.shape)}"
         )
-    if temperature <= 0:
-        raise UsageError(f"temperature must be positive, got {temperature}")
 
 
-def queue_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.2) -> Tensor:
+@checked
+def queue_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: Positive = 0.2) -> Tensor:
     """−log softmax of each query's own key among it and the queue's, mean over queries (He 2020, eq. 1).
 
     Args:
@@ -43,7 +43,7 @@ def queue_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.2
     Returns: scalar, in float32 at least; chance level is log(1 + K).
     Raises: UsageError for shapes that do not match, or a temperature that is not positive.
     """
-    _check(q, k, queue, temperature)
+    _check(q, k, queue)
     with torch.autocast(device_type=q.device.type, enabled=False):
         query, key, negatives = wide(q), wide(k.detach()), wide(queue.detach())
         own = (query * key).sum(1, keepdim=True)
@@ -51,12 +51,13 @@ def queue_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.2
         return functional.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
 
 
+@checked
 def mixed_queue_info_nce(
     q: Tensor,
     k: Tensor,
     queue: Tensor,
     mixed: Mixed,
-    temperature: float = 0.2,
+    temperature: Positive = 0.2,
     *,
     weighting: MixWeighting = "paper",
     gather: bool = True,
@@ -75,9 +76,7 @@ def mixed_queue_info_nce(
     Returns: scalar, in float32 at least; chance level is log(B·W + K).
     Raises: UsageError as ``queue_info_nce``, and for an unknown weighting.
     """
-    if weighting not in get_args(MixWeighting):
-        raise unknown_name("weighting", weighting, get_args(MixWeighting))
-    _check(q, k, queue, temperature)
+    _check(q, k, queue)
     with torch.autocast(device_type=q.device.type, enabled=False):
         query, key = wide(q), wide(k.detach())
         keys = all_gather_with_grad(key) if gather else key

@@ -8,14 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unreel.core.checks import Count, Positive, checked
 from unreel.core.distributed import all_gather_with_grad, rank, world_size
 from unreel.core.errors import UsageError
 from unreel.losses._precision import wide
 
 
+@checked
 @torch.no_grad()
 def sinkhorn(
-    scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3, others: Tensor | None = None, gather: bool = True
+    scores: Tensor,
+    *,
+    epsilon: Positive = 0.05,
+    iterations: Count = 3,
+    others: Tensor | None = None,
+    gather: bool = True,
 ) -> Tensor:
     """Soft assignments of the samples to K prototypes that use every prototype alike (Caron 2020, §3.1, eq. 3–5).
 
@@ -35,8 +42,6 @@ def sinkhorn(
     if scores.ndim != 2 or (others is not None and (others.ndim != 2 or others.shape[1] != scores.shape[1])):
         shape = None if others is None else tuple(others.shape)
         raise UsageError(f"scores (B, K) and others (M, K) are needed, got {tuple(scores.shape)} and {shape}")
-    if not epsilon > 0 or iterations < 1:
-        raise UsageError(f"sinkhorn needs epsilon > 0 and iterations of at least 1, got {epsilon} and {iterations}")
     many = world_size() if gather else 1
     log_q = wide(scores)
     if others is not None:  # each process takes a share of them, so that they count once
@@ -50,7 +55,10 @@ def sinkhorn(
     return log_q[: len(scores)].exp()
 
 
-def swapped_prediction(scores: Sequence[Tensor], assignments: Mapping[int, Tensor], temperature: float = 0.1) -> Tensor:
+@checked
+def swapped_prediction(
+    scores: Sequence[Tensor], assignments: Mapping[int, Tensor], temperature: Positive = 0.1
+) -> Tensor:
     """Cross-entropy of every view's prediction with the assignment of another one (Caron 2020, eq. 2 and 6).
 
     The mean over the assigned views, over the other views of each, and over samples.
@@ -71,8 +79,6 @@ def swapped_prediction(scores: Sequence[Tensor], assignments: Mapping[int, Tenso
     shapes = {tuple(t.shape) for t in (*scores, *assignments.values())}
     if len(shapes) != 1 or scores[0].ndim != 2:
         raise UsageError(f"scores and assignments need one shape (B, K), got {sorted(shapes)}")
-    if temperature <= 0:
-        raise UsageError(f"temperature must be positive, got {temperature}")
     with torch.autocast(device_type=scores[0].device.type, enabled=False):
         log_p = [functional.log_softmax(wide(s) / temperature, 1) for s in scores]
         losses = [

@@ -12,11 +12,12 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
+from unreel.core.checks import Amount, Count, Positive
 from unreel.core.errors import UsageError
 from unreel.core.settings import Range
 from unreel.nn.padding import SameMaxPool3d
-from unreel.nn.registry import register_encoder
-from unreel.nn.staged import Normalization, StagedEncoder, StageStep, input_spec
+from unreel.nn.registry import register_variant
+from unreel.nn.staged import Normalization, StagedEncoder, StageStep, he_init_, input_spec
 
 #: the fewest frames that three temporal pools leave one of
 MIN_FRAMES = 8
@@ -32,19 +33,36 @@ _STAGES: dict[str, tuple[tuple[tuple[str, int], ...], tuple[int, int, int] | Non
 
 
 class C3D(StagedEncoder):
-    """C3D without its fully connected layers. See ``c3d`` for the arguments. Raises UsageError for a width below 1.
+    """C3D without its fully connected layers.
 
     Pools round up, as every stage of a staged encoder does; at sizes that the strides divide (the 112 pixels and 8 or
     16 frames of the papers) this is the original. A finer copy (``at_resolution``) takes its pools' maxima at every
     position, over the same windows of two: each second value is the coarse net's.
+
+    Clips of fewer than 8 frames are repeated whole by ``prepare``, after the removal of low temporal frequencies; so
+    a frame-set of 4 frames is seen as [f0 f1 f2 f3 f0 f1 f2 f3].
+
+    Args:
+        width: channels of the first convolution; the others have 2, 4 and 8 times as many.
+        size: pixels of a side that the input spec asks for.
+        in_channels: 3, or 1 for grey clips.
+        normalization: "none" as in the papers, or "imagenet" statistics.
+        dct_highpass: how many of a clip's lowest temporal frequencies ``prepare`` takes away; TCGL takes 1, the mean.
+        bn_eps, bn_momentum: of every batch norm.
     """
 
     def __init__(
-        self, *, width: int = 64, in_channels: int = 3, bn_eps: float = 1e-5, bn_momentum: float = 0.1
+        self,
+        *,
+        width: Count = 64,
+        size: Count = 112,
+        in_channels: Count = 3,
+        normalization: Normalization = "none",
+        dct_highpass: Amount = 0,
+        bn_eps: Positive = 1e-5,
+        bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
     ) -> None:
         super().__init__()
-        if width < 1:
-            raise UsageError(f"c3d: width is the number of channels of the first convolution, got {width}")
         self.relu = nn.ReLU(inplace=True)
         self.layers: dict[str, list[str]] = {}
         steps: dict[str, StageStep] = {}
@@ -63,10 +81,17 @@ class C3D(StagedEncoder):
             stride_t, stride_hw, _ = pool or (1, 1, 1)
             steps[stage] = StageStep(channels, stride_t, stride_hw)
         self.set_steps(steps)
+        self.input_spec = input_spec(
+            num_frames=16,
+            size_px=size,
+            in_channels=in_channels,
+            normalization=normalization,
+            min_frames=MIN_FRAMES,
+            dct_highpass=dct_highpass,
+        )
+        he_init_(self)
         for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                assert module.bias is not None
+            if isinstance(module, nn.Conv3d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
     def stage(self, name: str) -> nn.Module:
@@ -93,37 +118,9 @@ class C3D(StagedEncoder):
         return super().forward_features(x, names)
 
 
-@register_encoder("c3d")
-def c3d(
-    *,
-    width: Annotated[int, Range(ge=1)] = 64,
-    size: Annotated[int, Range(ge=1)] = 112,
-    in_channels: Annotated[int, Range(ge=1)] = 3,
-    normalization: Normalization = "none",
-    dct_highpass: Annotated[int, Range(ge=0)] = 0,
-    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
-    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
-) -> C3D:
-    """C3D with batch norm: 27,661,440 parameters, 512 features, strides 8 in time and 16 in space (tcgl.md §1.4).
-
-    Clips of fewer than 8 frames are repeated whole by ``prepare``, after the removal of low temporal frequencies; so
-    a frame-set of 4 frames is seen as [f0 f1 f2 f3 f0 f1 f2 f3].
-
-    Args:
-        width: channels of the first convolution; the others have 2, 4 and 8 times as many.
-        size: pixels of a side that the input spec asks for.
-        in_channels: 3, or 1 for grey clips.
-        normalization: "none" as in the papers, or "imagenet" statistics.
-        dct_highpass: how many of a clip's lowest temporal frequencies ``prepare`` takes away; TCGL takes 1, the mean.
-        bn_eps, bn_momentum: of every batch norm.
-    """
-    encoder = C3D(width=width, in_channels=in_channels, bn_eps=bn_eps, bn_momentum=bn_momentum)
-    encoder.input_spec = input_spec(
-        num_frames=16,
-        size_px=size,
-        in_channels=in_channels,
-        normalization=normalization,
-        min_frames=MIN_FRAMES,
-        dct_highpass=dct_highpass,
-    )
-    return encoder
+c3d = register_variant(
+    "c3d",
+    C3D,
+    "C3D with batch norm: 27,661,440 parameters, 512 features, strides 8 in time and 16 in space (tcgl.md §1.4).",
+    fixed={},
+)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import Share, checked
+from unreel.core.errors import UsageError
 
 MomentumSchedule: TypeAlias = Literal["constant", "cosine"]
 
 
+@checked
 @torch.no_grad()
-def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
+def ema_update(target: nn.Module, online: nn.Module, momentum: Share) -> None:
     """target ← m · target + (1 − m) · online, in place; parameters only (object_aware.md §1.1).
 
     Buffers stay: a target that runs in training mode keeps its own batch-norm statistics.
@@ -25,8 +27,6 @@ def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
         momentum: m in [0, 1]; 1 leaves the target as it is, 0 copies.
     Raises: UsageError for another m, or parameters that do not match.
     """
-    if not 0 <= momentum <= 1:
-        raise UsageError(f"the momentum of a moving average lies in [0, 1], got {momentum}")
     own, other = dict(target.named_parameters()), dict(online.named_parameters())
     if {n: p.shape for n, p in own.items()} != {n: p.shape for n, p in other.items()}:
         raise UsageError(
@@ -37,14 +37,13 @@ def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
         parameter.mul_(momentum).add_(other[name].to(parameter), alpha=1 - momentum)
 
 
+@checked
 def scheduled_momentum(base: float, fraction: float, schedule: MomentumSchedule = "constant") -> float:
     """The teacher's momentum once a ``fraction`` of the run is done.
 
     "constant" is ``base``; "cosine" goes from ``base`` to 1: 1 − (1 − base) · (cos(π · fraction) + 1)/2 (BYOL, Grill
     2020, §3.3). Raises UsageError for an unknown schedule.
     """
-    if schedule not in get_args(MomentumSchedule):
-        raise unknown_name("momentum schedule", schedule, get_args(MomentumSchedule))
     if schedule == "constant":
         return base
     return 1 - (1 - base) * (math.cos(math.pi * min(1.0, fraction)) + 1) / 2

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from unreel.core.checks import Amount, Positive, checked
 from unreel.core.errors import UsageError
 
 
@@ -22,6 +23,7 @@ class StageInfo(NamedTuple):
     stride_hw: int
 
 
+@checked
 @dataclass(frozen=True)
 class InputSpec:
     """What an encoder expects, stored on its card, so that every later use feeds it the same.
@@ -38,9 +40,9 @@ class InputSpec:
     size_px: int = 224
     channels: int = 3
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    std: tuple[Positive, ...] = (1.0, 1.0, 1.0)
     min_frames: int = 1
-    dct_highpass: int = 0
+    dct_highpass: Amount = 0
 
     def __post_init__(self) -> None:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
@@ -48,10 +50,6 @@ class InputSpec:
                 f"input spec: mean and std need one value per channel ({self.channels}), "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
-        if self.dct_highpass < 0:
-            raise UsageError(f"input spec: dct_highpass counts coefficients, got {self.dct_highpass}")
-        if any(s <= 0 for s in self.std):
-            raise UsageError(f"input spec: std must be positive, got {self.std}")
 
     def to_card(self) -> dict[str, object]:
         """Plain values for the JSON card."""

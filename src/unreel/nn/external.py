@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from unreel.core.checks import checked
 from unreel.core.errors import UsageError, unknown_name
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
 from unreel.nn.kernels import keep_clear
@@ -50,6 +51,7 @@ class _Grid(NamedTuple):
         return self.t * self.h * self.w
 
 
+@checked
 class WrappedEncoder(Encoder):
     """See ``wrap_encoder``. The wrapped net is ``module``; its parameters are trained and saved as usual."""
 
@@ -64,10 +66,6 @@ class WrappedEncoder(Encoder):
         channels_last: bool,
     ) -> None:
         super().__init__()
-        if pool not in get_args(Pool):
-            raise UsageError(f"pool is one of {', '.join(get_args(Pool))}, got {pool!r}")
-        if layout is not None and layout not in get_args(Layout):
-            raise UsageError(f"layout is one of {', '.join(get_args(Layout))}, got {layout!r}")
         names = {name for name, _ in module.named_modules() if name}
         for name in layers or ():
             if name not in names:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.errors import UsageError
+from unreel.core.checks import Amount, Count, Positive, checked
 from unreel.core.keys import Key, uniforms
 from unreel.core.settings import Range
 
+Dropout: TypeAlias = Annotated[float, Range(ge=0, lt=1)]
 
-def keyed_dropout(x: Tensor, key: Key, ids: Tensor, p: float) -> Tensor:
+
+@checked
+def keyed_dropout(x: Tensor, key: Key, ids: Tensor, p: Dropout) -> Tensor:
     """Dropout whose mask follows from the sample and the step, so that two processes drop what one would.
 
     For training only: call it with p = 0 in evaluation.
@@ -26,8 +29,6 @@ def keyed_dropout(x: Tensor, key: Key, ids: Tensor, p: float) -> Tensor:
         p: the share of values set to 0, in [0, 1); the others are divided by 1 − p. 0 gives x itself.
     Raises: UsageError for p outside [0, 1).
     """
-    if not 0 <= p < 1:
-        raise UsageError(f"dropout takes p in [0, 1), got {p}")
     if p == 0:
         return x
     keep = uniforms(key, ids, *x.shape[1:]) >= p
@@ -41,15 +42,16 @@ def _glorot_(linear: nn.Linear) -> None:
         nn.init.zeros_(linear.bias)
 
 
+@checked
 def projection_mlp(
-    in_dim: int,
+    in_dim: Count,
     *,
-    hidden_layers: Annotated[int, Range(ge=0)] = 3,
-    hidden_dim: Annotated[int, Range(ge=1)] = 2048,
-    out_dim: Annotated[int, Range(ge=1)] = 128,
+    hidden_layers: Amount = 3,
+    hidden_dim: Count = 2048,
+    out_dim: Count = 128,
     batch_norm: bool = True,
     bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.003,
-    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
+    bn_eps: Positive = 1e-5,
     bias: bool = True,
 ) -> nn.Sequential:
     """``hidden_layers`` × (Linear, BatchNorm, ReLU), then Linear: embeddings (B, in_dim) to projections (B, out_dim).
@@ -57,11 +59,6 @@ def projection_mlp(
     The defaults are CVRL's head (cvrl.md §2): four linear layers with bias, batch norm of decay 0.997 and epsilon
     1e-5, no dropout. ``hidden_layers=0`` is one linear layer. Raises UsageError for sizes below 1.
     """
-    if hidden_layers < 0 or min(in_dim, hidden_dim, out_dim) < 1:
-        raise UsageError(
-            f"projection_mlp needs sizes of at least 1 and hidden_layers of at least 0, got in_dim={in_dim}, "
-            f"hidden_dim={hidden_dim}, out_dim={out_dim}, hidden_layers={hidden_layers}"
-        )
     layers: list[nn.Module] = []
     width = in_dim
     for _ in range(hidden_layers):
@@ -86,14 +83,13 @@ class L2Norm(nn.Module):
             return functional.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
 
-def normalized_mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+@checked
+def normalized_mlp(in_dim: Count, hidden_dim: Count, out_dim: Count) -> nn.Sequential:
     """Linear without bias, BatchNorm, ReLU, Linear with bias, L2 norm: (B, in_dim) to unit rows (B, out_dim).
 
     The heads of object_aware.md §1.1 (MoCo's projector, BYOL's projector and predictor); weights and biases start
     uniform in ±1/√fan_in. Raises UsageError for sizes below 1.
     """
-    if min(in_dim, hidden_dim, out_dim) < 1:
-        raise UsageError(f"normalized_mlp needs sizes of at least 1, got {in_dim}, {hidden_dim}, {out_dim}")
     return nn.Sequential(
         nn.Linear(in_dim, hidden_dim, bias=False),
         nn.BatchNorm1d(hidden_dim),
@@ -103,18 +99,17 @@ def normalized_mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
     )
 
 
+@checked
 class LinearHead(nn.Module):
     """Optional dropout, then one linear layer: embeddings (B, in_dim) to scores (B, num_outputs).
 
     ``init_std``: a normal of that standard deviation, or Glorot-uniform when ``None``; the bias starts at zero.
     """
 
-    def __init__(self, in_dim: int, num_outputs: int, *, dropout: float = 0.0, init_std: float | None = None) -> None:
+    def __init__(
+        self, in_dim: Count, num_outputs: Count, *, dropout: Dropout = 0.0, init_std: float | None = None
+    ) -> None:
         super().__init__()
-        if in_dim < 1 or num_outputs < 1 or not 0 <= dropout < 1:
-            raise UsageError(
-                f"LinearHead: sizes of at least 1 and dropout in [0, 1), got {in_dim}, {num_outputs}, {dropout}"
-            )
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_dim, num_outputs)
         if init_std is None:

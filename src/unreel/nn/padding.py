@@ -7,11 +7,12 @@ stride 2 gets 7-tap (2, 3), 5-tap (1, 2), 3-tap (0, 1) in TensorFlow and (3, 3),
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unreel.core.checks import checked
 from unreel.core.errors import UsageError
 
 Padding: TypeAlias = Literal["symmetric", "tf_same"]
@@ -48,13 +49,12 @@ class SameMaxPool3d(nn.MaxPool3d):
         return super().forward(input)  # type: ignore[no-any-return]
 
 
-def _check(kernel: Sequence[int], padding: str) -> None:
-    if padding not in get_args(Padding):
-        raise UsageError(f"padding is one of {', '.join(get_args(Padding))}, got {padding!r}")
+def _check(kernel: Sequence[int]) -> None:
     if any(k < 1 or k % 2 == 0 for k in kernel):
         raise UsageError(f"kernel sizes must be odd, got {tuple(kernel)}")
 
 
+@checked
 def conv3d(
     in_channels: int,
     out_channels: int,
@@ -65,18 +65,19 @@ def conv3d(
     bias: bool = False,
 ) -> nn.Conv3d:
     """A convolution that keeps ceil(size / stride). Raises UsageError for even kernels and unknown paddings."""
-    _check(kernel, padding)
+    _check(kernel)
     if padding == "tf_same":
         return SameConv3d(in_channels, out_channels, kernel, stride, bias=bias)
     pads = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
     return nn.Conv3d(in_channels, out_channels, kernel, stride, pads, bias=bias)
 
 
+@checked
 def max_pool3d(
     kernel: tuple[int, int, int], stride: tuple[int, int, int], *, padding: Padding = "symmetric"
 ) -> nn.MaxPool3d:
     """A max pool that keeps ceil(size / stride). Raises UsageError for even kernels and unknown paddings."""
-    _check(kernel, padding)
+    _check(kernel)
     if padding == "tf_same":
         return SameMaxPool3d(kernel, stride)
     return nn.MaxPool3d(kernel, stride, (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2))

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from unreel.core.checks import Count, Positive
 from unreel.core.errors import UsageError
 from unreel.core.settings import Range
 from unreel.nn.padding import Padding, conv3d, max_pool3d
-from unreel.nn.registry import register_encoder
-from unreel.nn.staged import Normalization, ResNetLayout, StageStep, input_spec
+from unreel.nn.registry import register_variant
+from unreel.nn.staged import Normalization, ResNetLayout, StageStep, he_init_, input_spec
 
 Init: TypeAlias = Literal["fan_in", "he"]
 
@@ -71,27 +72,39 @@ class Bottleneck3d(nn.Module):
 
 
 class R3D(ResNetLayout):
-    """CVRL's R3D family. See ``r3d_50`` for the arguments.
+    """CVRL's R3D family.
 
-    Raises: UsageError for a width that gives no whole channels, lists of another length than four, even kernels, an
-    unknown padding or init.
+    Args:
+        layers: blocks of res2 … res5.
+        width: multiplies every filter count: 1, 2 and 4 in the papers ("2×", "4×"); fractions such as 0.25 make slim
+            nets of the same shape.
+        stem_width: channels of the stem, 64·width by default; whether the paper widened it is unknown.
+        temporal_kernels: kernel of each block's first convolution, for res2 … res5.
+        stem_kernel_t, stem_stride_t, pool_stride_t: the temporal side of the stem and of the pool.
+        padding: "symmetric", or "tf_same" for exact parity with weights of the official release.
+        in_channels: 3, or 1 for grey clips.
+        normalization: "none" as in the release, or "imagenet" for inflated 2-D checkpoints.
+        bn_eps, bn_momentum: of every batch norm; the release's decay 0.9 is momentum 0.1.
+        init: "fan_in" is the release's truncated normal of variance 1/fan_in, "he" the fan-out normal of 2-D ResNets.
+        zero_init_residual: start each block as the identity; the release does not.
+    Raises: UsageError for a width that gives no whole channels, lists of another length than four, and even kernels.
     """
 
     def __init__(
         self,
         *,
         layers: Sequence[int],
-        width: float = 1,
-        stem_width: int | None = None,
+        width: Positive = 1,
+        stem_width: Count | None = None,
         temporal_kernels: Sequence[int] = (1, 1, 3, 3),
-        stem_kernel_t: int = 5,
-        stem_stride_t: int = 2,
-        pool_stride_t: int = 1,
+        stem_kernel_t: Count = 5,
+        stem_stride_t: Count = 2,
+        pool_stride_t: Count = 1,
         padding: Padding = "symmetric",
-        in_channels: int = 3,
+        in_channels: Count = 3,
         normalization: Normalization = "none",
-        bn_eps: float = 1e-5,
-        bn_momentum: float = 0.1,
+        bn_eps: Positive = 1e-5,
+        bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
         init: Init = "fan_in",
         zero_init_residual: bool = False,
     ) -> None:
@@ -102,13 +115,8 @@ class R3D(ResNetLayout):
                 f"{list(temporal_kernels)}"
             )
         base = round(64 * width)
-        if base < 1 or base != 64 * width or (stem_width is not None and stem_width < 1):
-            raise UsageError(
-                f"64·width and stem_width must be whole numbers of at least 1, got width={width} and "
-                f"stem_width={stem_width}"
-            )
-        if init not in get_args(Init):
-            raise UsageError(f"init is one of {', '.join(get_args(Init))}, got {init!r}")
+        if base < 1 or base != 64 * width:
+            raise UsageError(f"64·width must be a whole number of at least 1, got width={width}")
 
         def norm(channels: int) -> nn.Module:
             return nn.BatchNorm3d(channels, eps=bn_eps, momentum=bn_momentum)
@@ -143,135 +151,33 @@ class R3D(ResNetLayout):
         self.input_spec = input_spec(
             num_frames=16, stride_frames=2, size_px=224, in_channels=in_channels, normalization=normalization
         )
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                if init == "fan_in":
+        if init == "he":
+            he_init_(self)
+        else:
+            for module in self.modules():
+                if isinstance(module, nn.Conv3d):
                     fan_in_truncated_normal_(module.weight)
-                else:
-                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if zero_init_residual:
             for module in self.modules():
                 if isinstance(module, Bottleneck3d) and isinstance(module.bn3, nn.BatchNorm3d):
                     nn.init.zeros_(module.bn3.weight)
 
 
-@register_encoder("r3d_50")
-def r3d_50(
-    *,
-    width: Annotated[float, Range(gt=0)] = 1,
-    stem_width: int | None = None,
-    temporal_kernels: Sequence[int] = (1, 1, 3, 3),
-    stem_kernel_t: Annotated[int, Range(ge=1)] = 5,
-    stem_stride_t: Annotated[int, Range(ge=1)] = 2,
-    pool_stride_t: Annotated[int, Range(ge=1)] = 1,
-    padding: Padding = "symmetric",
-    in_channels: Annotated[int, Range(ge=1)] = 3,
-    normalization: Normalization = "none",
-    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
-    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
-    init: Init = "fan_in",
-    zero_init_residual: bool = False,
-) -> R3D:
-    """R3D-50: 31,672,128 parameters, 2048 features, blocks (3, 4, 6, 3) (cvrl.md §1).
-
-    Args:
-        width: multiplies every filter count: 1, 2 and 4 in the papers ("2×", "4×"); fractions such as 0.25 make slim
-            nets of the same shape.
-        stem_width: channels of the stem, 64·width by default; whether the paper widened it is unknown.
-        temporal_kernels: kernel of each block's first convolution, for res2 … res5.
-        stem_kernel_t, stem_stride_t, pool_stride_t: the temporal side of the stem and of the pool.
-        padding: "symmetric", or "tf_same" for exact parity with weights of the official release.
-        in_channels: 3, or 1 for grey clips.
-        normalization: "none" as in the release, or "imagenet" for inflated 2-D checkpoints.
-        bn_eps, bn_momentum: of every batch norm; the release's decay 0.9 is momentum 0.1.
-        init: "fan_in" is the release's truncated normal of variance 1/fan_in, "he" the fan-out normal of 2-D ResNets.
-        zero_init_residual: start each block as the identity; the release does not.
-    """
-    return R3D(
-        layers=(3, 4, 6, 3),
-        width=width,
-        stem_width=stem_width,
-        temporal_kernels=temporal_kernels,
-        stem_kernel_t=stem_kernel_t,
-        stem_stride_t=stem_stride_t,
-        pool_stride_t=pool_stride_t,
-        padding=padding,
-        in_channels=in_channels,
-        normalization=normalization,
-        bn_eps=bn_eps,
-        bn_momentum=bn_momentum,
-        init=init,
-        zero_init_residual=zero_init_residual,
-    )
-
-
-@register_encoder("r3d_101")
-def r3d_101(
-    *,
-    width: Annotated[float, Range(gt=0)] = 1,
-    stem_width: int | None = None,
-    temporal_kernels: Sequence[int] = (1, 1, 3, 3),
-    stem_kernel_t: Annotated[int, Range(ge=1)] = 5,
-    stem_stride_t: Annotated[int, Range(ge=1)] = 2,
-    pool_stride_t: Annotated[int, Range(ge=1)] = 1,
-    padding: Padding = "symmetric",
-    in_channels: Annotated[int, Range(ge=1)] = 3,
-    normalization: Normalization = "none",
-    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
-    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
-    init: Init = "fan_in",
-    zero_init_residual: bool = False,
-) -> R3D:
-    """R3D-101: 59,577,152 parameters, 2048 features, blocks (3, 4, 23, 3) (cvrl.md §1); arguments as ``r3d_50``."""
-    return R3D(
-        layers=(3, 4, 23, 3),
-        width=width,
-        stem_width=stem_width,
-        temporal_kernels=temporal_kernels,
-        stem_kernel_t=stem_kernel_t,
-        stem_stride_t=stem_stride_t,
-        pool_stride_t=pool_stride_t,
-        padding=padding,
-        in_channels=in_channels,
-        normalization=normalization,
-        bn_eps=bn_eps,
-        bn_momentum=bn_momentum,
-        init=init,
-        zero_init_residual=zero_init_residual,
-    )
-
-
-@register_encoder("r3d_152")
-def r3d_152(
-    *,
-    width: Annotated[float, Range(gt=0)] = 1,
-    stem_width: int | None = None,
-    temporal_kernels: Sequence[int] = (1, 1, 3, 3),
-    stem_kernel_t: Annotated[int, Range(ge=1)] = 5,
-    stem_stride_t: Annotated[int, Range(ge=1)] = 2,
-    pool_stride_t: Annotated[int, Range(ge=1)] = 1,
-    padding: Padding = "symmetric",
-    in_channels: Annotated[int, Range(ge=1)] = 3,
-    normalization: Normalization = "none",
-    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
-    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
-    init: Init = "fan_in",
-    zero_init_residual: bool = False,
-) -> R3D:
-    """R3D-152: 82,036,544 parameters, 2048 features, blocks (3, 8, 36, 3) (cvrl.md §1); arguments as ``r3d_50``."""
-    return R3D(
-        layers=(3, 8, 36, 3),
-        width=width,
-        stem_width=stem_width,
-        temporal_kernels=temporal_kernels,
-        stem_kernel_t=stem_kernel_t,
-        stem_stride_t=stem_stride_t,
-        pool_stride_t=pool_stride_t,
-        padding=padding,
-        in_channels=in_channels,
-        normalization=normalization,
-        bn_eps=bn_eps,
-        bn_momentum=bn_momentum,
-        init=init,
-        zero_init_residual=zero_init_residual,
-    )
+r3d_50 = register_variant(
+    "r3d_50",
+    R3D,
+    "R3D-50: 31,672,128 parameters, 2048 features, blocks (3, 4, 6, 3) (cvrl.md §1); arguments as ``R3D``.",
+    fixed={"layers": (3, 4, 6, 3)},
+)
+r3d_101 = register_variant(
+    "r3d_101",
+    R3D,
+    "R3D-101: 59,577,152 parameters, 2048 features, blocks (3, 4, 23, 3) (cvrl.md §1); arguments as ``R3D``.",
+    fixed={"layers": (3, 4, 23, 3)},
+)
+r3d_152 = register_variant(
+    "r3d_152",
+    R3D,
+    "R3D-152: 82,036,544 parameters, 2048 features, blocks (3, 8, 36, 3) (cvrl.md §1); arguments as ``R3D``.",
+    fixed={"layers": (3, 8, 36, 3)},
+)

@@ -15,11 +15,12 @@ from typing import Annotated, TypeAlias
 
 from torch import Tensor, nn
 
+from unreel.core.checks import Amount, Count, Positive
 from unreel.core.errors import UsageError
 from unreel.core.settings import Range
 from unreel.nn.padding import conv3d
-from unreel.nn.registry import register_encoder
-from unreel.nn.staged import Normalization, StagedEncoder, StageStep, input_spec
+from unreel.nn.registry import register_variant
+from unreel.nn.staged import Normalization, StagedEncoder, StageStep, he_init_, input_spec
 
 Size3: TypeAlias = tuple[int, int, int]
 #: (in channels, out channels, kernel, stride) → the modules of one convolution, in order
@@ -63,26 +64,37 @@ def _one(modules: list[nn.Module]) -> nn.Module:
 
 
 class BasicR3D(StagedEncoder):
-    """The R3D-18 family, whole or factored. See ``r3d_18`` for the arguments.
+    """The R3D-18 family, whole or factored.
 
-    Raises: UsageError for a width below 1 and for ``layers`` that are not four numbers of at least 1.
+    Args:
+        factored: every convolution, the 1×1×1 shortcuts included, is a spatial one, batch norm, ReLU and a temporal
+            one, with ``middle_width`` channels between them.
+        layers: blocks of each stage; (1, 1, 1, 1) is the net of VCOP's and most of TCGL's tables.
+        width: channels of the stem and of the first stage; the others have 2, 4 and 8 times as many.
+        size: pixels of a side that the input spec asks for.
+        in_channels: 3, or 1 for grey clips.
+        normalization: "none" as in the papers, or "imagenet" statistics.
+        dct_highpass: how many of a clip's lowest temporal frequencies ``prepare`` takes away; TCGL takes 1, the mean.
+        bn_eps, bn_momentum: of every batch norm.
+    Raises: UsageError for ``layers`` that are not four numbers of at least 1.
     """
 
     def __init__(
         self,
         *,
+        factored: bool,
         layers: Sequence[int] = (2, 2, 2, 2),
-        width: int = 64,
-        factored: bool = False,
-        in_channels: int = 3,
-        bn_eps: float = 1e-5,
-        bn_momentum: float = 0.1,
+        width: Count = 64,
+        size: Count = 112,
+        in_channels: Count = 3,
+        normalization: Normalization = "none",
+        dct_highpass: Amount = 0,
+        bn_eps: Positive = 1e-5,
+        bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
     ) -> None:
         super().__init__()
         if len(layers) != 4 or min(layers) < 1:
             raise UsageError(f"layers needs one number of blocks for each of res2 … res5, got {list(layers)}")
-        if width < 1:
-            raise UsageError(f"width is the number of channels of the stem, got {width}")
 
         def norm(channels: int) -> nn.Module:
             return nn.BatchNorm3d(channels, eps=bn_eps, momentum=bn_momentum)
@@ -112,9 +124,14 @@ class BasicR3D(StagedEncoder):
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
             steps[f"res{i + 2}"] = StageStep(channels, stride, stride)
         self.set_steps(steps)
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.input_spec = input_spec(
+            num_frames=16,
+            size_px=size,
+            in_channels=in_channels,
+            normalization=normalization,
+            dct_highpass=dct_highpass,
+        )
+        he_init_(self)
 
     def stage(self, name: str) -> nn.Module:
         """The module that makes stage ``name`` from the stage before it."""
@@ -122,65 +139,15 @@ class BasicR3D(StagedEncoder):
         return self.stem if name == "stem" else self.get_submodule(f"layer{int(name.removeprefix('res')) - 1}")
 
 
-@register_encoder("r3d_18")
-def r3d_18(
-    *,
-    layers: Sequence[int] = (2, 2, 2, 2),
-    width: Annotated[int, Range(ge=1)] = 64,
-    size: Annotated[int, Range(ge=1)] = 112,
-    in_channels: Annotated[int, Range(ge=1)] = 3,
-    normalization: Normalization = "none",
-    dct_highpass: Annotated[int, Range(ge=0)] = 0,
-    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
-    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
-) -> BasicR3D:
-    """R3D-18: 33,166,272 parameters, 512 features, strides 8 in time and 16 in space (tcgl.md §1.4).
-
-    Args:
-        layers: blocks of each stage; (1, 1, 1, 1) is the net of VCOP's and most of TCGL's tables.
-        width: channels of the stem and of the first stage; the others have 2, 4 and 8 times as many.
-        size: pixels of a side that the input spec asks for.
-        in_channels: 3, or 1 for grey clips.
-        normalization: "none" as in the papers, or "imagenet" statistics.
-        dct_highpass: how many of a clip's lowest temporal frequencies ``prepare`` takes away; TCGL takes 1, the mean.
-        bn_eps, bn_momentum: of every batch norm.
-    """
-    encoder = BasicR3D(layers=layers, width=width, in_channels=in_channels, bn_eps=bn_eps, bn_momentum=bn_momentum)
-    encoder.input_spec = input_spec(
-        num_frames=16,
-        size_px=size,
-        in_channels=in_channels,
-        normalization=normalization,
-        dct_highpass=dct_highpass,
-    )
-    return encoder
-
-
-@register_encoder("r2plus1d_18")
-def r2plus1d_18(
-    *,
-    layers: Sequence[int] = (2, 2, 2, 2),
-    width: Annotated[int, Range(ge=1)] = 64,
-    size: Annotated[int, Range(ge=1)] = 112,
-    in_channels: Annotated[int, Range(ge=1)] = 3,
-    normalization: Normalization = "none",
-    dct_highpass: Annotated[int, Range(ge=0)] = 0,
-    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
-    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
-) -> BasicR3D:
-    """R(2+1)D-18: 33,178,423 parameters, 512 features; arguments as ``r3d_18`` (tcgl.md §1.4).
-
-    Every convolution of R3D-18, the 1×1×1 shortcuts included, is a spatial one, batch norm, ReLU and a temporal one,
-    with ``middle_width`` channels between them.
-    """
-    encoder = BasicR3D(
-        layers=layers, width=width, factored=True, in_channels=in_channels, bn_eps=bn_eps, bn_momentum=bn_momentum
-    )
-    encoder.input_spec = input_spec(
-        num_frames=16,
-        size_px=size,
-        in_channels=in_channels,
-        normalization=normalization,
-        dct_highpass=dct_highpass,
-    )
-    return encoder
+r3d_18 = register_variant(
+    "r3d_18",
+    BasicR3D,
+    "R3D-18: 33,166,272 parameters, 512 features, strides 8 in time and 16 in space (tcgl.md §1.4).",
+    fixed={"factored": False},
+)
+r2plus1d_18 = register_variant(
+    "r2plus1d_18",
+    BasicR3D,
+    "R(2+1)D-18: 33,178,423 parameters, 512 features (tcgl.md §1.4).",
+    fixed={"factored": True},
+)

@@ -13,10 +13,11 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
+from unreel.core.checks import Amount, Count, Positive
 from unreel.core.errors import UsageError
 from unreel.core.settings import Range
-from unreel.nn.registry import register_encoder
-from unreel.nn.staged import Normalization, StagedEncoder, StageStep, input_spec
+from unreel.nn.registry import register_variant
+from unreel.nn.staged import Normalization, StagedEncoder, StageStep, he_init_, input_spec
 
 
 class SmallBlock(nn.Module):
@@ -69,17 +70,21 @@ class SmallR3D(StagedEncoder):
     def __init__(
         self,
         *,
+        num_frames: int,
+        size_px: int,
         channels: Sequence[int],
         layers: Sequence[int],
-        temporal_strides: Sequence[int],
-        spatial_strides: Sequence[int],
-        factorised: Sequence[bool],
-        stem_channels: int,
-        stem_kernel: Sequence[int],
-        stem_stride: Sequence[int],
-        in_channels: int,
-        bn_eps: float,
-        bn_momentum: float,
+        temporal_strides: Sequence[int] = (1, 2, 2, 1),
+        spatial_strides: Sequence[int] = (2, 2, 2, 1),
+        factorised: Sequence[bool] = (True, True, True, True),
+        stem_channels: Count,
+        stem_kernel: Sequence[int] = (3, 5, 5),
+        stem_stride: Sequence[int] = (1, 2, 2),
+        in_channels: Count = 3,
+        normalization: Normalization = "none",
+        dct_highpass: Amount = 0,
+        bn_eps: Positive = 1e-5,
+        bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
     ) -> None:
         super().__init__()
         per_stage = (channels, layers, temporal_strides, spatial_strides, factorised)
@@ -120,95 +125,32 @@ class SmallR3D(StagedEncoder):
             steps[name] = StageStep(width, stride_t, stride_hw)
             width_in = width
         self.set_steps(steps)
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def stage(self, name: str) -> nn.Module:
-        """The module that makes stage ``name`` from the stage before it."""
-        self.check_names([name])
-        return self.get_submodule(name)
-
-
-@register_encoder("r3d_tiny")
-def r3d_tiny(
-    *,
-    channels: Sequence[int] = (24, 48, 96, 192),
-    layers: Sequence[int] = (1, 1, 1, 1),
-    temporal_strides: Sequence[int] = (1, 2, 2, 1),
-    spatial_strides: Sequence[int] = (2, 2, 2, 1),
-    factorised: Sequence[bool] = (True, True, True, True),
-    stem_channels: Annotated[int, Range(ge=1)] = 16,
-    stem_kernel: Sequence[int] = (3, 5, 5),
-    stem_stride: Sequence[int] = (1, 2, 2),
-    in_channels: Annotated[int, Range(ge=1)] = 3,
-    normalization: Normalization = "none",
-    dct_highpass: Annotated[int, Range(ge=0)] = 0,
-    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
-    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
-) -> SmallR3D:
-    """0.4 M parameters, 192 features, strides 4 in time and 16 in space; meant for 8 frames at 48 pixels."""
-    encoder = SmallR3D(
-        channels=channels,
-        layers=layers,
-        temporal_strides=temporal_strides,
-        spatial_strides=spatial_strides,
-        factorised=factorised,
-        stem_channels=stem_channels,
-        stem_kernel=stem_kernel,
-        stem_stride=stem_stride,
-        in_channels=in_channels,
-        bn_eps=bn_eps,
-        bn_momentum=bn_momentum,
-    )
-    encoder.input_spec = input_spec(
-        num_frames=8,
-        stride_frames=2,
-        size_px=48,
-        in_channels=in_channels,
-        normalization=normalization,
-        dct_highpass=dct_highpass,
-    )
-    return encoder
+        self.input_spec = input_spec(
+            num_frames=num_frames,
+            stride_frames=2,
+            size_px=size_px,
+            in_channels=in_channels,
+            normalization=normalization,
+            dct_highpass=dct_highpass,
+        )
+        he_init_(self)
 
 
-@register_encoder("r3d_small")
-def r3d_small(
-    *,
-    channels: Sequence[int] = (48, 96, 192, 384),
-    layers: Sequence[int] = (1, 1, 2, 1),
-    temporal_strides: Sequence[int] = (1, 2, 2, 1),
-    spatial_strides: Sequence[int] = (2, 2, 2, 1),
-    factorised: Sequence[bool] = (True, True, True, True),
-    stem_channels: Annotated[int, Range(ge=1)] = 32,
-    stem_kernel: Sequence[int] = (3, 5, 5),
-    stem_stride: Sequence[int] = (1, 2, 2),
-    in_channels: Annotated[int, Range(ge=1)] = 3,
-    normalization: Normalization = "none",
-    dct_highpass: Annotated[int, Range(ge=0)] = 0,
-    bn_eps: Annotated[float, Range(gt=0)] = 1e-5,
-    bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
-) -> SmallR3D:
-    """2.0 M parameters, 384 features, strides 4 in time and 16 in space; meant for 16 frames at 64 pixels."""
-    encoder = SmallR3D(
-        channels=channels,
-        layers=layers,
-        temporal_strides=temporal_strides,
-        spatial_strides=spatial_strides,
-        factorised=factorised,
-        stem_channels=stem_channels,
-        stem_kernel=stem_kernel,
-        stem_stride=stem_stride,
-        in_channels=in_channels,
-        bn_eps=bn_eps,
-        bn_momentum=bn_momentum,
-    )
-    encoder.input_spec = input_spec(
-        num_frames=16,
-        stride_frames=2,
-        size_px=64,
-        in_channels=in_channels,
-        normalization=normalization,
-        dct_highpass=dct_highpass,
-    )
-    return encoder
+r3d_tiny = register_variant(
+    "r3d_tiny",
+    SmallR3D,
+    "0.4 M parameters, 192 features, strides 4 in time and 16 in space; meant for 8 frames at 48 pixels.",
+    fixed={"num_frames": 8, "size_px": 48},
+    channels=(24, 48, 96, 192),
+    layers=(1, 1, 1, 1),
+    stem_channels=16,
+)
+r3d_small = register_variant(
+    "r3d_small",
+    SmallR3D,
+    "2.0 M parameters, 384 features, strides 4 in time and 16 in space; meant for 16 frames at 64 pixels.",
+    fixed={"num_frames": 16, "size_px": 64},
+    channels=(48, 96, 192, 384),
+    layers=(1, 1, 2, 1),
+    stem_channels=32,
+)

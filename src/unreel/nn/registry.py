@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 import torch
 
+from unreel.core.checks import checked
 from unreel.core.errors import UsageError, nearest
 from unreel.core.registry import Registry
 from unreel.nn.encoder import Encoder
@@ -33,17 +34,18 @@ def register_encoder(name: str) -> Callable[[Callable[P, E]], Callable[P, E]]:
     """Decorator for a builder with keyword-only, typed arguments; they are what a recipe may set.
 
     Every encoder that the builder makes, through ``create_encoder`` or by a direct call, records ``name`` and all its
-    arguments (defaults included), so that a card can build it again.
+    arguments (defaults included), so that a card can build it again. Arguments are checked against their annotations.
     """
 
     def add(builder: Callable[P, E]) -> Callable[P, E]:
         signature = inspect.signature(builder)
+        checking = checked(builder)
 
         @functools.wraps(builder)
         def build(*args: P.args, **kwargs: P.kwargs) -> E:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            encoder = builder(*args, **kwargs)
+            encoder = checking(*args, **kwargs)
             encoder.architecture = name
             encoder.arguments = {k: _plain(v) for k, v in bound.arguments.items()}
             keep_clear(encoder)
@@ -53,6 +55,28 @@ def register_encoder(name: str) -> Callable[[Callable[P, E]], Callable[P, E]]:
         return build
 
     return add
+
+
+def register_variant(
+    name: str, family: Callable[P, E], doc: str, *, fixed: Mapping[str, object], **defaults: object
+) -> Callable[P, E]:
+    """Register one net of a family: its constructor without the arguments that are ``fixed``, with other defaults."""
+    signature = inspect.signature(family)
+    hints = get_type_hints(family.__init__, include_extras=True)
+    parameters = [
+        p.replace(annotation=hints[p.name], default=defaults.get(p.name, p.default))
+        for p in signature.parameters.values()
+        if p.name not in fixed
+    ]
+
+    def build(**arguments: Any) -> E:
+        return family(**{**defaults, **fixed, **arguments})  # type: ignore[call-arg]
+
+    build.__name__ = build.__qualname__ = name
+    build.__module__, build.__doc__ = family.__module__, doc
+    build.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": family}
+    build.__signature__ = signature.replace(parameters=parameters, return_annotation=family)  # type: ignore[attr-defined]
+    return register_encoder(name)(build)  # type: ignore[arg-type]
 
 
 def list_encoders(pattern: str = "*") -> list[str]:

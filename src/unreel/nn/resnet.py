@@ -7,14 +7,14 @@ every encoder's: (B, C, T, h, w) with T unchanged, so images are clips of one fr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from unreel.core.errors import UsageError
+from unreel.core.checks import Count
 from unreel.core.settings import Range
-from unreel.nn.registry import register_encoder
-from unreel.nn.staged import Normalization, ResNetLayout, StageStep, input_spec
+from unreel.nn.registry import register_variant
+from unreel.nn.staged import Normalization, ResNetLayout, StageStep, he_init_, input_spec
 
 Stem: TypeAlias = Literal["imagenet", "cifar"]
 
@@ -99,9 +99,16 @@ class Bottleneck(_Residual):
 
 
 class ResNet(ResNetLayout):
-    """A 2-D ResNet on clips. See ``resnet_50`` for the arguments.
+    """A 2-D ResNet on clips.
 
-    Raises: UsageError for an unknown stem and a width below 1.
+    Args:
+        block, layers: the blocks of each stage, and how many.
+        stem: "imagenet" is 7×7 with stride 2 and a max pool; "cifar" is 3×3 with stride 1 and no pool.
+        in_channels: 3, or 1 for grey frames.
+        normalization: ImageNet's channel statistics, as public checkpoints expect, or "none".
+        zero_init_residual: start each block as the identity.
+        width: channels of the stem and the first stage; each further stage has twice those before. 64 is the published
+            net; 32 and 16 are for CPUs.
     """
 
     def __init__(
@@ -109,17 +116,13 @@ class ResNet(ResNetLayout):
         *,
         block: type[BasicBlock] | type[Bottleneck],
         layers: Sequence[int],
-        stem: Stem,
-        in_channels: int,
-        normalization: Normalization,
-        zero_init_residual: bool,
-        width: int = 64,
+        stem: Stem = "imagenet",
+        in_channels: Count = 3,
+        normalization: Normalization = "imagenet",
+        zero_init_residual: bool = False,
+        width: Annotated[int, Range(ge=1, unit="channels")] = 64,
     ) -> None:
         super().__init__()
-        if width < 1:
-            raise UsageError(f"width is the number of channels of the stem, got {width}")
-        if stem not in get_args(Stem):
-            raise UsageError(f"stem is one of {', '.join(get_args(Stem))}, got {stem!r}")
         imagenet = stem == "imagenet"
         self.conv1 = _conv(in_channels, width, 7, 2) if imagenet else _conv(in_channels, width, 3)
         self.bn1 = nn.BatchNorm2d(width)
@@ -144,9 +147,7 @@ class ResNet(ResNetLayout):
             in_channels=in_channels,
             normalization=normalization,
         )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        he_init_(self)
         if zero_init_residual:
             for module in self.modules():
                 if isinstance(module, Bottleneck):
@@ -171,52 +172,15 @@ class ResNet(ResNetLayout):
         return {name: unfold_frames(m, num_frames) for name, m in maps.items()}
 
 
-@register_encoder("resnet_18")
-def resnet_18(
-    *,
-    stem: Stem = "imagenet",
-    in_channels: Annotated[int, Range(ge=1)] = 3,
-    normalization: Normalization = "imagenet",
-    zero_init_residual: bool = False,
-    width: Annotated[int, Range(ge=1, unit="channels")] = 64,
-) -> ResNet:
-    """ResNet-18: 11,176,512 parameters, 512 features; arguments as ``resnet_50``."""
-    return ResNet(
-        block=BasicBlock,
-        layers=(2, 2, 2, 2),
-        stem=stem,
-        in_channels=in_channels,
-        normalization=normalization,
-        zero_init_residual=zero_init_residual,
-        width=width,
-    )
-
-
-@register_encoder("resnet_50")
-def resnet_50(
-    *,
-    stem: Stem = "imagenet",
-    in_channels: Annotated[int, Range(ge=1)] = 3,
-    normalization: Normalization = "imagenet",
-    zero_init_residual: bool = False,
-    width: Annotated[int, Range(ge=1, unit="channels")] = 64,
-) -> ResNet:
-    """ResNet-50: 23,508,032 parameters, 2048 features.
-
-    Args:
-        stem: "imagenet" is 7×7 with stride 2 and a max pool; "cifar" is 3×3 with stride 1 and no pool.
-        in_channels: 3, or 1 for grey frames.
-        normalization: ImageNet's channel statistics, as public checkpoints expect, or "none".
-        zero_init_residual: start each block as the identity.
-        width: channels of the stem and the first stage; each further stage has twice those before. 64 is the published
-            net; 32 and 16 are for CPUs.
-    """
-    return ResNet(
-        block=Bottleneck,
-        layers=(3, 4, 6, 3),
-        stem=stem,
-        in_channels=in_channels,
-        normalization=normalization,
-        zero_init_residual=zero_init_residual,
-        width=width,
-    )
+resnet_18 = register_variant(
+    "resnet_18",
+    ResNet,
+    "ResNet-18: 11,176,512 parameters, 512 features; arguments as ``ResNet``.",
+    fixed={"block": BasicBlock, "layers": (2, 2, 2, 2)},
+)
+resnet_50 = register_variant(
+    "resnet_50",
+    ResNet,
+    "ResNet-50: 23,508,032 parameters, 2048 features; arguments as ``ResNet``.",
+    fixed={"block": Bottleneck, "layers": (3, 4, 6, 3)},
+)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
+from unreel.core.checks import checked
 from unreel.core.errors import UsageError
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
 
@@ -18,6 +19,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+@checked
 def input_spec(
     *,
     num_frames: int,
@@ -33,8 +35,6 @@ def input_spec(
     ``dct_highpass``: how many of a clip's lowest temporal frequencies to take away (``InputSpec``). One channel takes
     the mean of ImageNet's three. Raises UsageError for ImageNet statistics with other channel counts.
     """
-    if normalization not in get_args(Normalization):
-        raise UsageError(f"normalization is one of {', '.join(get_args(Normalization))}, got {normalization!r}")
     mean, std = (0.0,) * in_channels, (1.0,) * in_channels
     if normalization == "imagenet":
         if in_channels == 3:
@@ -63,11 +63,18 @@ class StageStep(NamedTuple):
     stride_hw: int
 
 
+def he_init_(net: nn.Module) -> None:
+    """Every convolution's weights drawn anew: normal of variance 2 / fan_out (He et al. 2015), in place."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 class StagedEncoder(Encoder):
     """An encoder that is a chain of stages, each a module of its own.
 
-    Subclasses write ``stage`` (module of a name) and call ``set_steps`` once. Sizes follow one rule in every dimension:
-    out = ceil(in / stride), odd sizes included.
+    Subclasses call ``set_steps`` once, and write ``stage`` where a stage is no submodule of its name. Sizes follow one
+    rule in every dimension: out = ceil(in / stride), odd sizes included.
     """
 
     def __init__(self) -> None:
@@ -98,6 +105,11 @@ class StagedEncoder(Encoder):
                 maps[name] = x
                 missing.discard(name)
         return {name: maps[name] for name in wanted}
+
+    def stage(self, name: str) -> nn.Module:
+        """The module that makes stage ``name`` from the stage before it; it shares this encoder's weights."""
+        self.check_names([name])
+        return self.get_submodule(name)
 
     def run_stage(self, name: str, x: Tensor) -> Tensor:
         """One stage applied to the map of the stage before it, (B, C, T, h, w) to (B, C', T', h', w')."""

@@ -9,15 +9,16 @@ replicated up to a whole tubelet). ``at_resolution`` is supported: patches keep 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unreel.core.checks import Count, Positive
 from unreel.core.errors import UsageError
 from unreel.core.settings import Range
-from unreel.nn.registry import register_encoder
+from unreel.nn.registry import register_variant
 from unreel.nn.staged import Normalization, StagedEncoder, StageStep, input_spec
 
 Positions: TypeAlias = Literal["sincos", "learned"]
@@ -133,32 +134,36 @@ class TransformerBlock(nn.Module):
 
 
 class TubeletViT(StagedEncoder):
-    """Stages ``embed``, ``block1`` … ``blockN``; all maps have the same size. See ``vit_tiny``."""
+    """Stages ``embed``, ``block1`` … ``blockN``; all maps have the same size.
+
+    Args:
+        dim, depth, heads, mlp_ratio: width, number of blocks, attention heads, hidden width of the MLP over ``dim``.
+        tubelet, patch: frames and pixels of one token.
+        num_frames, size_px: the clip whose grid of tokens the positions are native to.
+        positions: fixed sines or learned tables; both interpolate.
+        in_channels, normalization: as ``R3D``.
+    """
 
     embed: TubeletEmbedding
 
     def __init__(
         self,
         *,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float,
-        tubelet: int,
-        patch: int,
-        num_frames: int,
-        size_px: int,
-        positions: Positions,
-        in_channels: int,
-        normalization: Normalization,
+        dim: Count = 128,
+        depth: Count = 5,
+        heads: Count = 4,
+        mlp_ratio: Positive = 4.0,
+        tubelet: Count = 2,
+        patch: Count = 8,
+        num_frames: Annotated[int, Range(ge=1, unit="frames")] = 8,
+        size_px: Annotated[int, Range(ge=1, unit="px")] = 64,
+        positions: Positions = "sincos",
+        in_channels: Count = 3,
+        normalization: Normalization = "none",
     ) -> None:
         super().__init__()
-        if dim % heads or dim < 6 or depth < 1:
-            raise UsageError(f"vit: dim of at least 6 and divisible by heads, depth ≥ 1; got {dim}, {heads}, {depth}")
-        if tubelet < 1 or patch < 1:
-            raise UsageError(f"vit: tubelet and patch must be at least 1, got {tubelet} and {patch}")
-        if positions not in get_args(Positions):
-            raise UsageError(f"positions is one of {', '.join(get_args(Positions))}, got {positions!r}")
+        if dim % heads or dim < 6:
+            raise UsageError(f"dim must be ≥ 6 and divisible by heads, got {dim} with {heads} heads")
         self.embed = TubeletEmbedding(
             in_channels=in_channels,
             dim=dim,
@@ -184,11 +189,6 @@ class TubeletViT(StagedEncoder):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def stage(self, name: str) -> nn.Module:
-        """The module that makes stage ``name`` from the stage before it."""
-        self.check_names([name])
-        return self.get_submodule(name)
-
     def refine_strides(self, factor: int) -> dict[str, StageStep]:
         """Patches keep their size and start every ``patch / factor`` pixels, so every map is finer."""
         if self.embed.patch % factor:
@@ -198,40 +198,6 @@ class TubeletViT(StagedEncoder):
         return {**self.steps, "embed": self.steps["embed"]._replace(stride_hw=stride)}
 
 
-@register_encoder("vit_tiny")
-def vit_tiny(
-    *,
-    dim: Annotated[int, Range(ge=1)] = 128,
-    depth: Annotated[int, Range(ge=1)] = 5,
-    heads: Annotated[int, Range(ge=1)] = 4,
-    mlp_ratio: Annotated[float, Range(gt=0)] = 4.0,
-    tubelet: Annotated[int, Range(ge=1)] = 2,
-    patch: Annotated[int, Range(ge=1)] = 8,
-    num_frames: Annotated[int, Range(ge=1, unit="frames")] = 8,
-    size_px: Annotated[int, Range(ge=1, unit="px")] = 64,
-    positions: Positions = "sincos",
-    in_channels: Annotated[int, Range(ge=1)] = 3,
-    normalization: Normalization = "none",
-) -> TubeletViT:
-    """A tubelet transformer with 1.05 M parameters and 128 features.
-
-    Args:
-        dim, depth, heads, mlp_ratio: width, number of blocks, attention heads, hidden width of the MLP over ``dim``.
-        tubelet, patch: frames and pixels of one token.
-        num_frames, size_px: the clip whose grid of tokens the positions are native to.
-        positions: fixed sines or learned tables; both interpolate.
-        in_channels, normalization: as ``r3d_50``.
-    """
-    return TubeletViT(
-        dim=dim,
-        depth=depth,
-        heads=heads,
-        mlp_ratio=mlp_ratio,
-        tubelet=tubelet,
-        patch=patch,
-        num_frames=num_frames,
-        size_px=size_px,
-        positions=positions,
-        in_channels=in_channels,
-        normalization=normalization,
-    )
+vit_tiny = register_variant(
+    "vit_tiny", TubeletViT, "A tubelet transformer with 1.05 M parameters and 128 features.", fixed={}
+)

@@ -7,15 +7,17 @@ import pickle
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from unreel.core.checks import checked
 from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.files import replacing
+from unreel.core.settings import Range
 from unreel.nn.encoder import Encoder, InputSpec
 from unreel.nn.inflate import InflateMode, inflate_state_dict
 from unreel.nn.kernels import channels_last, is_channels_last
@@ -225,13 +227,14 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in _unwrap(checkpoint, str(file)).items()}
 
 
+@checked
 def load_weights(
     encoder: Encoder,
     weights: Mapping[str, object] | str | Path,
     source: str = "auto",
     *,
     inflate: InflateMode | None = None,
-    min_coverage: float = 1.0,
+    min_coverage: Annotated[float, Range(gt=0, le=1)] = 1.0,
 ) -> MatchReport:
     """Load a state dict or a checkpoint file into an encoder, or refuse and leave it as it was.
 
@@ -248,8 +251,6 @@ def load_weights(
     """
     if source != "auto" and source not in PREFIXES:
         raise unknown_name("source of weights", source, ["auto", *PREFIXES])
-    if not 0 < min_coverage <= 1:
-        raise UsageError(f"min_coverage is a share in (0, 1], got {min_coverage}")
     if isinstance(weights, str | Path):
         state, where = read_state(weights), str(weights)
     else:

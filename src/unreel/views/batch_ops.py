@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from unreel.core.checks import Count, Positive, Share, checked
 from unreel.core.distributed import rank, world_size
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
@@ -39,8 +40,20 @@ class CutBox(NamedTuple):
     weight: float
 
 
+class Stateless:
+    """A batch operation without memory: every draw follows from the key."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Raises UsageError for a state of something else."""
+        if state:
+            raise UsageError(f"{type(self).__name__} keeps no state, got {', '.join(state)}")
+
+
 @dataclass(frozen=True)
-class _Mixing:
+class _Mixing(Stateless):
     """Partners and weights of Mixup and CutMix, drawn once for the global batch.
 
     Row i of rank r is slot r·B + i of the global batch, as the loader cuts it. A slot's weight has the slot in its key
@@ -52,16 +65,10 @@ class _Mixing:
     local row that gave the rest.
     """
 
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     views: tuple[int, ...] = (0,)
     fold: bool = True
-    block: int = 8
-
-    def __post_init__(self) -> None:
-        if self.alpha <= 0:
-            raise UsageError(f"{type(self).__name__}: alpha must be positive, got {self.alpha}")
-        if self.block < 1:
-            raise UsageError(f"{type(self).__name__}: block must be at least 1, got {self.block}")
+    block: Count = 8
 
     def _weight(self, key: Key) -> float:
         weight = float(key.numpy().beta(self.alpha, self.alpha))
@@ -97,16 +104,8 @@ class _Mixing:
             batch, views=views, targets={**batch.targets, f"{name}.weight": weight, f"{name}.partner": partner}
         )
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Empty: every draw follows from the key."""
-        return {}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Nothing to restore. Raises UsageError for a state of something else."""
-        if state:
-            raise UsageError(f"{type(self).__name__} keeps no state, got {', '.join(state)}")
-
-
+@checked
 @dataclass(frozen=True)
 class Mixup(_Mixing):
     """x ← λ x + (1 − λ) x_partner, λ ~ Beta(α, α) per sample (Zhang 2018; as in object_aware.md §4.4).
@@ -121,12 +120,7 @@ class Mixup(_Mixing):
         processes whose batches are no multiple of ``block``.
     """
 
-    weight: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.weight is not None and not 0 <= self.weight <= 1:
-            raise UsageError(f"Mixup: weight must be in [0, 1], got {self.weight}")
+    weight: Share | None = None
 
     def __call__(self, batch: Batch, key: Key) -> Batch:
         """A new batch; ``mixup.weight`` and ``mixup.partner`` in its targets."""
@@ -145,6 +139,7 @@ class Mixup(_Mixing):
         return self._finish(batch, "mixup", clips, weight, partner)
 
 
+@checked
 @dataclass(frozen=True)
 class CutMix(_Mixing):
     """Paste a rectangle of the partner, the same in every frame (Yun 2019; as in object_aware.md §4.4).

@@ -14,15 +14,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from unreel.core.checks import Amount, Count, Share, checked
 from unreel.core.distributed import all_gather_with_grad, rank, world_size
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.errors import UsageError
 from unreel.core.keys import Key
+from unreel.core.settings import Range
 from unreel.data.batch import Batch, View
+from unreel.views.batch_ops import Stateless
 
 Variant: TypeAlias = Literal["paper", "official"]
 MaskMode: TypeAlias = Literal["soft", "hard"]
@@ -110,6 +113,7 @@ class _Choice(NamedTuple):
     held: list[int]
 
 
+@checked
 class BGMixup:
     """Put objects before other samples' backgrounds; a batch operation.
 
@@ -144,32 +148,18 @@ class BGMixup:
     def __init__(
         self,
         *,
-        probability: float = 0.4,
-        threshold: float = 0.2,
-        memory: int = 50,
+        probability: Share = 0.4,
+        threshold: Annotated[float, Range(gt=0, le=1)] = 0.2,
+        memory: Amount = 50,
         variant: Variant = "paper",
         mask_mode: MaskMode = "soft",
         views: Sequence[int] | None = (0,),
         fill: Fill = "strip",
         motion: Motion = "moving",
-        block: int = 64,
+        block: Count = 64,
         same_video: bool | None = None,
         mask: str = "mask",
     ) -> None:
-        if not 0 <= probability <= 1 or not 0 < threshold <= 1:
-            raise UsageError(
-                f"BGMixup: probability must be in [0, 1] and threshold in (0, 1], got {probability} and {threshold}"
-            )
-        if memory < 0 or block < 1:
-            raise UsageError(f"BGMixup: memory must be at least 0 and block at least 1, got {memory} and {block}")
-        for name, value, known in (
-            ("variant", variant, get_args(Variant)),
-            ("mask_mode", mask_mode, get_args(MaskMode)),
-            ("fill", fill, get_args(Fill)),
-            ("motion", motion, get_args(Motion)),
-        ):
-            if value not in known:
-                raise unknown_name(f"BGMixup {name}", value, known)
         self.probability, self.threshold, self.memory = probability, threshold, memory
         self.variant, self.mask_mode, self.fill, self.motion = variant, mask_mode, fill, motion
         self.views = None if views is None else tuple(views)
@@ -347,7 +337,7 @@ def _boxes(peak: Tensor, threshold: float, group: Tensor) -> tuple[list[Rectangl
     return boxes, [fact[-1] for fact in facts]
 
 
-class FinishViews:
+class FinishViews(Stateless):
     """The rest of views whose plan is ``late`` (``ViewPlan.finish``), as a batch operation: colours after mixing."""
 
     def __init__(self, finish: Callable[[Batch], Batch]) -> None:
@@ -356,12 +346,3 @@ class FinishViews:
     def __call__(self, batch: Batch, key: Key) -> Batch:
         """The batch with the rest of its views applied; nothing is drawn."""
         return self.finish(batch)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Empty."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Nothing to restore. Raises UsageError for a state of something else."""
-        if state:
-            raise UsageError(f"FinishViews keeps no state, got {', '.join(state)}")

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import checked
+from unreel.core.errors import UsageError
 from unreel.views._broadcast import check_clips, per_frame
 
 ContrastPivot: TypeAlias = Literal["clip", "frame", "gray"]
@@ -26,18 +27,6 @@ SaturationMode: TypeAlias = Literal["hsv", "blend"]
 
 LUMA = (0.2989, 0.587, 0.114)
 """ITU-R BT.601 luma to four digits, as TensorFlow and torchvision round it (cvrl.md §4, step 5)."""
-
-
-def check_pivot(pivot: str) -> None:
-    """Raise UsageError unless ``pivot`` is a known contrast pivot."""
-    if pivot not in get_args(ContrastPivot):
-        raise unknown_name("contrast pivot", pivot, get_args(ContrastPivot))
-
-
-def check_saturation_mode(mode: str) -> None:
-    """Raise UsageError unless ``mode`` is a known saturation mode."""
-    if mode not in get_args(SaturationMode):
-        raise unknown_name("saturation mode", mode, get_args(SaturationMode))
 
 
 def _has_color(clips: Tensor) -> bool:
@@ -215,6 +204,7 @@ def brightness(clips: Tensor, factor: Tensor | float) -> Tensor:
     return _run("brightness", brightness_, clips, factor)
 
 
+@checked
 def contrast(clips: Tensor, factor: Tensor | float, *, pivot: ContrastPivot = "clip") -> Tensor:
     """Stretch about a pivot, clip to [0, 1]: p + factor·(x − p).
 
@@ -225,10 +215,10 @@ def contrast(clips: Tensor, factor: Tensor | float, *, pivot: ContrastPivot = "c
             mean of each frame, ``gray`` the mean luma of the clip, one number for all channels.
     Raises: UsageError for an unknown pivot, another dtype or a parameter of another shape.
     """
-    check_pivot(pivot)
     return _run("contrast", lambda x, f: contrast_(x, f, contrast_center(x, pivot)), clips, factor)
 
 
+@checked
 def saturation(clips: Tensor, factor: Tensor | float, *, mode: SaturationMode = "hsv") -> Tensor:
     """Scale saturation by ``factor`` ≥ 0.
 
@@ -239,7 +229,6 @@ def saturation(clips: Tensor, factor: Tensor | float, *, mode: SaturationMode = 
             (torchvision, SimCLR in PyTorch).
     Raises: UsageError for an unknown mode, another dtype or a parameter of another shape.
     """
-    check_saturation_mode(mode)
     return _run("saturation", lambda x, f: saturation_(x, f, mode), clips, factor)
 
 

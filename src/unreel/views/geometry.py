@@ -6,13 +6,14 @@ Coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5. Bo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import Amount, checked
+from unreel.core.errors import UsageError
 from unreel.data.dataset import resize_frames
 from unreel.views._broadcast import check_clips, per_frame
 
@@ -227,7 +228,10 @@ def gaussian_blur_(
     return clips
 
 
-def gaussian_blur(clips: Tensor, sigma: Tensor | float, radius: int | None = None, padding: Padding = "zero") -> Tensor:
+@checked
+def gaussian_blur(
+    clips: Tensor, sigma: Tensor | float, radius: Amount | None = None, padding: Padding = "zero"
+) -> Tensor:
     """Separable Gaussian blur with exact taps.
 
     Args:
@@ -238,12 +242,8 @@ def gaussian_blur(clips: Tensor, sigma: Tensor | float, radius: int | None = Non
     Returns: the same shape and dtype. Raises: UsageError for an unknown padding, a negative radius, another shape.
     """
     check_clips(clips, "gaussian_blur")
-    if padding not in get_args(Padding):
-        raise unknown_name("blur padding", padding, get_args(Padding))
     height, width = clips.shape[-2:]
     reach = default_blur_radius(height, width) if radius is None else radius
-    if reach < 0:
-        raise UsageError(f"gaussian_blur: radius must be at least 0, got {reach}")
     values = per_frame(sigma, clips, "gaussian_blur")
     if values.shape[1] == 1:
         work = clips.detach().clone(memory_format=torch.contiguous_format).view(-1, *clips.shape[-4:])
@@ -254,7 +254,8 @@ def gaussian_blur(clips: Tensor, sigma: Tensor | float, radius: int | None = Non
     return out.view(frames.shape).transpose(-4, -3).contiguous()
 
 
-def affine(clips: Tensor, matrix: Tensor, *, padding: Literal["zero", "reflect", "edge"] = "zero") -> Tensor:
+@checked
+def affine(clips: Tensor, matrix: Tensor, *, padding: Padding = "zero") -> Tensor:
     """Move pixels by p_out = M p_in + t, in pixels from the frame's centre, x right, y down.
 
     An output pixel is the bilinear sample of the input at M⁻¹(p_out − t) (ultrasound_order.md §4).
@@ -267,8 +268,6 @@ def affine(clips: Tensor, matrix: Tensor, *, padding: Literal["zero", "reflect",
     """
     check_clips(clips, "affine")
     modes = {"zero": "zeros", "reflect": "reflection", "edge": "border"}
-    if padding not in modes:
-        raise unknown_name("affine padding", padding, modes)
     lead, (channels, frames, height, width) = clips.shape[:-4], clips.shape[-4:]
     matrix = matrix.to(clips)
     if matrix.shape[:-2] == lead:

@@ -12,13 +12,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unreel.core.errors import DataError, UsageError, unknown_name
+from unreel.core.checks import Amount, NotNegative, Share, checked
+from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.data import aligned as _aligned
 from unreel.data.batch import Aligned
@@ -40,11 +41,6 @@ def _check_range(owner: str, name: str, value: Range, low: float, high: float = 
     if not low <= value[0] <= value[1] <= high:
         limit = f"[{low}, {high}]" if math.isfinite(high) else f"at least {low}"
         raise UsageError(f"{owner}: {name} must be an ascending pair within {limit}, got {value}")
-
-
-def _check_probability(owner: str, p: float) -> None:
-    if not 0 <= p <= 1:
-        raise UsageError(f"{owner}: p must be a probability in [0, 1], got {p}")
 
 
 def _over_rows(clips: Tensor, rows: Sequence[int], work: Callable[[Tensor, list[int]], object]) -> None:
@@ -125,6 +121,28 @@ class _DeviceOperation(_Operation):
     def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
         """In place on (N, C, T, H, W); params (N, ...) on the host."""
         raise NotImplementedError
+
+
+class _ByChance(_DeviceOperation):
+    """An operation that clips or frames get with probability ``p``. Subclasses write ``_on``."""
+
+    p: float
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``apply`` (T',) bool."""
+        return {"apply": self._flag(key, self.p, size)}
+
+    def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
+        _over_rows(clips, _chosen(params), lambda x, _: self._on(x))
+
+    def _on(self, clips: Tensor) -> Tensor:
+        """In place on the clips that get it."""
+        raise NotImplementedError
+
+
+def _chosen(params: Params) -> list[int]:
+    rows: list[int] = params["apply"].nonzero().flatten().tolist()
+    return rows
 
 
 class _SourceOperation(_Operation):
@@ -235,6 +253,7 @@ def torchvision_crop_box(key: Key, height: int, width: int, area: Range, aspect:
     return x, y, x + w, y + h
 
 
+@checked
 @dataclass(frozen=True)
 class RandomResizedCrop(_SourceOperation):
     """Cut a random box and resize it to ``size``.
@@ -256,8 +275,6 @@ class RandomResizedCrop(_SourceOperation):
         as_size(self.size)
         _check_range(self.name, "area", self.area, 0.0, 1.0)
         _check_range(self.name, "aspect", self.aspect, 1e-6)
-        if self.sampler not in get_args(CropSampler):
-            raise unknown_name("crop sampler", self.sampler, get_args(CropSampler))
         if self.sampler == "tf" and self.area[1] <= _TF_MIN_COVERED:
             raise UsageError(
                 f"{self.name}: the tf sampler rejects crops below {_TF_MIN_COVERED} of the frame, so area {self.area} "
@@ -325,6 +342,7 @@ class _PlainCrop(_SourceOperation):
         return FrameSize(*as_size(self.size), size.num_frames)
 
 
+@checked
 @dataclass(frozen=True)
 class CenterCrop(_PlainCrop):
     """Cut ``size`` without resize; ``position`` moves it along the longer remainder: 0 left or top, 1 right or bottom.
@@ -333,14 +351,12 @@ class CenterCrop(_PlainCrop):
     """
 
     size: Size = 224
-    position: float = 0.5
+    position: Share = 0.5
     name: str = "center_crop"
     consistent: ClassVar[bool] = True  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         as_size(self.size)
-        if not 0 <= self.position <= 1:
-            raise UsageError(f"{self.name}: position must be in [0, 1], got {self.position}")
 
     def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
         """``box`` (1, 4) in pixels; nothing is random."""
@@ -372,6 +388,7 @@ class RandomCrop(_PlainCrop):
         return {"box": torch.tensor(boxes, dtype=torch.float32)}
 
 
+@checked
 @dataclass(frozen=True)
 class ObjectCrop(_SourceOperation):
     """Cut out one of the source's object boxes, for the crops after it (object_aware.md §3).
@@ -384,19 +401,10 @@ class ObjectCrop(_SourceOperation):
 
     sidecar: str = "boxes"
     pick: Literal["uniform", "largest"] = "uniform"
-    margin: float = 0.0
-    min_area: float = 0.0
+    margin: NotNegative = 0.0
+    min_area: Share = 0.0
     name: str = "object"
     consistent: ClassVar[bool] = True  # type: ignore[misc]
-
-    def __post_init__(self) -> None:
-        if self.pick not in ("uniform", "largest"):
-            raise unknown_name("object pick", self.pick, ("uniform", "largest"))
-        if not 0 <= self.margin < math.inf or not 0 <= self.min_area <= 1:
-            raise UsageError(
-                f"{self.name}: margin must be at least 0 and min_area a share in [0, 1], got {self.margin} and "
-                f"{self.min_area}"
-            )
 
     def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
         """``box`` (1, 4) in whole pixels, ``index`` (1,) int64 of the box chosen, −1 for the whole frame."""
@@ -442,37 +450,29 @@ class ObjectCrop(_SourceOperation):
 # On float clips, batched
 
 
+@checked
 @dataclass(frozen=True)
-class HorizontalFlip(_DeviceOperation):
+class HorizontalFlip(_ByChance):
     """Mirror left and right with probability ``p`` (cvrl.md §4, step 2)."""
 
-    p: float = 0.5
+    p: Share = 0.5
     consistent: bool = True
     name: str = "flip"
 
-    def __post_init__(self) -> None:
-        _check_probability(self.name, self.p)
-
-    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
-        """``apply`` (T',) bool."""
-        return {"apply": self._flag(key, self.p, size)}
-
-    def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
-        rows = params["apply"].nonzero().flatten().tolist()
-        _over_rows(clips, rows, lambda x, _: x.copy_(x.flip(-1)))
+    def _on(self, clips: Tensor) -> Tensor:
+        return clips.copy_(clips.flip(-1))
 
     def align(self, aligned: Aligned, params: Params, size: FrameSize) -> Aligned:
         """The same mirror on aligned data of one clip."""
         return _aligned.mirror(aligned, params["apply"], size[:2])
 
-    def unalign(self, aligned: Aligned, params: Params, size: FrameSize) -> Aligned:
-        """A mirror is its own inverse."""
-        return _aligned.mirror(aligned, params["apply"], size[:2])
+    unalign = align  # a mirror is its own inverse
 
 
 JITTER_OPERATIONS = ("brightness", "contrast", "saturation", "hue")
 
 
+@checked
 @dataclass(frozen=True)
 class ColorJitter(_DeviceOperation):
     """Brightness, contrast, saturation and hue in random order, the whole block with probability ``p``.
@@ -486,24 +486,16 @@ class ColorJitter(_DeviceOperation):
     eager within 1e-5 in float32.
     """
 
-    p: float = 0.8
-    brightness: float = 0.8
-    contrast: float = 0.8
-    saturation: float = 0.8
-    hue: float = 0.2
+    p: Share = 0.8
+    brightness: NotNegative = 0.8
+    contrast: NotNegative = 0.8
+    saturation: NotNegative = 0.8
+    hue: NotNegative = 0.2
     contrast_pivot: color.ContrastPivot = "clip"
     saturation_mode: color.SaturationMode = "hsv"
     compiled: bool = False
     consistent: bool = True
     name: str = "jitter"
-
-    def __post_init__(self) -> None:
-        _check_probability(self.name, self.p)
-        color.check_pivot(self.contrast_pivot)
-        color.check_saturation_mode(self.saturation_mode)
-        for knob in JITTER_OPERATIONS:
-            if not 0 <= getattr(self, knob) < math.inf:
-                raise UsageError(f"{self.name}: {knob} must be a strength of at least 0, got {getattr(self, knob)}")
 
     def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
         """``apply`` (T',) bool, ``order`` (T', 4) int64 over ``JITTER_OPERATIONS``, and a (T',) factor of each."""
@@ -595,26 +587,20 @@ class ColorJitter(_DeviceOperation):
             x.copy_(work.view(x.shape))
 
 
+@checked
 @dataclass(frozen=True)
-class Grayscale(_DeviceOperation):
+class Grayscale(_ByChance):
     """Luma in all channels with probability ``p`` (cvrl.md §4, step 5)."""
 
-    p: float = 0.2
+    p: Share = 0.2
     consistent: bool = True
     name: str = "gray"
 
-    def __post_init__(self) -> None:
-        _check_probability(self.name, self.p)
-
-    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
-        """``apply`` (T',) bool."""
-        return {"apply": self._flag(key, self.p, size)}
-
-    def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
-        rows = params["apply"].nonzero().flatten().tolist()
-        _over_rows(clips, rows, lambda x, _: color.grayscale_(x))
+    def _on(self, clips: Tensor) -> Tensor:
+        return color.grayscale_(clips)
 
 
+@checked
 @dataclass(frozen=True)
 class ChannelReplication(_DeviceOperation):
     """One of the channels, uniformly drawn, in the place of all, with probability ``p`` (tcgl.md §8, puzzles).
@@ -623,24 +609,21 @@ class ChannelReplication(_DeviceOperation):
     taken (Noroozi & Favaro 2016; OPN's channel splitting, Lee et al. 2017).
     """
 
-    p: float = 1.0
+    p: Share = 1.0
     consistent: bool = True
     name: str = "channel"
-
-    def __post_init__(self) -> None:
-        _check_probability(self.name, self.p)
 
     def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
         """``apply`` (T',) bool, and ``channel`` (T',) float in [0, 1): the share of the channels before the chosen."""
         return {"apply": self._flag(key, self.p, size), "channel": self._uniform(key, "channel", (0.0, 1.0), size)}
 
     def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
-        rows = params["apply"].nonzero().flatten().tolist()
         chosen = (params["channel"] * clips.shape[1]).to(torch.int64).clamp(max=clips.shape[1] - 1).tolist()
-        for row in rows:
+        for row in _chosen(params):
             clips[row] = clips[row, chosen[row]].clone()
 
 
+@checked
 @dataclass(frozen=True)
 class GaussianBlur(_DeviceOperation):
     """Gaussian blur with σ uniform in ``sigma`` pixels, with probability ``p`` (cvrl.md §4, step 6).
@@ -649,20 +632,15 @@ class GaussianBlur(_DeviceOperation):
     CVRL's release, ``reflect`` in the object-aware code (object_aware.md §1.4).
     """
 
-    p: float = 0.5
+    p: Share = 0.5
     sigma: Range = (0.1, 2.0)
-    radius: int | None = None
+    radius: Amount | None = None
     padding: Padding = "zero"
     consistent: bool = True
     name: str = "blur"
 
     def __post_init__(self) -> None:
-        _check_probability(self.name, self.p)
         _check_range(self.name, "sigma", self.sigma, 0.0)
-        if self.radius is not None and self.radius < 0:
-            raise UsageError(f"{self.name}: radius must be at least 0, got {self.radius}")
-        if self.padding not in get_args(Padding):
-            raise unknown_name("blur padding", self.padding, get_args(Padding))
 
     def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
         """``apply`` (T',) bool and ``sigma`` (T',) pixels of the view."""
@@ -670,27 +648,20 @@ class GaussianBlur(_DeviceOperation):
 
     def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
         radius = geometry.default_blur_radius(*clips.shape[-2:]) if self.radius is None else self.radius
-        rows = params["apply"].nonzero().flatten().tolist()
+        rows = _chosen(params)
         if radius > 0 and rows:
             geometry.gaussian_blur_(clips, params["sigma"][rows], radius, self.padding, rows=rows)
 
 
+@checked
 @dataclass(frozen=True)
-class Solarize(_DeviceOperation):
+class Solarize(_ByChance):
     """x ≥ ``threshold`` becomes 1 − x, with probability ``p`` (cvrl.md §4, step 7)."""
 
-    p: float = 0.2
+    p: Share = 0.2
     threshold: float = 0.5
     consistent: bool = True
     name: str = "solarize"
 
-    def __post_init__(self) -> None:
-        _check_probability(self.name, self.p)
-
-    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
-        """``apply`` (T',) bool."""
-        return {"apply": self._flag(key, self.p, size)}
-
-    def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
-        rows = params["apply"].nonzero().flatten().tolist()
-        _over_rows(clips, rows, lambda x, _: color.solarize_(x, self.threshold))
+    def _on(self, clips: Tensor) -> Tensor:
+        return color.solarize_(clips, self.threshold)
