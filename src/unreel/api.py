@@ -35,7 +35,9 @@ from unreel.protocols.retrieval import Hit
 from unreel.protocols.retrieval import search as search_features
 from unreel.recipes.build import Prepared, prepare
 from unreel.train import run as train_run
+from unreel.train.backend import Backend
 from unreel.train.health import collapsed
+from unreel.train.options import Keeping, Training
 from unreel.train.run import REPORT_FILE, Run
 
 if TYPE_CHECKING:
@@ -396,15 +398,17 @@ def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: boo
     run = train_run.pretrain(
         prepared.method,
         prepared.batches,
+        prepared.optimizer,
         out=out,
-        optimizer=prepared.optimizer,
+        training=Training(**settings.arguments("train", Training)),
+        device=Backend(**settings.arguments("train", Backend)),
+        keeping=Keeping(**settings.arguments("train", Keeping)),
         settings=settings,
         card=card,
         notes=prepared.notes,
         record=prepared.record,
         validate=prepared.validation,
         resume=resume,
-        **settings.arguments("train", train_run.pretrain),
     )
     if run.completed and rank() == 0 and not (run.path / REPORT_FILE).exists():
         from unreel.report.html import save_views, write_report

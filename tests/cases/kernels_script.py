@@ -15,6 +15,7 @@ from unreel.nn import Encoder, InputSpec, create_encoder, wrap_encoder
 from unreel.nn.kernels import channels_last
 from unreel.nn.resnet import fold_frames
 from unreel.train import fit
+from unreel.train.backend import Backend
 
 
 def narrow_net() -> nn.Sequential:
@@ -84,7 +85,7 @@ def trained(layout: str) -> dict[str, Tensor]:
     method = OwnMethod()
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
     batches = [toy_batch(step, 32, floating=True) for step in range(4)]
-    fit(method, batches, optimizer, device="cpu", memory_format=layout)
+    fit(method, batches, optimizer, device=Backend("cpu", memory_format=layout))
     return method.encoder.state_dict()
 
 

@@ -19,6 +19,8 @@ from unreel.nn import create_encoder
 from unreel.nn.initial import initial_weights
 from unreel.nn.weights import save_encoder
 from unreel.recipes.build import list_all, prepare
+from unreel.train.backend import Backend
+from unreel.train.options import Keeping, Training
 from unreel.train.run import Run, pretrain
 
 SMALL: dict[str, Any] = {
@@ -151,9 +153,20 @@ def test_validation_is_cut_from_the_training_rows(tiny_world: Path) -> None:
 def run(data: Path, out: Path, **call: Any) -> Run:
     """As ``unreel.pretrain``, without the report."""
     found = prepare("cvrl", data, call=call)
-    arguments = found.settings.arguments("train", pretrain)
-    parts = {"optimizer": found.optimizer, "settings": found.settings, "validate": found.validation}
-    return pretrain(found.method, found.batches, out=out, **parts, **arguments)
+    training, backend, keeping = (
+        kind(**found.settings.arguments("train", kind)) for kind in (Training, Backend, Keeping)
+    )
+    return pretrain(
+        found.method,
+        found.batches,
+        found.optimizer,
+        out=out,
+        training=training,
+        device=backend,
+        keeping=keeping,
+        settings=found.settings,
+        validate=found.validation,
+    )
 
 
 def test_a_run_with_everything_stops_and_goes_on(tiny_world: Path, tmp_path: Path) -> None:

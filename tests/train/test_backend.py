@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from unreel.core.devices import choose_device
+from unreel.core.errors import UsageError
 from unreel.train import backend
 from unreel.train.backend import (
+    Backend,
     Launch,
     autocast,
     detect_launch,
@@ -55,8 +57,15 @@ def test_precision_and_device() -> None:
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         with autocast(cpu, precision):  # type: ignore[arg-type]
             assert (x @ x).dtype == dtype
-    with pytest.raises(ValueError, match="unknown precision"):
+    with pytest.raises(ValueError, match=r"unknown precision"):
         autocast(cpu, "half")  # type: ignore[arg-type]
+
+
+def test_a_backend_says_what_it_cannot_be() -> None:
+    with pytest.raises(UsageError, match=r"unknown precision 'bf16'.*bfloat16"):
+        Backend(precision="bf16")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"unknown memory_format 'nhwc'.*channels_last"):
+        Backend(memory_format="nhwc")  # type: ignore[arg-type]
 
 
 def test_one_process_is_not_wrapped() -> None:

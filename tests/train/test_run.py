@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from unreel.data.dataset import ClipDataset
 from unreel.data.loader import ClipLoader
 from unreel.data.manifest import Manifest
 from unreel.methods import CVRL
-from unreel.nn import create_encoder
 from unreel.nn.weights import read_card
 from unreel.train import build_optimizer
-from unreel.train.run import Run, make_schedule, open_run, pretrain, run_length
-from unreel.train.schedule import warmup_cosine
+from unreel.train.backend import Backend
+from unreel.train.options import Keeping, Training
+from unreel.train.run import Run, open_run, pretrain
+from unreel.train.schedule import make_schedule, warmup_cosine
 
 SETTINGS = {"data": {"folder": "clips", "workers": 0}, "optimizer": {"lr": 0.05}}
 
@@ -30,9 +31,11 @@ SETTINGS = {"data": {"folder": "clips", "workers": 0}, "optimizer": {"lr": 0.05}
 def train(out: Path, **options: Any) -> tuple[Run, CVRL]:
     method = tiny_cvrl()
     batches = [random_batch(seed=s) for s in range(4)]
-    optimizer = options.pop("optimizer", None) or build_optimizer(method, lr=0.05)
-    options = {"epochs": 2, "settings": SETTINGS, "device": "cpu", "log_every": 1} | options
-    return pretrain(method, batches, out=out, optimizer=optimizer, **options), method
+    optimizer = build_optimizer(method, lr=0.05)
+    given = {"epochs": 2} | {f.name: options.pop(f.name) for f in fields(Training) if f.name in options}
+    keeping = Keeping(log_every=1, stop_after=options.pop("stop_after", None))
+    options = {"settings": SETTINGS, "device": "cpu", **options}
+    return pretrain(method, batches, optimizer, out=out, training=Training(**given), keeping=keeping, **options), method
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +124,7 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
 
 
 def test_channels_last_weights_are_saved_like_others(tmp_path: Path) -> None:
-    run, method = train(tmp_path, memory_format="channels_last", precision="bfloat16", epochs=0.5)
+    run, method = train(tmp_path, device=Backend("cpu", "bfloat16", "channels_last"), epochs=0.5)
     weight = next(p for p in method.encoder.parameters() if p.ndim == 5)
     assert weight.is_contiguous(memory_format=torch.channels_last_3d)
     saved = run.load_encoder().state_dict()
@@ -142,14 +145,15 @@ def test_the_rate_can_move_once_an_epoch(tmp_path: Path) -> None:
 
 def test_length_and_schedule() -> None:
     batches = [random_batch(2)] * 6
-    assert run_length(batches, epochs=2.5, steps=None, accumulate=1) == 15
-    assert run_length(batches, epochs=2, steps=None, accumulate=4) == 3
-    assert run_length(iter(batches), epochs=None, steps=7, accumulate=4) == 7
-    for wrong in ({"epochs": None, "steps": None}, {"epochs": 1, "steps": 1}):
+    assert Training(epochs=2.5).total_steps(batches) == 15
+    assert Training(epochs=2, accumulate=4).total_steps(batches) == 3
+    assert Training(epochs=0.01).total_steps(batches) == 1
+    assert Training(steps=7, accumulate=4).total_steps(iter(batches)) == 7
+    for wrong in (Training(), Training(epochs=1, steps=1)):
         with pytest.raises(UsageError, match="either steps or epochs"):
-            run_length(batches, **wrong, accumulate=1)
-    with pytest.raises(UsageError, match="no length"):
-        run_length(iter(batches), epochs=1, steps=None, accumulate=1)
+            wrong.total_steps(batches)
+    with pytest.raises(UsageError, match="epochs cannot be counted: the loader has no length; give steps"):
+        Training(epochs=1).total_steps(iter(batches))
     assert make_schedule("cosine", 0.32, 71_488, 1_787)(1787) == pytest.approx(0.3195069, abs=1e-7)
     flat = make_schedule("constant", 0.2, 10, 4)
     assert [flat(s) for s in (0, 2, 4, 9)] == pytest.approx([0.0, 0.1, 0.2, 0.2])
@@ -174,40 +178,28 @@ def test_trains_on_real_files_through_the_loader(tiny_world: Path, tmp_path: Pat
     manifest = Manifest.from_csv(tiny_world / "manifest.csv")
     dataset = ClipDataset(manifest, method.sampler, method.views, seed=5)
     loader = ClipLoader(dataset, 8, seed=5)
-    run = pretrain(
-        method, loader, out=tmp_path, optimizer=build_optimizer(method, global_batch=8), steps=5, seed=5, device="cpu"
-    )
+    optimizer = build_optimizer(method, global_batch=8)
+    run = pretrain(method, loader, optimizer, out=tmp_path, training=Training(steps=5, seed=5), device="cpu")
     assert run.completed
     assert run.metrics()[-1]["step"] == 5
     assert 0 < run.metrics()[-1]["data_wait"] < 1
 
 
-class Partial(CVRL):
-    """A method with a part that no step uses."""
-
-    def __init__(self, encoder: Any, **settings: Any) -> None:
-        super().__init__(encoder, **settings)
-        self.spare = nn.Linear(1, 1)
-
-
 def on_ranks(folder: str) -> dict[str, Any]:
     """A run of two steps whose method has a parameter without gradient, with a fault on each rank."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        settings = {"clip_frames": 4, "stride": 1, "size": 16, "hidden_layers": 1, "hidden_dim": 16, "out_dim": 8}
-        method = Partial(create_encoder("r3d_tiny"), **settings)
+    method = tiny_cvrl()
+    method.spare = nn.Linear(1, 1)
     number = distributed.rank()
     faults = [Fault(f"{number}.mp4", "truncated", "", "x.mp4", step) for step in (0, 1)]
     batches = [replace(random_batch(2, seed=fault.step), faults=(fault,)) for fault in faults]
     run = pretrain(
         method,
         batches,
+        build_optimizer(method, lr=0.05),
         out=folder,
-        optimizer=build_optimizer(method, lr=0.05),
-        steps=2,
-        device="cpu",
+        training=Training(steps=2),
+        device=Backend("cpu", unused_parameters=True),
         resume=False,
-        unused_parameters=True,
     )
     return {"completed": run.completed, "faults": run.faults(), "counted": run.metrics()[-1]["faults"]}
 
@@ -225,7 +217,6 @@ def test_two_processes_share_a_directory_and_write_the_faults_of_both(ddp: Any, 
         assert found["counted"] == 4
 
 
-def test_everything_plain_is_a_setting() -> None:
-    names = {i.name for i in describe(pretrain)}
-    assert {"epochs", "steps", "warmup_epochs", "schedule", "precision", "seed", "accumulate", "log_every"} <= names
-    assert not names & {"method", "loader", "optimizer"}
+def test_every_option_is_a_setting() -> None:
+    for part in (Training, Backend, Keeping):
+        assert [setting.name for setting in describe(part)] == [field.name for field in fields(part)]

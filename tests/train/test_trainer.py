@@ -17,6 +17,7 @@ from unreel.core.keys import Key
 from unreel.data.batch import Batch, Fault
 from unreel.methods import LossOutput, StepsDone
 from unreel.train import Checkpoints, DivergedError, Monitor, build_optimizer, fit
+from unreel.train.backend import Backend
 from unreel.train.monitor import read_lines
 from unreel.train.schedule import warmup_cosine
 
@@ -260,7 +261,7 @@ def test_gradients_are_clipped_to_the_norm() -> None:
 
 def test_half_precision_runs_and_keeps_weights_in_float32() -> None:
     method = Toy()
-    result = train(method, precision="bfloat16", memory_format="channels_last")
+    result = train(method, device=Backend("cpu", "bfloat16", "channels_last"))
     assert result.completed
     assert all(p.dtype == torch.float32 for p in method.parameters())
     weight = method.encoder.net[0].weight
@@ -336,8 +337,6 @@ def test_loaders_that_cannot_serve_are_refused() -> None:
     ("options", "message"),
     [
         ({"accumulate": 0}, "accumulate"),
-        ({"precision": "bf16"}, "bfloat16"),
-        ({"memory_format": "nhwc"}, "channels_last"),
         ({"device": "cuda:7"}, "there is no device 'cuda:7' here"),
     ],
 )
@@ -475,9 +474,9 @@ def test_float16_skips_steps_until_its_scale_fits() -> None:
 
     method = Loud()
     optimizer = torch.optim.SGD(method.parameters(), lr=2.0**-120)
-    result = train(method, precision="float16", total_steps=4, optimizer=optimizer, schedule=None)
+    result = train(method, device=Backend("cpu", "float16"), total_steps=4, optimizer=optimizer, schedule=None)
     assert result.skipped == 1
     assert method.calls[2::3] == ["end 1 False", "end 2 True", "end 3 True", "end 4 True"]
     quiet = Toy()
-    assert train(quiet, precision="float16", total_steps=8).skipped < 4
+    assert train(quiet, device=Backend("cpu", "float16"), total_steps=8).skipped < 4
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in quiet.parameters())

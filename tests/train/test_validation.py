@@ -21,13 +21,15 @@ from unreel.data.batch import Batch, View
 from unreel.methods import LossOutput
 from unreel.nn.weights import read_card
 from unreel.train import Monitor, build_optimizer, fit
+from unreel.train.backend import Backend
 from unreel.train.monitor import read_lines
+from unreel.train.options import Keeping, Training
 from unreel.train.run import pretrain
 from unreel.train.schedule import Plateau
 from unreel.train.validation import Validation, measure
 
 HELD_OUT = [toy_batch(100), toy_batch(101), toy_batch(102, rows=2)]
-CPU = torch.device("cpu")
+CPU = Backend("cpu")
 
 
 class Plain(Toy):
@@ -70,7 +72,7 @@ def test_the_measure_weighs_videos_equally_and_changes_nothing() -> None:
     modes = [m.training for m in method.modules()]
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    found = measure(method, HELD_OUT, device=CPU, seed=1)
+    found = measure(method, HELD_OUT, backend=CPU, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
     assert [m.training for m in method.modules()] == modes
     assert equal(before, method.state_dict())
@@ -79,8 +81,8 @@ def test_the_measure_weighs_videos_equally_and_changes_nothing() -> None:
     with torch.no_grad():
         slow = float(np.mean([float(method(row).loss) for row in rows]))
     assert found["val_loss"] == pytest.approx(slow, rel=1e-5)
-    assert found == measure(method, HELD_OUT, device=CPU, seed=1)  # draws in forward too
-    assert found["val_drawn"] != measure(method, HELD_OUT, device=CPU, seed=2)["val_drawn"]
+    assert found == measure(method, HELD_OUT, backend=CPU, seed=1)  # draws in forward too
+    assert found["val_drawn"] != measure(method, HELD_OUT, backend=CPU, seed=2)["val_drawn"]
 
 
 def singles(batch: Batch) -> list[Batch]:
@@ -98,13 +100,13 @@ def test_the_methods_own_validation_views_are_applied() -> None:
             return replace(found, views=tuple(View(v.data * 0, v.times_s) for v in found.views))
 
     method = Plain()
-    measure(method, HELD_OUT, device=CPU)
+    measure(method, HELD_OUT, backend=CPU)
     assert max(method.seen) > 0
     method.seen.clear()
     method.validation_views = Dark()  # type: ignore[assignment]
-    measure(method, HELD_OUT, device=CPU)
+    measure(method, HELD_OUT, backend=CPU)
     assert max(method.seen) == 0
-    measure(method, HELD_OUT, device=CPU, draw=4)  # fresh draws are those of training
+    measure(method, HELD_OUT, backend=CPU, draw=4)  # fresh draws are those of training
     assert max(method.seen) > 0
 
 
@@ -139,7 +141,7 @@ def test_the_method_is_left_with_the_best_and_the_checkpoint_has_the_last(truth:
     assert not equal(truth["last"]["method"], state["best"])
     left = Toy()
     left.load_state_dict(truth["method"])
-    assert measure(left, HELD_OUT, device=CPU, seed=3)["val_loss"] == best
+    assert measure(left, HELD_OUT, backend=CPU, seed=3)["val_loss"] == best
     assert truth["last"]["validation"]["best_step"] == best_step
 
 
@@ -189,7 +191,7 @@ def test_high_accuracies_and_low_losses_win_and_the_first_of_equals() -> None:
         method = Scripted()
         for at in range(1, 6):
             method.value = next(values)
-            validation.run(method, at, device=CPU)
+            validation.run(method, at, backend=CPU)
         assert validation.best_step == step
 
 
@@ -203,7 +205,7 @@ def test_wrong_names_are_refused_at_the_first_step() -> None:
     with pytest.raises(UsageError, match="every ≥ 1"):
         Validation([], every=1)
     with pytest.raises(DataError, match="no validation video"):
-        measure(method, Nothing(), device=CPU)
+        measure(method, Nothing(), backend=CPU)
 
 
 class Nothing:
@@ -232,26 +234,31 @@ def test_the_plateau_decides_as_torchs(seed: int) -> None:
     assert plateau.lr < 0.5
 
 
-def small_run(folder: Path, **options: Any) -> Any:
+def small_run(folder: Path, *, stop_after: int | None = None, held_out: Any = (9,), **options: Any) -> Any:
     method = tiny_cvrl()
-    batches = [random_batch(seed=s) for s in range(4)]
-    options = {
-        "schedule": "plateau",
-        "plateau_patience": 0.5,
-        "plateau_factor": 0.5,
-        "validate": [random_batch(seed=9)],
-        "validate_every": 0.5,
-        "select": "val_contrast_accuracy",
-    } | options
+    training = Training(
+        epochs=2,
+        plateau_patience=0.5,
+        plateau_factor=0.5,
+        validate_every=0.5,
+        **{"schedule": "plateau", "select": "val_contrast_accuracy", **options},
+    )
     return pretrain(
-        method, batches, out=folder, optimizer=build_optimizer(method, lr=0.05), epochs=2, device="cpu", **options
+        method,
+        [random_batch(seed=s) for s in range(4)],
+        build_optimizer(method, lr=0.05),
+        out=folder,
+        training=training,
+        device="cpu",
+        keeping=Keeping(log_every=3, stop_after=stop_after),
+        validate=[random_batch(seed=s) for s in held_out] or None,
     )
 
 
 def test_a_run_stops_and_goes_on_with_plateau_and_selection(tmp_path: Path) -> None:
-    whole = small_run(tmp_path / "a", log_every=3)
-    small_run(tmp_path / "b", log_every=3, stop_after=5)
-    parted = small_run(tmp_path / "b", log_every=3)
+    whole = small_run(tmp_path / "a")
+    small_run(tmp_path / "b", stop_after=5)
+    parted = small_run(tmp_path / "b")
     a, b = (r.load_encoder().state_dict() for r in (whole, parted))
     assert equal(a, b)
     assert records(whole.path) == records(parted.path)
@@ -264,7 +271,7 @@ def test_a_run_stops_and_goes_on_with_plateau_and_selection(tmp_path: Path) -> N
 def test_what_needs_held_out_videos_says_so(tmp_path: Path) -> None:
     for options in ({"select": "last"}, {"schedule": "constant"}):
         with pytest.raises(UsageError, match="needs held-out videos"):
-            small_run(tmp_path, validate=None, **options)
+            small_run(tmp_path, held_out=(), **options)
     assert not list(tmp_path.iterdir())
 
 

@@ -35,8 +35,8 @@ from unreel.recipes import list_recipes, load_recipe
 from unreel.recipes.schema import named_method, place_overrides, resolve
 from unreel.recipes.warmup import fit_warmup
 from unreel.train import build_optimizer
-from unreel.train import run as train_run
 from unreel.train.backend import start_processes
+from unreel.train.options import Training
 
 _FROM_DATA = "data"
 """The origin of a setting that follows from the data."""
@@ -120,10 +120,7 @@ class Prepared:
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        train = self.settings["train"]
-        return train_run.run_length(
-            self.batches, epochs=train["epochs"], steps=train["steps"], accumulate=train["accumulate"]
-        )
+        return Training(**self.settings.arguments("train", Training)).total_steps(self.batches)
 
 
 def prepare(

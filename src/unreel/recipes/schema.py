@@ -15,19 +15,15 @@ from unreel.methods import method_builder
 from unreel.nn.initial import initial_weights
 from unreel.nn.registry import ENCODERS
 from unreel.train import build_optimizer
-from unreel.train import run as train_run
+from unreel.train.backend import Backend
+from unreel.train.options import Keeping, Training
 
 COMMAND_LINE = "command line"
 """The origin of a setting that was typed."""
 USUAL_METHOD = "cvrl"
 
-# What a caller of `pretrain` and `ClipLoader` puts in place; everything else in their signatures is a setting.
-_WIRED = frozenset(
-    {
-        *("out", "settings", "card", "notes", "record", "resume", "validate"),
-        *("found", "rows", "rank", "world_size", "quarantine"),
-    }
-)
+# What is put in place, and no setting of the section `train`.
+_WIRED = frozenset({"found", "rows", "rank", "world_size", "quarantine"})
 _DATA_WIRED = frozenset(
     {"manifest", "sampler", "views", "seed", "sidecars", "aligned", "sound", "target_columns", "decoder"}
 )
@@ -62,7 +58,7 @@ def settings_schema(method: str | None = USUAL_METHOD, *, encoder: bool = True) 
         (build_optimizer,), omit=frozenset({"global_batch"}), exclusive=(frozenset({"lr", "lr_per_256"}),)
     )
     schema["train"] = Section(
-        (train_run.pretrain, ClipLoader, choose_validation),
+        (Training, Backend, Keeping, ClipLoader, choose_validation),
         omit=_WIRED,
         exclusive=(frozenset({"steps", "epochs"}), frozenset({"warmup_steps", "warmup_epochs"})),
     )

@@ -34,6 +34,7 @@ from unreel.protocols.protocol import group_cut
 from unreel.protocols.samples import FeatureSet
 from unreel.protocols.store import encoder_digest
 from unreel.tasks.trained import Adapted, Examples, Resources
+from unreel.train.backend import Backend
 from unreel.train.checkpoint import Checkpoints
 from unreel.train.monitor import Monitor
 from unreel.train.optim import Decay, OptimizerName, build_optimizer
@@ -161,6 +162,9 @@ class FineTune:
                 select=self.select,
                 plateau=schedule if isinstance(schedule, Plateau) else None,
             )
+        device = choose_device(resources.device)
+        # The quick layout for convolutions on CPUs; the result is the same up to rounding.
+        backend = Backend(str(device), resources.precision, "channels_last" if device.type == "cpu" else "contiguous")
         identity = self._identity(encoder, train, validation, plan, seed)
         folder = None if resources.folder is None else resources.folder / f"{self.name}-{mapping_digest(identity)[:16]}"
         with (
@@ -181,10 +185,7 @@ class FineTune:
                 ),
                 total_steps=total,
                 schedule=schedule,
-                device=resources.device,
-                # The quick layout for convolutions on CPUs; the result is the same up to rounding.
-                memory_format="channels_last" if choose_device(resources.device).type == "cpu" else "contiguous",
-                precision=resources.precision,
+                device=backend,
                 seed=seed,
                 checkpoint=None if folder is None else Checkpoints(folder / "checkpoints", every_steps=epoch, keep=1),
                 monitor=monitor,

@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
@@ -13,11 +15,17 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from unreel.core.devices import choose_device
 from unreel.core.distributed import is_distributed
 from unreel.core.errors import UsageError, unknown_name
+from unreel.core.memory import keep_freed_memory
+from unreel.data.batch import Batch
+from unreel.nn.kernels import channels_last, keep_clear
 from unreel.nn.norm import synchronise
+from unreel.train.feed import views_channels_last
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+MemoryFormat: TypeAlias = Literal["contiguous", "channels_last"]
 
 
 class Launch(NamedTuple):
@@ -85,6 +93,61 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, getattr(torch, precision))
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where and how training computes.
+
+    Args:
+        device: None takes CUDA when there is one.
+        precision: of the forward pass; weights and losses stay float32.
+        memory_format: "contiguous" or "channels_last" (5-D and 4-D weights; the fast layout for convolutions).
+        synchronise_norm: with several processes, batch norm over the global batch.
+        unused_parameters: with several processes, search for parameters that a step does not use (slower).
+    Raises: UsageError for an unknown precision or memory format.
+    """
+
+    device: str | None = None
+    precision: Precision = "float32"
+    memory_format: MemoryFormat = "contiguous"
+    synchronise_norm: bool = True
+    unused_parameters: bool = False
+
+    def __post_init__(self) -> None:
+        for what, kinds in (("precision", Precision), ("memory_format", MemoryFormat)):
+            if getattr(self, what) not in get_args(kinds):
+                raise unknown_name(what, getattr(self, what), get_args(kinds))
+
+    @cached_property
+    def target(self) -> torch.device:
+        """The device itself. Raises UsageError when it is not there."""
+        return choose_device(self.device)
+
+    @property
+    def held(self) -> list[torch.device]:
+        """Devices besides the CPU whose generators are used."""
+        return [self.target] if self.target.type == "cuda" else []
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """For the forward pass."""
+        return autocast(self.target, self.precision)
+
+    def lay_out(self, batch: Batch) -> Batch:
+        """The batch's clips laid out as the weights are."""
+        return views_channels_last(batch) if self.memory_format == "channels_last" else batch
+
+    def prepare(self, method: nn.Module) -> nn.Module:
+        """Put a method in place for training; returns the module to call."""
+        if self.target.type == "cpu":
+            keep_freed_memory()
+        keep_clear(method)
+        method.to(self.target)
+        if self.memory_format == "channels_last":
+            channels_last(method)
+        return distribute(
+            method, self.target, synchronise_norm=self.synchronise_norm, unused=self.unused_parameters
+        ).train()
 
 
 def distribute(method: nn.Module, device: torch.device, *, synchronise_norm: bool, unused: bool) -> nn.Module:

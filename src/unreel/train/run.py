@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 import yaml
@@ -22,11 +22,11 @@ import yaml
 from unreel.core.devices import choose_device
 from unreel.core.digests import mapping_digest
 from unreel.core.distributed import barrier, broadcast_object, rank, world_size
-from unreel.core.errors import DataError, UnreelError, UsageError, unknown_name
+from unreel.core.errors import DataError, UnreelError, UsageError
 from unreel.core.files import claimed, write_whole
 from unreel.core.processes import refuse_unguarded
 from unreel.core.progress import Progress
-from unreel.core.settings import Range, Sections, Settings, load_sections
+from unreel.core.settings import Sections, Settings, load_sections
 from unreel.data.batch import Batch
 from unreel.data.record import FILE_NAME as RECORD_FILE
 from unreel.data.record import DataRecord
@@ -34,34 +34,21 @@ from unreel.methods.chance import chance_levels
 from unreel.methods.method import Method
 from unreel.nn.encoder import Encoder
 from unreel.nn.weights import FILE_NAME, load_encoder, save_encoder
-from unreel.train.backend import Precision, start_processes
+from unreel.train.backend import Backend, start_processes
 from unreel.train.checkpoint import Checkpoints, differences
-from unreel.train.feed import Loader, steps_per_epoch
+from unreel.train.feed import Loader
 from unreel.train.health import watch
 from unreel.train.monitor import Monitor, Probe, read_lines
-from unreel.train.schedule import Plateau, Schedule, ScheduleName, make_schedule
+from unreel.train.options import Keeping, Training
+from unreel.train.schedule import Schedule, ScheduleName
 from unreel.train.trainer import FitResult, fit
-from unreel.train.validation import Validation, ValidationBatches
+from unreel.train.validation import ValidationBatches
 
 # Settings that change how fast a run goes or how much it writes, but not one bit of its result: a run may be resumed
 # with others.
 _NEUTRAL = frozenset(
-    {
-        "workers",
-        "prefetch",
-        "pin_memory",
-        "start_method",
-        "timeout_s",
-        "cache_mb",
-        "unused_parameters",
-        "device",
-        "log_every",
-        "checkpoint_every",
-        "checkpoint_every_s",
-        "keep_checkpoints",
-        "probe_every",
-        "stop_after",
-    }
+    {"workers", "prefetch", "pin_memory", "start_method", "timeout_s", "cache_mb", "unused_parameters", "device"}
+    | {entry.name for entry in fields(Keeping)}
 )
 
 # What differs because the data do, beside the settings that people make.
@@ -135,72 +122,22 @@ def open_run(path: str | PathLike[str]) -> Run:
     return run
 
 
-def run_length(loader: Loader, *, epochs: float | None, steps: int | None, accumulate: int) -> int:
-    """Optimiser steps of a run: ``steps``, or ``epochs`` passes over the loader. Exactly one is given.
-
-    Raises: UsageError otherwise, or when the loader has no length.
-    """
-    if (epochs is None) == (steps is None):
-        raise UsageError("say how long to train: either steps or epochs")
-    if steps is not None:
-        return steps
-    length = steps_per_epoch(loader)
-    if length is None:
-        raise UsageError("epochs cannot be counted: the loader has no length; give steps")
-    assert epochs is not None
-    return max(1, round(epochs * length / accumulate))
-
-
-def _steps_of(epochs: float, what: str, loader: Loader, accumulate: int) -> int:
-    length = steps_per_epoch(loader)
-    if length is None:
-        raise UsageError(f"{what} cannot be counted in epochs: the loader has no length")
-    return round(epochs * length / accumulate)
-
-
 def pretrain(
     method: Method,
     loader: Loader,
+    optimizer: torch.optim.Optimizer,
     *,
     out: str | PathLike[str],
-    optimizer: torch.optim.Optimizer,
-    epochs: Annotated[float, Range(gt=0, unit="epochs")] | None = None,
-    steps: Annotated[int, Range(ge=1, unit="steps")] | None = None,
-    schedule: ScheduleName | Schedule = "cosine",
-    warmup_epochs: Annotated[float, Range(ge=0, unit="epochs")] = 0.0,
-    warmup_steps: Annotated[int, Range(ge=0, unit="steps")] | None = None,
-    final_lr: Annotated[float, Range(ge=0)] = 0.0,
-    schedule_per: Literal["step", "epoch"] = "step",
-    milestones: tuple[Annotated[float, Range(gt=0, unit="epochs")], ...] = (),
-    milestone_factor: Annotated[float, Range(gt=0)] = 0.1,
-    plateau_metric: str = "val_loss",
-    plateau_factor: Annotated[float, Range(gt=0, lt=1)] = 0.1,
-    plateau_patience: Annotated[float, Range(ge=0, unit="epochs")] = 50.0,
-    min_lr: Annotated[float, Range(ge=0)] = 0.0,
+    training: Training,
+    device: Backend | str | torch.device | None = None,
+    keeping: Keeping = Keeping(),  # noqa: B008 - frozen
     validate: ValidationBatches | Sequence[Batch] | None = None,
-    validate_every: Annotated[float, Range(gt=0, unit="epochs")] = 1.0,
-    validation_draws: Literal["fixed", "fresh"] = "fixed",
-    select: str = "last",
+    probe: Probe | None = None,
     settings: Settings | Mapping[str, Mapping[str, object]] | None = None,
     card: Mapping[str, object] | None = None,
     notes: Sequence[str] = (),
     record: DataRecord | None = None,
     resume: bool = True,
-    device: str | None = None,
-    precision: Precision = "float32",
-    seed: int = 0,
-    accumulate: Annotated[int, Range(ge=1)] = 1,
-    max_grad_norm: Annotated[float, Range(gt=0)] | None = None,
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous",
-    synchronise_norm: bool = True,
-    unused_parameters: bool = False,
-    log_every: Annotated[int, Range(ge=1, unit="steps")] = 10,
-    checkpoint_every: Annotated[int, Range(ge=1, unit="steps")] | None = None,
-    checkpoint_every_s: Annotated[float, Range(ge=0, unit="s")] = 600.0,
-    keep_checkpoints: Annotated[int, Range(ge=1)] = 2,
-    probe: Probe | None = None,
-    probe_every: Annotated[int, Range(ge=1, unit="steps")] | None = None,
-    stop_after: int | None = None,
 ) -> Run:
     """Train ``method`` in a directory; go on where it stopped when the directory holds the same run.
 
@@ -208,108 +145,32 @@ def pretrain(
     ``encoder.safetensors`` at the end. Called again on a finished run it returns it as it is.
 
     Args:
-        method, loader, optimizer: as in ``fit``.
+        method, loader, optimizer, device: as in ``fit``.
         out: the directory; made when missing.
-        epochs, steps: how long; exactly one. warmup_epochs, warmup_steps: the linear start; steps win.
-        schedule: "cosine" (to ``final_lr``), "constant", "multistep" (times ``milestone_factor`` at each of
-            ``milestones``, epochs), "plateau" (see ``Plateau``; tcgl.md §5), or a function from step to learning rate;
-            the base rate is the optimiser's.
-        schedule_per: "epoch" lets "cosine" move at the beginning of each epoch only (object_aware.md §1.1).
-        plateau_metric, plateau_factor, plateau_patience, min_lr: what "plateau" watches, by what it lowers the rate,
-            after how many epochs without a better value, and how far.
-        validate: held-out videos, measured every ``validate_every`` epochs and at the end: metrics "val_loss" and
-            "val_<name>". ``validation_draws``: "fixed" draws the same clips every time, "fresh" others (P11).
-        select: which weights the encoder is left with: "last", or the best of "val_loss", "val_accuracy", ….
-            The last ones stay in the checkpoint.
+        training: how long, at what rate, what validation decides. keeping: what is written, and how often.
+        validate: held-out videos.
+        probe: an online measure of the encoder, see ``Monitor``.
         settings: the complete settings with their origins, for config.yaml and to tell runs apart.
         card: what the encoder's card should say besides: recipe, data.
-        record: what the data are, kept in the directory, so that a resumed run says what has changed.
         notes: sentences for whoever reads the results; logged, kept in environment.json, shown on top of the report.
+        record: what the data are, kept in the directory, so that a resumed run says what has changed.
         resume: False refuses a directory that holds a run.
-        log_every, checkpoint_every, checkpoint_every_s, keep_checkpoints: see ``Monitor`` and ``Checkpoints``.
-        probe, probe_every: an online measure of the encoder, see ``Monitor``.
-        stop_after: stop and save once this many steps are done.
-        device, precision, seed, accumulate, max_grad_norm, memory_format, synchronise_norm, unused_parameters: as in
-            ``fit``.
 
     Raises: UsageError when the directory holds another run, naming what differs; BusyError when another process works
         in it; WriteError where it cannot be written; and what ``fit`` raises.
     """
     refuse_unguarded()
     start_processes()
-    run = Run(Path(out))
-    plain = _plain(settings)
-    total = run_length(loader, epochs=epochs, steps=steps, accumulate=accumulate)
-    warmup = warmup_steps
-    if warmup is None:
-        length = steps_per_epoch(loader)
-        if warmup_epochs and length is None:
-            raise UsageError("warmup_epochs cannot be counted: the loader has no length; give warmup_steps")
-        warmup = round(warmup_epochs * (length or 0) / accumulate)
-    if warmup > total:
-        given = f"warmup_epochs {warmup_epochs:g}" if warmup_steps is None else f"warmup_steps {warmup_steps}"
-        whole = f"epochs {epochs:g}" if steps is None else f"steps {steps}"
-        raise UsageError(
-            f"{given} ({warmup} steps) is longer than the whole run, {whole} ({total} steps); set "
-            f"warmup_{'epochs' if steps is None else 'steps'} to less"
-        )
-    if validate is None and (schedule == "plateau" or select != "last"):
-        raise UsageError(
-            f"{'schedule plateau' if schedule == 'plateau' else f'select {select}'} needs held-out videos: set "
-            "validation to a number of videos or to a share"
-        )
-    epoch_steps = None
-    if schedule_per not in ("step", "epoch"):
-        raise unknown_name("schedule_per", schedule_per, ("step", "epoch"))
-    if schedule_per == "epoch":
-        length = steps_per_epoch(loader)
-        if length is None:
-            raise UsageError("schedule_per epoch cannot be counted: the loader has no length")
-        if callable(schedule):
-            raise UsageError("schedule_per epoch belongs to the schedule 'cosine', not to a function of the step")
-        epoch_steps = length / accumulate
-    rate = (
-        schedule
-        if callable(schedule)
-        else make_schedule(
-            schedule,
-            optimizer.defaults["lr"],
-            total,
-            warmup,
-            final_lr=final_lr,
-            milestones=[_steps_of(m, "milestones", loader, accumulate) for m in milestones],
-            milestone_factor=milestone_factor,
-            plateau_factor=plateau_factor,
-            plateau_patience=(
-                _steps_of(plateau_patience, "plateau_patience", loader, accumulate) if schedule == "plateau" else 0
-            ),
-            min_lr=min_lr,
-            steps_per_epoch=epoch_steps,
-        )
-    )
-    validation = (
-        None
-        if validate is None
-        else Validation(
-            validate,
-            every=max(1, _steps_of(validate_every, "validate_every", loader, accumulate)),
-            select=select,
-            plateau=rate if isinstance(rate, Plateau) else None,
-            plateau_metric=plateau_metric,
-            fresh=validation_draws == "fresh",
-        )
-    )
-    identity: dict[str, object] = {**_identity(plain), "schedule": _name_of(schedule), "warmup_steps": warmup}
-    identity["steps"] = total
+    run, plain = Run(Path(out)), _plain(settings)
+    total, warmup = training.total_steps(loader), training.num_warmup(loader)
+    rate = training.rate(loader, optimizer.defaults["lr"])
+    validation = training.validation(validate, loader, rate)
+    identity = {**_identity(plain), "schedule": _name_of(training.schedule), "warmup_steps": warmup, "steps": total}
     with ExitStack() as stack:
         if not _begin(run, settings, plain, identity, notes, record, stack, resume=resume):
             return run
-        saver = Checkpoints(
-            run.path / "checkpoints", every_steps=checkpoint_every, every_s=checkpoint_every_s, keep=keep_checkpoints
-        )
         bar = stack.enter_context(Progress("pretrain", total, unit="steps")) if rank() == 0 else Progress("", total)
-        echo = _both(bar_echo(bar, log_every), watch(chance_levels(plain), run.metrics()))
-        monitor = Monitor(run.path, log_every=log_every, echo=echo, probe=probe, probe_every=probe_every)
+        echo = _both(bar_echo(bar, keeping.log_every), watch(chance_levels(plain), run.metrics()))
         result = fit(
             method,
             loader,
@@ -317,21 +178,24 @@ def pretrain(
             total_steps=total,
             schedule=rate,
             device=device,
-            precision=precision,
-            seed=seed,
-            accumulate=accumulate,
-            max_grad_norm=max_grad_norm,
-            memory_format=memory_format,
-            synchronise_norm=synchronise_norm,
-            unused_parameters=unused_parameters,
-            checkpoint=saver,
-            monitor=monitor,
+            seed=training.seed,
+            accumulate=training.accumulate,
+            max_grad_norm=training.max_grad_norm,
+            checkpoint=Checkpoints(
+                run.path / "checkpoints",
+                every_steps=keeping.checkpoint_every,
+                every_s=keeping.checkpoint_every_s,
+                keep=keeping.keep_checkpoints,
+            ),
+            monitor=Monitor(
+                run.path, log_every=keeping.log_every, echo=echo, probe=probe, probe_every=keeping.probe_every
+            ),
             validation=validation,
             settings=identity,
-            stop_after=stop_after,
+            stop_after=keeping.stop_after,
         )
         if rank() == 0:
-            selected: dict[str, object] = {"by": select}
+            selected: dict[str, object] = {"by": training.select}
             if validation is not None and validation.best_step >= 0:
                 selected |= {"value": validation.best_value, "step": validation.best_step}
             _write_end(run, method, result, plain, {"selected": selected, **(card or {})})

@@ -22,8 +22,8 @@ from unreel.core.errors import DataError, UsageError, nearest
 from unreel.core.keys import Key
 from unreel.data.batch import Batch
 from unreel.methods.method import Method
-from unreel.train.backend import Precision, autocast
-from unreel.train.feed import place, views_channels_last
+from unreel.train.backend import Backend
+from unreel.train.feed import place
 from unreel.train.schedule import Plateau
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,7 @@ def measure(
     method: Method,
     batches: ValidationBatches | Sequence[Batch],
     *,
-    device: torch.device,
-    precision: Precision = "float32",
-    memory_format: str = "contiguous",
+    backend: Backend,
     seed: int = 0,
     draw: int = -1,
 ) -> dict[str, float]:
@@ -80,17 +78,14 @@ def measure(
     mine = range(rank(), len(batches), world_size())
     found: list[tuple[int, int, dict[str, float]]] = []
     given = batches.iterate(mine, draw=draw) if isinstance(batches, ValidationBatches) else (batches[i] for i in mine)
-    devices = [device] if device.type == "cuda" else []
-    with alone(), eval_mode(method), torch.random.fork_rng(devices=devices):
+    with alone(), eval_mode(method), torch.random.fork_rng(devices=backend.held):
         for number, batch in zip(mine, given, strict=True):
             if batch is None:
                 continue
             key = Key(seed, "validation", number)
-            batch = replace(place(views, batch, device), key=key)
-            if memory_format == "channels_last":
-                batch = views_channels_last(batch)
+            batch = backend.lay_out(replace(place(views, batch, backend.target), key=key))
             torch.manual_seed(key.bits())
-            with autocast(device, precision):
+            with backend.autocast():
                 output = method(batch)
             values = {"loss": output.loss, **output.logs}
             found.append((number, len(batch), {name: float(v) for name, v in values.items()}))
@@ -161,26 +156,9 @@ class Validation:
         """Whether to measure after ``step`` steps."""
         return step % self.every == 0 or step == total_steps
 
-    def run(
-        self,
-        method: Method,
-        step: int,
-        *,
-        device: torch.device,
-        precision: Precision = "float32",
-        memory_format: str = "contiguous",
-        seed: int = 0,
-    ) -> dict[str, float]:
+    def run(self, method: Method, step: int, *, backend: Backend, seed: int = 0) -> dict[str, float]:
         """Measure, keep the weights if they are the best, and tell the plateau. The same on every process."""
-        values = measure(
-            method,
-            self.batches,
-            device=device,
-            precision=precision,
-            memory_format=memory_format,
-            seed=seed,
-            draw=step if self.fresh else -1,
-        )
+        values = measure(method, self.batches, backend=backend, seed=seed, draw=step if self.fresh else -1)
         if self.select != "last":
             value = values.get(self.select, math.nan)
             better = value > self.best_value if higher_is_better(self.select) else value < self.best_value
