@@ -45,7 +45,7 @@ from unreel.data.synthetic import APPEARANCES, EVENTS, MOTIONS, ActionWorld
 from unreel.methods import Method, StepsDone, list_methods
 from unreel.nn import Encoder, count_parameters
 from unreel.nn.kernels import channels_last
-from unreel.protocols import LinearProbe, Retrieval
+from unreel.protocols import Compute, LinearProbe, Retrieval
 from unreel.protocols.features import embed_all
 from unreel.protocols.protocol import FeatureProtocol
 from unreel.protocols.store import encoder_digest
@@ -323,7 +323,7 @@ def ask(net: Encoder, manifest: Manifest, store: Path, seed: int) -> dict[str, d
     found: dict[str, dict[str, Any]] = {}
     for name, factor in FACTORS.items():
         task = factor.task(manifest, seed)
-        embeddings = embed_all([net], task.clips(PLAN), store=store, progress=False)[0]
+        embeddings = embed_all([net], task.clips(PLAN), compute=Compute(store=store, progress=False))[0]
         if embeddings.faults:
             raise DataError(f"{name}: {embeddings.faults[0].message}")
         parts = task.parts(embeddings)

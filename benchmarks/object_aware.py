@@ -61,7 +61,7 @@ from unreel.media import decoder_for
 from unreel.media.image import encode_image
 from unreel.metrics.localization import box_scores, localized, mask_iou, max_box_acc_v2
 from unreel.nn import Encoder, count_parameters
-from unreel.protocols import LinearProbe
+from unreel.protocols import Compute, LinearProbe
 from unreel.protocols.features import embed_all
 from unreel.recipes.build import Prepared, prepare
 from unreel.recipes.trained import load_method
@@ -460,7 +460,9 @@ def ask(nets: Mapping[str, Encoder], manifest: Manifest, family: str, store: Pat
     chance = 0.0
     for split in ("swapped", "same"):
         task = LabelTask(manifest.select(split=("train", split)), label=label, train="train", test=split, seed=seed)
-        embedded = embed_all(list(nets.values()), task.clips(eval_plan(family)), store=store, progress=False)
+        embedded = embed_all(
+            list(nets.values()), task.clips(eval_plan(family)), compute=Compute(store=store, progress=False)
+        )
         for name, embeddings in zip(nets, embedded, strict=True):
             parts = task.parts(embeddings)
             outcome = score_head(LinearProbe().fit(parts.train, seed=seed), parts.test)

@@ -50,10 +50,11 @@ from real_data import main as run_main
 import unreel
 from unreel.data.manifest import Manifest
 from unreel.nn import count_parameters
+from unreel.protocols import Compute
 from unreel.protocols.features import default_plan, embed_all
 from unreel.tasks import FrameStatistics, LabelTask, random_init
 from unreel.tasks.classification import score_head
-from unreel.tasks.evaluate import resolve_protocols
+from unreel.tasks.profiles import resolve_protocols
 from unreel.tasks.task import Outcomes
 
 RECIPE = "cvrl_small"
@@ -100,7 +101,9 @@ def run_seed(name: str, manifest: Manifest, seed: int, out: Path, workers: int) 
         "frame-statistics": FrameStatistics(encoder.input_spec),
     }
     plan = default_plan(encoder.input_spec)
-    embeddings = dict(zip(nets, embed_all(list(nets.values()), task.clips(plan), workers=workers), strict=True))
+    embeddings = dict(
+        zip(nets, embed_all(list(nets.values()), task.clips(plan), compute=Compute(workers=workers)), strict=True)
+    )
     protocols = resolve_protocols(PROTOCOLS)
     outcomes: dict[str, dict[str, Outcomes]] = {}
     notes: list[str] = list(task.notes)

@@ -65,6 +65,7 @@ from unreel.data.manifest import Manifest
 from unreel.data.snippets import SnippetSampler, permutation_class, permutations
 from unreel.methods import Method
 from unreel.nn import Encoder, count_parameters
+from unreel.protocols import Compute
 from unreel.protocols.features import default_plan, embed_all, evaluation_mode
 from unreel.protocols.head import HeadCard, Predictions, with_card
 from unreel.protocols.retrieval import Retrieval
@@ -73,7 +74,7 @@ from unreel.recipes import load_recipe
 from unreel.recipes.build import Prepared, prepare
 from unreel.tasks import FrameStatistics, LabelTask, random_init
 from unreel.tasks.classification import score_head
-from unreel.tasks.evaluate import resolve_protocols
+from unreel.tasks.profiles import resolve_protocols
 from unreel.tasks.task import Metric, Outcomes
 from unreel.train.run import Run
 
@@ -337,8 +338,14 @@ def probe(
     plan = replace(default_plan(nets[FAITHFUL].input_spec, num_clips=TEST_CLIPS), resize_px=(kept.height, kept.width))
     clips = task.clips(plan, decoder=kept)
     with_map = [net for net in nets if net != "frame-statistics"]  # plain statistics have no map
-    embeddings = dict(zip(nets, embed_all(list(nets.values()), clips, workers=0), strict=True))
-    maps = dict(zip(with_map, embed_all([nets[n] for n in with_map], clips, workers=0, pooling=POOLING), strict=True))
+    embeddings = dict(zip(nets, embed_all(list(nets.values()), clips, compute=Compute(workers=0)), strict=True))
+    maps = dict(
+        zip(
+            with_map,
+            embed_all([nets[n] for n in with_map], clips, compute=Compute(workers=0), pooling=POOLING),
+            strict=True,
+        )
+    )
     outcomes: dict[str, dict[str, Outcomes]] = {}
     notes: list[str] = list(task.notes)
     for net, found in embeddings.items():

@@ -26,7 +26,6 @@ from unreel.nn import Encoder
 from unreel.nn.external import wrap_encoder
 from unreel.nn.weights import FILE_NAME, save_encoder
 from unreel.nn.weights import load_encoder as load_encoder_file
-from unreel.protocols import get_protocol
 from unreel.protocols.features import Embeddings
 from unreel.protocols.features import embed as embed_features
 from unreel.protocols.head import Head, save_head, with_card
@@ -105,13 +104,13 @@ def evaluate(
     protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol] | None = None,
     **options: Any,
 ) -> Report:
-    """What an encoder is worth on labelled videos: scores with n, chance, a random-init control and intervals.
+    """What an encoder is worth on labelled videos: scores with n, chance, the same net untrained, and intervals.
 
     Args:
         encoder: an encoder, a run, or the path of either.
         data: a labelled manifest, a folder with one sub-folder per class, or a task (``unreel.tasks``).
         protocol: "linear", "knn", "retrieval", "svm", or several; the profile's first ("linear") by default.
-        options: profile, gallery, label, group, baselines, store and others, see ``unreel.tasks.evaluate``.
+        options: profile, gallery, label, group, baselines, device, store and others, see ``unreel.tasks.evaluate``.
     """
     from unreel.tasks import evaluate as evaluate_task
 
@@ -179,6 +178,7 @@ def predict(
         a head or an encoder that is not there; WriteError, before any work, where a file cannot be written.
     """
     from unreel.tasks import predict as predictions
+    from unreel.tasks.profiles import frozen_protocol
 
     if out is not None:
         check_file(predictions.check_predictions_suffix(out))
@@ -197,7 +197,7 @@ def predict(
     else:
         labelled, name = predictions.open_labels(labels, manifest, label=label)
         net = _encoder(head_or_run)
-        how = get_protocol(protocol) if isinstance(protocol, str) else protocol
+        how = frozen_protocol(protocol) if isinstance(protocol, str) else protocol
         fitted = predictions.fit_head(net, labelled, protocol=how, label=name, group=group, seed=seed, **embedding)
         target = head
         if not isinstance(head_or_run, Encoder):

@@ -49,7 +49,7 @@ FOLDERS: dict[str, tuple[list[str], str]] = {
     "evaluate, scores": (["evaluate", "RUN", "DATA", "--label", "motion"], "unreel.api.evaluate"),
     "evaluate, work": (
         ["evaluate", "ENCODER", "DATA", "--label", "motion", "--protocol", "finetune", "--work", "OUT"],
-        "unreel.tasks.evaluate.random_init",
+        "unreel.tasks.evaluate.controls",
     ),
 }  # fmt: skip
 

@@ -21,10 +21,10 @@ from unreel.cli.main import main
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError
 from unreel.data.manifest import Manifest, Row
+from unreel.data.sampling import ClipPlan
 from unreel.data.sidecars import find_tables, open_table, require
 from unreel.nn import create_encoder
 from unreel.nn.weights import save_encoder
-from unreel.protocols import ClipPlan
 from unreel.tasks.finetune import FineTune
 from unreel.tasks.trained import Examples
 

@@ -35,6 +35,7 @@ def test_tiny_demo_walks_the_whole_path_and_goes_on_where_it_was(tmp_path, capsy
         low, high = row["difference_interval"]
         assert low <= row["difference"] <= high
         assert row["difference"] == pytest.approx(row["pretrained"] - row["random_init"])
+        assert row["learned"] == pytest.approx(row["pretrained"] - row["first_weights"])
     assert set(data["seconds"]) == {"world", "pretrain", "evaluate", "report"}
     page = Path(data["report"]).read_text(encoding="utf-8")
     for label in CLASS_SETS:
@@ -81,6 +82,8 @@ def test_report_seeds_are_judged_by_two_of_three_on_one_protocol():
 def test_a_score_below_chance_or_below_the_control_is_warned_of():
     row = {"classes": "motion", "protocol": "knn", "metric": "accuracy", "n": 64, "chance": 0.1, "random_init": 0.2}
     row |= {"random_init_interval": None, "pretrained": 0.1, "pretrained_interval": [0.0, 0.2], "difference": -0.1}
-    data = {"scores": [row | {"difference_interval": [-0.2, -0.05]}], "seconds": {}, "total_s": 1.0, "report": "page"}
+    row |= {"difference_interval": [-0.2, -0.05], "first_weights": 0.3, "first_weights_interval": None, "learned": -0.2}
+    data = {"scores": [row | {"learned_interval": [-0.3, 0.1]}], "seconds": {}, "total_s": 1.0, "report": "page"}
     assert "warning: motion: knn is WORSE" in _text(data | {"warnings": ["motion: knn is WORSE than random-init"]})
     assert "warning" not in _text(data | {"warnings": []})
+    assert "-20.0 [-30.0, +10.0]" in _text(data | {"warnings": []})

@@ -152,7 +152,7 @@ def test_evaluate_and_report(capsys: pytest.CaptureFixture[str], run: Path, tiny
     assert {(s["protocol"], s["encoder"]) for s in found["scores"]} == {
         (protocol, encoder)
         for protocol in ("knn", "retrieval")
-        for encoder in ("encoder", "random-init", "frame-statistics")
+        for encoder in ("encoder", "random-init", "first-weights", "frame-statistics")
     }
     assert json.loads(out.read_text()) == found
     (kept,) = (run / "scores").iterdir()

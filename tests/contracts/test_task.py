@@ -14,8 +14,8 @@ import pytest
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.data.sampling import ClipPlan
-from unreel.protocols import PROFILES, Embeddings, FeatureProtocol, FeatureSet, Head
-from unreel.tasks import Task
+from unreel.protocols import Embeddings, FeatureProtocol, FeatureSet, Head
+from unreel.tasks import PROFILES, Task
 from unreel.tasks.classification import score_head
 
 

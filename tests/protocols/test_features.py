@@ -14,6 +14,7 @@ from unreel.media.image import encode_image
 from unreel.media.write import write_video
 from unreel.nn import InputSpec, create_encoder
 from unreel.protocols import ArrayClips, FeatureStore, ManifestClips, default_plan, embed, search
+from unreel.protocols.compute import Compute
 from unreel.protocols.features import embed_all, encode, evaluation_mode
 
 PLAN = ClipPlan(num_frames=4, stride=1, num_clips=2, num_crops=1, size_px=32, short_side_px=32)
@@ -226,7 +227,7 @@ def test_several_encoders_decode_once(encoder, folder, monkeypatch):
     source = ManifestClips(folder, PLAN)
     read, calls = source.read, []
     monkeypatch.setattr(source, "read", lambda rows, **options: calls.extend(rows) or read(rows, **options))
-    together = embed_all([encoder, other], source, batch_size=5, progress=False)
+    together = embed_all([encoder, other], source, compute=Compute(batch_size=5, progress=False))
     assert calls == [0, 1, 2, 3, 4, 5]
     for net, found in zip((encoder, other), together, strict=True):
         alone = embed(net, folder, clips=PLAN, progress=False)

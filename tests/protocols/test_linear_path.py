@@ -8,8 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from tests.contracts.test_task import ProtocolContract, blobs
 from unreel.core.errors import UsageError
 from unreel.nn.encoder import InputSpec
-from unreel.protocols import PROFILES, FeatureSet, LinearPath, get_protocol
+from unreel.protocols import FeatureSet, LinearPath
 from unreel.protocols.linear_path import _Path, path_objective, penalty
+from unreel.tasks import PROFILES
 from unreel.tasks.classification import score_head
 
 
@@ -151,7 +152,7 @@ def test_settings_out_of_range_are_refused() -> None:
 
 def test_the_profile_is_resize_256_and_centre_crop_224() -> None:
     profile = PROFILES["paper-occon"]
-    assert isinstance(get_protocol("linear", profile="paper-occon"), LinearPath)
+    assert isinstance(profile.protocols["linear"], LinearPath)
     plan = profile.plan(InputSpec(num_frames=1, size_px=224))
     assert (plan.num_views, plan.num_frames, plan.resized(300, 600)) == (1, 1, (256, 512))
     assert plan.crops(256, 512) == [(16, 144, 224)]

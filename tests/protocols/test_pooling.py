@@ -164,11 +164,11 @@ def test_any_encoder_and_stage(name):
 
 def test_each_encoder_may_be_pooled_in_its_own_way(tmp_path):
     data = ArrayClips(clips())
-    own, pooled = embed_all([Identity(), Identity()], data, pooling=[None, "max-4x4x4"], progress=False)
+    own, pooled = embed_all([Identity(), Identity()], data, pooling=[None, "max-4x4x4"])
     assert own.vectors.shape == (4, 3)
     assert pooled.vectors.shape == (4, 12)
     with pytest.raises(UsageError, match="one for each of 2 encoders, got 1"):
-        embed_all([Identity(), Identity()], data, pooling=[None], progress=False)
+        embed_all([Identity(), Identity()], data, pooling=[None])
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 
 from tests.contracts.test_task import blobs
 from unreel.core.errors import DataError, UsageError
-from unreel.protocols import PROFILES, PROTOCOLS, FeatureProtocol, FeatureSet, get_protocol
+from unreel.protocols import FeatureSet
 from unreel.protocols.protocol import encode, group_cut, training_parts
 
 
@@ -70,15 +70,3 @@ def test_encode_marks_what_training_never_showed():
     assert codes.tolist() == [0, -1, 1, -1]
     with pytest.raises(UsageError, match="text in one part"):
         encode(np.array([1]), np.array(["1"]))
-
-
-def test_profiles_hold_protocols_and_unknown_names_get_help():
-    for profile in PROFILES.values():
-        assert all(isinstance(p, FeatureProtocol) and p.name == n for n, p in profile.protocols.items())
-    assert list(PROFILES["standard"].protocols) == ["linear", "knn", "retrieval"]
-    assert get_protocol("svm") is PROTOCOLS["svm"]  # not in the profile: the usual settings
-    assert get_protocol("knn").name == "knn"
-    with pytest.raises(UsageError, match="did you mean 'linear'"):
-        get_protocol("liner")
-    with pytest.raises(UsageError, match="profile"):
-        get_protocol("knn", profile="standrd")

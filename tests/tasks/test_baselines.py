@@ -1,15 +1,19 @@
 """Controls: fresh weights of the same net, and plain statistics of frames."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from unreel.core.errors import UsageError
+from unreel.core.errors import DataError, UsageError
+from unreel.data.sampling import ClipPlan
 from unreel.nn import InputSpec, create_encoder
 from unreel.nn.encoder import Encoder, StageInfo
-from unreel.protocols import ArrayClips, embed
-from unreel.tasks import FrameStatistics, random_init
+from unreel.protocols import ArrayClips, Compute, FeatureStore, embed
+from unreel.tasks import FrameStatistics, LabelTask, evaluate, first_weights, random_init
+from unreel.tasks.baselines import batch_norms, settle, training_rows
 
 
 class Foreign(Encoder):
@@ -59,6 +63,106 @@ def test_a_foreign_net_is_reset_module_by_module():
     assert not torch.equal(fresh.net.weight, before)
     with pytest.raises(UsageError, match="token"):
         random_init(Foreign(loose=True))
+
+
+class Normed(Foreign):
+    """One batch norm, on the pixels themselves: what its statistics must be is known."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm3d(3)
+
+    def prepare(self, clips):
+        return clips.movedim(-1, 1).double().float()
+
+    def forward_features(self, x, names=None):
+        return {"out": self.net(self.norm(x))}
+
+
+def normed_task(order=None, test_level=0):
+    """Twelve clips to train on and twelve to test on; ``order`` permutes them."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 100, (24, 2, 8, 8, 3), dtype=np.uint8)
+    pixels[12:] += test_level
+    splits = np.array(["train"] * 12 + ["test"] * 12)
+    ids, labels = np.array([f"v{i:02d}" for i in range(24)]), np.arange(24) % 2
+    rows = np.arange(24) if order is None else order
+    clips = ArrayClips(pixels[rows], labels=labels[rows], ids=ids[rows])
+    return LabelTask(clips, splits=splits[rows]), pixels[:12].astype(np.float64)
+
+
+PLAN = ClipPlan(num_frames=2, stride=1, num_clips=1, num_crops=1, size_px=8, short_side_px=8)
+
+
+def test_first_weights_are_random_init_with_the_statistics_of_the_training_part():
+    trained = Normed()
+    trained.norm.running_mean.fill_(7.0)
+    task, pixels = normed_task()
+    fresh, settled = random_init(trained, seed=3), first_weights(trained, task, PLAN, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), settled.parameters(), strict=True))
+    # Twelve clips are one batch of eight and a rest that is left out: eight chosen by the seed.
+    mean = settled.norm.running_mean.numpy()
+    assert np.abs(mean - pixels.mean((0, 1, 2, 3))).max() < 2
+    assert not settled.training
+    assert float(trained.norm.running_mean[0]) == 7.0
+    assert int(settled.norm.num_batches_tracked) == 0
+    # Neither test clips nor the order of the data nor what was trained have a say.
+    for other in (normed_task(test_level=100)[0], normed_task(np.random.default_rng(1).permutation(24))[0]):
+        again = first_weights(Normed(), other, PLAN, seed=3)
+        assert torch.equal(again.norm.running_mean, settled.norm.running_mean)
+        assert torch.equal(again.norm.running_var, settled.norm.running_var)
+
+
+def test_settling_is_the_mean_over_batches_and_leaves_the_modes():
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)).eval()
+    batches = [torch.randn(5, 2) + 3, torch.randn(5, 2) - 1, torch.randn(5, 2)]
+    norm = net[0]
+    norm.running_mean.fill_(9.0)
+    settle(net, batches, net)
+    torch.testing.assert_close(norm.running_mean, torch.stack([b.mean(0) for b in batches]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([b.var(0) for b in batches]).mean(0))
+    assert not any(module.training for module in net.modules())
+    assert norm.momentum == 0.1
+    with pytest.raises(DataError, match="without a batch"):
+        settle(net, [], net)
+
+
+def test_the_store_keeps_settled_statistics(tmp_path):
+    net, task = create_encoder("r3d_tiny", seed=1), normed_task()[0]
+    plan = replace(PLAN, size_px=32, short_side_px=32)
+    made = first_weights(net, task, plan, seed=0)
+    compute = Compute(store=tmp_path)
+    for _ in range(2):  # computed, then read
+        kept = first_weights(net, task, plan, seed=0, compute=compute)
+        for a, b in zip(batch_norms(made), batch_norms(kept), strict=True):
+            assert torch.equal(a.running_mean, b.running_mean)
+            assert torch.equal(a.running_var, b.running_var)
+    assert len(FeatureStore(tmp_path).files()) == 1
+
+
+def test_training_rows_are_those_of_the_training_part():
+    task = normed_task()[0]
+    assert training_rows(task, task.clips(PLAN)) == list(range(12))
+
+
+def test_both_untrained_controls_stand_beside_and_move_no_other_row():
+    task, options = normed_task()[0], {"protocol": "knn", "num_resamples": 50, "progress": False}
+    found = evaluate(create_encoder("r3d_tiny", seed=1), task, **options)
+    before = evaluate(create_encoder("r3d_tiny", seed=1), task, baselines=("random-init",), **options)
+    assert list(found.score().references) == list(found.score().differences) == ["random-init", "first-weights"]
+    assert [s for s in found.scores if s.encoder == "random-init"] == [
+        s for s in before.scores if s.encoder == "random-init"
+    ]
+    assert found.score().differences["random-init"] == before.score().differences["random-init"]
+    assert found.score(encoder="first-weights").differences == {}
+    assert "first-weights" in found.table().splitlines()[0]
+    assert "first-weights" in found.verdicts[0]
+
+
+def test_a_net_without_batch_statistics_says_so_and_is_not_asked_twice():
+    found = evaluate(Foreign(), normed_task()[0], protocol="knn", num_resamples=50, progress=False)
+    assert {s.encoder for s in found.scores} == {"encoder", "random-init"}
+    assert "first-weights: the net keeps no batch statistics that could settle, so it equals random-init" in found.notes
 
 
 def test_frame_statistics_are_what_they_say():

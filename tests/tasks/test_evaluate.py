@@ -13,8 +13,9 @@ from unreel.media.write import write_video
 from unreel.nn import InputSpec, create_encoder
 from unreel.nn.encoder import Encoder, StageInfo
 from unreel.protocols import ArrayClips, LinearProbe, Retrieval
-from unreel.tasks import LabelTask, Report, evaluate, profiles
-from unreel.tasks.evaluate import _Resampling, resolve_protocols
+from unreel.tasks import LabelTask, Report, evaluate
+from unreel.tasks.profiles import resolve_protocols
+from unreel.tasks.scoring import Resampling
 
 ALL = ["linear", "knn", "retrieval"]
 
@@ -177,7 +178,7 @@ def test_few_groups_are_said_and_a_perfect_score_keeps_its_width():
 @pytest.mark.parametrize("by_function", [False, True])
 def test_all_right_or_all_wrong_keeps_its_width(right, by_function):
     values = (lambda rows: right) if by_function else np.full(30, right)
-    interval, rule = _Resampling(0.95, 100, 0).interval(values, np.repeat(np.arange(10), 3))
+    interval, rule = Resampling(0.95, 100).interval(values, np.repeat(np.arange(10), 3))
     # Clopper and Pearson, ten of ten: 0.025 ** (1 / 10).
     assert interval.width == pytest.approx(1 - 0.025**0.1)
     assert right in interval
@@ -290,4 +291,3 @@ def test_the_paper_profile_is_cvrls_probe():
     found = evaluate(Oracle(), world(), profile="paper-cvrl", num_resamples=100, progress=False)
     assert found.profile == "paper-cvrl"
     assert found.score().settings["lr_at_1024"] == 32.0
-    assert set(profiles()) == {"standard", "paper-cvrl", "paper-tcgl", "paper-occon"}

@@ -20,12 +20,12 @@ from unreel.media.write import write_video
 from unreel.nn import create_encoder
 from unreel.nn.encoder import Encoder
 from unreel.nn.weights import save_encoder
-from unreel.protocols import ArrayClips, FeatureSet
+from unreel.protocols import ArrayClips, Compute, FeatureSet
 from unreel.protocols.linear import FittedLinear
 from unreel.tasks import FineTune, LabelTask, Report, evaluate
 from unreel.tasks.classification import score_head
-from unreel.tasks.evaluate import resolve_protocols
-from unreel.tasks.trained import Adapted, Resources, TrainedProtocol
+from unreel.tasks.profiles import resolve_protocols
+from unreel.tasks.trained import Adapted, TrainedProtocol
 from unreel.train.monitor import Monitor, read_lines
 
 PLAN = ClipPlan(num_frames=4, stride=1, num_clips=3, num_crops=1, size_px=16, short_side_px=16)
@@ -59,8 +59,8 @@ def adapt(protocol: FineTune, data: Manifest, net: Encoder | None = None, **opti
     task = LabelTask(data)
     train = task.examples("train")
     assert train is not None
-    resources = Resources(device="cpu", progress=False, folder=options.pop("folder", None))
-    return protocol.adapt(net or encoder(), train, task.examples("val"), plan=PLAN, resources=resources, **options)
+    compute = Compute(device="cpu", progress=False, work=options.pop("folder", None))
+    return protocol.adapt(net or encoder(), train, task.examples("val"), plan=PLAN, compute=compute, **options)
 
 
 def weights(adapted: Adapted) -> list[torch.Tensor]:
@@ -238,6 +238,7 @@ def test_unreadable_videos(videos: Manifest, tmp_path: Path) -> None:
     )
     assert found.score().n == found.score(encoder="random-init").n == 7
     assert [f["path"] for f in found.faults] == ["worse.mp4"]
+    assert {s.encoder for s in found.scores} == {"encoder", "random-init"}  # training settles statistics itself
     assert "finetune: 1 training clip could not be read; clips of other files took their place" in found.notes
 
 

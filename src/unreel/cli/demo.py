@@ -85,7 +85,7 @@ def run_demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable
         out: folder for everything: ``world/``, ``run/`` (with ``report.html``), ``features/``, ``demo.json``. What
             an interrupted demo of the same seed and size left there is used again.
         size: see ``SIZES``.
-        seed: of the world, the weights and the training; the random-init control has its own.
+        seed: of the world, the weights and the training; the controls have their own.
         say: told what is going on, a line at a time.
     """
     from unreel import __version__, api
@@ -108,7 +108,7 @@ def run_demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable
             "cvrl", manifest, out=out / "run", recipe=chosen.recipe, train={"seed": seed}, **chosen.overrides
         )
     reports: dict[str, Report] = {}
-    with stages("evaluate", f"{', '.join(PROTOCOLS)}; {' and '.join(CLASS_SETS)}; against random weights"):
+    with stages("evaluate", f"{', '.join(PROTOCOLS)}; {' and '.join(CLASS_SETS)}; against the same net untrained"):
         for label in CLASS_SETS:
             reports[label] = api.evaluate(
                 run,
@@ -151,13 +151,14 @@ def _is_written(world: Any, folder: Path) -> bool:
 
 
 def _rows(label: str, report: Report) -> list[dict[str, Any]]:
-    """The primary score of every protocol beside its control, as plain values."""
+    """The primary score of every protocol beside its controls, as plain values; learned: less the first weights."""
+    from unreel.tasks.baselines import USUAL_BASELINES
+
     rows = []
     for protocol in PROTOCOLS:
         mine = report.score(protocol)
-        control = report.score(protocol, mine.metric, encoder="random-init")
-        difference = mine.difference
-        assert difference is not None
+        control, first = (report.score(protocol, mine.metric, encoder=name) for name in USUAL_BASELINES)
+        difference, learned = (mine.differences[name] for name in USUAL_BASELINES)
         rows.append(
             {
                 "classes": label,
@@ -167,10 +168,14 @@ def _rows(label: str, report: Report) -> list[dict[str, Any]]:
                 "chance": mine.chance,
                 "random_init": control.value,
                 "random_init_interval": _bounds(control.interval),
+                "first_weights": first.value,
+                "first_weights_interval": _bounds(first.interval),
                 "pretrained": mine.value,
                 "pretrained_interval": _bounds(mine.interval),
                 "difference": difference.difference,
                 "difference_interval": [difference.low, difference.high],
+                "learned": learned.difference,
+                "learned_interval": [learned.low, learned.high],
             }
         )
     return rows
@@ -187,7 +192,8 @@ def _percent(value: float, bounds: list[float] | None, *, signed: bool = False) 
 
 
 def _text(data: Mapping[str, Any]) -> str:
-    header = ("classes", "protocol", "n", "chance", "random init", "pre-trained", "difference")
+    header = ["classes", "protocol", "n", "chance", "random init", "first weights", "pre-trained"]
+    header += ["minus random init", "minus first weights"]
     lines = [
         (
             r["classes"],
@@ -195,8 +201,10 @@ def _text(data: Mapping[str, Any]) -> str:
             r["n"],
             f"{100 * r['chance']:.1f}",
             _percent(r["random_init"], r["random_init_interval"]),
+            _percent(r["first_weights"], r["first_weights_interval"]),
             _percent(r["pretrained"], r["pretrained_interval"]),
             _percent(r["difference"], r["difference_interval"], signed=True),
+            _percent(r["learned"], r["learned_interval"], signed=True),
         )
         for r in data["scores"]
     ]
@@ -204,7 +212,7 @@ def _text(data: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             table(header, lines),
-            "Percent, with 95 % bootstrap intervals; the difference is paired over the test videos.",
+            "Percent, with 95 % bootstrap intervals; differences are paired over the test videos.",
             *(f"warning: {sentence}" for sentence in data["warnings"]),
             f"seconds: {spent}; {data['total_s']:.0f} in all",
             f"report: {data['report']}",

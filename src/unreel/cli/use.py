@@ -98,7 +98,10 @@ def evaluate(
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Prove what an encoder is worth: each score comes with n, chance, a random-init control and an interval.
+    """Prove what an encoder is worth: each score comes with n, chance, the same net untrained, and an interval.
+
+    The net untrained stands beside twice: random-init as it is made, and first-weights with its batch statistics
+    settled on the training part. What training taught is the difference to first-weights.
 
     The scores of a run's encoder are also kept in the run's folder, for its report: one file for each data set,
     label and split. You can change every setting of a protocol: --protocol finetune --finetune.epochs 50. You can
@@ -117,7 +120,7 @@ def evaluate(
         pooling: How the last map becomes a vector: encoder (its own way), gap, or windows such as max-1x2x2; by
             default the profile's.
         frame_statistics: Also score plain statistics of the pixels. This control needs no network.
-        seed: Seed for the control's weights, for the split where the data has none, and for the resampling.
+        seed: Seed for the controls' weights, for the split where the data has none, and for the resampling.
         out: Also write the scores to this .json file.
         work: Folder for the checkpoints of fine-tuning, so that the same command goes on after an interruption. The
             default is a folder inside the run's folder.
@@ -127,13 +130,13 @@ def evaluate(
     embedding.check()
     from unreel import api
     from unreel.core.files import WriteError, check_file
+    from unreel.tasks.baselines import USUAL_BASELINES
     from unreel.tasks.scores import check_report
 
     sections = to_sections(settings)
     asked = _task(task, data, sections.pop("task", {}), columns=columns, gallery=gallery, seed=seed)
     if asked is not None:
         columns = THE_ONLY  # the task has them
-    baselines = ("random-init", "frame-statistics") if frame_statistics else ("random-init",)
     is_run = (encoder / "config.yaml").is_file()
     if out is not None:
         check_file(out)
@@ -152,7 +155,7 @@ def evaluate(
         group=columns.group,
         profile=profile,
         pooling=pooling,
-        baselines=baselines,
+        baselines=(*USUAL_BASELINES, *(["frame-statistics"] if frame_statistics else [])),
         settings=sections,
         work=work if work is not None or not is_run else encoder / "finetune",
         seed=seed,

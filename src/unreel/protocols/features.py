@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,11 +28,9 @@ from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
 from unreel.nn.encoder import Encoder, InputSpec
+from unreel.protocols.compute import USUAL, Compute, Precision, ProgressLike, sorted_options
 from unreel.protocols.pooling import Pooling, PoolingLike
-from unreel.protocols.store import FeatureStore, FeatureTable, TableKey, encoder_digest
-
-Precision: TypeAlias = Literal["float32", "bfloat16"]
-ProgressLike: TypeAlias = bool | Callable[[int, int], None]
+from unreel.protocols.store import FeatureTable, TableKey, encoder_digest
 
 # Clips per forward pass so that a batch has about this many pixels: 16 clips of 16 × 112² (CPU), 16 times that (CUDA).
 _PIXELS_CPU = 16 * 16 * 112 * 112
@@ -506,17 +503,11 @@ def embed(
     data: Source | ClipSource,
     *,
     clips: ClipPlan | None = None,
-    device: torch.device | str | None = None,
-    batch_size: int | None = None,
-    store: FeatureStore | str | os.PathLike[str] | None = None,
     layer: str | None = None,
     pooling: PoolingLike = None,
-    precision: Precision = "float32",
     label: str = "label",
     group: str = "group",
-    decoder: Decoder | None = None,
-    workers: int | None = None,
-    progress: ProgressLike = True,
+    **options: Any,
 ) -> Embeddings:
     """One vector per view of each source, or their mean, from a frozen encoder.
 
@@ -527,57 +518,31 @@ def embed(
         encoder: see ``unreel.nn.encoder``.
         data: a folder, a manifest, a list of paths, or clips in memory (``ArrayClips``).
         clips: which clips and crops of each source; ``None``: as the encoder was trained (``default_plan``).
-        device: where to compute; ``None``: the best there is, or where the encoder is when that is no CPU. It is put
-            back afterwards.
-        batch_size: clips per forward pass; ``None``: by their size.
-        store: a feature store or its folder: what is there is read, what is computed is added.
         layer: a stage name; ``None``: the last.
         pooling: how the stage's map becomes a vector (``Pooling``, or a name such as "max-1x2x2"); ``None``: as the
             encoder does it.
-        precision: ``float32``, or ``bfloat16`` by autocast.
         label, group: which columns of a manifest to carry along.
-        decoder: reads every file; ``None`` chooses by kind.
-        workers: decoding processes; ``None``: up to 8 beside a GPU, else a quarter of the cores (none below
-            four, and where processes are not forked).
-        progress: show a bar; or a function of (done, total).
+        options: device, workers, batch_size, store, precision, decoder, progress: see ``Compute``.
     Raises: UsageError for an unknown layer, data of a wrong kind, or a pooling that does not fit the map; DataError for
         missing files, no readable source, or an embedding that is not finite.
     """
-    return embed_all(
-        [encoder],
-        as_clip_source(data, encoder, clips, label=label, group=group, decoder=decoder),
-        device=device,
-        batch_size=batch_size,
-        store=store,
-        layer=layer,
-        pooling=pooling,
-        precision=precision,
-        workers=workers,
-        progress=progress,
-    )[0]
+    (compute,) = sorted_options(options, Compute)
+    source = as_clip_source(data, encoder, clips, label=label, group=group, decoder=compute.decoder)
+    return embed_all([encoder], source, layer=layer, pooling=pooling, compute=compute)[0]
 
 
 def embed_all(
     encoders: Sequence[Encoder],
     data: ClipSource,
     *,
-    device: torch.device | str | None = None,
-    batch_size: int | None = None,
-    store: FeatureStore | str | os.PathLike[str] | None = None,
     layer: str | None = None,
     pooling: PoolingLike | Sequence[PoolingLike] = None,
-    precision: Precision = "float32",
-    workers: int | None = None,
-    progress: ProgressLike = True,
+    compute: Compute = USUAL,
 ) -> list[Embeddings]:
     """``embed`` with several encoders on the same clips: each source is decoded once for all of them.
 
     ``pooling`` is one for all encoders, or one for each.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise UsageError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch_size: expected at least 1, got {batch_size}")
     names = list(data.ids)
     keys: dict[int, str] = {}
     faults: dict[int, Fault] = {}
@@ -591,7 +556,7 @@ def embed_all(
         raise UsageError(f"pooling: expected one, or one for each of {len(encoders)} encoders, got {len(asked)}")
     poolings = [Pooling.of(p).resolved(encoder) for p, encoder in zip(asked, encoders, strict=True)]
     keep_freed_memory()
-    held = store if isinstance(store, FeatureStore) or store is None else FeatureStore(store)
+    held = compute.features
     jobs: list[_Job] = []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
@@ -599,19 +564,26 @@ def embed_all(
             stage = encoder.check_names(None if layer is None else [layer])[0]
             table: FeatureTable | None = None
             if held is not None:
-                key = TableKey(encoder_digest(encoder), data.digest, stage, precision, pooled.key)
+                key = TableKey(encoder_digest(encoder), data.digest, stage, compute.precision, pooled.key)
                 table = stack.enter_context(held.open(key))
-            target = stack.enter_context(evaluation_mode(encoder, device))
+            target = stack.enter_context(evaluation_mode(encoder, compute.device))
             batcher = _Batcher(
-                encoder, layer=stage, device=target, batch_size=batch_size, precision=precision, pooling=pooled
+                encoder,
+                layer=stage,
+                device=target,
+                batch_size=compute.batch_size,
+                precision=compute.precision,
+                pooling=pooled,
             )
             jobs.append(_Job(dict(keys), table, batcher))
         todo = sorted(set().union(*(job.todo for job in jobs)))
         if todo:
             usual = max(default_workers(job.batcher.device) for job in jobs)
-            workers = usual if workers is None else workers
+            workers = usual if compute.workers is None else compute.workers
             stack.enter_context(room_for(usual))
-            report = stack.enter_context(_reporting(progress, len(names), len(names) - len(todo), noun_of(data)))
+            report = stack.enter_context(
+                _reporting(compute.progress, len(names), len(names) - len(todo), noun_of(data))
+            )
             for row, views in zip(todo, data.read(todo, workers=workers), strict=True):
                 if isinstance(views, Fault):
                     faults[row] = views

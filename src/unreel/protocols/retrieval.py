@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Source
-from unreel.data.sampling import ClipPlan
 from unreel.metrics.retrieval import Similarity, nearest
 from unreel.nn.encoder import Encoder
 from unreel.protocols.features import Embeddings, embed
 from unreel.protocols.head import HEADS, GalleryOrder, HeadCard, Predictions, class_card
-from unreel.protocols.pooling import PoolingLike
 from unreel.protocols.samples import FeatureSet, Inputs, as_features, check_width
-from unreel.protocols.store import FeatureStore
 
 
 @HEADS.register("retrieval")
@@ -127,14 +123,8 @@ def search(
     gallery: Source | Embeddings,
     k: int = 5,
     *,
-    clips: ClipPlan | None = None,
-    store: FeatureStore | str | PathLike[str] | None = None,
-    pooling: PoolingLike = None,
-    device: torch.device | str | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
     include_same: bool = False,
-    progress: bool = True,
+    **options: Any,
 ) -> list[list[Hit]]:
     """The k gallery videos most like each query video: one list per query, best first.
 
@@ -143,9 +133,9 @@ def search(
         query_paths: video files.
         gallery: a folder, a manifest, a list of paths, or ``Embeddings`` made by the same encoder and clip plan.
         k: at most this many per query.
-        clips, store, pooling, device, batch_size, workers, progress: as ``embed``.
         include_same: also find the query itself where the gallery holds it: the same file, by whatever path or link,
             and the same span. A copy of it is always found.
+        options: clips, pooling, store, device and others, as ``embed``.
     Raises: DataError for a query that cannot be read or a gallery with nothing else; UsageError for k < 1 or a gallery
         cut by another clip plan or pooled otherwise.
     """
@@ -154,8 +144,6 @@ def search(
     for path in query_paths:
         if not Path(path).exists():
             raise DataError(f"{fspath(path)}: there is no such file")
-    options: dict[str, Any] = {"clips": clips, "store": store, "pooling": pooling, "device": device}
-    options |= {"batch_size": batch_size, "workers": workers, "progress": progress}
     queries = embed(encoder, list(query_paths), **options)
     if queries.faults:
         raise DataError("a query cannot be read: " + "; ".join(f.message for f in queries.faults))

@@ -1,12 +1,13 @@
 """What is asked of an encoder, and what it is worth."""
 
 from unreel.tasks.background import BackgroundTask, VariantTask
-from unreel.tasks.baselines import FrameStatistics, random_init
+from unreel.tasks.baselines import BASELINES, FrameStatistics, first_weights, random_init
 from unreel.tasks.classification import LabelTask
-from unreel.tasks.evaluate import evaluate, profiles
+from unreel.tasks.evaluate import evaluate
 from unreel.tasks.finetune import FineTune
 from unreel.tasks.gallery import GalleryTask
 from unreel.tasks.order import ClipOrderTask
+from unreel.tasks.profiles import PROFILES, PROTOCOLS, Profile
 from unreel.tasks.scores import Report, Score
 from unreel.tasks.sgd_probe import SGDProbe
 from unreel.tasks.shift import ShiftTask
@@ -15,6 +16,9 @@ from unreel.tasks.trained import TrainedProtocol
 from unreel.tasks.transfer import TRANSFER_SETS, TransferSet, transfer_set
 
 __all__ = [
+    "BASELINES",
+    "PROFILES",
+    "PROTOCOLS",
     "TASKS",
     "TRANSFER_SETS",
     "BackgroundTask",
@@ -25,6 +29,7 @@ __all__ = [
     "LabelTask",
     "Metric",
     "Parts",
+    "Profile",
     "Report",
     "SGDProbe",
     "Score",
@@ -34,7 +39,7 @@ __all__ = [
     "TransferSet",
     "VariantTask",
     "evaluate",
-    "profiles",
+    "first_weights",
     "random_init",
     "transfer_set",
 ]

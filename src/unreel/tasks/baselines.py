@@ -1,17 +1,68 @@
-"""Controls: what a score means is seen beside what needs no learning."""
+"""Controls: what a score means is seen beside what needs no learning.
+
+``random-init`` is the same net with fresh weights. Its batch norms take off a mean of 0 and divide by a variance of 1,
+which no layer has. A part of what training changes is therefore nothing learned: the statistics have settled.
+``first-weights`` has that part and no more, the same fresh weights with the statistics of the training part.
+``frame-statistics`` needs no net.
+"""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from unreel.core.errors import UsageError
+from unreel.core.digests import mapping_digest
+from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.keys import Key
+from unreel.data.batch import Fault
+from unreel.data.sampling import ClipPlan
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
 from unreel.nn.registry import ENCODERS, create_encoder
+from unreel.protocols.compute import USUAL, Compute
+from unreel.protocols.features import ClipSource, Embeddings, evaluation_mode
+from unreel.protocols.store import TableKey, encoder_digest
+from unreel.tasks.task import Task
+
+BASELINES = ("random-init", "first-weights", "frame-statistics")
+USUAL_BASELINES = ("random-init", "first-weights")
+# A mean over this many sources is known to a fraction of what differs from one training step to the next.
+_SETTLING_SOURCES = 256
+# Clips per pass, each by their pixels and never by the device, as batches are a part of the result.
+_SETTLING_PIXELS = 16 * 16 * 112 * 112
+_SETTLING_CLIPS = (8, 64)
+
+T = TypeVar("T")
+
+
+def controls(
+    encoder: Encoder, names: Sequence[str], task: Task, plan: ClipPlan, *, seed: int = 0, compute: Compute = USUAL
+) -> tuple[dict[str, Encoder], list[str]]:
+    """The controls of an encoder by name, and notes on those that there is no need for.
+
+    Args:
+        names: of ``BASELINES``. plan: the encoder's test clips of the task, of which ``first-weights`` sees some.
+    Raises: UsageError for an unknown name, and as ``random_init``.
+    """
+    for name in names:
+        if name not in BASELINES:
+            raise unknown_name("baseline", name, BASELINES)
+    found: dict[str, Encoder] = {}
+    notes: list[str] = []
+    if "random-init" in names:
+        found["random-init"] = random_init(encoder, seed=seed)
+    if "first-weights" in names and batch_norms(encoder):
+        found["first-weights"] = first_weights(encoder, task, plan, seed=seed, compute=compute)
+    elif "first-weights" in names:
+        notes.append("first-weights: the net keeps no batch statistics that could settle, so it equals random-init")
+    if "frame-statistics" in names:
+        found["frame-statistics"] = FrameStatistics(encoder.input_spec)
+    return found, notes
 
 
 def random_init(encoder: Encoder, *, seed: int = 0) -> Encoder:
@@ -43,10 +94,129 @@ def random_init(encoder: Encoder, *, seed: int = 0) -> Encoder:
     left = [name for name, p in fresh.named_parameters() if id(p) not in known]
     if left:
         raise UsageError(
-            f"no random-init control: {len(left)} parameters of {type(encoder).__name__} cannot be drawn again, "
-            f"such as {left[0]}; register the architecture, or leave 'random-init' out of the baselines"
+            f"no control with fresh weights: {len(left)} parameters of {type(encoder).__name__} cannot be drawn again, "
+            f"such as {left[0]}; register the architecture, or name baselines without 'random-init' and 'first-weights'"
         )
     return fresh.eval()
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """The norms inside a module that keep statistics of the batches they saw."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+@torch.no_grad()
+def settle(module: nn.Module, batches: Iterable[T], run: Callable[[T], object]) -> None:
+    """Let the batch statistics inside a module become those of ``batches``, each weighing the same; nothing is learned.
+
+    The norms are in training mode meanwhile; everything else is in the mode that it is found in.
+
+    Args:
+        run: passes one batch through the module.
+    Raises: DataError without a batch.
+    """
+    norms = batch_norms(module)
+    before = [(norm, norm.momentum, norm.training) for norm in norms]
+    count = 0
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's sign for a plain mean
+        norm.train()
+    try:
+        for batch in batches:
+            run(batch)
+            count += 1
+    finally:
+        for norm, momentum, training in before:
+            norm.momentum = momentum
+            norm.train(training)
+            # A number of steps that were never made would tell two equal nets apart.
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked.zero_()
+    if norms and not count:
+        raise DataError("batch statistics cannot settle without a batch of at least two clips")
+
+
+def first_weights(encoder: Encoder, task: Task, plan: ClipPlan, *, seed: int = 0, compute: Compute = USUAL) -> Encoder:
+    """The net of ``random_init`` with its batch statistics settled on the task's training part, labels unseen.
+
+    They are means over the test clips of up to 256 training sources, chosen by ``seed``. A feature store keeps them.
+    Protocols that train have no such control: their steps settle the statistics themselves.
+    """
+    fresh = random_init(encoder, seed=seed)
+    source = task.clips(plan, decoder=compute.decoder)
+    rows = training_rows(task, source)
+    key = Key(seed, "first weights")
+    rows = sorted(rows, key=lambda row: key.child(source.ids[row]).uniform())[:_SETTLING_SOURCES]
+    store = compute.features
+    if store is None:
+        _settle_encoder(fresh, source, rows, compute)
+        return fresh
+    kept = TableKey(encoder_digest(fresh), source.digest, "batch statistics")
+    which = mapping_digest([source.source(row) for row in rows])
+    with store.open(kept) as table:
+        known = table.get([which])
+        if which not in known:
+            _settle_encoder(fresh, source, rows, compute)
+            table.put({which: torch.cat(_statistics(fresh)).float().cpu().numpy()[None]})
+            return fresh
+    own = _statistics(fresh)
+    ends = np.cumsum([len(tensor) for tensor in own])
+    for tensor, values in zip(own, np.split(known[which][0], ends[:-1]), strict=True):
+        tensor.copy_(torch.from_numpy(values))
+    return fresh
+
+
+def training_rows(task: Task, source: ClipSource) -> list[int]:
+    """Which rows of a task's clips are in its training part: found out with vectors that say nothing."""
+    ids = np.array(source.ids)
+    nothing = np.zeros((len(ids), 2, 1), np.float32)
+    everything = Embeddings(
+        vectors=nothing[:, 0],
+        ids=ids,
+        labels=None if source.labels is None else np.array(source.labels),
+        groups=None if source.groups is None else np.array(source.groups),
+        faults=(),
+        per_view=nothing,
+        rows=np.arange(len(ids)),
+        sources=ids,
+    )
+    train = task.parts(everything).train.ids
+    return [] if train is None else [int(row) for row in np.flatnonzero(np.isin(ids, train))]
+
+
+def _statistics(module: nn.Module) -> list[Tensor]:
+    return [t for norm in batch_norms(module) for t in (norm.running_mean, norm.running_var) if t is not None]
+
+
+def _settle_encoder(encoder: Encoder, source: ClipSource, rows: Sequence[int], compute: Compute) -> None:
+    weight = next(encoder.parameters())
+    with evaluation_mode(encoder, compute.device) as device:
+        settle(
+            encoder,
+            _settling_batches(source, rows, compute.workers or 0),
+            lambda clips: encoder(encoder.prepare(clips.to(device)).to(weight.dtype)),
+        )
+
+
+def _settling_batches(source: ClipSource, rows: Sequence[int], workers: int) -> Iterator[Tensor]:
+    """Clips (B, T, S, S, C) of equal batches; a rest is left out unless it is all there is."""
+    waiting: list[Tensor] = []
+    full = False
+    for views in source.read(list(rows), workers=workers):
+        if isinstance(views, Fault):
+            continue
+        if waiting and waiting[0].shape[1:] != views.shape[1:]:
+            waiting = []
+        waiting.append(views)
+        least, most = _SETTLING_CLIPS
+        size = max(least, min(most, _SETTLING_PIXELS // views[0, ..., 0].numel()))
+        while sum(map(len, waiting)) >= size:
+            together = torch.cat(waiting)
+            yield together[:size]
+            waiting, full = [together[size:]], True
+    if not full and sum(map(len, waiting)) > 1:
+        yield torch.cat(waiting)
 
 
 class FrameStatistics(Encoder):

@@ -1,119 +1,39 @@
-"""Evaluate an encoder: every score beside chance, the same net with random weights, and its interval."""
+"""Evaluate an encoder: every score beside chance, the same net untrained, and its interval."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any, TypeAlias
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.errors import UsageError
 from unreel.core.files import check_folder
 from unreel.core.keys import Key
-from unreel.core.settings import validate
+from unreel.data.batch import Fault
 from unreel.data.manifest import Source
 from unreel.data.sampling import ClipPlan
-from unreel.media import Decoder
 from unreel.metrics.classification import confusion_matrix
 from unreel.nn.encoder import Encoder
-from unreel.protocols import PROFILES, PROTOCOLS
-from unreel.protocols.features import (
-    ArrayClips,
-    Embeddings,
-    Precision,
-    ProgressLike,
-    default_plan,
-    embed_all,
-    merge_faults,
-)
+from unreel.protocols.compute import Compute, sorted_options
+from unreel.protocols.features import ArrayClips, Embeddings, default_plan, embed_all, merge_faults
 from unreel.protocols.pooling import Pooling, PoolingLike
-from unreel.protocols.profile import Profile, TrainedOn
-from unreel.protocols.protocol import FeatureProtocol
-from unreel.protocols.store import FeatureStore, encoder_digest
-from unreel.stats.intervals import Interval, PairedDifference, Statistic, bootstrap_ci, exact_proportion_ci
-from unreel.stats.intervals import paired_bootstrap as paired
-from unreel.tasks.baselines import FrameStatistics, random_init
+from unreel.protocols.store import encoder_digest
+from unreel.tasks.baselines import USUAL_BASELINES, controls
 from unreel.tasks.classification import LabelTask
-from unreel.tasks.finetune import FineTune, paper_cvrl, paper_tcgl
 from unreel.tasks.gallery import GalleryTask
-from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, Score, check_report, merge_notes
-from unreel.tasks.sgd_probe import SGDProbe
-from unreel.tasks.task import Metric, Outcomes, Parts, Task
-from unreel.tasks.trained import Resources, TrainedProtocol, TrainedResult, run_trained
+from unreel.tasks.profiles import AnyProtocol, Profile, get_profile, resolve_protocols
+from unreel.tasks.records import Record, record_of
+from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, check_report, merge_notes
+from unreel.tasks.scoring import Resampling, scores_of
+from unreel.tasks.task import Outcomes, Parts, Task
+from unreel.tasks.trained import TrainedProtocol, TrainedResult, run_trained
 from unreel.train.health import collapsed
 
-BASELINES = ("random-init", "frame-statistics")
-# What needs a training loop joins its profile here, where training may be imported. CVRL's encoders were trained on 16
-# frames of 224 px and are tested on 30 views of 32 frames, the defaults of ``ClipPlan`` (cvrl.md §5, §6.1).
-_TRAINED: dict[str, Profile] = {
-    "paper-cvrl": Profile({"linear": SGDProbe()}, clips=ClipPlan(), trained=TrainedOn(num_frames=16, size_px=224)),
-}
-# Protocols that train on the videos themselves, by profile; a profile that is not named takes those of ``standard``.
-_TRAINING: dict[str, dict[str, TrainedProtocol]] = {
-    "standard": {"finetune": FineTune()},
-    "paper-tcgl": {"finetune": paper_tcgl()},
-    "paper-cvrl": {"finetune": paper_cvrl()},
-}
-AnyProtocol: TypeAlias = FeatureProtocol | TrainedProtocol
 _GALLERY_QUERIES = 12
 _GALLERY_NEIGHBOURS = 5
-
-
-def profiles() -> dict[str, Profile]:
-    """Every profile by name."""
-    return {**PROFILES, **_TRAINED}
-
-
-def _profile(name: str) -> Profile:
-    known = profiles()
-    if name not in known:
-        raise unknown_name("profile", name, known)
-    return known[name]
-
-
-def resolve_protocols(
-    protocol: str | AnyProtocol | Sequence[str | AnyProtocol] | None,
-    profile: str = "standard",
-    *,
-    settings: Mapping[str, Mapping[str, object]] | None = None,
-) -> list[AnyProtocol]:
-    """Protocols by name, or as they are; ``None`` is the profile's first.
-
-    A name is looked up in the profile, and where the profile has none of that name among all (``PROTOCOLS``).
-    ``settings``: protocol → arguments of its constructor that replace what it has.
-    Raises: UsageError for an unknown name or argument, with the nearest ones, and for two protocols of one name.
-    """
-    chosen = _profile(profile)
-    known: dict[str, AnyProtocol] = {**PROTOCOLS, **_TRAINING["standard"], **chosen.protocols}
-    known |= _TRAINING.get(profile, {})
-    if protocol is None:
-        protocol = chosen.first
-    asked = [protocol] if isinstance(protocol, str) or not isinstance(protocol, Sequence) else list(protocol)
-    if not asked:
-        raise UsageError("protocol: name at least one")
-    found: list[AnyProtocol] = []
-    for item in asked:
-        if isinstance(item, str):
-            if item not in known:
-                raise unknown_name("protocol", item, known)
-            found.append(known[item])
-        else:
-            found.append(item)
-    names = [p.name for p in found]
-    if len(set(names)) != len(names):
-        raise UsageError(f"protocols: two are called {max(names, key=names.count)!r}; give each its own name")
-    for name, values in (settings or {}).items():
-        if name not in names:
-            raise UsageError(f"settings for {name!r}, which is not among the protocols asked for: {', '.join(names)}")
-        place = names.index(name)
-        own: Any = found[place]
-        found[place] = replace(own, **validate(type(own), values, where=name))
-    return found
 
 
 def evaluate(
@@ -125,23 +45,14 @@ def evaluate(
     gallery: Source | ArrayClips | None = None,
     label: str | None = None,
     group: str | None = None,
-    baselines: Sequence[str] = ("random-init",),
+    baselines: Sequence[str] = USUAL_BASELINES,
     external: Encoder | Mapping[str, Encoder] | None = None,
     profile: str = "standard",
     clips: ClipPlan | None = None,
     pooling: PoolingLike = None,
-    store: FeatureStore | str | os.PathLike[str] | None = None,
-    device: torch.device | str | None = None,
-    batch_size: int | None = None,
-    precision: Precision = "float32",
-    decoder: Decoder | None = None,
-    workers: int | None = None,
     seed: int = 0,
-    level: float = 0.95,
-    num_resamples: int = 2000,
-    progress: ProgressLike = True,
     out: str | os.PathLike[str] | None = None,
-    work: str | os.PathLike[str] | None = None,
+    **options: Any,
 ) -> Report:
     """Scores of an encoder, frozen or trained further: each with n, chance, controls, interval and paired differences.
 
@@ -155,146 +66,214 @@ def evaluate(
         gallery: another data set, whose train part (all of it where it has none) takes the place of the data's own,
             the data's test part (all of it where it has none) being the queries; see ``GalleryTask``.
         label, group: which columns (see ``LabelTask``); not with a ``Task``.
-        baselines: ``random-init`` (the same architecture, fresh weights from ``seed``), ``frame-statistics``.
+        baselines: ``random-init`` (the same architecture, fresh weights from ``seed``), ``first-weights`` (the same
+            fresh weights, their batch statistics settled on the training part), ``frame-statistics``.
         external: other frozen encoders to stand beside, one or several by name; each sees as many clips
             and crops, cut as it was trained, or as the profile has it for what it was trained on.
         profile: a named set of protocols with their clips and pooling (``Profile``).
         clips: the test clips; ``None``: the profile's, in ``standard`` as the encoder was trained.
         pooling: how maps become vectors (``Pooling`` or its name); ``None``: the profile's, in ``standard`` as the
             encoder does it. The frame statistics are what they are.
-        store, device, batch_size, precision, decoder, workers, progress: as ``embed``.
-        seed: of the control's weights, the split (where the data has none), selection and resampling.
-        level: of intervals. num_resamples: of bootstraps.
+        seed: of the controls' weights, the split (where the data has none), selection and resampling.
         out: also write the report there (a .json file; a run, see ``Report.keep``; a folder gets ``scores.json``).
-        work: where protocols that train keep checkpoints and metrics, so that the same call goes on where one was
-            interrupted; ``None`` keeps nothing.
+        options: device, workers, batch_size, store, precision, decoder, progress, work: see ``Compute``; level and
+            num_resamples of the intervals: see ``Resampling``.
     Raises: UsageError for unknown names; DataError where the data cannot be used (``LabelTask``); WriteError, before
         any work, where ``out`` cannot be written.
     """
-    setting = _profile(profile)
+    compute, resampling = sorted_options(options, Compute, Resampling)
+    chosen = get_profile(profile)
     if protocol is None and gallery is not None:
         protocol = "retrieval"
     protocols = resolve_protocols(protocol, profile, settings=settings)
-    frozen = [p for p in protocols if not isinstance(p, TrainedProtocol)]
-    pooled = setting.pooling if pooling is None else Pooling.of(pooling)
-    for name in baselines:
-        if name not in BASELINES:
-            raise unknown_name("baseline", name, BASELINES)
+    pooled = chosen.pooling if pooling is None else Pooling.of(pooling)
     if out is not None:
         check_report(out)
-    if work is not None and len(frozen) < len(protocols):
-        check_folder(work)
+    if compute.folder is not None and any(isinstance(p, TrainedProtocol) for p in protocols):
+        check_folder(compute.folder)
     task = _as_task(data, gallery, label, group, seed)
-    plan = clips if clips is not None else setting.plan(encoder.input_spec)
-    changes = "" if clips is not None else setting.changes(encoder.input_spec)
-    profile_notes = _profile_notes(profile, setting, protocols, protocol, changes)
-    nets: dict[str, Encoder] = {"encoder": encoder}
-    if "random-init" in baselines:
-        nets["random-init"] = random_init(encoder, seed=seed)
-    if "frame-statistics" in baselines:
-        nets["frame-statistics"] = FrameStatistics(encoder.input_spec)
+    plan = chosen.plan(encoder.input_spec) if clips is None else clips
     others = {"external": external} if isinstance(external, Encoder) else dict(external or {})
     for name in others:
-        if name in nets:
+        if name in ("encoder", *baselines):
             raise UsageError(f"external: {name!r} is the name of a control; use another")
-
-    options: dict[str, Any] = {
-        "store": store,
-        "device": device,
-        "batch_size": batch_size,
-        "precision": precision,
-        "workers": workers,
-        "progress": progress,
-    }
-    plans = dict.fromkeys(nets, plan)
+    frozen = not all(isinstance(p, TrainedProtocol) for p in protocols)
+    asked_for = [name for name in baselines if frozen or name != "first-weights"]
+    beside, notes = controls(encoder, asked_for, task, plan, seed=seed, compute=compute)
+    nets = {name: Asked(net, plan, None if name == "frame-statistics" else pooled) for name, net in beside.items()}
+    nets = {"encoder": Asked(encoder, plan, pooled), **nets}
     for name, net in others.items():
-        plans[name] = (
-            setting.plan(net.input_spec)
-            if clips is None and setting.clips is not None
+        own = (
+            chosen.plan(net.input_spec)
+            if clips is None and chosen.clips is not None
             else replace(default_plan(net.input_spec, num_clips=plan.num_clips), num_crops=plan.num_crops)
         )
-    embeddings: dict[str, Embeddings] = {}
-    if frozen:
-        source = task.clips(plan, decoder=decoder)
-        each = [None if name == "frame-statistics" else pooled for name in nets]
-        embeddings = dict(zip(nets, embed_all(list(nets.values()), source, pooling=each, **options), strict=True))
-        for name, net in others.items():
-            own_clips = task.clips(plans[name], decoder=decoder)
-            embeddings[name] = embed_all([net], own_clips, pooling=pooled, **options)[0]
-        embeddings = _common(embeddings)
-    faults = merge_faults(embeddings.values())
+        nets[name] = Asked(net, own, pooled)
+    answers = ask(task, protocols, nets, seed=seed, compute=compute)
+    changes = "" if clips is not None else chosen.changes(encoder.input_spec)
+    report = _report(
+        task,
+        answers,
+        resampling,
+        about=_about(task, protocols, profile, pooled),
+        notes=[*_profile_notes(profile, chosen, protocols, protocol, changes), *notes],
+    )
+    if out is not None:
+        report.to_json(out)
+    return report
 
-    outcomes: dict[str, dict[str, Outcomes]] = {name: {} for name in plans}
+
+@dataclass(frozen=True)
+class Asked:
+    """A net with its test clips and its pooling; ``None``: its own way of pooling."""
+
+    net: Encoder
+    clips: ClipPlan
+    pooling: Pooling | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What nets answered: records and outcomes by net and protocol, and what a report says beside."""
+
+    nets: Mapping[str, Asked]
+    records: Mapping[str, Mapping[str, Record]]
+    embeddings: Mapping[str, Embeddings]
+    classes: list[str]
+    sizes: Mapping[str, int]
+    faults: tuple[Fault, ...]
+    notes: list[str]
+
+
+def ask(
+    task: Task, protocols: Sequence[AnyProtocol], nets: Mapping[str, Asked], *, seed: int, compute: Compute
+) -> Answers:
+    """Put a task to nets, by protocols: embed, fit on the training part, score the test part.
+
+    Each source is decoded once for all nets that are given the same clips. Sources that one net could not be given are
+    given to none, since paired differences need the same samples. ``frame-statistics`` and ``first-weights`` are asked
+    by protocols for frozen features alone: the one has nothing to train, and a net that is trained settles its batch
+    statistics in doing so, so that its control is ``random-init``, trained from scratch by the same recipe.
+    """
+    learning = [p for p in protocols if isinstance(p, TrainedProtocol)]
+    frozen = [p for p in protocols if not isinstance(p, TrainedProtocol)]
+    embeddings = _embedded(task, nets, compute) if frozen else {}
+    faults = merge_faults(embeddings.values())
+    outcomes: dict[str, dict[str, Outcomes]] = {name: {} for name in nets}
     parts: Parts | None = None
     notes: list[str] = []
     for name, found in embeddings.items():
         parts = task.parts(found)
         if collapsed(found.vectors):
             notes.append(f"all embeddings of {name} are equal, or nearly so: it has collapsed")
-        outcomes[name] = {
-            p.name: task.score(
-                p.fit(parts.train, validation=parts.validation, seed=seed).predict(parts.test.unlabelled),
-                parts.test.truth,
-            )
-            for p in frozen
-        }
+        for p in frozen:
+            head = p.fit(parts.train, validation=parts.validation, seed=seed)
+            outcomes[name][p.name] = task.score(head.predict(parts.test.unlabelled), parts.test.truth)
     trained: TrainedResult | None = None
-    for p in protocols:
-        if isinstance(p, TrainedProtocol):
-            learning = {n: (net, plans[n]) for n, net in {**nets, **others}.items() if n != "frame-statistics"}
-            resources = Resources(
-                device, precision, workers or 0, decoder, bool(progress), None if work is None else Path(work)
-            )
-            trained = run_trained(
-                p, learning, task, seed=seed, resources=resources, embedding={**options, "store": None}
-            )
-            for name, o in trained.outcomes.items():
-                outcomes[name][p.name] = o
-            faults = tuple(dict.fromkeys((*faults, *trained.faults)))
-            if "random-init" in learning:
-                notes.append(f"{p.name}: random-init is the same net trained from scratch on the labels (supervised)")
-    resampling = _Resampling(level, num_resamples, seed)
-    scores: list[Score] = []
+    for recipe in learning:
+        left_out = ("frame-statistics", "first-weights")
+        learners = {n: (asked.net, asked.clips) for n, asked in nets.items() if n not in left_out}
+        trained = run_trained(recipe, learners, task, seed=seed, compute=compute)
+        for name, o in trained.outcomes.items():
+            outcomes[name][recipe.name] = o
+        faults = tuple(dict.fromkeys((*faults, *trained.faults)))
+        if "random-init" in learners:
+            notes.append(f"{recipe.name}: random-init is the same net trained from scratch on the labels (supervised)")
     sizes, classes = _sizes(parts, trained)
-    for p in protocols:
-        of_all = {name: o[p.name] for name, o in outcomes.items() if p.name in o}
-        scores += _scores(task, of_all, sizes["n_train"], resampling)
-    main = outcomes["encoder"]
-    report = Report(
-        scores=tuple(scores),
-        about=_about(task, protocols, profile, pooled),
+    order = [p.name for p in protocols]
+    records: dict[str, dict[str, Record]] = {}
+    for name, asked in nets.items():
+        about = {
+            **getattr(task, "about", {}),
+            "task": type(task).__name__,
+            "encoder": encoder_digest(asked.net),
+            "clips": asked.clips.digest,
+            "pooling": (asked.pooling or Pooling()).name,
+        }
+        records[name] = {
+            p: record_of(
+                task,
+                o,
+                about={**about, "protocol": p},
+                seed=seed,
+                sizes=(sizes["n_train"], sizes["n_val"]),
+                faults=faults,
+            )
+            for p, o in sorted(outcomes[name].items(), key=lambda item: order.index(item[0]))
+        }
+    return Answers(nets, records, embeddings, classes, sizes, faults, notes)
+
+
+def _embedded(task: Task, nets: Mapping[str, Asked], compute: Compute) -> dict[str, Embeddings]:
+    """Embeddings of the sources that every net could be given."""
+    by_plan: dict[str, list[str]] = {}
+    for name, asked in nets.items():
+        by_plan.setdefault(asked.clips.digest, []).append(name)
+    found: dict[str, Embeddings] = {}
+    for names in by_plan.values():
+        source = task.clips(nets[names[0]].clips, decoder=compute.decoder)
+        poolings = [nets[name].pooling for name in names]
+        found |= zip(
+            names,
+            embed_all([nets[name].net for name in names], source, pooling=poolings, compute=compute),
+            strict=True,
+        )
+    common = set.intersection(*(set(e.rows.tolist()) for e in found.values()))
+    in_order = {name: found[name] for name in nets}
+    return {n: e if len(e) == len(common) else e.select(np.isin(e.rows, [*common])) for n, e in in_order.items()}
+
+
+def _report(
+    task: Task, answers: Answers, resampling: Resampling, *, about: Mapping[str, str], notes: Sequence[str]
+) -> Report:
+    """The report on the net that is called "encoder", from records."""
+    asked, main = answers.nets["encoder"], answers.records["encoder"]
+    embeddings = answers.embeddings.get("encoder")
+    noun = embeddings.noun if embeddings is not None else getattr(getattr(task, "data", 0), "noun", "source")
+    first = next(iter(main.values()))
+    said = {name: record.outcomes for name, record in main.items()}
+    return Report(
+        scores=tuple(
+            score
+            for protocol in main
+            for score in scores_of(
+                task, {n: r[protocol] for n, r in answers.records.items() if protocol in r}, resampling
+            )
+        ),
+        about=about,
         task={
             "name": task.name,
-            "noun": embeddings["encoder"].noun
-            if embeddings
-            else str(getattr(getattr(task, "data", 0), "noun", "source")),
-            "classes": classes,
-            **sizes,
-            "n_unreadable": len(faults),
+            "noun": str(noun),
+            "classes": answers.classes,
+            **answers.sizes,
+            "n_unreadable": len(first.faults),
         },
         encoder={
-            "architecture": encoder.architecture or type(encoder).__name__,
-            "digest": encoder_digest(encoder),
-            "num_features": int(embeddings["encoder"].vectors.shape[1]) if embeddings else encoder.num_features,
-            "clips": {k: v for k, v in asdict(plan).items() if v is not None},
-            "pooling": pooled.name,
+            "architecture": asked.net.architecture or type(asked.net).__name__,
+            "digest": first.about["encoder"],
+            "num_features": asked.net.num_features if embeddings is None else int(embeddings.vectors.shape[1]),
+            "clips": {k: v for k, v in asdict(asked.clips).items() if v is not None},
+            "pooling": first.about["pooling"],
         },
         notes=merge_notes(
             task.notes,
-            profile_notes,
             notes,
-            *(_named_notes(name, o) for name, part in outcomes.items() for o in part.values()),
+            answers.notes,
+            *(
+                _named_notes(name, record.outcomes)
+                for name, part in answers.records.items()
+                for record in part.values()
+            ),
         ),
-        faults=tuple({"path": f.path, "cause": f.cause, "message": f.message} for f in faults),
-        neighbours=_gallery(main, embeddings["encoder"], seed) if embeddings else (),
-        confusions=tuple(_confusion(name, o) for name, o in main.items() if o.predictions.kind == "classes"),
-        profile=profile,
-        seed=seed,
-        level=level,
+        faults=first.faults,
+        neighbours=() if embeddings is None else _gallery([*said.values()], embeddings, first.seed),
+        confusions=tuple(
+            _confusion(p, r.outcomes) for p, r in main.items() if r.outcomes.predictions.kind == "classes"
+        ),
+        profile=about["profile"],
+        seed=first.seed,
+        level=resampling.level,
     )
-    if out is not None:
-        report.to_json(out)
-    return report
 
 
 def _as_task(
@@ -315,13 +294,11 @@ def _as_task(
 
 def _about(task: Task, protocols: Sequence[AnyProtocol], profile: str, pooling: Pooling) -> dict[str, str]:
     """What tells this evaluation from others of the same encoder."""
-    own: Mapping[str, str] = getattr(task, "about", {})
-    names = ", ".join(p.name for p in protocols)
     return {
         "task": type(task).__name__,
         "label": task.name,
-        **own,
-        "protocols": names,
+        **getattr(task, "about", {}),
+        "protocols": ", ".join(p.name for p in protocols),
         "profile": profile,
         "pooling": pooling.name,
     }
@@ -334,7 +311,7 @@ def _sizes(parts: Parts | None, trained: TrainedResult | None) -> tuple[dict[str
         sizes = {"n_train": len(parts.train), "n_val": n_val, "n_test": len(parts.test)}
         return sizes, sorted({str(v) for v in [*parts.train.labels, *parts.test.labels]})
     assert trained is not None
-    n_test = trained.outcomes["encoder"].n
+    n_test = next(iter(trained.outcomes.values())).n
     return {"n_train": trained.num_train, "n_val": trained.num_validation, "n_test": n_test}, trained.classes
 
 
@@ -347,8 +324,7 @@ def _profile_notes(
 ) -> list[str]:
     """What a reader of the profile's name would otherwise not expect."""
     named = [asked] if isinstance(asked, str) else list(asked) if isinstance(asked, Sequence) else []
-    own = {*profile.protocols, *_TRAINING.get(name, {})}
-    strangers = [p.name for p in protocols if p.name in named and p.name not in own]
+    strangers = [p.name for p in protocols if p.name in named and p.name not in profile.own]
     notes = [f"{p}: not a part of profile {name}, taken with its usual settings" for p in strangers]
     return [*notes, f"profile {name}: {changes}"] if changes else notes
 
@@ -358,95 +334,6 @@ def _named_notes(name: str, outcomes: Outcomes) -> list[str]:
     return [f"{who}: {note}" for note in outcomes.notes]
 
 
-def _common(embeddings: dict[str, Embeddings]) -> dict[str, Embeddings]:
-    """The sources that every encoder could be given: paired comparisons need the same samples."""
-    rows = set.intersection(*(set(e.rows.tolist()) for e in embeddings.values()))
-    return {name: e if len(e) == len(rows) else e.select(np.isin(e.rows, list(rows))) for name, e in embeddings.items()}
-
-
-class _Resampling:
-    """Intervals and differences with one setting."""
-
-    def __init__(self, level: float, num_resamples: int, seed: int) -> None:
-        self.level, self.num_resamples, self.seed = level, num_resamples, seed
-
-    def _options(self, groups: NDArray[Any]) -> dict[str, Any]:
-        return {"groups": groups, "level": self.level, "num_resamples": self.num_resamples, "seed": self.seed}
-
-    def interval(self, values: NDArray[np.float64] | Statistic, groups: NDArray[Any]) -> tuple[Interval | None, str]:
-        num_groups = len(np.unique(groups))
-        if num_groups < 2:
-            return None, "none: fewer than two groups"
-        found = bootstrap_ci(values, **self._options(groups))
-        # All right or all wrong: a bootstrap would claim certainty from any n, the exact binomial does not.
-        if found.low == found.high and found.low in (0.0, 1.0):
-            found = exact_proportion_ci(int(found.low) * num_groups, num_groups, level=self.level)
-            return found, f"exact binomial over {num_groups} groups (all outcomes are equal)"
-        return found, f"percentile bootstrap over {num_groups} groups, {self.num_resamples} resamples"
-
-    def difference(
-        self, a: NDArray[np.float64] | Statistic, b: NDArray[np.float64] | Statistic, groups: NDArray[Any]
-    ) -> PairedDifference | None:
-        if len(np.unique(groups)) < 2:
-            return None
-        return paired(a, b, **self._options(groups))
-
-
-class _Measured:
-    """A metric of one encoder's outcomes: its value, chance, and what intervals resample."""
-
-    def __init__(self, metric: Metric, outcomes: Outcomes) -> None:
-        self.source: NDArray[np.float64] | Statistic
-        if metric.statistic is None:
-            self.source = outcomes.values[metric.name]
-            self.value, self.chance = outcomes.score(metric.name), float(outcomes.chance[metric.name])
-        else:
-            made = metric.statistic(outcomes)
-            self.source, self.chance = made.statistic, made.chance
-            self.value = float(made.statistic(np.arange(outcomes.n)))
-
-
-def _scores(task: Task, outcomes: Mapping[str, Outcomes], n_train: int, resampling: _Resampling) -> list[Score]:
-    """Scores of one protocol for every encoder; those of "encoder" and of external ones carry their controls."""
-    scores: list[Score] = []
-    main = outcomes["encoder"]
-    groups = main.truth.groups if main.truth.groups is not None else np.arange(main.n).astype(str)
-    for place, metric in enumerate(task.metrics(main)):
-        measured = {name: _Measured(metric, o) for name, o in outcomes.items()}
-        for name, mine in measured.items():
-            interval, rule = resampling.interval(mine.source, groups)
-            references, differences = {}, {}
-            for other, theirs in measured.items():
-                # Controls are not compared with one another, nor an encoder with what it is the reference of.
-                if name in BASELINES or other in (name, "encoder"):
-                    continue
-                references[other] = theirs.value
-                difference = resampling.difference(mine.source, theirs.source, groups)
-                if difference is not None:
-                    differences[other] = difference
-            scores.append(
-                Score(
-                    encoder=name,
-                    protocol=outcomes[name].protocol,
-                    metric=metric.name,
-                    value=mine.value,
-                    n=main.n,
-                    n_groups=len(np.unique(groups)),
-                    n_train=n_train,
-                    chance=mine.chance,
-                    interval=interval,
-                    interval_rule=rule,
-                    chance_rule=outcomes[name].chance_rule,
-                    higher_is_better=metric.higher_is_better,
-                    primary=place == 0,
-                    references=references,
-                    differences=differences,
-                    settings=dict(outcomes[name].card.settings),
-                )
-            )
-    return scores
-
-
 def _confusion(name: str, outcomes: Outcomes) -> Confusion:
     matrix = confusion_matrix(outcomes.predictions.labels, outcomes.truth.labels)
     return Confusion(
@@ -454,9 +341,9 @@ def _confusion(name: str, outcomes: Outcomes) -> Confusion:
     )
 
 
-def _gallery(outcomes: Mapping[str, Outcomes], embeddings: Embeddings, seed: int) -> tuple[QueryNeighbours, ...]:
+def _gallery(outcomes: Sequence[Outcomes], embeddings: Embeddings, seed: int) -> tuple[QueryNeighbours, ...]:
     """Some queries with their neighbours: every class once before any class twice, in keyed order."""
-    found = next((o for o in outcomes.values() if o.predictions.kind == "neighbours"), None)
+    found = next((o for o in outcomes if o.predictions.kind == "neighbours"), None)
     if found is None or found.truth.ids is None:
         return ()
     gallery, neighbours, ids = found.predictions.gallery, found.predictions.neighbours, found.truth.ids

@@ -28,12 +28,13 @@ from unreel.data.validation import ValidationLoader
 from unreel.methods.registry import create_method
 from unreel.methods.supervised import Cropping, Frozen, Supervised
 from unreel.nn.encoder import Encoder
+from unreel.protocols.compute import USUAL, Compute
 from unreel.protocols.head import HeadCard
 from unreel.protocols.linear import FittedLinear
 from unreel.protocols.protocol import group_cut
 from unreel.protocols.samples import FeatureSet
 from unreel.protocols.store import encoder_digest
-from unreel.tasks.trained import Adapted, Examples, Resources
+from unreel.tasks.trained import Adapted, Examples
 from unreel.train.backend import Backend
 from unreel.train.checkpoint import Checkpoints
 from unreel.train.monitor import Monitor
@@ -115,7 +116,7 @@ class FineTune:
         *,
         plan: ClipPlan,
         seed: int = 0,
-        resources: Resources = Resources(),  # noqa: B008 - frozen
+        compute: Compute = USUAL,
     ) -> Adapted:
         """Fine-tune a copy of ``encoder``; see ``TrainedProtocol``."""
         train, validation, notes = self._parts(train, validation, seed)
@@ -138,10 +139,10 @@ class FineTune:
             freeze=self.freeze,
         )
         assert isinstance(method, Supervised)
-        options: dict[str, Any] = {"seed": seed, "target_columns": method.target_columns, "decoder": resources.decoder}
+        options: dict[str, Any] = {"seed": seed, "target_columns": method.target_columns, "decoder": compute.decoder}
         dataset = ClipDataset(train.manifest, method.sampler, method.views, cache_mb=_CACHE_MB, **options)
         batch = min(self.batch_size, len(dataset))
-        loader = ClipLoader(dataset, batch, seed=seed, workers=resources.workers, drop_last=False)
+        loader = ClipLoader(dataset, batch, seed=seed, workers=compute.workers or 0, drop_last=False)
         epoch, lr = loader.steps_per_epoch, self.lr * batch / self.batch_size
         total = max(1, round(self.epochs * epoch))
         schedule = make_schedule(
@@ -157,20 +158,17 @@ class FineTune:
         if validation is not None:
             held = ClipDataset(validation.manifest, method.sampler, method.validation_views or method.views, **options)
             watch = Validation(
-                ValidationLoader(held, batch, workers=resources.workers),
+                ValidationLoader(held, batch, workers=compute.workers or 0),
                 every=epoch,
                 select=self.select,
                 plateau=schedule if isinstance(schedule, Plateau) else None,
             )
-        device = choose_device(resources.device)
+        device = choose_device(compute.device)
         # The quick layout for convolutions on CPUs; the result is the same up to rounding.
-        backend = Backend(str(device), resources.precision, "channels_last" if device.type == "cpu" else "contiguous")
+        backend = Backend(str(device), compute.precision, "channels_last" if device.type == "cpu" else "contiguous")
         identity = self._identity(encoder, train, validation, plan, seed)
-        folder = None if resources.folder is None else resources.folder / f"{self.name}-{mapping_digest(identity)[:16]}"
-        with (
-            _owned(folder),
-            Progress(self.name, total, unit="steps") if resources.progress else nullcontext(None) as bar,
-        ):
+        folder = None if compute.folder is None else compute.folder / f"{self.name}-{mapping_digest(identity)[:16]}"
+        with _owned(folder), Progress(self.name, total, unit="steps") if compute.progress else nullcontext(None) as bar:
             monitor = Monitor(folder, log_every=_LOG_EVERY, echo=None if bar is None else bar_echo(bar, _LOG_EVERY))
             fit(
                 method,

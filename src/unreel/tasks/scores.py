@@ -17,6 +17,8 @@ from unreel.core.errors import DataError
 from unreel.core.files import check_file, check_folder, write_whole
 from unreel.core.words import counted
 from unreel.stats.intervals import Interval, PairedDifference
+from unreel.tasks.baselines import BASELINES, USUAL_BASELINES
+from unreel.tasks.records import plain as as_plain
 
 _FORMAT = 1
 SCORES_FOLDER = "scores"
@@ -45,7 +47,7 @@ class Score:
     """One number and what is needed to judge it.
 
     Attributes:
-        encoder: "encoder" (the one asked about), "random-init", "frame-statistics", or an external one's name.
+        encoder: "encoder" (the one asked about), a control (``tasks.baselines``), or an external one's name.
         protocol, metric: how it was reached; ``higher_is_better`` its direction (None: it has none).
         value: the score on ``n`` test samples in ``n_groups`` groups, after fitting on ``n_train``.
         chance: the score of looking at nothing; ``chance_rule`` says how.
@@ -96,13 +98,13 @@ class Score:
 
     @property
     def mark(self) -> Mark:
-        """What the score decides: "bad" below chance or a control, "good" above both chance and random-init."""
+        """What the score decides: "bad" below chance or a control, "good" above chance and the same net untrained."""
         chance = self._is_good(self.versus_chance)
-        known = [name for name in ("random-init", "frame-statistics") if name in self.differences]
+        known = [name for name in BASELINES if name in self.differences]
         controls = {name: self._is_good(self.versus(name)) for name in known}
         if chance is False or False in controls.values():
             return "bad"
-        return "good" if chance and controls.get("random-init", True) else "open"
+        return "good" if chance and all(controls.get(name, True) for name in USUAL_BASELINES) else "open"
 
     @property
     def warns(self) -> bool:
@@ -247,15 +249,16 @@ class Report:
         mine = [s for s in self.scores if s.encoder == "encoder"]
         others = list(dict.fromkeys(name for s in mine for name in s.references))
         header = ["protocol", "metric", "n", "score", f"{self.level:.0%} interval", "chance", *others]
-        if any(s.difference for s in mine):
-            header += ["minus random-init", "p"]
+        untrained = [name for name in USUAL_BASELINES if any(name in s.differences for s in mine)]
+        for name in untrained:
+            header += [f"minus {name}", "p"]
         rows = []
         for s in mine:
             n = str(s.n) if s.n_groups == s.n else f"{s.n} in {counted(s.n_groups, 'group')}"
             row = [s.protocol, s.metric, n, f"{s.value:.3f}", _range(s.interval), f"{s.chance:.3f}"]
             row += [f"{s.references[o]:.3f}" if o in s.references else "" for o in others]
-            if len(header) > len(row):
-                d = s.difference
+            for name in untrained:
+                d = s.differences.get(name)
                 row += [f"{d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" if d else "", _p(d.p_value) if d else ""]
             rows.append(row)
         widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
@@ -278,7 +281,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``from_dict`` is the inverse."""
-        plain = _plain(asdict(self))
+        plain = as_plain(asdict(self))
         del plain["kept"]
         for before, after in zip(self.scores, plain["scores"], strict=True):
             after["interval"] = None if before.interval is None else before.interval._asdict()
@@ -370,14 +373,6 @@ def kept_reports(run: str | os.PathLike[str]) -> Iterator[tuple[Path, Report | D
                 yield file, Report.from_json(file)
             except DataError as error:
                 yield file, error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value.item() if hasattr(value, "item") else value
 
 
 def _score(values: Mapping[str, Any]) -> Score:

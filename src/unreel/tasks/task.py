@@ -71,6 +71,14 @@ class Resampled(NamedTuple):
     chance: float
 
 
+class Measured(NamedTuple):
+    """A metric of some outcomes: its value, the score of looking at nothing, and what intervals resample."""
+
+    value: float
+    chance: float
+    source: NDArray[np.float64] | Statistic
+
+
 @dataclass(frozen=True)
 class Metric:
     """One way to score outcomes.
@@ -83,6 +91,14 @@ class Metric:
     name: str
     higher_is_better: bool | None = True
     statistic: Callable[[Outcomes], Resampled] | None = None
+
+    def measure(self, outcomes: Outcomes) -> Measured:
+        """What the metric says of outcomes."""
+        if self.statistic is None:
+            chance = float(outcomes.chance[self.name])
+            return Measured(outcomes.score(self.name), chance, outcomes.values[self.name])
+        made = self.statistic(outcomes)
+        return Measured(float(made.statistic(np.arange(outcomes.n))), made.chance, made.statistic)
 
 
 class Parts(NamedTuple):

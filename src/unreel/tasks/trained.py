@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UsageError
 from unreel.data.batch import Fault
 from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
-from unreel.media import Decoder
 from unreel.nn.encoder import Encoder
-from unreel.protocols.features import Embeddings, ManifestClips, Precision, embed_all, merge_faults
+from unreel.protocols.compute import USUAL, Compute
+from unreel.protocols.features import Embeddings, ManifestClips, embed_all, merge_faults
 from unreel.protocols.head import Head
 from unreel.protocols.samples import FeatureSet, Truth
 from unreel.tasks.task import Outcomes, Task
@@ -58,18 +56,6 @@ class HasExamples(Protocol):
         """The rows of "train", "val" or "test"; None where there are none. Raises UsageError for what is no file."""
 
 
-@dataclass(frozen=True)
-class Resources:
-    """Where and with what a protocol trains. ``folder`` keeps checkpoints and metrics, to go on from; None nothing."""
-
-    device: torch.device | str | None = None
-    precision: Precision = "float32"
-    workers: int = 0
-    decoder: Decoder | None = None
-    progress: bool = True
-    folder: Path | None = None
-
-
 class Adapted(NamedTuple):
     """A trained copy of the encoder, and the head on its embeddings."""
 
@@ -96,7 +82,7 @@ class TrainedProtocol(Protocol):
         *,
         plan: ClipPlan,
         seed: int = 0,
-        resources: Resources = Resources(),
+        compute: Compute = USUAL,
     ) -> Adapted:
         """Train a copy of ``encoder``; ``plan`` is how test clips will be cut. ``encoder`` is left as it was."""
 
@@ -117,14 +103,13 @@ def run_trained(
     task: Task,
     *,
     seed: int,
-    resources: Resources,
-    embedding: Mapping[str, Any],
+    compute: Compute,
 ) -> TrainedResult:
     """Adapt every encoder by the same recipe and test each once, on the videos that all could be given.
 
     Args:
         nets: encoders by name, with the test clips of each.
-        embedding: options of ``embed_all`` for the test.
+        compute: of training and test; test clips of a trained net are not kept in the store.
     Raises: UsageError for a task without files; DataError for a part without rows.
     """
     if not isinstance(task, HasExamples):
@@ -138,9 +123,9 @@ def run_trained(
     found: dict[str, Embeddings] = {}
     heads: dict[str, Head] = {}
     for name, (encoder, plan) in nets.items():
-        tuned, heads[name] = protocol.adapt(encoder, train, validation, plan=plan, seed=seed, resources=resources)
-        clips = ManifestClips(test.manifest, plan, label=test.label, decoder=resources.decoder)
-        found[name] = embed_all([tuned], clips, **embedding)[0]
+        tuned, heads[name] = protocol.adapt(encoder, train, validation, plan=plan, seed=seed, compute=compute)
+        clips = ManifestClips(test.manifest, plan, label=test.label, decoder=compute.decoder)
+        found[name] = embed_all([tuned], clips, compute=replace(compute, store=None))[0]
     common = sorted(set.intersection(*(set(e.rows.tolist()) for e in found.values())))
     outcomes = {}
     for name, e in found.items():

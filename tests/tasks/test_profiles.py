@@ -5,10 +5,11 @@ import pytest
 from unreel.core.errors import UsageError
 from unreel.data.sampling import ClipPlan
 from unreel.nn import InputSpec
-from unreel.protocols import PROFILES, Pooling, Profile, Retrieval, TrainedOn, default_plan
-from unreel.tasks import profiles
+from unreel.protocols import FeatureProtocol, Pooling, Retrieval, default_plan
+from unreel.tasks.profiles import PROFILES, PROTOCOLS, Profile, TrainedOn, resolve_protocols
+from unreel.tasks.trained import TrainedProtocol
 
-TCGL, CVRL = PROFILES["paper-tcgl"], profiles()["paper-cvrl"]
+TCGL, CVRL = PROFILES["paper-tcgl"], PROFILES["paper-cvrl"]
 
 
 def test_standard_is_as_the_encoder_was_trained():
@@ -68,3 +69,17 @@ def test_a_profile_is_complete():
     for half in ({"clips": ClipPlan()}, {"trained": TrainedOn(16, 112)}):
         with pytest.raises(UsageError, match="come together"):
             Profile({"retrieval": Retrieval()}, **half)
+
+
+def test_profiles_hold_protocols_and_unknown_names_get_help():
+    for profile in PROFILES.values():
+        assert all(isinstance(p, FeatureProtocol) and p.name == n for n, p in profile.protocols.items())
+        assert all(isinstance(p, TrainedProtocol) and p.name == n for n, p in profile.training.items())
+    assert list(PROFILES["standard"].own) == ["linear", "knn", "retrieval", "finetune"]
+    assert set(PROFILES) == {"standard", "paper-cvrl", "paper-tcgl", "paper-occon"}
+    assert resolve_protocols("svm") == [PROTOCOLS["svm"]]  # not in the profile: the usual settings
+    assert resolve_protocols(None, "paper-tcgl") == [TCGL.protocols["retrieval"]]
+    with pytest.raises(UsageError, match="did you mean 'linear'"):
+        resolve_protocols("liner")
+    with pytest.raises(UsageError, match="profile"):
+        resolve_protocols("knn", "standrd")
