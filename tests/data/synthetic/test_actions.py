@@ -12,7 +12,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from unreel.core.errors import UsageError
 from unreel.data.synthetic import APPEARANCES, MOTIONS, ActionWorld
-from unreel.data.synthetic.actions import DEPTHS, MASK_CLASSES
+from unreel.data.synthetic.scenes import DEPTHS, MASK_CLASSES
 
 
 def _state(world: ActionWorld, index: int, t: int) -> list[float]:

@@ -10,7 +10,7 @@ import pytest
 
 from unreel.core.errors import UsageError
 from unreel.data.synthetic import EVENTS, ActionWorld
-from unreel.data.synthetic.actions import DEPTHS, MASK_CLASSES, _paint
+from unreel.data.synthetic.scenes import DEPTHS, MASK_CLASSES, paint
 
 
 def _digest(world: ActionWorld) -> str:
@@ -38,7 +38,7 @@ def _layer(world: ActionWorld, index: int, event: int) -> np.ndarray:
     track = world._event(world.key(index), event, world.locate(index)[0])
     margin = 40
     canvas = np.zeros((world.num_frames, *[world.size_px + 2 * margin] * 2, 3), dtype=np.uint8)
-    _paint(canvas, margin, track, world.num_frames)
+    paint(canvas, margin, track, world.num_frames)
     return canvas[:, margin:-margin, margin:-margin]
 
 

@@ -20,48 +20,24 @@ changes another.
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from multiprocessing import get_context
 from os import PathLike
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unreel.core.errors import UnreelError, UsageError, unknown_name
-from unreel.core.files import claimed, replacing, write_arrays, write_whole
+from unreel.core.checks import Amount, Count, Share, checked
+from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.processes import GUARD, refuse_unguarded
-from unreel.data.boxes import MARGIN, MIN_SCALE
-from unreel.data.synthetic.drawing import SHAPE_REACH, SHAPES, TEXTURES, Array, as_f32, background_texture, hsv_to_rgb
-from unreel.media.write import write_video
+from unreel.core.settings import Range
+from unreel.data.synthetic.drawing import SHAPE_REACH, TEXTURES, Array, as_f32, background_texture, hsv_to_rgb
+from unreel.data.synthetic.scenes import APPEARANCES, DEPTHS, EVENTS, MOTIONS, Recipe, Scene, Track, ground_truth, paint
+from unreel.data.synthetic.writing import write_world
 
-MOTIONS: tuple[str, ...] = (
-    "horizontal",  # to and fro along x
-    "vertical",  # to and fro along y
-    "diagonal",  # to and fro along either diagonal: a flip swaps the two
-    "circle",  # round a centre, either way: a flip swaps the two
-    "pulse",  # grows and shrinks in place
-    "spin",  # turns in place, either way
-    "flicker",  # stays, its brightness comes and goes
-    "settle",  # glides to another place, slows down and stays there: cannot be reversed
-)
-EVENTS: tuple[str, ...] = (
-    "arrive",  # glides in, slowing down to rest
-    "depart",  # its time reversal
-    "dissolve",  # fades, fast and then slowly
-    "condense",
-    "burst",  # its radius jumps and relaxes
-    "collapse",
-)
-APPEARANCES: tuple[str, ...] = tuple(f"{shape}-{texture}" for shape in ("disc", "bar") for texture in TEXTURES)
 _DISTRACTORS = ("square", "triangle", "cross")  # shapes of no class
 _EVENT_SHAPE = "ring"  # of no class either, and without a pose
 
@@ -83,107 +59,8 @@ _BYSTANDER_PLACES: tuple[tuple[float, float], ...] = tuple(
 _BYSTANDER_RADIUS_PX = (3.5, 4.5)
 # Periods in frames: [low, high) is cut into bins, training takes the even ones and test the odd ones.
 _PERIOD_BINS = 8
-# Depths in arbitrary units, far to near.
-DEPTHS: dict[str, float] = {
-    "background": 10.0,
-    "bystander": 8.0,
-    "distractor": 6.0,
-    "object": 4.0,
-    "event": 3.0,
-    "occluder": 2.0,
-}
-# Columns of the manifest for ground truth, and what the files' names end in before ".npz".
-_TRUTH_FILES: dict[str, str] = {"file.truth": "", "file.boxes": ".boxes", "file.mask": ".mask"}
-# Class numbers of ``Truth.masks``.
-MASK_CLASSES: tuple[str, ...] = ("background", "object", "distractor", "occluder", "event", "bystander")
 # A pentatonic scale from A3: one pitch per appearance (Hz).
 _PITCHES_HZ = tuple(220.0 * 2 ** (semitone / 12) for semitone in (0, 2, 4, 7, 9, 12, 14, 16))
-
-
-class Recipe(NamedTuple):
-    """One video's own draws, in pixels, frames and radians; what is not listed follows from the key.
-
-    ``event`` is −1 in a world without events.
-    """
-
-    motion: int
-    appearance: int
-    background: int
-    period_frames: float
-    amplitude_px: float
-    radius_px: float
-    centre_px: tuple[float, float]
-    camera_moves: bool
-    has_distractor: bool
-    has_occluder: bool
-    event: int = -1
-    num_bystanders: int = 0
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Ground truth of one scene: T frames of H × W, N objects: the target, the distractor, the event's actor and the
-    bystanders, those that there are.
-
-    ``boxes`` (T, N, 4) float32 x1 y1 x2 y2 in pixels, of the whole object, hidden, faded or not, clipped to the frame;
-    ``masks`` (T, H, W) uint8, numbers into ``MASK_CLASSES``, what is in front wins (of an actor that fades, where it
-    makes more than half of the colour); ``depth`` (T, H, W) float32;
-    ``flow`` (T, H, W, 2) float32, the way (x, y) in pixels of what is seen at t until t + 1 (the last frame's leads
-    out of the video); ``counts`` (T,) int64 objects with a visible pixel; ``ego_motion`` (T, 2) float32, the camera's
-    way (x, y) in pixels until t + 1; ``background``: the texture's number.
-    """
-
-    boxes: NDArray[np.float32]
-    masks: NDArray[np.uint8]
-    flow: NDArray[np.float32]
-    depth: NDArray[np.float32]
-    counts: NDArray[np.int64]
-    ego_motion: NDArray[np.float32]
-    background: int
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One rendered video: ``frames`` (T, H, W, 3) uint8, ``audio`` (samples,) float32 mono in [−1, 1], its labels.
-
-    ``event`` is empty in a world without events; ``count`` are the bystanders. ``truth`` is ``None`` unless it was
-    asked for.
-    """
-
-    name: str
-    split: str
-    frames: NDArray[np.uint8]
-    audio: NDArray[np.float32]
-    audio_rate_hz: int
-    motion: str
-    appearance: str
-    background: str
-    recipe: Recipe
-    truth: Truth | None = None
-    event: str = ""
-    count: int = 0
-
-
-@dataclass(frozen=True)
-class _Track:
-    """The state of one object at T + 1 times: what is drawn, and what the flow follows.
-
-    ``kind`` is one of ``MASK_CLASSES``; ``opacity`` in [0, 1], ``None`` for a solid object.
-    """
-
-    x: Array
-    y: Array
-    radius: Array
-    angle: Array
-    light: Array
-    shape: str
-    texture: str
-    colours: tuple[Array, Array]
-    kind: str = "object"
-    opacity: Array | None = None
-
-    def shifted(self, dx: Array, dy: Array) -> _Track:
-        return replace(self, x=self.x + dx, y=self.y + dy)
 
 
 @lru_cache(maxsize=64)
@@ -191,6 +68,8 @@ def _background(seed: int, number: int, size: int, contrast: float) -> Array:
     return background_texture(Key("action-world", seed, "background", number), size, contrast=contrast) * 255
 
 
+@checked
+@dataclass(frozen=True)
 class ActionWorld:
     """A world of ``num_train + num_test`` videos; ``render(index)`` draws one, ``write(folder)`` makes files of all.
 
@@ -217,82 +96,41 @@ class ActionWorld:
         audio_rate_hz: sampling rate of the sound; 0 for silent files.
     """
 
-    def __init__(
-        self,
-        seed: int = 0,
-        num_train: int = 512,
-        num_test: int = 480,
-        *,
-        size_px: int = 64,
-        num_frames: int = 32,
-        fps: int = 12,
-        period_frames: tuple[float, float] = (8.0, 16.0),
-        radius_px: tuple[float, float] = (8.0, 10.0),
-        amplitude_px: tuple[float, float] = (9.0, 12.0),
-        drift_turns: float = 0.0,
-        num_backgrounds: int = 8,
-        background_shift: bool = False,
-        num_colors: int = 6,
-        camera: float = 0.25,
-        distractor: float = 0.0,
-        occlusion: float = 0.0,
-        background_link: Literal["none", "motion", "appearance"] = "none",
-        background_strength: float = 0.9,
-        test_background: Literal["same", "swapped", "random"] = "random",
-        contrast: float = 0.5,
-        events: bool = False,
-        bystanders: tuple[int, int] = (0, 0),
-        audio_rate_hz: int = 16_000,
-    ) -> None:
-        if num_train < 0 or num_test < 0 or num_train + num_test == 0:
-            raise UsageError(f"an action world needs at least one video, got {num_train} + {num_test}")
-        if size_px < 32 or size_px % 2:
-            raise UsageError(f"size_px must be even and at least 32 (the codec's 4:2:0), got {size_px}")
-        if num_frames < 2 or fps < 1:
-            raise UsageError(f"a video needs at least 2 frames and 1 frame per second, got {num_frames} at {fps}")
-        if not 0 <= drift_turns <= 1:
-            raise UsageError(f"drift_turns is between 0 and 1 turn per video (more would be a spin), got {drift_turns}")
-        if not 2 <= period_frames[0] < period_frames[1]:
-            raise UsageError(f"period_frames must be 2 ≤ low < high, got {period_frames}")
-        if num_backgrounds < 1 or num_colors < 1:
-            raise UsageError(f"need at least one background and one colour, got {num_backgrounds} and {num_colors}")
-        for name, share in (
-            ("camera", camera),
-            ("distractor", distractor),
-            ("occlusion", occlusion),
-            ("background_strength", background_strength),
-        ):
-            if not 0 <= share <= 1:
-                raise UsageError(f"{name} is a share in [0, 1], got {share}")
-        if not 0 <= bystanders[0] <= bystanders[1] <= len(_BYSTANDER_PLACES):
-            raise UsageError(f"bystanders: expected 0 ≤ fewest ≤ most ≤ {len(_BYSTANDER_PLACES)}, got {bystanders}")
-        if background_link not in ("none", "motion", "appearance"):
-            raise unknown_name("background link", background_link, ("none", "motion", "appearance"))
-        if test_background not in ("same", "swapped", "random"):
-            raise unknown_name("test background", test_background, ("same", "swapped", "random"))
-        self.seed = seed
-        self.num_train = num_train
-        self.num_test = num_test
-        self.size_px = size_px
-        self.num_frames = num_frames
-        self.fps = fps
-        self.period_frames = period_frames
-        self.radius_px = radius_px
-        self.amplitude_px = amplitude_px
-        self.drift_turns = drift_turns
-        self.num_backgrounds = num_backgrounds
-        self.background_shift = background_shift
-        self.num_colors = num_colors
-        self.camera = camera
-        self.distractor = distractor
-        self.occlusion = occlusion
-        self.background_link = background_link
-        self.background_strength = background_strength
-        self.test_background = test_background
-        self.contrast = contrast
-        self.events = events
-        self.bystanders = bystanders
-        self.audio_rate_hz = audio_rate_hz
+    seed: int = 0
+    num_train: Amount = 512
+    num_test: Amount = 480
+    _: KW_ONLY
+    size_px: int = 64
+    num_frames: Annotated[int, Range(ge=2)] = 32
+    fps: Count = 12
+    period_frames: tuple[float, float] = (8.0, 16.0)
+    radius_px: tuple[float, float] = (8.0, 10.0)
+    amplitude_px: tuple[float, float] = (9.0, 12.0)
+    drift_turns: Share = 0.0
+    num_backgrounds: Count = 8
+    background_shift: bool = False
+    num_colors: Count = 6
+    camera: Share = 0.25
+    distractor: Share = 0.0
+    occlusion: Share = 0.0
+    background_link: Literal["none", "motion", "appearance"] = "none"
+    background_strength: Share = 0.9
+    test_background: Literal["same", "swapped", "random"] = "random"
+    contrast: float = 0.5
+    events: bool = False
+    bystanders: tuple[int, int] = (0, 0)
+    audio_rate_hz: int = 16_000
+
+    def __post_init__(self) -> None:
+        if not len(self):
+            raise UsageError("an action world needs at least one video; give num_train or num_test")
+        if self.size_px < 32 or self.size_px % 2:
+            raise UsageError(f"size_px must be even and at least 32 (the codec's 4:2:0), got {self.size_px}")
+        if not 2 <= self.period_frames[0] < self.period_frames[1]:
+            raise UsageError(f"period_frames must be 2 ≤ low < high, got {self.period_frames}")
+        if not 0 <= self.bystanders[0] <= self.bystanders[1] <= len(_BYSTANDER_PLACES):
+            most = len(_BYSTANDER_PLACES)
+            raise UsageError(f"bystanders: expected 0 ≤ fewest ≤ most ≤ {most}, got {self.bystanders}")
 
     def __len__(self) -> int:
         return self.num_train + self.num_test
@@ -369,7 +207,7 @@ class ActionWorld:
         hue = (slot + key.child("hue", "within").uniform(-0.15, 0.15)) / self.num_colors % 1.0
         return hsv_to_rgb(hue, 0.75, 1.0) * 255, hsv_to_rgb((hue + 0.08) % 1.0, 0.9, 0.35) * 255
 
-    def _track(self, key: Key, recipe: Recipe, split: str) -> _Track:
+    def _track(self, key: Key, recipe: Recipe, split: str) -> Track:
         """The object's states at T + 1 times, in world pixels."""
         t = np.arange(self.num_frames + 1, dtype=np.float64)
         motion = MOTIONS[recipe.motion]
@@ -400,12 +238,13 @@ class ActionWorld:
         if motion == "spin":
             angle = way * turn
         shape, texture = APPEARANCES[recipe.appearance].split("-")
-        return _Track(
-            x=as_f32(recipe.centre_px[0] + recipe.amplitude_px * x),
-            y=as_f32(recipe.centre_px[1] + recipe.amplitude_px * y),
-            radius=as_f32(recipe.radius_px * np.exp(_SIZE_SWING * swing("size", motion == "pulse"))),
-            angle=as_f32(angle),
-            light=as_f32(1 + _LIGHT_SWING * swing("light", motion == "flicker")),
+        return Track.of(
+            self.num_frames + 1,
+            x=recipe.centre_px[0] + recipe.amplitude_px * x,
+            y=recipe.centre_px[1] + recipe.amplitude_px * y,
+            radius=recipe.radius_px * np.exp(_SIZE_SWING * swing("size", motion == "pulse")),
+            angle=angle,
+            light=1 + _LIGHT_SWING * swing("light", motion == "flicker"),
             shape=shape,
             texture=texture,
             colours=self._colours(key.child("object"), split),
@@ -421,27 +260,25 @@ class ActionWorld:
         speed = key.child("camera", "speed").uniform(4.0, 8.0) * self.size_px / 64 / self.num_frames
         return as_f32(speed * np.cos(heading) * t), as_f32(speed * np.sin(heading) * t)
 
-    def _distractor(self, key: Key, recipe: Recipe, split: str) -> _Track:
+    def _distractor(self, key: Key, recipe: Recipe, split: str) -> Track:
         """A second, smaller and still object in a corner, of a shape that is no class."""
         key = key.child("distractor")
-        n = self.num_frames + 1
         corner = [self.size_px * (0.12 if key.child(axis).bernoulli(0.5) else 0.88) for axis in ("x", "y")]
         shape = _DISTRACTORS[key.child("shape").integer(0, len(_DISTRACTORS))]
         texture = list(TEXTURES)[key.child("texture").integer(0, len(TEXTURES))]
-        one = np.ones(n, dtype=np.float32)
-        return _Track(
-            x=as_f32(corner[0] * one),
-            y=as_f32(corner[1] * one),
-            radius=as_f32(0.6 * recipe.radius_px * one),
-            angle=as_f32(key.child("angle").uniform(0, 2 * np.pi) * one),
-            light=one,
+        return Track.of(
+            self.num_frames + 1,
+            x=corner[0],
+            y=corner[1],
+            radius=0.6 * recipe.radius_px,
+            angle=key.child("angle").uniform(0, 2 * np.pi),
             shape=shape,
             texture=texture,
             colours=self._colours(key, split),
             kind="distractor",
         )
 
-    def _event(self, key: Key, event: int, split: str) -> _Track:
+    def _event(self, key: Key, event: int, split: str) -> Track:
         """The second actor's states at T + 1 times; classes 2k and 2k + 1 of one key are each other's reversal."""
         key = key.child("event")
         t = np.arange(self.num_frames + 1, dtype=np.float64)
@@ -462,13 +299,12 @@ class ActionWorld:
         heading = key.child("heading").uniform(0, 2 * np.pi)
         place = [self.size_px * key.child(axis).uniform(0.35, 0.65) for axis in ("x", "y")]
         radius = scale * key.child("radius").uniform(*_EVENT_RADIUS_PX)
-        one = np.ones(self.num_frames + 1, dtype=np.float32)
-        return _Track(
-            x=as_f32(place[0] + travel * np.cos(heading)),
-            y=as_f32(place[1] + travel * np.sin(heading)),
-            radius=as_f32(radius * np.exp(swing)),
-            angle=as_f32(key.child("angle").uniform(0, 2 * np.pi) * one),
-            light=one,
+        return Track.of(
+            self.num_frames + 1,
+            x=place[0] + travel * np.cos(heading),
+            y=place[1] + travel * np.sin(heading),
+            radius=radius * np.exp(swing),
+            angle=key.child("angle").uniform(0, 2 * np.pi),
             shape=_EVENT_SHAPE,
             texture="halves",
             colours=(_EVENT_COLOUR, _EVENT_COLOUR),  # plain
@@ -476,18 +312,17 @@ class ActionWorld:
             opacity=opacity,
         )
 
-    def _bystander(self, key: Key, number: int, split: str) -> _Track:
+    def _bystander(self, key: Key, number: int, split: str) -> Track:
         """A small still object at its own place along the border."""
         place = _BYSTANDER_PLACES[int(key.child("bystanders", "places").permutation(len(_BYSTANDER_PLACES))[number])]
         key = key.child("bystander", number)
-        one = np.ones(self.num_frames + 1, dtype=np.float32)
         radius = self.size_px / 64 * key.child("radius").uniform(*_BYSTANDER_RADIUS_PX)
-        return _Track(
-            x=as_f32(self.size_px * place[0] * one),
-            y=as_f32(self.size_px * place[1] * one),
-            radius=as_f32(radius * one),
-            angle=as_f32(key.child("angle").uniform(0, 2 * np.pi) * one),
-            light=one,
+        return Track.of(
+            self.num_frames + 1,
+            x=self.size_px * place[0],
+            y=self.size_px * place[1],
+            radius=radius,
+            angle=key.child("angle").uniform(0, 2 * np.pi),
             shape=_DISTRACTORS[key.child("shape").integer(0, len(_DISTRACTORS))],
             texture=list(TEXTURES)[key.child("texture").integer(0, len(TEXTURES))],
             colours=self._colours(key, split),
@@ -516,7 +351,7 @@ class ActionWorld:
         tracks = [track.shifted(-camera_x, -camera_y) for track in tracks]
         canvas, margin = self._canvas(key, recipe, camera_x[:-1], camera_y[:-1])
         for track in sorted(tracks, key=lambda track: -DEPTHS[track.kind]):
-            _paint(canvas, margin, track, self.num_frames)
+            paint(canvas, margin, track, self.num_frames)
         bar = self._occluder(key, recipe) if recipe.has_occluder else None
         inner = canvas[:, margin : margin + self.size_px, margin : margin + self.size_px]
         if bar is not None:
@@ -531,7 +366,7 @@ class ActionWorld:
             appearance=APPEARANCES[recipe.appearance],
             background=f"background-{recipe.background}",
             recipe=recipe,
-            truth=self._truth(recipe, tracks, camera_x, camera_y, bar) if truth else None,
+            truth=ground_truth(tracks, self.size_px, (camera_x, camera_y), bar, recipe.background) if truth else None,
             event=EVENTS[recipe.event] if recipe.event >= 0 else "",
             count=recipe.num_bystanders,
         )
@@ -591,53 +426,6 @@ class ActionWorld:
         hiss = key.child("hiss").numpy().standard_normal(num_samples, dtype=np.float32)
         return np.asarray(np.clip(0.45 * envelope * wave + 0.01 * hiss, -1, 1), dtype=np.float32)
 
-    def _truth(
-        self,
-        recipe: Recipe,
-        tracks: list[_Track],
-        camera_x: Array,
-        camera_y: Array,
-        bar: tuple[int, int, NDArray[np.uint8]] | None,
-    ) -> Truth:
-        size, frames = self.size_px, self.num_frames
-        grid = np.arange(size, dtype=np.float32)
-        seen_as = np.zeros((frames, size, size), dtype=np.uint8)  # number of the track in front, from 1
-        ego = np.stack([np.diff(camera_x), np.diff(camera_y)], axis=-1)
-        flow = np.broadcast_to(-ego[:, None, None], (frames, size, size, 2)).copy()
-        boxes = np.empty((frames, len(tracks), 4), dtype=np.float32)
-        for number in sorted(range(len(tracks)), key=lambda n: -DEPTHS[tracks[n].kind]):
-            track = tracks[number]
-            dx = grid[None, None, :] - track.x[:-1, None, None]
-            dy = grid[None, :, None] - track.y[:-1, None, None]
-            cover = _coverage(track, dx, dy)
-            boxes[:, number] = _boxes(track, cover > 0.5, size)
-            covered = cover * (1 if track.opacity is None else track.opacity[:-1, None, None]) > 0.5
-            seen_as[covered] = number + 1
-            # A pixel of the object keeps its local coordinates: it moves by the change of a similarity transform.
-            ratio = track.radius[1:] / track.radius[:-1]
-            turn = track.angle[1:] - track.angle[:-1]
-            a, b = (ratio * np.cos(turn))[:, None, None], (ratio * np.sin(turn))[:, None, None]
-            move_x = (a - 1) * dx - b * dy + np.diff(track.x)[:, None, None]
-            move_y = b * dx + (a - 1) * dy + np.diff(track.y)[:, None, None]
-            flow[covered] = np.stack([move_x, move_y], axis=-1)[covered]
-        if bar is not None:
-            seen_as[:, :, bar[0] : bar[1]] = 0
-        masks = np.array([0, *(MASK_CLASSES.index(track.kind) for track in tracks)], dtype=np.uint8)[seen_as]
-        if bar is not None:
-            masks[:, :, bar[0] : bar[1]] = 3
-            flow[:, :, bar[0] : bar[1]] = 0  # fixed to the camera
-        depth = np.array([DEPTHS[name] for name in MASK_CLASSES], dtype=np.float32)[masks]
-        seen = [np.any(seen_as == number + 1, axis=(1, 2)) for number in range(len(tracks))]
-        return Truth(
-            boxes=boxes,
-            masks=masks,
-            flow=flow.astype(np.float32),
-            depth=depth,
-            counts=np.sum(seen, axis=0).astype(np.int64),
-            ego_motion=ego.astype(np.float32),
-            background=recipe.background,
-        )
-
     # ------------------------------------------------------------------------------------------------------ writing
 
     def write(
@@ -658,161 +446,8 @@ class ActionWorld:
             progress: called with (videos done, videos in all).
         Raises: WriteError where the folder cannot be written; BusyError when another process writes there.
         """
-        refuse_unguarded()
-        root = Path(folder)
-        with claimed(root):
-            self._write_videos(root, workers, truth, progress)
-            return self._write_manifest(root, truth)
-
-    def _write_videos(self, root: Path, workers: int, truth: bool, progress: Callable[[int, int], None] | None) -> None:
-        total = len(self)
-        if workers <= 0:
-            for index in range(total):
-                self._write_one(root, index, truth)
-                if progress is not None:
-                    progress(index + 1, total)
-        else:
-            # Fresh processes: a fork would inherit torch's and the codec's threads in an unknown state.
-            chunk = max(1, min(32, total // (4 * workers)))
-            spans = [range(i, min(i + chunk, total)) for i in range(0, total, chunk)]
-            done = 0
-            try:
-                with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                    jobs = [pool.submit(self._write_span, root, span, truth) for span in spans]
-                    for job in as_completed(jobs):
-                        done += job.result()
-                        if progress is not None:
-                            progress(done, total)
-            except BrokenProcessPool as error:
-                raise UnreelError(
-                    f"a process that wrote videos ended ({error}). In a script, {GUARD}; else the machine may be out "
-                    "of memory: use workers=0"
-                ) from None
-
-    def _write_span(self, root: Path, span: range, truth: bool) -> int:
-        for index in span:
-            self._write_one(root, index, truth)
-        return len(span)
-
-    def _write_one(self, root: Path, index: int, truth: bool) -> None:
-        scene = self.render(index, truth=truth)
-        write_video(
-            root / f"{scene.name}.mp4",
-            scene.frames,
-            self.fps,
-            audio=scene.audio if len(scene.audio) else None,
-            audio_rate_hz=scene.audio_rate_hz,
-        )
-        if scene.truth is not None:
-            facts = scene.truth
-            arrays = {
-                "boxes": facts.boxes,
-                "masks": facts.masks,
-                "flow": facts.flow.astype(np.float16),  # a hundredth of a pixel is enough, at half the bytes
-                "depth": facts.depth.astype(np.float16),
-                "counts": facts.counts,
-                "ego_motion": facts.ego_motion,
-                "background": facts.background,
-            }
-            write_arrays(root / "truth" / f"{scene.name}.npz", arrays)
-            times, boxes = np.arange(self.num_frames) / self.fps, _training_boxes(facts.boxes, self.size_px)
-            tubes = {"tube_times_s": np.broadcast_to(times, boxes.shape[:2]), "tube_boxes": boxes}
-            write_arrays(root / "truth" / f"{scene.name}.boxes.npz", tubes)
-            stands_out = ~np.isin(facts.masks, [MASK_CLASSES.index(name) for name in ("background", "occluder")])
-            masks = {"masks": stands_out.astype(np.uint8)}
-            write_arrays(root / "truth" / f"{scene.name}.mask.npz", masks, compressed=True)
-
-    def _write_manifest(self, root: Path, truth: bool) -> Path:
-        columns = ["path", "split", "label.motion", "label.appearance", "label.background", "group"]
-        with_event, with_count = self.events, self.bystanders[1] > 0
-        columns[4:4] = ["label.event"] * with_event + ["label.count"] * with_count
-        rows = []
-        for index in range(len(self)):
-            (split, number), recipe = self.locate(index), self.recipe(index)
-            name = f"{split}/{number:05d}"
-            row = [
-                f"{name}.mp4",
-                split,
-                MOTIONS[recipe.motion],
-                APPEARANCES[recipe.appearance],
-                f"background-{recipe.background}",
-                f"{split}-{number:05d}",
-            ]
-            row[4:4] = [EVENTS[recipe.event]] * with_event + [str(recipe.num_bystanders)] * with_count
-            rows.append([*row, *(f"truth/{name}{end}.npz" for end in _TRUTH_FILES.values())] if truth else row)
-        if truth:
-            columns += _TRUTH_FILES
-        path = root / "manifest.csv"
-        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(columns)
-            writer.writerows(rows)
-        write_whole(root / "world.json", json.dumps(self.settings(), indent=2) + "\n")
-        return path
+        return write_world(self, folder, workers=workers, truth=truth, progress=progress)
 
     def settings(self) -> dict[str, object]:
         """The constructor's arguments: ``ActionWorld(**settings)`` is the same world."""
         return dict(vars(self))
-
-
-def _local(track: _Track, dx: Array, dy: Array) -> tuple[Array, Array]:
-    """Pixels from the object's centre (T, h, w) to its own turned coordinates, in radii."""
-    radius = track.radius[: len(dx), None, None]
-    c = np.cos(track.angle[: len(dx)])[:, None, None] / radius
-    s = np.sin(track.angle[: len(dx)])[:, None, None] / radius
-    return as_f32(c * dx + s * dy), as_f32(c * dy - s * dx)
-
-
-def _coverage(track: _Track, dx: Array, dy: Array) -> Array:
-    """Share of each pixel that the object covers; ``dx, dy`` (T, h, w) from its centre, in pixels."""
-    u, v = _local(track, dx, dy)
-    return as_f32(np.clip(np.float32(0.5) - SHAPES[track.shape](u, v) * track.radius[: len(dx), None, None], 0, 1))
-
-
-def _paint(canvas: NDArray[np.uint8], margin: int, track: _Track, num_frames: int) -> None:
-    """Draw the object into every frame, on the patch around it only; ``canvas`` is changed."""
-    half = int(np.ceil(float(track.radius[:num_frames].max()) * SHAPE_REACH)) + 1
-    limit = canvas.shape[1] - 2 * half - 1
-    left = np.clip(np.floor(track.x[:num_frames]).astype(np.int64) - half + margin, 0, limit)
-    top = np.clip(np.floor(track.y[:num_frames]).astype(np.int64) - half + margin, 0, limit)
-    span = np.arange(2 * half + 1)
-    columns, rows = left[:, None] + span, top[:, None] + span
-    dx = (columns - margin).astype(np.float32)[:, None, :] - track.x[:num_frames, None, None]
-    dy = (rows - margin).astype(np.float32)[:, :, None] - track.y[:num_frames, None, None]
-    u, v = _local(track, dx, dy)
-    cover = np.clip(np.float32(0.5) - SHAPES[track.shape](u, v) * track.radius[:num_frames, None, None], 0, 1)[
-        ..., None
-    ]
-    if track.opacity is not None:
-        cover = cover * track.opacity[:num_frames, None, None, None]
-    tone = np.clip(np.float32(0.5) + np.float32(1.5) * TEXTURES[track.texture](u, v), 0, 1)[..., None]
-    bright, dark = track.colours
-    paint = (dark + tone * (bright - dark)) * track.light[:num_frames, None, None, None]
-    np.minimum(paint, 255, out=paint)
-    index = (np.arange(num_frames)[:, None, None], rows[:, :, None], columns[:, None, :])
-    under = canvas[index].astype(np.float32)
-    canvas[index] = (under + cover * (paint - under) + np.float32(0.5)).astype(np.uint8)
-
-
-def _boxes(track: _Track, covered: NDArray[np.bool_], size: int) -> NDArray[np.float32]:
-    """The tight box of the covered pixels per frame, NaN where the object is outside: (T, 4)."""
-    boxes = np.full((len(covered), 4), np.nan, dtype=np.float32)
-    columns, rows = np.any(covered, axis=1), np.any(covered, axis=2)
-    present = np.any(columns, axis=1)
-    boxes[:, 0], boxes[:, 1] = columns.argmax(1), rows.argmax(1)
-    boxes[:, 2] = size - columns[:, ::-1].argmax(1)
-    boxes[:, 3] = size - rows[:, ::-1].argmax(1)
-    boxes[~present] = np.nan
-    return boxes
-
-
-def _training_boxes(boxes: NDArray[np.float32], size: int) -> NDArray[np.float64]:
-    """Boxes (T, N, 4) in pixels as what ``unreel.data.objects`` reads: (N, T, 4) shares with their margin.
-
-    NaN where an object covers no more than the least share of the frame (object_aware.md §2.9).
-    """
-    shares = boxes.astype(np.float64).transpose(1, 0, 2) / size
-    extent = shares[..., 2:] - shares[..., :2]
-    more = MARGIN * np.concatenate([-extent, extent], axis=-1)
-    large = extent.prod(-1, keepdims=True) > MIN_SCALE
-    return np.where(large, np.clip(shares + more, 0, 1), np.nan)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from unreel.core.errors import unknown_name
 from unreel.core.files import claimed, replacing
-from unreel.data.synthetic.actions import MASK_CLASSES, ActionWorld, Scene
+from unreel.data.synthetic.actions import ActionWorld
+from unreel.data.synthetic.scenes import MASK_CLASSES, Scene
 from unreel.media.write import write_video
 
 VARIANTS = ("original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t")
