@@ -221,6 +221,29 @@ def read_mask(
     """
     if path.name == _NONE:
         return torch.zeros(1, size.height, size.width)
+    masks = _levels(path, indices, times_s)
+    if binary:
+        masks = (masks != 0).to(torch.float32)
+    else:
+        masks = masks.to(torch.float32) / 255 if masks.dtype == torch.uint8 else masks.to(torch.float32)
+    if tuple(masks.shape[1:]) == (size.height, size.width):
+        return masks
+    return functional.interpolate(masks[None], size=(size.height, size.width), mode="bilinear", align_corners=False)[0]
+
+
+def read_classes(path: Path, indices: NDArray[np.int64], times_s: NDArray[np.float64], size: FrameSize) -> Tensor:
+    """A mask of some frames as numbers of classes, (T or 1, H, W) int64; the nearest pixel's where sizes differ.
+
+    Arguments and errors as ``read_mask``.
+    """
+    masks = _levels(path, indices, times_s).to(torch.float64)
+    if tuple(masks.shape[1:]) != (size.height, size.width):
+        masks = functional.interpolate(masks[None], size=(size.height, size.width), mode="nearest-exact")[0]
+    return masks.to(torch.int64)
+
+
+def _levels(path: Path, indices: NDArray[np.int64], times_s: NDArray[np.float64]) -> Tensor:
+    """A mask of some frames (T or 1, h, w) as it is in the file."""
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
         _check_long(path, len(files), indices)
@@ -229,14 +252,7 @@ def read_mask(
         levels = _picture(path)[None]
     else:
         levels = _masks_of(path, indices, times_s)
-    masks = torch.from_numpy(np.ascontiguousarray(levels))
-    if binary:
-        masks = (masks != 0).to(torch.float32)
-    else:
-        masks = masks.to(torch.float32) / 255 if masks.dtype == torch.uint8 else masks.to(torch.float32)
-    if tuple(masks.shape[1:]) == (size.height, size.width):
-        return masks
-    return functional.interpolate(masks[None], size=(size.height, size.width), mode="bilinear", align_corners=False)[0]
+    return torch.from_numpy(np.ascontiguousarray(levels))
 
 
 def _picture(path: Path) -> NDArray[np.uint8]:

@@ -13,18 +13,15 @@ from numpy.typing import NDArray
 from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
-from unreel.data.split_names import count_splits, split_role, splits_meant, unclear_splits
-from unreel.data.splits import hash_split
 from unreel.media import Decoder
 from unreel.metrics.retrieval import chance_average_precision, chance_hit_at_k, retrieval_outcomes
 from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, ManifestClips
 from unreel.protocols.head import Head, HeadCard, Predictions
 from unreel.protocols.protocol import encode
 from unreel.protocols.samples import FeatureSet, Truth
+from unreel.tasks.split import SplitRule, check_parts
 from unreel.tasks.task import TASKS, Metric, Outcomes, Parts, Resampled, source_name
 from unreel.tasks.trained import Examples
-
-_SHOWN = 5
 
 
 def score_labels(predictions: Predictions, truth: Truth) -> Outcomes:
@@ -176,8 +173,7 @@ class LabelTask:
         test_fraction: float = 0.3,
         seed: int = 0,
     ) -> None:
-        if not 0 < test_fraction < 1:
-            raise UsageError(f"test_fraction: expected a number between 0 and 1, got {test_fraction}")
+        rule = SplitRule(train, validation, test, test_fraction, seed)
         self.source = source_name(data)
         self.data: Manifest | ArrayClips = data if isinstance(data, ArrayClips) else Manifest.open(data)
         self.label, self.group = "label", ""
@@ -207,17 +203,17 @@ class LabelTask:
         if not labelled.all():
             notes.append(f"{int((~labelled).sum())} of {len(labels)} sources have no {self.label!r} label: left out")
         #: Where the parts come from, to tell two evaluations apart.
-        drawn = f"drawn with seed {seed}, {test_fraction:g} for testing"
-        self.split_rule = f"own ({train}, {test})" if any(own_splits) else drawn
-        self.roles = self._roles(own_splits, labelled, (train, validation, test), test_fraction, seed, notes)
-        self._refuse_leaks(self.data.one_name_each() if isinstance(self.data, Manifest) else files)
-        for role in ("train", "test"):
-            if not (self.roles == role).any():
-                raise DataError(f"no labelled source is in the {role} part; parts: {self._sizes()}")
+        self.split_rule = rule.told(own_splits)
+        self.roles, told = rule.roles(own_splits, labelled, self.identities, where=self._where, group=self.group)
+        names = self.data.one_name_each() if isinstance(self.data, Manifest) else files
+        check_parts(self.roles, self.identities, names, noun="labelled source")
         classes = Counter(self.labels[self.roles != ""].tolist())
         if len(classes) < 2:
             raise DataError(f"label {self.label!r} has a single class, {next(iter(classes))!r}: nothing to tell apart")
-        self.notes = tuple(notes)
+        self.notes = (*notes, *told)
+
+    def _where(self, i: int) -> str:
+        return self.data.where(i) if isinstance(self.data, Manifest) else self.data.ids[i]
 
     @property
     def name(self) -> str:
@@ -233,78 +229,6 @@ class LabelTask:
     def classes(self) -> list[str]:
         """Sorted classes of the labelled sources in any part."""
         return sorted(set(self.labels[self.roles != ""].tolist()))
-
-    def _sizes(self) -> str:
-        return ", ".join(f"{role} {int((self.roles == role).sum())}" for role in ("train", "val", "test"))
-
-    def _roles(
-        self,
-        splits: list[str],
-        labelled: NDArray[np.bool_],
-        names: tuple[str, str, str],
-        test_fraction: float,
-        seed: int,
-        notes: list[str],
-    ) -> NDArray[Any]:
-        """ "train", "val", "test" or "" (left out) per source."""
-        train, validation, test = names
-        if not any(splits):
-            shares = {"train": 1 - test_fraction, "test": test_fraction}
-            chosen = np.array(hash_split(self.identities, shares, seed=seed))
-            unit = f"group {self.group!r}" if self.group else "group" if self._has_groups else "file"
-            notes.append(f"no split given: {test_fraction:.0%} of sources kept for testing by a hash of the {unit}")
-            return np.where(labelled, chosen, "")
-        known = {s for s in splits if s}
-        meant = {name: splits_meant(name, known) for name in names}
-        if not meant[test] or not meant[train]:
-            used = {own for found in meant.values() for own in found}
-            unclear = [i for i, s in enumerate(splits) if labelled[i] and s not in used and split_role(s) is None]
-            if unclear:
-                advice = f"Name the splits {train}, {validation} and {test}, and leave the cells of other rows empty"
-                raise unclear_splits([(self._where(i), splits[i]) for i in unclear], advice)
-        advice = "Name the splits of both parts, or take the column of splits out, to have the rows split at random"
-        if not meant[test]:
-            if not meant[validation]:
-                found = f"no split is called {test!r} or {validation!r}; there are {count_splits(splits)}"
-                raise DataError(f"{found}. {advice}")
-            notes.append(f"there is no split {test!r}: tested on {validation!r}, which selects nothing")
-            test, validation = validation, ""
-        if not meant[train]:
-            raise DataError(f"no split is called {train!r}; there are {count_splits(splits)}. {advice}")
-        roles = np.full(len(splits), "", dtype="U5")
-        for i, split in enumerate(splits):
-            if not split or not labelled[i]:
-                continue
-            for role, name in (("train", train), ("val", validation), ("test", test)):
-                if name and split in meant[name]:
-                    roles[i] = role
-        outside = [splits[i] for i in np.flatnonzero((roles == "") & labelled)]
-        if outside:
-            shown = count_splits(outside)
-            notes.append(f"{len(outside)} labelled sources are in none of the splits used ({shown}): left out")
-        return roles
-
-    def _where(self, i: int) -> str:
-        return self.data.where(i) if isinstance(self.data, Manifest) else self.data.ids[i]
-
-    @property
-    def _has_groups(self) -> bool:
-        return any(not name.startswith("file:") for name in self.identities)
-
-    def _refuse_leaks(self, files: Sequence[str]) -> None:
-        for what, names in (("group", self.identities), ("file", list(files))):
-            seen: dict[str, set[str]] = {}
-            for name, role in zip(names, self.roles, strict=True):
-                if role:
-                    seen.setdefault(name, set()).add(str(role))
-            straddling = sorted(name for name, roles in seen.items() if len(roles) > 1)
-            if straddling:
-                shown = ", ".join(f"{n} ({' and '.join(sorted(seen[n]))})" for n in straddling[:_SHOWN])
-                more = f" and {len(straddling) - _SHOWN} more" if len(straddling) > _SHOWN else ""
-                raise DataError(
-                    f"{len(straddling)} {what}s are in more than one part: {shown}{more}. Scores would be too good; "
-                    "give each group one split (unreel.data.splits.hash_split does), or leave the split column out"
-                )
 
     def clips(self, plan: ClipPlan, *, decoder: Decoder | None = None) -> ClipSource:
         """The labelled sources that are in a part, cut by a plan."""
