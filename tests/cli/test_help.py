@@ -60,6 +60,7 @@ def test_every_command_and_option_is_explained_and_takes_json() -> None:
             "computing",
             "embedding",
             "columns",
+            "kept",
         }:
             assert f"\n    {name}: " in inspect.cleandoc(function.__doc__), (path, name)
         assert "common" in inspect.signature(function).parameters, path

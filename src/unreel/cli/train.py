@@ -18,6 +18,7 @@ def pretrain(
     out: Path | None = None,
     method: str | None = None,
     encoder: str | None = None,
+    init: Path | None = None,
     recipe: str | None = None,
     object_crop: Literal["none", "cam", "gt"] | None = None,
     bg_mixup: Literal["none", "cam", "gt"] | None = None,
@@ -37,6 +38,9 @@ def pretrain(
         out: The run's folder: settings, metrics, checkpoints, encoder, report.
         method: How to learn, such as cvrl, tcgl or vcop. The default is the recipe's.
         encoder: What to train, such as r3d_small or resnet_18. The default is the recipe's.
+        init: Weights to start from: a run's folder, an encoder file, or a checkpoint (.pth, .safetensors) that names
+            the layers as torchvision, timm, MoCo or VISSL do. Every layer of the encoder must match. Heads are left
+            out. Weights of ImageNet usually need --encoder.normalization imagenet. Short for --encoder.weights.
         recipe: A built-in recipe, or a YAML file (a run's config.yaml repeats that run). The default is the method's
             small recipe, which a CPU can train, or cvrl_small. For images it is the method's recipe for images, or
             simclr_images.
@@ -67,6 +71,8 @@ def pretrain(
     short = {**{name: value for name, value in switches.items() if value is not None}, **short}
     if encoder is not None:
         overrides.insert(0, Layer(COMMAND_LINE, {"encoder": {"name": encoder}}))
+    if init is not None:
+        overrides.append(Layer(COMMAND_LINE, {"encoder": {"weights": str(init), "weights_digest": None}}))
     if recipe is None and default_recipe(method) is None:
         known = ", ".join(list_recipes(f"{method}*")) or "a YAML file"
         raise UsageError(f"--method {method} has no recipe for a CPU: choose one with --recipe, such as {known}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -16,6 +16,7 @@ from unreel.core.errors import UsageError
 from unreel.core.words import counted
 
 if TYPE_CHECKING:
+    from unreel.nn import Encoder
     from unreel.tasks import Task
     from unreel.tasks.predict import Predicted, PredictionTable
 
@@ -35,7 +36,19 @@ class Columns:
     "Which group column to use, if the data has several. A group (a patient, a scene) is never split."
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Kept:
+    """Where an evaluation leaves what it finds."""
+
+    out: Path | None = None
+    "Also write the scores to this .json file."
+    work: Path | None = None
+    "Folder for fine-tuning's checkpoints, so that it goes on after an interruption; by default in the run's folder."
+
+
 THE_ONLY = Columns()
+NOWHERE_ELSE = Kept()
 _SHOWN = 20  # predictions on the terminal
 
 
@@ -91,9 +104,9 @@ def evaluate(
     profile: str = "standard",
     pooling: str | None = None,
     frame_statistics: bool = False,
+    init: Path | None = None,
     seed: int = 0,
-    out: Path | None = None,
-    work: Path | None = None,
+    kept: Kept = NOWHERE_ELSE,
     settings: Overrides = (),
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
@@ -108,7 +121,7 @@ def evaluate(
     change those of a task, too: --task shift --task.shifted imagenet_r.csv --task.hypernyms data.noun.
 
     Args:
-        encoder: A run's folder, or an encoder file (.safetensors).
+        encoder: A run's folder, or an encoder file (.safetensors); with --init the name of an encoder.
         data: A labelled manifest, or a folder with one sub-folder per class.
         protocol: What to do with the embeddings. finetune trains all layers. You may name several. The default is the
             profile's first protocol (linear in the standard profile), or retrieval if there is a gallery.
@@ -120,11 +133,13 @@ def evaluate(
         pooling: How the last map becomes a vector: encoder (its own way), gap, or windows such as max-1x2x2; by
             default the profile's.
         frame_statistics: Also score plain statistics of the pixels. This control needs no network.
+        init: Evaluate weights of another origin, or train them further with finetune: a checkpoint (.pth,
+            .safetensors) that names the layers as torchvision, timm, MoCo or VISSL do, or a run. ENCODER is then a
+            name that unreel models lists, such as resnet_18, and its settings are --encoder.SETTING. Weights of
+            ImageNet usually need --encoder.normalization imagenet.
         seed: Seed for the controls' weights, for the split where the data has none, and for the resampling.
-        out: Also write the scores to this .json file.
-        work: Folder for the checkpoints of fine-tuning, so that the same command goes on after an interruption. The
-            default is a folder inside the run's folder.
     """
+    out = kept.out
     if out is not None and out.suffix.lower() != ".json":
         raise UsageError(f"--out {out}: scores are written as .json")
     embedding.check()
@@ -137,7 +152,8 @@ def evaluate(
     asked = _task(task, data, sections.pop("task", {}), columns=columns, gallery=gallery, seed=seed)
     if asked is not None:
         columns = THE_ONLY  # the task has them
-    is_run = (encoder / "config.yaml").is_file()
+    net, started = (encoder, ()) if init is None else _start(str(encoder), init, sections.pop("encoder", {}), seed)
+    is_run = init is None and (encoder / "config.yaml").is_file()
     if out is not None:
         check_file(out)
     if is_run:
@@ -147,7 +163,7 @@ def evaluate(
             file = encoder / "encoder.safetensors"
             raise WriteError(f"{error}. A run's scores are kept in its folder; to score without, name {file}") from None
     found = api.evaluate(
-        encoder,
+        net,
         data if asked is None else asked,
         protocol=protocol,
         gallery=gallery,
@@ -157,17 +173,30 @@ def evaluate(
         pooling=pooling,
         baselines=(*USUAL_BASELINES, *(["frame-statistics"] if frame_statistics else [])),
         settings=sections,
-        work=work if work is not None or not is_run else encoder / "finetune",
+        work=kept.work if kept.work is not None or not is_run else encoder / "finetune",
         seed=seed,
         progress=not common.quiet,
         **embedding.options(),
     )
+    found = replace(found, notes=(*started, *found.notes))
     if out is not None:
         found.to_json(out)
     if is_run:
         found.keep(encoder)
     common.print(found.to_dict(), found.text())
     return 0
+
+
+def _start(name: str, init: Path, settings: Mapping[str, object], seed: int) -> tuple[Encoder | Path, tuple[str, ...]]:
+    """A new encoder with the weights of a file or a run, and a sentence on what matched."""
+    from unreel.core.settings import Layer, Settings
+    from unreel.recipes.build import start_encoder
+    from unreel.recipes.schema import COMMAND_LINE, settings_schema
+
+    schema = {"encoder": settings_schema(None)["encoder"]}
+    asked = {"encoder": {"name": name, "weights": str(init), **settings}}
+    _, net, started = start_encoder(Settings.resolve(schema, [Layer(COMMAND_LINE, asked)]), seed=seed)
+    return net, started
 
 
 def _task(

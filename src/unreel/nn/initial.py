@@ -37,18 +37,23 @@ def initial_weights(
     """
     if weights is None:
         return None
-    report = load_weights(encoder, Path(weights), weights_source, inflate=inflate)
+    try:
+        card = read_card(weights)
+    except DataError:
+        card = {}  # a foreign checkpoint says nothing of its net and its input
+    try:
+        report = load_weights(encoder, Path(weights), weights_source, inflate=inflate)
+    except UsageError as error:
+        name = str(card.get("architecture", ""))
+        hint = f" They are weights of {name}: name it as the encoder." if name not in ("", encoder.architecture) else ""
+        raise UsageError(f"{error}{hint}") from None
     if weights_digest is not None and report.digest != weights_digest:
         raise UsageError(
             f"{weights} holds other weights than the settings were written for (digest {report.digest[:12]} instead "
             f"of {weights_digest[:12]}); give the old ones, or leave encoder.weights_digest out"
         )
-    try:
-        trained_on = read_card(weights)["input_spec"]
-    except (DataError, KeyError):
-        return report  # a foreign checkpoint says nothing of its input
-    spec = encoder.input_spec
-    if trained_on["channels"] == spec.channels:
+    spec, trained_on = encoder.input_spec, card.get("input_spec", {})
+    if trained_on.get("channels") == spec.channels:
         encoder.input_spec = replace(
             spec,
             mean=tuple(trained_on["mean"]),

@@ -96,15 +96,12 @@ class MatchReport:
         return len(self.matched) / self.total if self.total else 0.0
 
     def __str__(self) -> str:
-        parts = [f"{len(self.matched)} of {self.total} tensors match"]
-        if self.prefix:
-            parts[0] += f" (prefix {self.prefix!r} stripped)"
-        for word, names in (("missing", self.missing), ("unexpected", self.unexpected), ("dropped", self.dropped)):
-            if names:
-                parts.append(f"{len(names)} {word}: {_first(names)}")
-        if self.misshaped:
-            shapes = [f"{m.name} {list(m.found)} instead of {list(m.expected)}" for m in self.misshaped]
-            parts.append(f"{len(shapes)} of another shape: {_first(shapes)}")
+        stripped = f" (prefix {self.prefix!r} stripped)" if self.prefix else ""
+        parts = [f"{len(self.matched)} of {self.total} tensors match{stripped}"]
+        shapes = [f"{m.name} {list(m.found)} instead of {list(m.expected)}" for m in self.misshaped]
+        kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", shapes))
+        for kind, names in (*kinds, *([("dropped", self.dropped)] if self.dropped else [])):
+            parts.append(f"{len(names)} {kind}" + (f": {_first(names)}" if names else ""))
         return "; ".join(parts)
 
 

@@ -84,8 +84,8 @@ class Prepared:
 
     ``source`` is where the data were found, ``num_found`` how many rows there were before ``data.split`` chose, and
     ``num_short`` how many of those it chose have fewer frames than the method's sampler needs: ``manifest`` is without
-    them. ``told`` is what was decided about the splits. ``notes`` says all of it, for people. ``record`` is what all
-    chosen rows and their files are, for the run's folder.
+    them. ``told`` is what was decided about the splits, and what of given weights matched. ``notes`` says all of it,
+    for people. ``record`` is what all chosen rows and their files are, for the run's folder.
     """
 
     settings: Settings
@@ -172,7 +172,7 @@ def prepare(
     )
     record = DataRecord.of(rows)
     settings = replace(settings, header=header).put("data", {"digest": record.digest}, "call")
-    settings, own_encoder = _with_encoder(settings, own_encoder)
+    settings, own_encoder, started = start_encoder(settings, own_encoder, seed=settings["train"]["seed"])
     if own_method is None:
         settings, own_method = _with_method(settings, own_encoder, found, rows)
     tables = choose_tables(
@@ -181,6 +181,7 @@ def prepare(
     if tables:
         # By name, as the settings are part of what a run is: it is not resumed with boxes of another encoder.
         settings = settings.put("data", {n: table_name(Path(p), rows) for n, p in tables.items()}, "call")
+    told = (*told, *started)
     return _assemble(settings, asked, found, rows, own_method, tables, source=source, told=told, record=record)
 
 
@@ -225,19 +226,29 @@ def _given(method: str | Method | None, encoder: str | Encoder | None, own_encod
     return Layer("call", named)
 
 
-def _with_encoder(settings: Settings, own: Encoder | None) -> tuple[Settings, Encoder]:
-    """The encoder with its initial weights, and the settings that say which these are."""
+def start_encoder(
+    settings: Settings, own: Encoder | None = None, *, seed: int = 0
+) -> tuple[Settings, Encoder, tuple[str, ...]]:
+    """The encoder with its initial weights, the settings that say which these are, and a sentence on what matched.
+
+    Args:
+        settings: with a section ``encoder``, unless ``own`` has no name. own: an encoder that is there already.
+        seed: of weights that are drawn.
+    Raises: UsageError for weights that do not fit; DataError where they cannot be read.
+    """
     encoder = own
     if encoder is None:
         name = str(settings["encoder"]["name"])
         arguments = settings.arguments("encoder", ENCODERS[name])
-        encoder = create_encoder(name, seed=settings["train"]["seed"], **arguments)
+        encoder = create_encoder(name, seed=seed, **arguments)
+    matched = None
     if "encoder" in settings:
         matched = initial_weights(encoder, **settings.arguments("encoder", initial_weights))
-        if matched is not None:
-            weights = os.path.abspath(str(settings["encoder"]["weights"]))
-            settings = settings.put("encoder", {"weights": weights, "weights_digest": matched.digest}, "call")
-    return settings, encoder
+    if matched is None:
+        return settings, encoder, ()
+    weights = os.path.abspath(str(settings["encoder"]["weights"]))
+    settings = settings.put("encoder", {"weights": weights, "weights_digest": matched.digest}, "call")
+    return settings, encoder, (f"The encoder starts from {weights}: {matched}.",)
 
 
 def _with_method(settings: Settings, encoder: Encoder, found: Manifest, rows: Manifest) -> tuple[Settings, Method]:
