@@ -123,7 +123,7 @@ def test_refusals() -> None:
     assert ((whole >= 0) & (whole <= 1)).all()
     with pytest.raises(UsageError, match="exact"):
         dense_crf(image, p, backend="exakt")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="reaches"):
+    with pytest.raises(UsageError, match="bilateral_srgb must be > 0"):
         CrfSettings(bilateral_srgb=0)
 
 

@@ -171,8 +171,8 @@ def test_chance_is_the_mean_over_random_orders():
     [
         (lambda: r.nearest(np.zeros((0, 2)), np.eye(2), k=1), "n ≥ 1"),
         (lambda: r.nearest(np.eye(2), np.eye(3), k=1), "same encoder"),
-        (lambda: r.nearest(np.eye(2), np.eye(2), k=3), "gallery of 2"),
-        (lambda: r.nearest(np.eye(2), np.eye(2), k=0), "at least 1"),
+        (lambda: r.nearest(np.eye(2), np.eye(2), k=3), "expected 1 to 2 .*gallery.*, got 3"),
+        (lambda: r.nearest(np.eye(2), np.eye(2), k=0), "expected 1 to 2"),
         (lambda: r.nearest(np.full((1, 2), np.nan), np.eye(2), k=1), "not finite"),
         (lambda: r.nearest(np.eye(2), np.eye(2), k=1, query_ids=[0, 1]), "both query_ids and gallery_ids"),
         (lambda: r.nearest(np.eye(2), np.eye(2), k=1, similarity="l1"), "similarity"),

@@ -146,7 +146,7 @@ def test_level_orders_widths():
         (lambda: bootstrap_ci(lambda i: float("nan"), n=5, num_resamples=50), "not finite"),
         (lambda: paired_bootstrap([1.0, 2.0], [1.0]), "same samples"),
         (lambda: paired_bootstrap([1.0, 2.0], lambda i: 0.0), "not one of each"),
-        (lambda: paired_bootstrap(lambda i: 0.0, lambda i: 0.0), "need n"),
+        (lambda: paired_bootstrap(lambda i: 0.0, lambda i: 0.0), "needs n"),
         (lambda: paired_bootstrap([1.0, 2.0], [1.0, 2.0], groups=[0, 0]), "two groups"),
         (lambda: exact_proportion_ci(3, 2), "successes"),
         (lambda: exact_proportion_ci(1, 2, level=1.0), "level"),

@@ -6,14 +6,14 @@ Every bar shows the rate, the time left, and, where the caller measures it, the 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable
 from types import TracebackType
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 _SHOW_AFTER_S = 2.0
 _REFRESH_S = 0.2
@@ -87,6 +87,7 @@ class Progress:
         self._next_write = self._start + (show_after_s if self._terminal else max(show_after_s, _LINE_EVERY_S))
         self._shown = False
         self._written = -1  # the count in the last plain line
+        self._bar: Bar | None = None
 
     def __enter__(self) -> Progress:
         return self
@@ -116,7 +117,7 @@ class Progress:
             self._note = note
         now = self._clock()
         if now >= self._next_write and not _quiet:
-            self._write(now)
+            self._write()
             self._next_write = now + (_REFRESH_S if self._terminal else _LINE_EVERY_S)
 
     @property
@@ -150,40 +151,42 @@ class Progress:
             parts.append(self._note)
         return f"{self.label}: " + " · ".join(parts)
 
-    def _write(self, now: float) -> None:
+    def _write(self) -> None:
         self._shown = True
-        if not self._terminal:
-            self._stream.write(self.text() + "\n")
-            self._written = self.done
+        if self._terminal:
+            self._bar = self._bar or _bar(self._stream)
+            (task,) = self._bar.task_ids
+            self._bar.update(task, completed=self.done, total=self.total, description=self.text(), refresh=True)
         else:
-            columns = shutil.get_terminal_size().columns
-            line = self.text()
-            if self.total:
-                width = 20
-                full = min(width, int(width * self.done / self.total))
-                line = f"{'━' * full}{'─' * (width - full)} {line}"
-            self._stream.write("\r\x1b[2K" + line[: columns - 1])
-        self._stream.flush()
+            print(self.text(), file=self._stream, flush=True)
+            self._written = self.done
 
     def close(self) -> None:
         """Write the last state, if anything was shown or enough time has passed."""
-        if _quiet:
-            return
-        now = self._clock()
-        if (self._shown or now - self._start >= self._show_after_s) and self._written != self.done:
-            self._write(now)
-            if self._terminal:
-                self._stream.write("\n")
-                self._stream.flush()
-        self._show_after_s = float("inf")
-        self._shown = False
+        late = self._shown or self.elapsed_s >= self._show_after_s
+        if late and self._written != self.done and not _quiet:
+            self._write()
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._shown, self._show_after_s = None, False, float("inf")
 
 
-def track(items: Iterable[T], label: str, *, total: int | None = None, unit: str = "items") -> Iterator[T]:
-    """Yield the items and count them."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    with Progress(label, total, unit=unit) as bar:
-        for item in items:
-            yield item
-            bar.advance()
+def _bar(stream: TextIO) -> Bar:
+    from rich.console import Console  # here, because most commands end before there is a bar to show
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+    from rich.table import Column
+
+    line = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
+    bar = Bar(
+        BarColumn(20, table_column=Column(min_width=20)),
+        line,
+        console=Console(file=stream, force_terminal=True),
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    bar.add_task("")
+    bar.start()
+    bar.console.show_cursor()  # a process that is killed must not leave a terminal without one
+    return bar

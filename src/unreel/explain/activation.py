@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import checked
+from unreel.core.errors import UsageError
 from unreel.nn.encoder import Encoder
 from unreel.nn.staged import StagedEncoder
 
@@ -156,13 +157,12 @@ def activation(maps: Tensor, weights: Tensor, *, relu: bool = True) -> Tensor:
     return summed.relu() if relu else summed
 
 
+@checked
 def upsample(maps: Tensor, size: tuple[int, int, int], mode: Upsampling = "bicubic") -> Tensor:
     """Maps (N, 1, T', h, w) to (N, 1, T, H, W), pixel centres aligned (``align_corners=False``).
 
     ``bicubic`` in space (§2.2) and ``linear`` (trilinear, §8) are both linear in time; ``nearest`` repeats.
     """
-    if mode not in get_args(Upsampling):
-        raise unknown_name("upsampling", mode, get_args(Upsampling))
     frames, height, width = size
     rows, _, t, h, w = maps.shape
     if t != frames:
@@ -182,13 +182,12 @@ def upsample(maps: Tensor, size: tuple[int, int, int], mode: Upsampling = "bicub
     )
 
 
+@checked
 def minmax(maps: Tensor, norm: Norm = "clip") -> Tensor:
     """Maps (N, 1, T, H, W) to [0, 1]: minus the minimum, divided by the maximum + 1e-20, per clip or per frame.
 
     A map without variation (zero, or constant up to rounding) becomes zero, never NaN.
     """
-    if norm not in get_args(Norm):
-        raise unknown_name("norm", norm, get_args(Norm))
     over = (1, 2, 3, 4) if norm == "clip" else (1, 3, 4)
     low, high = maps.amin(over, keepdim=True), maps.amax(over, keepdim=True)
     least = _ROUNDING * torch.finfo(maps.dtype).eps * torch.maximum(low.abs(), high.abs())

@@ -6,7 +6,7 @@ Boxes are shares of the image, x1 y1 x2 y2 in [0, 1], margin included: the form 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import checked
+from unreel.core.errors import UsageError
 from unreel.data.boxes import MARGIN, MIN_SCALE, boxes_to_shares, read_boxes, write_boxes
 from unreel.explain.contracam import Variant
 from unreel.metrics.localization import Contours, outline_boxes
@@ -94,6 +95,7 @@ def boxes_from_map(
     return torch.from_numpy(boxes_to_shares(found, (height, width), margin=margin, min_scale=min_scale))
 
 
+@checked
 def clean_mask(
     mask: Tensor | NDArray[Any],
     *,
@@ -118,8 +120,6 @@ def clean_mask(
     Returns: bool, of the mask's shape, on its device.
     Raises: UsageError for an unknown variant, fewer than two axes, values that are not finite.
     """
-    if variant not in get_args(Variant):
-        raise unknown_name("variant of clean_mask", variant, get_args(Variant))
     data = _array(mask, "mask")
     if data.ndim < 2:
         raise UsageError(f"mask: expected (..., H, W), got {data.shape}")

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unreel.core.checks import checked
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.settings import Range
 from unreel.explain.activation import (
@@ -50,6 +51,7 @@ Groups: TypeAlias = Tensor | Sequence[int]
 _BLUR_SHARE = 1 / 8
 
 
+@checked
 @dataclass(frozen=True)
 class CamSettings:
     """Everything that decides a map besides the nets and the batch (object_aware.md §7). Plain values, for a card.
@@ -94,28 +96,6 @@ class CamSettings:
     score: Objective = "contrastive"
     norm: Norm = "clip"
     per_frame: bool = False
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1 or not self.temperature > 0 or self.expand_resolution not in (1, 2, 4):
-            raise UsageError(
-                f"contracam needs iterations ≥ 1, temperature > 0 and expand_resolution 1, 2 or 4, got "
-                f"{self.iterations}, {self.temperature} and {self.expand_resolution}"
-            )
-        for name, options in (
-            ("variant", Variant),
-            ("mask_colour", MaskColour),
-            ("union", UnionRule),
-            ("upsample", Upsampling),
-            ("negatives", Negatives),
-            ("embed", Embed),
-            ("score", Objective),
-            ("norm", Norm),
-        ):
-            if getattr(self, name) not in get_args(options):
-                raise unknown_name(f"{name} of contracam", getattr(self, name), get_args(options))
-        for name, choices in (("positive", Positive), ("self_negative", SelfNegative)):
-            if getattr(self, name) not in (None, *get_args(choices)):
-                raise unknown_name(f"{name} of contracam", getattr(self, name), get_args(choices))
 
     @property
     def positive_rule(self) -> Positive:

@@ -8,13 +8,14 @@ takes about five seconds on a CPU core, one of 112 × 112 half a second; it runs
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import checked
+from unreel.core.errors import UsageError
 from unreel.core.settings import Range
 
 Backend: TypeAlias = Literal["exact", "pydensecrf"]
@@ -27,6 +28,7 @@ _NEVER = -60.0
 _BLOCK = {"cpu": (256, 1024), "cuda": (4096, 16384)}
 
 
+@checked
 @dataclass(frozen=True)
 class CrfSettings:
     """The constants of the CRF; defaults: object_aware.md §2.7 [code]. Plain values, for a card.
@@ -45,16 +47,12 @@ class CrfSettings:
     bilateral_srgb: Annotated[float, Range(gt=0)] = 13.0
     bilateral_weight: Annotated[float, Range(ge=0)] = 10.0
 
-    def __post_init__(self) -> None:
-        reaches = (self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb)
-        if self.iterations < 0 or min(reaches) <= 0 or min(self.gaussian_weight, self.bilateral_weight) < 0:
-            raise UsageError(f"a CRF needs reaches > 0, weights ≥ 0 and iterations ≥ 0, got {self}")
-
     def to_card(self) -> dict[str, object]:
         """Plain values for JSON."""
         return asdict(self)
 
 
+@checked
 def dense_crf(
     image: Tensor,
     probability: Tensor,
@@ -80,8 +78,6 @@ def dense_crf(
         library that is not there.
     """
     chosen = settings if settings is not None else CrfSettings()
-    if backend not in get_args(Backend):
-        raise unknown_name("CRF backend", backend, get_args(Backend))
     pixels = image.to(torch.float64) if image.dtype == torch.uint8 else image.movedim(-3, -1).to(torch.float64) * 255
     height, width = pixels.shape[-3:-1] if pixels.ndim >= 3 else (0, 0)
     lead = tuple(pixels.shape[:-3])

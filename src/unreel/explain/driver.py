@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unreel.core.checks import checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Fault
@@ -202,13 +203,12 @@ def _stream(
             yield ClipMap(item.row, item.clip, maps[place], times[place], item.pixels if pixels else None)
 
 
+@checked
 def check_batches(settings: CamSettings, batch_size: int, resolution: Resolution = "input") -> bool:
     """Whether rows need others in their batch. Raises UsageError where they could have none."""
     contrastive = settings.score == "contrastive"
     if batch_size < 1 + contrastive:
         raise UsageError(f"batch_size must be at least {1 + contrastive}, got {batch_size}")
-    if resolution not in ("input", "features"):
-        raise UsageError(f"resolution is input or features, got {resolution!r}")
     return contrastive
 
 

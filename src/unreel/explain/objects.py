@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unreel.core.checks import checked
 from unreel.core.errors import UsageError
 from unreel.core.settings import Range
 from unreel.data.boxes import MARGIN, MIN_SCALE
@@ -116,6 +117,7 @@ def join_rows(clips: Iterator[ClipMap]) -> Iterator[SourceMaps]:
         yield join_clips(held)
 
 
+@checked
 @dataclass(frozen=True)
 class ObjectSettings:
     """How a map becomes objects (object_aware.md §7, "post"). Plain values, for a card.

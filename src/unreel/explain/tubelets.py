@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from unreel.core.checks import Amount, checked
 from unreel.core.errors import UsageError
+from unreel.core.settings import Range
 from unreel.explain.boxes import boxes_from_map
 from unreel.metrics.localization import box_iou
 
@@ -45,8 +47,13 @@ class Tubelet:
         return self.first + len(self.boxes) - 1
 
 
+@checked
 def link_boxes(
-    frames: Sequence[ArrayLike], *, min_iou: float = MIN_IOU, max_gap: int = MAX_GAP, min_frames: int = 1
+    frames: Sequence[ArrayLike],
+    *,
+    min_iou: Annotated[float, Range(gt=0, le=1)] = MIN_IOU,
+    max_gap: Amount = MAX_GAP,
+    min_frames: int = 1,
 ) -> tuple[Tubelet, ...]:
     """Link the boxes of consecutive frames to tubelets.
 
@@ -58,8 +65,6 @@ def link_boxes(
     Returns: in the order of their first frames, within one frame in that of its boxes. Every box is in one tubelet.
     Raises: UsageError for a threshold outside (0, 1], a negative gap, and corners not finite or in the wrong order.
     """
-    if not 0 < min_iou <= 1 or max_gap < 0:
-        raise UsageError(f"linking boxes needs 0 < min_iou ≤ 1 and max_gap ≥ 0, got {min_iou} and {max_gap}")
     chains: list[list[tuple[int, NDArray[np.float64]]]] = []
     for t, given in enumerate(frames):
         boxes = np.asarray(given, dtype=np.float64).reshape(-1, 4)

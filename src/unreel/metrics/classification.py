@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn import metrics as sklearn_metrics
 
 from unreel.core.errors import UsageError
 from unreel.metrics._arrays import codes_of, labels_of, to_numpy
@@ -90,14 +91,10 @@ def confusion_matrix(predictions: object, labels: object, *, classes: object | N
     known, row, column = codes_of(names, truth, guess)
     if len(np.unique(known)) != len(known):
         raise UsageError("classes: some are named twice")
-    place = np.full(int(max(known.max(), row.max(), column.max())) + 1, -1)
-    place[known] = np.arange(len(known))
-    if (place[row] < 0).any() or (place[column] < 0).any():
-        unseen = sorted({str(v) for v in np.concatenate([truth[place[row] < 0], guess[place[column] < 0]])})
+    unseen = sorted({str(v) for v in np.concatenate([truth[~np.isin(row, known)], guess[~np.isin(column, known)]])})
+    if unseen:
         raise UsageError(f"classes: {', '.join(unseen[:5])} occur but are not among the {len(known)} classes given")
-    counts = np.zeros((len(known), len(known)), dtype=np.int64)
-    np.add.at(counts, (place[row], place[column]), 1)
-    return ConfusionMatrix(counts, names)
+    return ConfusionMatrix(sklearn_metrics.confusion_matrix(row, column, labels=known), names)
 
 
 def balanced_accuracy(predictions: object, labels: object) -> float:
@@ -108,5 +105,6 @@ def balanced_accuracy(predictions: object, labels: object) -> float:
 
 def macro_f1(predictions: object, labels: object) -> float:
     """Mean F1 over the classes seen in labels or predictions; a class never found counts 0."""
-    counts = confusion_matrix(predictions, labels).counts
-    return float((2 * np.diag(counts) / (counts.sum(0) + counts.sum(1))).mean())
+    truth = labels_of(labels, "labels")
+    guess = labels_of(predictions, "predictions", length=len(truth))
+    return float(sklearn_metrics.f1_score(*codes_of(truth, guess), average="macro"))

@@ -7,13 +7,14 @@ an answer (a box score without a true box) are NaN there and left out of the mea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import Count, checked
+from unreel.core.errors import UsageError
 from unreel.metrics._arrays import to_numpy
 
 Contours: TypeAlias = Literal["tree", "outer"]
@@ -75,6 +76,7 @@ def mask_miou(prediction: object, target: object, *, threshold: float = 0.5) -> 
 # --- outlines ---------------------------------------------------------------------------------------------------
 
 
+@checked
 def outline_boxes(inside: NDArray[np.bool_], *, contours: Contours = "outer") -> NDArray[np.int64]:
     """Rectangles around the parts of a binary image: (N, 4) x, y, width, height in pixels, by their first pixels.
 
@@ -84,8 +86,6 @@ def outline_boxes(inside: NDArray[np.bool_], *, contours: Contours = "outer") ->
             pixels around it, one beyond the hole on each side.
     Raises: UsageError for an unknown ``contours``.
     """
-    if contours not in get_args(Contours):
-        raise unknown_name("contours", contours, get_args(Contours))
     found = _extents(ndimage.label(inside, _DIAGONAL_TOO)[0])
     if contours == "tree":
         holes = _extents(ndimage.label(ndimage.binary_fill_holes(inside) & ~inside)[0])
@@ -226,12 +226,13 @@ def map_boxes(levels: NDArray[np.uint8], level: int, *, contours: Contours = "tr
     return np.minimum(corners.astype(np.float64), [width, height, width - 1, height - 1])
 
 
+@checked
 def max_box_acc_v2(
     maps: object,
     boxes: Sequence[object],
     *,
     deltas: Sequence[float] = DELTAS,
-    num_thresholds: int = NUM_THRESHOLDS,
+    num_thresholds: Count = NUM_THRESHOLDS,
     contours: Contours = "tree",
 ) -> MaxBoxAcc:
     """MaxBoxAccV2 of soft maps (Choe et al. 2020, arXiv 2007.04178): one threshold for all images, the best one.
@@ -249,13 +250,11 @@ def max_box_acc_v2(
         contours: "tree", all outlines as the protocol, or "outer" without those of holes.
     Raises: UsageError for other shapes or ranges, an image without a true box, no image.
     """
-    if contours not in get_args(Contours):
-        raise unknown_name("contours", contours, get_args(Contours))
     stack = _levels(maps)
     if len(stack) != len(boxes):
         raise UsageError(f"{len(stack)} maps but boxes of {len(boxes)} images")
-    if not deltas or num_thresholds < 1:
-        raise UsageError(f"expected at least one IoU and one threshold, got {deltas} and {num_thresholds}")
+    if not deltas:
+        raise UsageError("deltas: expected at least one IoU")
     shares = np.arange(num_thresholds) / num_thresholds
     wanted = np.array(deltas, dtype=np.float64)
     counts = np.zeros((num_thresholds, len(wanted)), dtype=np.int64)

@@ -163,10 +163,8 @@ def _top_k(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _search(space: _Space, exclusion: _Exclusion, k: int) -> Neighbours:
     num_queries, num_gallery = len(space.queries), len(space.gallery)
-    if k < 1:
-        raise UsageError(f"k: expected at least 1, got {k}")
-    if k > num_gallery:
-        raise UsageError(f"k: {k} neighbours asked of a gallery of {num_gallery}")
+    if not 1 <= k <= num_gallery:
+        raise UsageError(f"k: expected 1 to {num_gallery} (the size of the gallery), got {k}")
     all_indices: list[Tensor] = []
     all_values: list[Tensor] = []
     for rows in _slices(num_queries, _QUERY_ROWS):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats as _scipy_stats
 
+from unreel.core.checks import Count, Fraction, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 
@@ -100,17 +101,13 @@ class _Groups:
         return members
 
 
-def _check(level: float, num_resamples: int, method: str) -> None:
-    if not 0 < level < 1:
-        raise UsageError(f"level: expected a number between 0 and 1 such as 0.95, got {level}")
+def _check(level: float, num_resamples: int) -> None:
     # Fewer than 1 / ((1 − level) / 2) resamples cannot have a value beyond the quantile asked for.
     if num_resamples * (1 - level) / 2 < 1:
         raise UsageError(
             f"num_resamples: {num_resamples} cannot resolve the {(1 - level) / 2:.3g} quantile of a "
             f"{level:.0%} interval; use at least {int(np.ceil(2 / (1 - level)))} (2000 is usual)"
         )
-    if method not in ("percentile", "bca"):
-        raise UsageError(f"method: expected 'percentile' or 'bca', got {method!r}")
 
 
 def _values(values: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -121,6 +118,20 @@ def _values(values: ArrayLike, name: str) -> NDArray[np.float64]:
     if bad.size:
         raise UsageError(f"{name}: {bad.size} of {array.size} are not finite, the first at index {bad[0]}")
     return array
+
+
+def _source(
+    values: ArrayLike | Statistic, n: int | None, groups: Sequence[object] | ArrayLike | None, name: str
+) -> tuple[NDArray[np.float64] | Statistic, int]:
+    """What is resampled, and the number of samples."""
+    if not callable(values):
+        array = _values(values, name)
+        if n is not None and n != len(array) and name == "values":
+            raise UsageError(f"n: {n} given, but there are {len(array)} values")
+        return array, len(array)
+    if n is None and groups is None:
+        raise UsageError("a statistic of indices needs n (the number of samples) or groups (one per sample)")
+    return values, len(np.asarray(groups)) if n is None else n
 
 
 def _draws(rng: np.random.Generator, num_groups: int, num_resamples: int) -> Iterator[NDArray[np.int32]]:
@@ -202,13 +213,14 @@ def _run(
     return _bootstrap_mean(source, groups, rng, num_resamples, method == "bca")
 
 
+@checked
 def bootstrap_ci(
     values_or_statistic: ArrayLike | Statistic,
     *,
     n: int | None = None,
     groups: Sequence[object] | ArrayLike | None = None,
     num_resamples: int = 2000,
-    level: float = 0.95,
+    level: Fraction = 0.95,
     seed: int = 0,
     method: Method = "percentile",
 ) -> Interval:
@@ -227,22 +239,13 @@ def bootstrap_ci(
     Raises: UsageError for no samples, fewer than two groups, numbers that are not finite, a level outside (0, 1), or
         too few resamples for the level.
     """
-    _check(level, num_resamples, method)
-    if callable(values_or_statistic):
-        source: NDArray[np.float64] | Statistic = values_or_statistic
-        if n is None:
-            if groups is None:
-                raise UsageError("a statistic of indices needs n (the number of samples) or groups (one per sample)")
-            n = len(np.asarray(groups))
-    else:
-        source = _values(values_or_statistic, "values")
-        if n is not None and n != len(source):
-            raise UsageError(f"n: {n} given, but there are {len(source)} values")
-        n = len(source)
+    _check(level, num_resamples)
+    source, n = _source(values_or_statistic, n, groups, "values")
     result = _run(source, _Groups(n, groups), seed, num_resamples, method)
     return Interval(*_interval(result, level), level)
 
 
+@checked
 def paired_bootstrap(
     a: ArrayLike | Statistic,
     b: ArrayLike | Statistic,
@@ -250,7 +253,7 @@ def paired_bootstrap(
     n: int | None = None,
     groups: Sequence[object] | ArrayLike | None = None,
     num_resamples: int = 2000,
-    level: float = 0.95,
+    level: Fraction = 0.95,
     seed: int = 0,
     method: Method = "percentile",
 ) -> PairedDifference:
@@ -261,27 +264,21 @@ def paired_bootstrap(
         groups, n, num_resamples, level, seed, method: as ``bootstrap_ci``.
     Raises: UsageError as ``bootstrap_ci``, and when ``a`` and ``b`` differ in length or in kind.
     """
-    _check(level, num_resamples, method)
+    _check(level, num_resamples)
+    if callable(a) != callable(b):
+        raise UsageError("paired_bootstrap compares two arrays of outcomes or two functions, not one of each")
+    (first, n), (second, other) = _source(a, n, groups, "a"), _source(b, n, groups, "b")
+    if other != n:
+        raise UsageError(f"paired outcomes must come from the same samples: a has {n}, b {other}")
     source: NDArray[np.float64] | Statistic
-    if callable(a) and callable(b):
-        first, second = a, b
-        if n is None:
-            if groups is None:
-                raise UsageError("statistics of indices need n (the number of samples) or groups (one per sample)")
-            n = len(np.asarray(groups))
+    if callable(first) and callable(second):
+        statistics = first, second
 
         def source(indices: NDArray[np.int64]) -> float:
-            return float(first(indices)) - float(second(indices))
+            return float(statistics[0](indices)) - float(statistics[1](indices))
 
-    elif callable(a) or callable(b):
-        raise UsageError("paired_bootstrap compares two arrays of outcomes or two functions, not one of each")
     else:
-        values_a, values_b = _values(a, "a"), _values(b, "b")
-        if len(values_a) != len(values_b):
-            raise UsageError(
-                f"paired outcomes must come from the same samples: a has {len(values_a)}, b {len(values_b)}"
-            )
-        source, n = values_a - values_b, len(values_a)
+        source = np.subtract(first, second)
     units = _Groups(n, groups)
     result = _run(source, units, seed, num_resamples, method)
     low, high = _interval(result, level)
@@ -292,17 +289,14 @@ def paired_bootstrap(
     return PairedDifference(result.estimate, low, high, p_value, n, units.num_groups, level)
 
 
-def exact_proportion_ci(successes: int, n: int, *, level: float = 0.95) -> Interval:
+@checked
+def exact_proportion_ci(successes: int, n: Count, *, level: Fraction = 0.95) -> Interval:
     """Exact interval of a share of independent trials (Clopper and Pearson 1934).
 
     Keeps its width where the bootstrap has none: 10 right of 10 gives [0.69, 1].
     Raises: UsageError unless 0 ≤ successes ≤ n, n ≥ 1 and 0 < level < 1.
     """
-    if n < 1 or not 0 <= successes <= n:
-        raise UsageError(f"expected 0 ≤ successes ≤ n and n ≥ 1, got {successes} of {n}")
-    if not 0 < level < 1:
-        raise UsageError(f"level: expected a number between 0 and 1 such as 0.95, got {level}")
-    tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else float(_scipy_stats.beta.ppf(tail, successes, n - successes + 1))
-    high = 1.0 if successes == n else float(_scipy_stats.beta.ppf(1 - tail, successes + 1, n - successes))
-    return Interval(low, high, level)
+    if not 0 <= successes <= n:
+        raise UsageError(f"expected 0 ≤ successes ≤ n, got {successes} of {n}")
+    found = _scipy_stats.binomtest(successes, n).proportion_ci(level, method="exact")
+    return Interval(float(found.low), float(found.high), level)
