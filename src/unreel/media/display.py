@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
@@ -30,7 +31,9 @@ class Turn:
 
     def _read_matrix(self, frame: av.VideoFrame) -> None:
         try:
-            data: Any = frame.side_data.get("DISPLAYMATRIX")
+            # Not frame.side_data: the frame keeps that, and it keeps the frame. Such frames wait for the garbage
+            # collector, and which buffers the decoder writes into, over whose rest, would depend on when it runs.
+            data: Any = SideDataContainer(frame).get("DISPLAYMATRIX")
         except ValueError:  # PyAV refuses frames that carry a kind of side data it does not know
             quarter = round(frame.rotation / 90) % 4
             self.transpose = quarter in (1, 3)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from unreel.media.bits import ffv1_is_whole, picture_counter
 from unreel.media.decoder import TruncatedError, UnreadableError, VideoInfo
 from unreel.media.display import Turn, display_size
-from unreel.media.source import Source
+from unreel.media.source import Source, file_place
 
 # Containers that store no presentation times: FFmpeg's guess is right only where the codec does not reorder frames.
 _NO_TIMES = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "ivf"})
@@ -34,7 +34,8 @@ class FrameTable:
 
     A *place* is a packet's number in the file. ``place`` (N,) of the packet each frame comes out of; ``start`` (N,)
     of the keyframe to decode from; ``stop`` (N,) of the last packet that belongs to the frame. ``packet_pts`` and
-    ``packet_dts`` (P,) are the file's own; ``keys`` (K,) are the places of keyframes. ``refused`` are the places of
+    ``packet_dts`` (P,) are the file's own; ``packet_at`` (P, 2) is where in the file each packet is, and its size in
+    bytes; ``keys`` (K,) are the places of keyframes. ``refused`` are the places of
     packets that are damaged by their own checksum, and of what builds on them: they are never decoded. ``recordings``
     are the places where another recording begins: the decoder starts anew there. ``one_each`` means that every packet
     shown is one whole picture. ``counted`` means that places do not tell frames apart: they are found by counting the
@@ -46,6 +47,7 @@ class FrameTable:
     stop: NDArray[np.int64]
     packet_pts: NDArray[np.int64]
     packet_dts: NDArray[np.int64]
+    packet_at: NDArray[np.int64]
     keys: NDArray[np.int64]
     refused: frozenset[int]
     recordings: frozenset[int]
@@ -87,6 +89,7 @@ class _Packets:
 
     pts: list[int] = field(default_factory=list)
     dts: list[int] = field(default_factory=list)
+    at: list[tuple[int, int]] = field(default_factory=list)
     duration: list[int] = field(default_factory=list)
     key: list[bool] = field(default_factory=list)
     shown: list[bool] = field(default_factory=list)
@@ -143,6 +146,7 @@ def _read_packets(source: Source) -> tuple[_Packets, av.VideoFrame | None]:
         pts, dts, key, size = packet.pts, packet.dts, packet.is_keyframe, packet.size
         packets.pts.append(NO_TIME if pts is None else pts)
         packets.dts.append(NO_TIME if dts is None else dts)
+        packets.at.append(file_place(packet))
         packets.duration.append(packet.duration or 0)
         packets.key.append(key and size > 0)
         pictures = count(bytes(packet), key) if size else 0
@@ -410,6 +414,7 @@ def _finish(
         shown.stop,
         packet_pts,
         np.where(np.array(packets.dts) == NO_TIME, packet_pts, packets.dts),
+        np.array(packets.at),
         np.flatnonzero(packets.key),
         source.refused,
         recordings,

@@ -153,6 +153,11 @@ class Source:
         return frames
 
 
+def file_place(packet: av.Packet[Any]) -> tuple[int, int]:
+    """Where in the file a packet begins (-1 where the container does not say), and how many bytes it has."""
+    return (-1 if packet.pos is None else packet.pos), packet.size
+
+
 def choose_track(path: str, container: av.container.InputContainer) -> av.VideoStream:
     """The video track that a player shows: the first one that is switched on (mov, mp4) or flagged as default (mkv).
 

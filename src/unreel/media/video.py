@@ -21,7 +21,7 @@ from unreel.core.errors import UsageError
 from unreel.media.decoder import Frames, Path, TooShortError, TruncatedError, VideoInfo
 from unreel.media.display import Converter
 from unreel.media.frame_table import NO_TIME, FrameTable, TableCache, build_table, decode_from_start
-from unreel.media.source import Source, opened
+from unreel.media.source import Source, file_place, opened
 
 # Codecs whose non-reference pictures nothing at all refers to, so that skipping them cannot change another frame.
 # HEVC's may still be referred to from higher temporal sub-layers: see _may_skip.
@@ -272,7 +272,8 @@ class _SpanReader:
         for place in range(begin, end + 1):
             packet = self._cursor.next()
             if packet is None:
-                break
+                source.drain()  # pictures whose packets are not all there
+                return False
             needless = skipping and place not in self._row_of
             if needless != skip_now:
                 source.context.skip_frame = "NONREF" if needless else "DEFAULT"
@@ -300,16 +301,21 @@ class _Cursor:
         self._at = 0  # place of the next packet
 
     def next(self) -> av.Packet[Any] | None:
-        """The next packet; None at the end, or where the file is not the one that was counted."""
+        """The next packet; None at the end, or where it is not the one that was counted."""
+        packet = self._pass()
+        return packet if packet is not None and self._is_counted(packet, self._at - 1) else None
+
+    def _pass(self) -> av.Packet[Any] | None:
+        """The next packet by its time alone; None at the end, or where it has another."""
         packet = next(self._packets, None) if self._packets is not None else None
-        if packet is None or not self._is_at(packet, self._at):
+        times = self._table.packet_pts
+        if packet is None or self._at >= len(times) or times[self._at] != _time_of(packet):
             return None
         self._at += 1
         return packet
 
-    def _is_at(self, packet: av.Packet[Any], place: int) -> bool:
-        times = self._table.packet_pts
-        return place < len(times) and times[place] == (NO_TIME if packet.pts is None else packet.pts)
+    def _is_counted(self, packet: av.Packet[Any], place: int) -> bool:
+        return self._table.packet_at[place].tolist() == [*file_place(packet)]
 
     def go_to(self, begin: int) -> bool:
         """Be before a packet: further on, by a seek, or where that leads astray by counting from the start."""
@@ -320,7 +326,7 @@ class _Cursor:
 
     def _skip_to(self, begin: int) -> bool:
         while self._at < begin:
-            if self.next() is None:
+            if self._pass() is None:
                 self._packets = None
                 return False
         return True
@@ -338,11 +344,20 @@ class _Cursor:
         if len(same) != 1 or same[0] > begin:
             return False
         self._packets, self._at = chain([first], packets), int(same[0])
-        # After a seek, some containers (MPEG program streams) give other times.
-        return self._skip_to(begin)
+        # After a seek, some containers give other times (MPEG program streams), or the times of other packets (AVI
+        # with a damaged index): the packet is known by where it is in the file.
+        found = self.next() if self._skip_to(begin) else None
+        if found is None:
+            return False
+        self._packets, self._at = chain([found], packets), begin
+        return True
 
     def _count_to(self, begin: int) -> bool:
         if self._packets is None or self._at > begin:
             self._source.reopen()
             self._packets, self._at = self._source.packets(), 0
         return self._skip_to(begin)
+
+
+def _time_of(packet: av.Packet[Any]) -> int:
+    return NO_TIME if packet.pts is None else packet.pts
