@@ -42,21 +42,27 @@ _BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 
 
-def picture_counter(codec: str, extradata: bytes | None) -> PictureCount:
-    """What counts the pictures of this stream's packets. Empty packets hold none, in every codec."""
-    extra = bytes(extradata or b"")
-    try:
-        count: PictureCount = _COUNTERS[codec](extra) if codec in _COUNTERS else _simple(codec)
-    except (ValueError, IndexError):
-        return _unknown
+class PictureCounter:
+    """Counts the pictures of a stream's packets, which it is given in file order. Empty packets hold none."""
 
-    def counted(data: bytes, key: bool) -> int | None:
+    def __init__(self, codec: str, extradata: bytes | None) -> None:
+        extra = bytes(extradata or b"")
         try:
-            return count(data, key)
+            self._count: PictureCount = _COUNTERS[codec](extra) if codec in _COUNTERS else _simple(codec)
+        except (ValueError, IndexError):
+            self._count = _unknown
+
+    def __call__(self, data: bytes, key: bool) -> int | None:
+        """Pictures in the next packet, from its bytes and whether it is a keyframe; None where only decoding tells."""
+        try:
+            return self._count(data, key)
         except (ValueError, IndexError):  # a header that breaks off
             return None
 
-    return counted
+    @property
+    def in_sequence(self) -> bool:
+        """Whether no picture is missing so far, by the stream's own numbers; True where a codec has none."""
+        return bool(getattr(self._count, "in_sequence", True))
 
 
 def _simple(codec: str) -> PictureCount:
@@ -122,7 +128,9 @@ class _H264:
 
     def __init__(self, extra: bytes) -> None:
         self._sps = b""
-        self._frames_only, self._before_field_flag = True, 0
+        self._frames_only, self._colour_planes, self._number_bits = True, False, 0
+        self._last_number: int | None = None  # frame_num of the last picture that others may refer to
+        self.in_sequence = True
         self._length_bytes = 0
         if extra[:1] == b"\1":  # avcC (ISO/IEC 14496-15, 5.3.3.1)
             self._length_bytes = (extra[4] & 3) + 1
@@ -148,13 +156,16 @@ class _H264:
     def _of_slice(self, unit: bytes) -> int | None:
         if not self._sps:
             return None
-        if self._frames_only:
-            return 1
         bits = _plain(unit[1:])
         for _ in range(3):  # first_mb_in_slice, slice_type, pic_parameter_set_id
             bits.ue()
-        bits.take(self._before_field_flag)
-        return None if bits.take(1) else 1
+        bits.take(2 * self._colour_planes)
+        number = bits.take(self._number_bits)
+        if self._last_number is not None and unit[0] & 31 != 5:
+            self.in_sequence &= number == (self._last_number + 1) % (1 << self._number_bits)
+        if unit[0] & 0x60:  # nal_ref_idc
+            self._last_number = number
+        return 1 if self._frames_only or not bits.take(1) else None  # field_pic_flag
 
     def _read_sps(self, unit: bytes) -> bool:
         """Read a sequence parameter set; False where it is another one than before."""
@@ -174,8 +185,8 @@ class _H264:
             for i in range((8 if chroma != 3 else 12) if bits.take(1) else 0):
                 if bits.take(1):
                     _skip_scaling_list(bits, 16 if i < 6 else 64)
-        # separate_colour_plane_flag puts colour_plane_id, two bits, before frame_num.
-        self._before_field_flag = bits.ue() + 4 + 2 * planes
+        self._colour_planes = bool(planes)  # with a colour_plane_id, two bits, before frame_num
+        self._number_bits = bits.ue() + 4
         order = bits.ue()
         if order == 0:
             bits.ue()

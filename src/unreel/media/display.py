@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 _MAX_ASPECT = 8
 # Tools that scale a video to whole, or even, pixels write what they rounded off as an aspect: 426 x 240 with 640:639.
 _ROUNDING = 50  # of one in 50, or one pixel; real ratios start at 16:15
+_SideData: Any = SideDataContainer  # whose constructor PyAV's types leave out
 
 
 class Turn:
@@ -33,7 +34,7 @@ class Turn:
         try:
             # Not frame.side_data: the frame keeps that, and it keeps the frame. Such frames wait for the garbage
             # collector, and which buffers the decoder writes into, over whose rest, would depend on when it runs.
-            data: Any = SideDataContainer(frame).get("DISPLAYMATRIX")
+            data = _SideData(frame).get("DISPLAYMATRIX")
         except ValueError:  # PyAV refuses frames that carry a kind of side data it does not know
             quarter = round(frame.rotation / 90) % 4
             self.transpose = quarter in (1, 3)

@@ -18,13 +18,15 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from unreel.media.bits import ffv1_is_whole, picture_counter
+from unreel.media.bits import PictureCounter, ffv1_is_whole
 from unreel.media.decoder import TruncatedError, UnreadableError, VideoInfo
 from unreel.media.display import Turn, display_size
 from unreel.media.source import Source, file_place
 
 # Containers that store no presentation times: FFmpeg's guess is right only where the codec does not reorder frames.
 _NO_TIMES = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "ivf"})
+# Codecs whose decoder holds a picture back until a later one comes, and drops it where that one is damaged.
+_HOLDS_BACK = frozenset({"mpeg1video", "mpeg2video"})
 NO_TIME = -(1 << 62)  # before every real time stamp
 
 
@@ -35,11 +37,11 @@ class FrameTable:
     A *place* is a packet's number in the file. ``place`` (N,) of the packet each frame comes out of; ``start`` (N,)
     of the keyframe to decode from; ``stop`` (N,) of the last packet that belongs to the frame. ``packet_pts`` and
     ``packet_dts`` (P,) are the file's own; ``packet_at`` (P, 2) is where in the file each packet is, and its size in
-    bytes; ``keys`` (K,) are the places of keyframes. ``refused`` are the places of
-    packets that are damaged by their own checksum, and of what builds on them: they are never decoded. ``recordings``
-    are the places where another recording begins: the decoder starts anew there. ``one_each`` means that every packet
-    shown is one whole picture. ``counted`` means that places do not tell frames apart: they are found by counting the
-    decoder's output from the start of the file.
+    bytes; ``keys`` (K,) are the places of keyframes. ``refused`` are the places of packets that are damaged by their
+    own checksum, and of what builds on them: they are never decoded. ``recordings`` are the places where another
+    recording begins: the decoder starts anew there. ``one_each`` means that every packet shown is one whole picture,
+    and none is missing between them. ``counted`` means that places do not tell frames apart: they are found by counting
+    the decoder's output from the start of the file.
     """
 
     place: NDArray[np.int64]
@@ -95,6 +97,7 @@ class _Packets:
     shown: list[bool] = field(default_factory=list)
     whole: list[bool] = field(default_factory=list)  # by their own checksums, of a codec that has any
     one_each: bool = True  # nothing but whole pictures and packets that show nothing, and no sign of damage
+    in_sequence: bool = True  # no picture is missing, by the stream's own numbers
     packed: bool = False  # a picture may come out of another packet than its own
 
     def __len__(self) -> int:
@@ -131,7 +134,7 @@ def build_table(source: Source) -> FrameTable:
     if told and recordings is not None:
         _drop_undecodable_heads(source, packets, pts, shown, recordings)
     if told and recordings is not None and shown.any():
-        found = _from_packets(packets, pts, shown, recordings)
+        found = _from_packets(source, packets, pts, shown, recordings)
     else:
         found, first = _from_decoding(source, packets, pts, recordings)
     return _finish(source, packets, pts, frozenset(recordings or ()), found, first)
@@ -140,7 +143,7 @@ def build_table(source: Source) -> FrameTable:
 def _read_packets(source: Source) -> tuple[_Packets, av.VideoFrame | None]:
     """All packets, and the first frame that comes out."""
     packets = _Packets()
-    count = picture_counter(source.context.name, source.context.extradata)
+    count = PictureCounter(source.context.name, source.context.extradata)
     first: av.VideoFrame | None = None
     for place, packet in enumerate(source.packets()):
         pts, dts, key, size = packet.pts, packet.dts, packet.is_keyframe, packet.size
@@ -158,6 +161,7 @@ def _read_packets(source: Source) -> tuple[_Packets, av.VideoFrame | None]:
         packets.shown.append(pictures != 0 and not packet.is_discard)
         if first is None:
             first = next(iter(source.decode(packet, place)), None)
+    packets.in_sequence = count.in_sequence
     if first is None and len(packets):
         first = next(iter(source.drain()), None)
     return packets, first
@@ -263,17 +267,20 @@ def decode_from_start(
     yield from source.drain()
 
 
-def _from_packets(packets: _Packets, pts: NDArray[np.int64], shown: NDArray[np.bool_], recordings: list[int]) -> _Shown:
+def _from_packets(
+    source: Source, packets: _Packets, pts: NDArray[np.int64], shown: NDArray[np.bool_], recordings: list[int]
+) -> _Shown:
     """The frames of a file whose packets tell."""
-    orders, starts = [], []
+    orders, starts, stops = [], [], []
     for begin, end in pairwise([*recordings, len(packets)]):
         places = begin + np.flatnonzero(shown[begin:end])
         places = places[np.argsort(pts[places], kind="stable")]
         orders.append(places)
         starts.append(_starts(places, packets.key, pts, begin))
-    place = np.concatenate(orders)
+        stops.append(_stops(source, places, pts, end))
+    place, start, stop = (np.concatenate(parts) for parts in (orders, starts, stops))
     ticks = _one_clock([pts[places] for places in orders if len(places)])
-    return _Shown(place, np.concatenate(starts), place, ticks, packets.duration[place[-1]], one_each=True)
+    return _Shown(place, start, stop, ticks, packets.duration[place[-1]], one_each=packets.in_sequence)
 
 
 def _from_decoding(
@@ -281,7 +288,7 @@ def _from_decoding(
 ) -> tuple[_Shown, av.VideoFrame]:
     """The frames of a file whose packets do not tell: what the decoder puts out, each with its packet's time."""
     source.reopen()
-    source.faults = 0
+    source.faults.clear()
     first: av.VideoFrame | None = None
     duration = 0
     came: list[int] = []
@@ -305,8 +312,10 @@ def _from_decoding(
         rank = np.full(len(packets), len(place))
         rank[place] = np.arange(len(place))
         starts = [_starts(place[rows], packets.key, rank, begin) for rows, begin in zip(parts, begins, strict=True)]
+        ends = [*begins[1:], len(packets)]
+        stops = [_stops(source, place[rows], rank, end) for rows, end in zip(parts, ends, strict=True)]
         following = np.unique([*came, *begins, len(packets)])
-        stop = following[np.searchsorted(following, place, side="right")] - 1
+        stop = np.maximum(following[np.searchsorted(following, place, side="right")] - 1, np.concatenate(stops))
         found = _Shown(place, np.concatenate(starts), stop, ticks, duration, one_each=False)
     return found, first
 
@@ -326,6 +335,23 @@ def _starts(places: NDArray[np.int64], key: list[bool], when: NDArray[np.int64],
         if last >= 0:
             starts[row] = keys[last]
     return starts
+
+
+def _stops(source: Source, places: NDArray[np.int64], when: NDArray[np.int64], end: int) -> NDArray[np.int64]:
+    """The last packet to decode for each frame: its own, or the one that the decoder shows it at.
+
+    Where that one is damaged, the frame is lost to a plain decode. ``when`` is as for ``_starts``; the recording goes
+    on to the packet before ``end``.
+    """
+    if source.context.name not in _HOLDS_BACK:
+        return places
+    stops = places.copy()
+    for row, place in enumerate(places.tolist()):
+        later = place + 1
+        while later < end and when[later] <= when[place]:
+            later += 1
+        stops[row] = min(later, end - 1)
+    return stops
 
 
 def _one_clock(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -22,6 +22,8 @@ from unreel.media.decoder import (
     UnreadableError,
 )
 
+# Codecs whose decoder refuses a damaged picture if told to; else it leaves the rest of it as an earlier one was.
+_STRICT = frozenset({"mjpeg"})
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -66,7 +68,7 @@ class Source:
 
     def __init__(self, path: str, budget: Budget) -> None:
         self.path, self.budget = path, budget
-        self.faults = 0  # packets that the decoder refused, and frames that it patched up
+        self.faults: list[int] = []  # places of packets that the decoder refused, and of frames that it patched up
         self.refused: frozenset[int] = frozenset()  # places of packets that never reach the decoder
         self._open()
 
@@ -83,6 +85,8 @@ class Source:
                 )
             context.thread_type = "NONE"
             context.thread_count = 1
+            if context.name in _STRICT:
+                context.options = {"err_detect": "explode"}
             self.context = context
         except BaseException:
             self.container.close()
@@ -147,9 +151,9 @@ class Source:
         except (av.error.ExitError, av.error.MemoryError):
             raise
         except av.FFmpegError:
-            self.faults += 1
+            self.faults.append(-1 if packet is None or packet.pts is None else packet.pts)
             return []
-        self.faults += sum(bool(frame.is_corrupt) for frame in frames)
+        self.faults += [-1 if frame.pts is None else frame.pts for frame in frames if frame.is_corrupt]
         return frames
 
 

@@ -268,7 +268,8 @@ class _SpanReader:
             return False
         skipping = not plain and self._table.one_each and _may_skip(source.context)
         following = int(keys[keys > begin].min(initial=len(self._table.packet_pts)))
-        before, damaged, skip_now = source.faults, False, False
+        source.faults.clear()
+        skip_now = False
         for place in range(begin, end + 1):
             packet = self._cursor.next()
             if packet is None:
@@ -278,11 +279,10 @@ class _SpanReader:
             if needless != skip_now:
                 source.context.skip_frame = "NONREF" if needless else "DEFAULT"
                 skip_now = needless
-            self._take(source.decode(packet, place))
-            if place < following:
-                damaged = source.faults > before
+            frames = source.decode(packet, place)  # kept while the next packet is decoded, as in any plain loop
+            self._take(frames)
         self._take(source.drain())
-        return damaged if end >= following else source.faults > before
+        return any(place < following for place in source.faults)
 
     def _take(self, frames: list[av.VideoFrame]) -> None:
         for frame in frames:
@@ -315,7 +315,8 @@ class _Cursor:
         return packet
 
     def _is_counted(self, packet: av.Packet[Any], place: int) -> bool:
-        return self._table.packet_at[place].tolist() == [*file_place(packet)]
+        at, size = self._table.packet_at[place].tolist()
+        return file_place(packet) == (at, size)
 
     def go_to(self, begin: int) -> bool:
         """Be before a packet: further on, by a seek, or where that leads astray by counting from the start."""
