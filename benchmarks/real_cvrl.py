@@ -51,7 +51,8 @@ import unreel
 from unreel.data.manifest import Manifest
 from unreel.nn import count_parameters
 from unreel.protocols import Compute
-from unreel.protocols.features import default_plan, embed_all
+from unreel.protocols.clips import default_plan
+from unreel.protocols.features import embed_all
 from unreel.tasks import FrameStatistics, LabelTask, random_init
 from unreel.tasks.classification import score_head
 from unreel.tasks.profiles import resolve_protocols

@@ -66,7 +66,8 @@ from unreel.data.snippets import SnippetSampler, permutation_class, permutations
 from unreel.methods import Method
 from unreel.nn import Encoder, count_parameters
 from unreel.protocols import Compute
-from unreel.protocols.features import default_plan, embed_all, evaluation_mode
+from unreel.protocols.clips import default_plan
+from unreel.protocols.features import embed_all, evaluation_mode
 from unreel.protocols.head import HeadCard, Predictions, with_card
 from unreel.protocols.retrieval import Retrieval
 from unreel.protocols.samples import FeatureSet, Truth

@@ -26,6 +26,7 @@ from unreel.nn import Encoder
 from unreel.nn.external import wrap_encoder
 from unreel.nn.weights import FILE_NAME, save_encoder
 from unreel.nn.weights import load_encoder as load_encoder_file
+from unreel.protocols.compute import Compute, sorted_options
 from unreel.protocols.features import Embeddings
 from unreel.protocols.features import embed as embed_features
 from unreel.protocols.head import Head, save_head, with_card
@@ -153,7 +154,7 @@ def predict(
     head: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
-    **embedding: Any,
+    **options: Any,
 ) -> PredictionTable:
     """A label for every video or image, with its probability and the seconds that it speaks of.
 
@@ -172,7 +173,7 @@ def predict(
         head: file (.safetensors) to keep the fitted head in; in the folder ``heads`` of a run by default.
         out: also write the table there: .csv, .parquet or .json.
         seed: of what is drawn in fitting.
-        embedding: device, store, workers and others, see ``unreel.protocols.features.embed``.
+        options: device, workers, batch_size, store, precision, decoder, progress: see ``Compute``.
 
     Raises: UsageError for a call that contradicts itself; DataError for labels that name no file, a single class, or
         a head or an encoder that is not there; WriteError, before any work, where a file cannot be written.
@@ -180,6 +181,7 @@ def predict(
     from unreel.tasks import predict as predictions
     from unreel.tasks.profiles import frozen_protocol
 
+    (compute,) = sorted_options(options, Compute)
     if out is not None:
         check_file(predictions.check_predictions_suffix(out))
     if head is not None:
@@ -198,7 +200,7 @@ def predict(
         labelled, name = predictions.open_labels(labels, manifest, label=label)
         net = _encoder(head_or_run)
         how = frozen_protocol(protocol) if isinstance(protocol, str) else protocol
-        fitted = predictions.fit_head(net, labelled, protocol=how, label=name, group=group, seed=seed, **embedding)
+        fitted = predictions.fit_head(net, labelled, protocol=how, label=name, group=group, seed=seed, compute=compute)
         target = head
         if not isinstance(head_or_run, Encoder):
             place = _path(head_or_run)
@@ -207,7 +209,7 @@ def predict(
             fitted = with_card(fitted, encoder_file=os.path.abspath(file))
         if target is not None:
             kept = save_head(fitted, target)
-    table = predictions.predict_table(fitted, net, manifest, window=window, **embedding)
+    table = predictions.predict_table(fitted, net, manifest, window=window, compute=compute)
     if out is not None:
         table.write(out)
     return replace(table, head_file=kept)

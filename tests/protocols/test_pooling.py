@@ -11,7 +11,8 @@ from unreel.media.write import write_video
 from unreel.nn import InputSpec, create_encoder, wrap_encoder
 from unreel.nn.encoder import Encoder, StageInfo
 from unreel.protocols import ArrayClips, FeatureStore, Pooling, embed, search
-from unreel.protocols.features import JoinedClips, ManifestClips, embed_all, encode
+from unreel.protocols.clips import JoinedClips, ManifestClips
+from unreel.protocols.features import embed_all, encode
 from unreel.protocols.store import TableKey
 
 PLAN = ClipPlan(num_frames=4, stride=1, num_clips=3, num_crops=1, size_px=32, short_side_px=32)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.contracts.test_heads import HeadContract
 from unreel.cli.main import main
 from unreel.core.errors import DataError, UsageError
 from unreel.data.dataset import EvaluationDataset
@@ -22,6 +23,7 @@ from unreel.nn.encoder import Encoder
 from unreel.nn.weights import save_encoder
 from unreel.protocols import ArrayClips, Compute, FeatureSet
 from unreel.protocols.linear import FittedLinear
+from unreel.protocols.store import encoder_digest
 from unreel.tasks import FineTune, LabelTask, Report, evaluate
 from unreel.tasks.classification import score_head
 from unreel.tasks.profiles import resolve_protocols
@@ -61,6 +63,19 @@ def adapt(protocol: FineTune, data: Manifest, net: Encoder | None = None, **opti
     assert train is not None
     compute = Compute(device="cpu", progress=False, work=options.pop("folder", None))
     return protocol.adapt(net or encoder(), train, task.examples("val"), plan=PLAN, compute=compute, **options)
+
+
+class TestHead(HeadContract):
+    """What fine-tuning leaves is a head as any other, on the embeddings of the tuned encoder."""
+
+    @pytest.fixture
+    def head(self, adapted):
+        assert adapted.head.card.encoder == encoder_digest(adapted.encoder)
+        return adapted.head
+
+    @pytest.fixture
+    def inputs(self, adapted):
+        return np.random.default_rng(0).normal(size=(6, 3, adapted.encoder.num_features))
 
 
 def weights(adapted: Adapted) -> list[torch.Tensor]:

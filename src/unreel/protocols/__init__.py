@@ -1,7 +1,8 @@
 """Arrays in, heads out: how frozen features are put to a test."""
 
+from unreel.protocols.clips import ArrayClips, ManifestClips, default_plan
 from unreel.protocols.compute import Compute
-from unreel.protocols.features import ArrayClips, Embeddings, ManifestClips, default_plan, embed
+from unreel.protocols.features import Embeddings, embed
 from unreel.protocols.head import Head, HeadCard, Predictions, load_head, save_head
 from unreel.protocols.knn import KNN
 from unreel.protocols.linear import LinearProbe

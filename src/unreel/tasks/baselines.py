@@ -24,8 +24,9 @@ from unreel.data.batch import Fault
 from unreel.data.sampling import ClipPlan
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
 from unreel.nn.registry import ENCODERS, create_encoder
+from unreel.protocols.clips import ClipSource
 from unreel.protocols.compute import USUAL, Compute
-from unreel.protocols.features import ClipSource, Embeddings, evaluation_mode
+from unreel.protocols.features import Embeddings, evaluation_mode
 from unreel.protocols.store import TableKey, encoder_digest
 from unreel.tasks.task import Task
 

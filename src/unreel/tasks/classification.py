@@ -15,7 +15,8 @@ from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
 from unreel.metrics.retrieval import chance_average_precision, chance_hit_at_k, retrieval_outcomes
-from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, ManifestClips
+from unreel.protocols.clips import ArrayClips, ClipSource, ManifestClips
+from unreel.protocols.features import Embeddings
 from unreel.protocols.head import Head, HeadCard, Predictions
 from unreel.protocols.protocol import encode
 from unreel.protocols.samples import FeatureSet, Truth

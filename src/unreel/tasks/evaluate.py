@@ -17,8 +17,9 @@ from unreel.data.manifest import Source
 from unreel.data.sampling import ClipPlan
 from unreel.metrics.classification import confusion_matrix
 from unreel.nn.encoder import Encoder
+from unreel.protocols.clips import ArrayClips, default_plan
 from unreel.protocols.compute import Compute, sorted_options
-from unreel.protocols.features import ArrayClips, Embeddings, default_plan, embed_all, merge_faults
+from unreel.protocols.features import Embeddings, embed_all, merge_faults
 from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.store import encoder_digest
 from unreel.tasks.baselines import USUAL_BASELINES, controls

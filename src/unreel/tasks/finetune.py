@@ -199,7 +199,7 @@ class FineTune:
         if watch is not None:
             settings |= {"n_val": len(validation.manifest) if validation is not None else 0}
             settings |= {} if watch.best_step < 0 else {"best_step": watch.best_step, self.select: watch.best_value}
-        return Adapted(method.encoder.eval(), self._head(method, train, settings, notes))
+        return Adapted(method.encoder.eval(), self._head(method, train, plan, settings, notes))
 
     def _parts(
         self, train: Examples, validation: Examples | None, seed: int
@@ -245,7 +245,12 @@ class FineTune:
         return [manifest.digest, mapping_digest([manifest.identity(i) for i in range(len(manifest))])]
 
     def _head(
-        self, method: Supervised, train: Examples, settings: dict[str, object], notes: tuple[str, ...]
+        self,
+        method: Supervised,
+        train: Examples,
+        plan: ClipPlan,
+        settings: dict[str, object],
+        notes: tuple[str, ...],
     ) -> FittedLinear:
         linear = method.head.linear
         labels = train.labels
@@ -254,6 +259,10 @@ class FineTune:
             train.label,
             method.classes,
             tuple(int((labels == c).sum()) for c in method.classes),
+            clips=plan,
+            layer=method.encoder.last_stage,
+            pooling="encoder",
+            encoder=encoder_digest(method.encoder),
             settings=settings,
             notes=notes,
         )

@@ -15,7 +15,8 @@ from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.data.split_names import split_role, unclear_splits
 from unreel.media import Decoder
-from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, JoinedClips, ManifestClips
+from unreel.protocols.clips import ArrayClips, ClipSource, JoinedClips, ManifestClips
+from unreel.protocols.features import Embeddings
 from unreel.protocols.head import Predictions
 from unreel.protocols.samples import FeatureSet, Truth
 from unreel.tasks.classification import choose_column, label_metrics, score_labels

@@ -12,7 +12,8 @@ from unreel.core.keys import Key
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder, MediaError
-from unreel.protocols.features import ArrayClips, ClipSource, Embeddings, ManifestClips
+from unreel.protocols.clips import ArrayClips, ClipSource, ManifestClips
+from unreel.protocols.features import Embeddings
 from unreel.protocols.samples import FeatureSet
 from unreel.tasks.classification import LabelTask
 from unreel.tasks.task import TASKS, Parts, source_name

@@ -25,7 +25,9 @@ from unreel.data.split_names import split_role
 from unreel.data.tables import PARQUET_SUFFIXES
 from unreel.nn.encoder import Encoder
 from unreel.protocols.calibration import fit_calibrated
-from unreel.protocols.features import Embeddings, default_plan, embed
+from unreel.protocols.clips import ManifestClips, default_plan
+from unreel.protocols.compute import USUAL, Compute
+from unreel.protocols.features import Embeddings, embed_all
 from unreel.protocols.head import Head, HeadCard, with_card
 from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.protocol import FeatureProtocol
@@ -171,7 +173,7 @@ def fit_head(
     clips: ClipPlan | None = None,
     pooling: PoolingLike = None,
     seed: int = 0,
-    **embedding: Any,
+    compute: Compute = USUAL,
 ) -> Head:
     """A calibrated head on the frozen encoder's embeddings of labelled files.
 
@@ -179,13 +181,14 @@ def fit_head(
 
     Args:
         labelled: every row has the label. group: a group column; ``None``: "group", or the only one there is.
-        clips: how files are cut; ``None``: as the encoder was trained. pooling, embedding: as ``embed``.
+        clips: how files are cut; ``None``: as the encoder was trained. pooling: as ``embed``.
     Raises: DataError for files that cannot be read, are listed twice, or leave a single class.
     """
     together = choose_column("group", group, labelled.group_names, required=False)
     plan = clips if clips is not None else default_plan(encoder.input_spec)
     pooled = Pooling.of(pooling)
-    found = embed(encoder, labelled, clips=plan, pooling=pooled, label=label, group=together, **embedding)
+    source = ManifestClips(labelled, plan, decoder=compute.decoder)
+    found = embed_all([encoder], source, pooling=pooled, compute=compute)[0]
     twice = [name for name, count in Counter(found.ids.tolist()).items() if count > 1]
     if twice:
         raise DataError(
@@ -231,7 +234,7 @@ def encoder_file(head: Head) -> Path:
 
 
 def predict_table(
-    head: Head, encoder: Encoder, data: Source, *, window: float | None = None, **embedding: Any
+    head: Head, encoder: Encoder, data: Source, *, window: float | None = None, compute: Compute = USUAL
 ) -> PredictionTable:
     """What a head says of every file.
 
@@ -240,7 +243,6 @@ def predict_table(
         data: a folder, a manifest or a list of paths.
         window: seconds; one prediction for each part of a video that is as long, see ``windows``. ``None``: one for
             each row.
-        embedding: device, store, workers … as ``embed``.
     Raises: UsageError for a head of another encoder, or one that predicts no labels; DataError as ``embed``.
     """
     if window is not None and not window > 0:
@@ -258,9 +260,10 @@ def predict_table(
         manifest = index(manifest).manifest
         if window is not None:
             manifest = replace(manifest, rows=tuple(part for row in manifest for part in windows(row, window)))
-    found = embed(
-        encoder, manifest, clips=card.clips, layer=card.layer or None, pooling=card.pooling or None, **embedding
-    )
+    plan = card.clips if card.clips is not None else default_plan(encoder.input_spec)
+    source = ManifestClips(manifest, plan, decoder=compute.decoder)
+    layer, pooling = card.layer or None, card.pooling or None
+    found = embed_all([encoder], source, layer=layer, pooling=pooling, compute=compute)[0]
     said = head.predict(_vectors(found)).calibrated()
     best = np.full(len(found), np.nan) if said.probabilities is None else said.probabilities.max(1)
     rows = []

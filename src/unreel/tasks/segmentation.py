@@ -20,8 +20,8 @@ from unreel.data.rows import AlignedSource
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
 from unreel.nn.encoder import Encoder
+from unreel.protocols.clips import source_names
 from unreel.protocols.dense import encode_maps
-from unreel.protocols.features import source_names
 from unreel.protocols.head import Predictions
 from unreel.protocols.samples import Truth
 from unreel.tasks.classification import choose_column

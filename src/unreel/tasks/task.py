@@ -15,7 +15,8 @@ from unreel.core.registry import Registry
 from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
-from unreel.protocols.features import ClipSource, Embeddings
+from unreel.protocols.clips import ClipSource
+from unreel.protocols.features import Embeddings
 from unreel.protocols.head import HeadCard, Predictions
 from unreel.protocols.samples import FeatureSet, Truth
 from unreel.stats.intervals import Statistic

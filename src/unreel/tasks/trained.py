@@ -14,8 +14,9 @@ from unreel.data.batch import Fault
 from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
 from unreel.nn.encoder import Encoder
+from unreel.protocols.clips import ManifestClips
 from unreel.protocols.compute import USUAL, Compute
-from unreel.protocols.features import Embeddings, ManifestClips, embed_all, merge_faults
+from unreel.protocols.features import Embeddings, embed_all, merge_faults
 from unreel.protocols.head import Head
 from unreel.protocols.samples import FeatureSet, Truth
 from unreel.tasks.task import Outcomes, Task
