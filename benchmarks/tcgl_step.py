@@ -38,7 +38,7 @@ from unreel.core.keys import Key, uniforms
 from unreel.core.memory import keep_freed_memory
 from unreel.data.batch import Batch, View
 from unreel.data.snippets import permutation_class
-from unreel.methods import TCGL
+from unreel.methods import TCGL, create_method
 from unreel.nn import create_encoder
 from unreel.nn.norm import separate_calls
 
@@ -47,9 +47,11 @@ RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "tcgl_step.j
 FLOOR = 0.05
 
 
-def make_method(args: argparse.Namespace) -> TCGL:
+def make_method(args: argparse.Namespace) -> Any:
     encoder = create_encoder(args.encoder, layers=tuple(args.layers), width=args.width, seed=0)
-    return TCGL(encoder, clip_frames=args.frames, size=args.size, head_graph=args.head_graph, dropout=0.5)
+    return create_method(
+        "tcgl", encoder, clip_frames=args.frames, size=args.size, head_graph=args.head_graph, dropout=0.5
+    )
 
 
 def make_batch(method: TCGL, args: argparse.Namespace, dtype: torch.dtype = torch.float32) -> Batch:
@@ -103,8 +105,8 @@ def node_contrast(u: Tensor, v: Tensor, temperature: float) -> Tensor:
 def graph_loss(
     method: TCGL, layer: Any, x: Tensor, edges: list[tuple[int, int]], edge_draws: Tensor, feature_draws: Tensor
 ) -> Tensor:
-    kept = [(i, j) for i, j in edges if float(edge_draws[i, j]) >= method.p_edge]
-    masked = x * (feature_draws >= method.p_feat).to(x.dtype)
+    kept = [(i, j) for i, j in edges if float(edge_draws[i, j]) >= method.corruption.p_edge]
+    masked = x * (feature_draws >= method.corruption.p_feat).to(x.dtype)
     u, v = (method.projector(convolve(layer, *view)) for view in ((x, edges), (masked, kept)))
     return node_contrast(u, v, method.temperature)
 
@@ -133,7 +135,7 @@ def written_out(method: TCGL, batch: Batch) -> Tensor:
         draws = uniforms(inter_key.child("edges"), one, 1, n, n)[0, 0]
         features = uniforms(inter_key.child("features"), one, 1, nodes.shape[1])[0, 0]
         inter.append(graph_loss(method, method.gcn_inter[0], nodes, edges, draws, features))
-        seen = edges if method.head_graph == "order" else path_edges(range(n))
+        seen = edges if method.graph.head_graph == "order" else path_edges(range(n))
         h = convolve(method.gcn_inter[0], nodes, seen)
         logits = method.order_head(h[None], batch.key.child("dropout"), one)
         orders.append(functional.cross_entropy(logits, batch.targets["order_class"][b : b + 1]))

@@ -23,7 +23,7 @@ from unreel.core.keys import Key
 from unreel.data.batch import Batch
 from unreel.data.snippets import permutations
 from unreel.methods import TCGL
-from unreel.methods.tcgl import HeadGraph
+from unreel.methods.tcgl import GraphSettings, HeadGraph, OrderSettings
 from unreel.nn import create_encoder
 
 STEPS, VIDEOS, WINDOW = 500, 128, 25
@@ -40,7 +40,11 @@ def train(head_graph: HeadGraph, *, steps: int = STEPS, seed: int = 0) -> Curve:
     """Train graph convolution and order head on noise; every step has new videos, so accuracy is held-out."""
     torch.manual_seed(seed)
     method = TCGL(
-        create_encoder("r3d_tiny"), head_graph=head_graph, w_intra=0, w_inter=0, hidden=64, gate_hidden=32, dropout=0.1
+        create_encoder("r3d_tiny"),
+        graph=GraphSettings(head_graph=head_graph, hidden=64),
+        head=OrderSettings(gate_hidden=32, dropout=0.1),
+        w_intra=0,
+        w_inter=0,
     )
     heads = [p for name, p in method.named_parameters() if not name.startswith("encoder.")]
     optimizer = torch.optim.AdamW(heads, lr=3e-3)

@@ -224,8 +224,8 @@ def test_pretrain_takes_the_recipe_of_the_method(capsys: pytest.CaptureFixture[s
 
     assert origin_of()["views.size"] == "56 (recipe cvrl_small)"
     vcop = origin_of("--method", "vcop", "--size", "32")
-    assert vcop["method.num_snippets"] == "3 (recipe vcop_small)"
-    assert vcop["method.size"] == "32 (command line)"
+    assert vcop["clips.num_snippets"] == "3 (recipe vcop_small)"
+    assert vcop["views.size"] == "32 (command line)"
     other = origin_of("--method", "vcop", "--recipe", "pace_small")
     assert other["method.name"] == "vcop (command line)"
     assert other[next(k for k in other if k.endswith(".clip_frames"))] == "16 (default)"  # nothing is taken over

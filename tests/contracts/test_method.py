@@ -37,7 +37,7 @@ class TestTCGL(MethodSuite):
 
 class TestTCGLPaper(TestTCGL):
     def make_method(self) -> Method:
-        return tiny_tcgl(head_graph="order", gcn_layers=2, corrupt="both", edge_mask_scope="sample", gnn="gat")
+        return tiny_tcgl(head_graph="order", gcn_layers=2, which="both", edge_mask_scope="sample", gnn="gat")
 
 
 class TestVCOP(MethodSuite):
@@ -69,7 +69,7 @@ class TestPace(TestVCOP):
 
 class TestPaceContrast(TestVCOP):
     name = "pace"
-    options: ClassVar[dict[str, Any]] = {"contrast_weight": 0.1, "out_dim": 4}
+    options: ClassVar[dict[str, Any]] = {"contrast_weight": 0.1, "num_clips": 2, "out_dim": 4}
 
 
 class TestRotation(TestVCOP):

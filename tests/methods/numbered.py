@@ -26,13 +26,13 @@ QUARTERS = torch.tensor([0, 10, 20, 40], dtype=torch.uint8)
 # Cheap and small: clips of 4 frames of 8 × 8 pixels as they are.
 TINY: dict[str, Any] = {"clip_frames": 4, "size": 8, "resize": None}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "vcop": {"interval": 2, "head_dim": 24},
-    "opn": {"interval": 1, "head_dim": 48},
-    "shuffle_learn": {"head_dim": 24},
-    "arrow_of_time": {"head_dim": 8},
-    "pace": {"head_dim": 24, "jitter_p": 0.0},
-    "rotation": {"head_dim": 8},
-    "vcp": {"interval": 2, "head_dim": 48},
+    "vcop": {"interval": 2, "hidden": 24},
+    "opn": {"interval": 1, "hidden": 48},
+    "shuffle_learn": {"hidden": 24},
+    "arrow_of_time": {"hidden": 8},
+    "pace": {"hidden": 24, "jitter_p": 0.0},
+    "rotation": {"hidden": 8},
+    "vcp": {"interval": 2, "hidden": 48},
 }
 NAMES = tuple(SETTINGS)
 

@@ -9,19 +9,19 @@ import torch
 from unreel.core.keys import Key
 from unreel.data.batch import Batch, View
 from unreel.data.snippets import permutation_class
-from unreel.methods import TCGL
+from unreel.methods import create_method
 from unreel.nn import create_encoder
 
 TINY_ENCODER: dict[str, Any] = {"channels": (6, 8, 10, 12), "stem_channels": 4}
 
 
-def tiny_tcgl(**options: Any) -> TCGL:
+def tiny_tcgl(**options: Any) -> Any:
     """A TCGL around a very small encoder of 12 features; the same weights at every call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = create_encoder("r3d_tiny", **TINY_ENCODER)
         settings = {"clip_frames": 8, "interval": 2, "size": 16, "resize": (16, 20), "hidden": 14, "gate_hidden": 5}
-        return TCGL(encoder, **{**settings, **options})
+        return create_method("tcgl", encoder, **{**settings, **options})
 
 
 def snippet_batch(

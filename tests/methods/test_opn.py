@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from tests.methods.numbered import batch_of, frames_of, tiny
-from unreel.methods import OPN
+from unreel.methods import OPN, create_method
 from unreel.nn import create_encoder
 
 
 def test_twelve_classes_of_six_pairs() -> None:
     with torch.device("meta"):
-        method = OPN(create_encoder("c3d"))
+        method = create_method("opn", create_encoder("c3d"))
     assert len(method.head.pairs) == 6  # type: ignore[arg-type]
     assert method.head.classifier.out_features == 12  # type: ignore[union-attr]
 

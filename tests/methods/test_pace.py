@@ -30,7 +30,7 @@ def test_short_videos_are_looped() -> None:
 
 
 def test_contrast_is_between_two_clips_of_a_video() -> None:
-    options = {"contrast_weight": 0.1, "out_dim": 4, "dropout": 0.0}
+    options = {"contrast_weight": 0.1, "num_clips": 2, "out_dim": 4, "dropout": 0.0}
     method = tiny("pace", **options)
     assert isinstance(method, Pace)
     batch = batch_of(method, 6)
@@ -49,13 +49,13 @@ def test_contrast_is_between_two_clips_of_a_video() -> None:
 
 
 def test_what_two_clips_share_does_not_come_from_the_views() -> None:
-    views = tiny("pace", contrast_weight=0.1, jitter_p=0.8, flip_p=0.5).views
+    views = tiny("pace", contrast_weight=0.1, num_clips=2, jitter_p=0.8, flip_p=0.5).views
     assert views.shared == frozenset()  # type: ignore[attr-defined]
 
 
 def test_the_other_papers_are_settings() -> None:
     for recipe, rates in (("pace_small", [1, 2, 3, 4]), ("prp_small", [1, 2, 4, 8]), ("speednet_small", [1, 2])):
-        assert load_recipe(recipe).sections["method"]["rates"] == rates
+        assert load_recipe(recipe).sections["clips"]["rates"] == rates
         assert load_recipe(recipe).sections["method"]["name"] == "pace"
 
 

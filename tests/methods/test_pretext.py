@@ -12,7 +12,6 @@ from tests.methods.numbered import NAMES, TileMeans, batch_of, tiny
 from tests.methods.test_cvrl import gradients_of, worst
 from unreel.core import distributed
 from unreel.core.errors import UsageError
-from unreel.core.settings import defaults
 from unreel.data.batch import Batch, View
 from unreel.data.contracts import min_frames
 from unreel.data.dataset import ClipDataset
@@ -112,7 +111,7 @@ def test_defaults_are_the_papers(name: str, frames: int) -> None:
         method = create_method(name, create_encoder("c3d"))
     assert min_frames(method.sampler) == frames
     assert (method.encoder.input_spec.num_frames, method.encoder.input_spec.size_px) == (16, 112)
-    assert defaults(type(method))["resize"] == [128, 171]
+    assert method.views.pipelines[0][0].size == (128, 171)  # type: ignore[attr-defined]
 
 
 def test_dropout_acts_in_training_only_and_follows_key_and_sample() -> None:
@@ -134,9 +133,10 @@ def rows(batch: Batch, part: slice) -> Batch:
 
 
 def global_batch(name: str) -> tuple[Method, Batch]:
-    options: dict[str, Any] = {"rotation": {"copies": "one"}, "pace": {"contrast_weight": 0.1, "out_dim": 4}}.get(
-        name, {}
-    )
+    options: dict[str, Any] = {
+        "rotation": {"copies": "one"},
+        "pace": {"contrast_weight": 0.1, "num_clips": 2, "out_dim": 4},
+    }.get(name, {})
     method = tiny(name, **{"dropout": 0.5, **options}).double().train()
     noise = torch.Generator().manual_seed(0)
     batch = rows(batch_of(method, 8), slice(None))

@@ -48,7 +48,7 @@ def test_one_copy_draws_the_turn_from_the_sample() -> None:
 
 
 def test_there_is_no_mirror() -> None:
-    with pytest.raises(UsageError, match="no argument 'flip_p'"):
+    with pytest.raises(UsageError, match=r"set views\.flip_p to 0"):
         tiny("rotation", flip_p=0.5)
     with pytest.raises(UsageError, match="did you mean 'all'"):
         tiny("rotation", copies="al")

@@ -17,7 +17,7 @@ from tests.methods.tcgl_clips import TINY_ENCODER, snippet_batch, tiny_tcgl
 from unreel.core import distributed
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import defaults, describe
+from unreel.core.settings import Layer, defaults
 from unreel.data.batch import Batch
 from unreel.data.snippets import SnippetSampler, permutations
 from unreel.losses import node_info_nce
@@ -27,6 +27,7 @@ from unreel.nn import create_encoder
 from unreel.nn.encoder import dct_highpass
 from unreel.nn.graph import chain, normalized_adjacency, order_graph
 from unreel.recipes import load_recipe
+from unreel.recipes.schema import resolve
 from unreel.train import build_optimizer, fit
 from unreel.train.backend import distribute
 from unreel.views.presets import snippet_views
@@ -37,7 +38,7 @@ from unreel.views.presets import snippet_views
 def head_parameters(**options: Any) -> int:
     encoder = create_encoder("r3d_tiny", channels=(2, 2, 2, 512), stem_channels=2)
     with torch.device("meta"):
-        method = TCGL(encoder, **options)
+        method = create_method("tcgl", encoder, **options)
     return sum(p.numel() for n, p in method.named_parameters() if not n.startswith("encoder."))
 
 
@@ -67,11 +68,13 @@ def test_check_1_head_counts() -> None:
 
 
 def test_defaults_are_the_papers_but_for_the_leak() -> None:
-    found = defaults(TCGL)
+    rest = {"encoder": {"name": "r3d_tiny"}, "train": {"batch_size": 4}}
+    settings = resolve([Layer("test", {"method": {"name": "tcgl"}, **rest})]).to_plain()
+    found = {key: value for section in ("method", *TCGL.parts) for key, value in settings[section].items()}
     paper = {
         "num_snippets": 3, "clip_frames": 16, "interval": 8, "num_frame_sets": 4, "size": 112, "resize": [128, 171],
         "crop_per": "snippet", "dct_highpass": 1, "bn_grouping": "per_call", "intra_edges": "chain",
-        "inter_edges": "order", "p_edge": 0.2, "p_feat": 0.1, "corrupt": "second", "corruption": "both",
+        "inter_edges": "order", "p_edge": 0.2, "p_feat": 0.1, "which": "second", "kind": "both",
         "noise_std": 1.0, "edge_drop": "directed", "edge_mask_scope": "batch", "gnn": "gcn", "gcn_layers": 1,
         "share_intra_gcn": False, "gcn_act": "none", "hidden": 512, "proj": "elu", "temperature": 0.5,
         "adaptive": True, "gate_hidden": 256, "dropout": 0.5, "w_intra": 1.0, "w_inter": 1.0, "w_order": 1.0,
@@ -79,10 +82,8 @@ def test_defaults_are_the_papers_but_for_the_leak() -> None:
     }  # fmt: skip
     assert {name: found[name] for name in paper} == paper
     assert found["head_graph"] == "position_chain"
-    names = {info.name for info in describe(TCGL)}
-    assert names >= set(paper) - {"num_views"}
-    assert "num_views" not in names
-    method = TCGL(create_encoder("r3d_tiny"))
+    assert "num_views" not in found
+    method = create_method("tcgl", create_encoder("r3d_tiny"))
     assert repr(method.sampler) == repr(SnippetSampler(3, 16, 8))
     assert method.views == snippet_views(3)
     assert method.validation_views is not None
@@ -94,16 +95,16 @@ def test_view_options_reach_the_views() -> None:
     method = tiny_tcgl(size=14, resize=(15, 20), flip_p=0.5, jitter_p=0.8, crop_per="tuple")
     assert method.views == snippet_views(3, size=14, resize=(15, 20), flip_p=0.5, jitter_p=0.8, crop_per="tuple")
     assert method.validation_views == snippet_views(3, size=14, resize=(15, 20), crop="center", crop_per="tuple")
-    with pytest.raises(TypeError, match="flp_p"):
+    with pytest.raises(UsageError, match="flp_p"):
         tiny_tcgl(flp_p=0.5)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head_graph": "ordr"}, "unknown head_graph 'ordr'; did you mean 'order'"),
-        ({"num_snippets": 5}, "unknown num_snippets '5'; known: 2, 3, 4"),
-        ({"num_frame_sets": 3}, "unknown num_frame_sets"),
+        ({"head_graph": "ordr"}, "head_graph must be one of .*'ordr'; did you mean 'order'"),
+        ({"num_snippets": 5}, "takes 2, 3 or 4 snippets, got 5"),
+        ({"num_frame_sets": 3}, "num_frame_sets must be one of 1, 2, 4, 8, got 3"),
         ({"clip_frames": 6}, "6 frames cannot be cut into 4 equal frame-sets"),
         ({"clip_frames": 4}, "frame-sets of 1 frames have nothing left once their 1 lowest"),
         ({"clip_frames": 16, "num_frame_sets": 8, "dct_highpass": 2}, "frame-sets of 2 frames have nothing left"),
@@ -119,10 +120,10 @@ def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> No
 
 def test_the_high_pass_is_set_in_one_place() -> None:
     assert tiny_tcgl(dct_highpass=0).encoder.input_spec.dct_highpass == 0
-    assert TCGL(create_encoder("r3d_tiny", dct_highpass=1)).encoder.input_spec.dct_highpass == 1
+    assert create_method("tcgl", create_encoder("r3d_tiny", dct_highpass=1)).encoder.input_spec.dct_highpass == 1
     for built, asked in ((1, 0), (2, 1)):
         with pytest.raises(UsageError, match=f"built with dct_highpass={built}, the method with {asked}"):
-            TCGL(create_encoder("r3d_tiny", dct_highpass=built), dct_highpass=asked)
+            create_method("tcgl", create_encoder("r3d_tiny", dct_highpass=built), dct_highpass=asked)
     assert "tcgl" in list_methods()
     assert isinstance(create_method("tcgl", create_encoder("r3d_tiny"), seed=0), TCGL)
 
@@ -133,8 +134,8 @@ KNOBS: list[dict[str, Any]] = [
     {"bn_grouping": "joint"}, {"bn_statistics": "snippets"},
     {"intra_edges": "full"}, {"intra_edges": "random"}, {"inter_edges": "position_chain"},
     {"inter_edges": "full"}, {"inter_edges": "random"}, {"head_graph": "order"}, {"head_graph": "full"},
-    {"head_graph": "none"}, {"corrupt": "both"}, {"corruption": "edges"}, {"corruption": "nodes"},
-    {"corruption": "noise"}, {"edge_drop": "undirected"}, {"edge_mask_scope": "sample"}, {"gnn": "gat"},
+    {"head_graph": "none"}, {"which": "both"}, {"kind": "edges"}, {"kind": "nodes"},
+    {"kind": "noise"}, {"edge_drop": "undirected"}, {"edge_mask_scope": "sample"}, {"gnn": "gat"},
     {"gnn": "gat", "head_graph": "none", "w_inter": 0, "gcn_layers": 2}, {"gcn_layers": 2}, {"share_intra_gcn": True},
     {"gcn_act": "relu"}, {"gcn_act": "elu", "gcn_layers": 2}, {"proj": "relu"}, {"proj": "none"}, {"adaptive": False},
     {"dropout": 0.0}, {"w_intra": 0}, {"w_inter": 0}, {"w_order": 0}, {"w_intra": 0, "w_inter": 0},
@@ -169,14 +170,19 @@ def test_recipes_say_which_graph_the_head_gets() -> None:
     graphs = dict.fromkeys(("tcgl_ucf101", "tcgl_hmdb51", "tcgl_k400"), "order") | {"tcgl_small": "position_chain"}
     for name, graph in graphs.items():
         sections = load_recipe(name).sections
+        chosen = {s: v for s, v in sections.items() if s in TCGL.parts}
         options = {n: v for n, v in sections["method"].items() if n != "name"}
         encoder = {n: v for n, v in sections["encoder"].items() if n != "name"}
         with torch.device("meta"):
-            method = create_method("tcgl", create_encoder(str(sections["encoder"]["name"]), **encoder), **options)
+            method = create_method(
+                "tcgl", create_encoder(str(sections["encoder"]["name"]), **encoder), **options, **chosen
+            )
         assert isinstance(method, TCGL)
-        assert method.head_graph == graph
+        assert method.graph.head_graph == graph
         if graph == "order":  # the paper's: nothing but the graph, and dropout, differs from the class's defaults
-            assert {n for n, v in options.items() if defaults(TCGL)[n] != v} <= {"head_graph", "dropout"}
+            usual = {**defaults(TCGL), **{n: v for p in TCGL.parts.values() for n, v in defaults(p.builder).items()}}
+            given = {**options, **{n: v for values in chosen.values() for n, v in values.items()}}
+            assert {n for n, v in given.items() if usual[n] != v} <= {"head_graph", "dropout"}
             assert method.sampler.min_frames == 64  # type: ignore[attr-defined]
         else:
             assert method.sampler.min_frames == 30  # type: ignore[attr-defined]
@@ -184,7 +190,7 @@ def test_recipes_say_which_graph_the_head_gets() -> None:
 
 @pytest.mark.parametrize("name", ["vit_tiny", "resnet_18"])
 def test_any_encoder_serves(name: str) -> None:
-    method = TCGL(create_encoder(name), clip_frames=8, size=32, resize=None, hidden=16, gate_hidden=4)
+    method = create_method("tcgl", create_encoder(name), clip_frames=8, size=32, resize=None, hidden=16, gate_hidden=4)
     output = method(snippet_batch(2, size=32))
     output.loss.backward()
     assert torch.isfinite(output.loss)
@@ -428,10 +434,10 @@ def test_check_10_nothing_removed_makes_the_views_identical() -> None:
     method, batch = tiny_tcgl(p_edge=0, p_feat=0).eval(), snippet_batch(4)
     expected = slow_losses(method, batch, head_graph="position_chain")
     for corrupt in ("second", "both"):
-        logs = tiny_tcgl(p_edge=0, p_feat=0, corrupt=corrupt).eval()(batch).logs
+        logs = tiny_tcgl(p_edge=0, p_feat=0, which=corrupt).eval()(batch).logs
         assert float(logs["intra_loss"]) == pytest.approx(expected["intra_loss"], abs=1e-5)
         assert float(logs["inter_loss"]) == pytest.approx(expected["inter_loss"], abs=1e-5)
-    for options in ({}, {"corruption": "edges"}, {"corruption": "nodes"}, {"corruption": "noise"}):
+    for options in ({}, {"kind": "edges"}, {"kind": "nodes"}, {"kind": "noise"}):
         other = tiny_tcgl(p_edge=0.6, p_feat=0.6, **options).eval()(batch).logs  # in evaluation too (§2.3)
         assert abs(float(other["intra_loss"]) - expected["intra_loss"]) > 1e-4
 
@@ -439,18 +445,18 @@ def test_check_10_nothing_removed_makes_the_views_identical() -> None:
 def test_corrupt_says_which_views_and_what() -> None:
     batch = snippet_batch(4)
     assert len(views_of(tiny_tcgl(), batch)) == 2
-    second, first, *_ = both = views_of(tiny_tcgl(corrupt="both", p_feat=0.5), batch)
+    second, first, *_ = both = views_of(tiny_tcgl(which="both", p_feat=0.5), batch)
     assert len(both) == 4
     assert not torch.equal(second[0], first[0])  # draws of its own
     clean = tiny_tcgl().encode(batch)[0]
-    edges_x, edges_a = views_of(tiny_tcgl(corruption="edges", p_edge=0.5), batch)[1]
+    edges_x, edges_a = views_of(tiny_tcgl(kind="edges", p_edge=0.5), batch)[1]
     torch.testing.assert_close(edges_x, clean)
-    nodes_x, nodes_a = views_of(tiny_tcgl(corruption="nodes", p_feat=0.5), batch)[1]
+    nodes_x, nodes_a = views_of(tiny_tcgl(kind="nodes", p_feat=0.5), batch)[1]
     assert torch.equal(nodes_a, order_graph(batch.targets["order"]).unsqueeze(1))
     assert not torch.equal(edges_a, nodes_a)
     assert (nodes_x == 0).any()
     many = snippet_batch(32, frames=4)
-    small = {"num_frame_sets": 2, "clip_frames": 4, "noise_std": 0.5, "corruption": "noise"}
+    small = {"num_frame_sets": 2, "clip_frames": 4, "noise_std": 0.5, "kind": "noise"}
     noise_x, noise_a = views_of(tiny_tcgl(**small), many)[1]
     assert torch.equal(noise_a, order_graph(many.targets["order"]).unsqueeze(1))
     noise = noise_x - tiny_tcgl(**small).encode(many)[0]  # P6: it is added
@@ -459,7 +465,7 @@ def test_corrupt_says_which_views_and_what() -> None:
     assert float((noise.abs() > 1.0).float().mean()) == pytest.approx(0.0455, abs=0.02)  # two deviations
 
 
-@pytest.mark.parametrize("options", [{}, {"gnn": "gat", "corruption": "noise", "gcn_layers": 2}])
+@pytest.mark.parametrize("options", [{}, {"gnn": "gat", "kind": "noise", "gcn_layers": 2}])
 def test_mixed_precision(options: dict[str, Any]) -> None:
     batch = snippet_batch(4)
     method = tiny_tcgl(**options).eval()
@@ -488,7 +494,7 @@ def test_check_11_order_logits_do_not_see_the_corruption() -> None:
     batch = snippet_batch(4)
     logits = []
     for p in (0.0, 0.1, 0.5):
-        method = tiny_tcgl(p_edge=p, p_feat=p, corrupt="both", head_graph="order").eval()
+        method = tiny_tcgl(p_edge=p, p_feat=p, which="both", head_graph="order").eval()
         logits.append(method.order_logits(method.encode(batch)[0], batch))
         assert float(method(batch).logs["order_loss"]) == pytest.approx(
             float(nn.functional.cross_entropy(logits[-1], batch.targets["order_class"]).detach()), abs=1e-6
@@ -502,9 +508,9 @@ def test_the_label_reaches_the_head_only_through_the_paper_s_graph() -> None:
     snippets = method.encode(batch)[0]
     other = replace(batch, targets={"order": batch.targets["order"].flip(0), "order_class": torch.zeros(6)})
     for graph in ("position_chain", "full", "none"):
-        method.head_graph = graph
+        method.graph = replace(method.graph, head_graph=graph)
         assert torch.equal(method.order_logits(snippets, batch), method.order_logits(snippets, other)), graph
-    method.head_graph = "order"
+    method.graph = replace(method.graph, head_graph="order")
     assert not torch.allclose(method.order_logits(snippets, batch), method.order_logits(snippets, other))
 
 
@@ -524,7 +530,9 @@ def test_check_12_each_loss_alone_reaches_the_trunk(alone: str) -> None:
 def test_check_13_loss_of_a_random_start() -> None:
     """Embeddings are then nearly equal between the nodes of a graph: log 7 + log 5 + log 6 = 5.35."""
     torch.manual_seed(0)
-    method = TCGL(create_encoder("r3d_tiny"), clip_frames=8, interval=2, size=16, resize=(16, 20)).eval()
+    method = create_method(
+        "tcgl", create_encoder("r3d_tiny"), clip_frames=8, interval=2, size=16, resize=(16, 20)
+    ).eval()
     with torch.no_grad():
         output = method(snippet_batch(8, seed=1))
     assert float(output.loss) == pytest.approx(5.35, abs=0.15)
@@ -540,7 +548,9 @@ def read_from_the_graph(head_graph: str, steps: int = 350, rows: int = 128) -> t
     """Accuracy of graph convolution and head on features without content, over the last 50 steps of training."""
     torch.manual_seed(0)
     encoder = create_encoder("r3d_tiny", **TINY_ENCODER)
-    method = TCGL(encoder, head_graph=head_graph, w_intra=0, w_inter=0, hidden=32, gate_hidden=16, dropout=0.0)  # type: ignore[arg-type]
+    method = create_method(
+        "tcgl", encoder, head_graph=head_graph, w_intra=0, w_inter=0, hidden=32, gate_hidden=16, dropout=0.0
+    )  # type: ignore[arg-type]
     parameters = [p for n, p in method.named_parameters() if not n.startswith("encoder.")]
     optimizer = torch.optim.AdamW(parameters, lr=5e-3)
     orders, generator = permutations(3), torch.Generator().manual_seed(1)
@@ -579,9 +589,9 @@ def rows_of_tuples(batch: Batch, rows: Any) -> Batch:
 
 PROCESS_CASES: dict[str, dict[str, Any]] = {
     "paper": {"head_graph": "order", "dropout": 0.5},
-    "all own draws": {"corrupt": "both", "edge_mask_scope": "sample", "intra_edges": "random", "gnn": "gat"},
+    "all own draws": {"which": "both", "edge_mask_scope": "sample", "intra_edges": "random", "gnn": "gat"},
     "statistics of snippets": {"bn_statistics": "snippets", "gcn_layers": 2},
-    "noise, joint": {"corruption": "noise", "bn_grouping": "joint", "inter_edges": "random"},
+    "noise, joint": {"kind": "noise", "bn_grouping": "joint", "inter_edges": "random"},
 }
 
 
@@ -638,8 +648,9 @@ def moving_square(number: int, speeds: tuple[float, ...], *, third: int = 10, si
 def learn_order(speeds: tuple[float, ...], steps: int) -> dict[str, float]:
     """Accuracies on new videos after training with the order loss alone and a graph that knows nothing of it."""
     torch.manual_seed(0)
-    method = TCGL(
-        create_encoder("r3d_tiny", channels=(12, 24, 32, 48), stem_channels=8), clip_frames=8, interval=3, size=20,
+    encoder = create_encoder("r3d_tiny", channels=(12, 24, 32, 48), stem_channels=8)
+    method = create_method(
+        "tcgl", encoder, clip_frames=8, interval=3, size=20,
         resize=(24, 24), hidden=32, gate_hidden=16, dropout=0.1, w_intra=0, w_inter=0,
     )  # fmt: skip
     optimizer = build_optimizer(method, name="adamw", lr=0.004, weight_decay=0.01)

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from tests.methods.numbered import batch_of, frames_of, tiny
-from unreel.methods import VCOP
+from unreel.methods import create_method
 from unreel.nn import count_parameters, create_encoder
 
 
 @pytest.mark.parametrize(("snippets", "count"), [(2, 525_826), (3, 534_022), (4, 598_552)])
 def test_check_1_head_counts(snippets: int, count: int) -> None:
     with torch.device("meta"):
-        method = VCOP(create_encoder("c3d"), num_snippets=snippets)
+        method = create_method("vcop", create_encoder("c3d"), num_snippets=snippets)
     assert count_parameters(method.head) == count
     assert len(method.head.pairs) == snippets * (snippets - 1) // 2  # type: ignore[arg-type]
     assert method.sampler.num_views == snippets

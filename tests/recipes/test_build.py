@@ -28,7 +28,7 @@ from unreel.recipes.plan import plan
 from unreel.recipes.schema import resolve
 
 SMALL: dict[str, Any] = {
-    **{"clip_frames": 2, "interval": 1, "size": 16, "resize": [16, 20], "head_dim": 8},
+    **{"clip_frames": 2, "interval": 1, "size": 16, "resize": [16, 20], "hidden": 8},
     "train": {"batch_size": 4, "steps": 1, "epochs": None, "warmup_epochs": 0, "workers": 0, "device": "cpu"},
 }
 

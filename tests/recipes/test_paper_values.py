@@ -26,7 +26,7 @@ TCGL: dict[str, Any] = {
     **{"num_snippets": 3, "clip_frames": 16, "interval": 8, "num_frame_sets": 4, "size": 112, "resize": [128, 171]},
     **{"crop_per": "snippet", "flip_p": 0.0, "jitter_p": 0.0, "dct_highpass": 1, "bn_grouping": "per_call"},
     **{"intra_edges": "chain", "inter_edges": "order", "head_graph": "order", "p_edge": 0.2, "p_feat": 0.1},
-    **{"corrupt": "second", "corruption": "both", "edge_drop": "directed", "edge_mask_scope": "batch"},
+    **{"which": "second", "kind": "both", "edge_drop": "directed", "edge_mask_scope": "batch"},
     **{"gnn": "gcn", "gcn_layers": 1, "share_intra_gcn": False, "gcn_act": "none", "hidden": 512, "proj": "elu"},
     **{"temperature": 0.5, "adaptive": True, "gate_hidden": 3 * 512 // 6, "dropout": 0.1},
     **{"w_intra": 1.0, "w_inter": 1.0, "w_order": 1.0},
@@ -56,7 +56,7 @@ PAPERS: dict[str, dict[str, Any]] = {
     "tcgl_k400": TCGL | {"lr": 0.005, "batch_size": 40, "validation": "val", "dropout": 0.5},
     "vcop_ucf101": {
         **{"num_snippets": 3, "clip_frames": 16, "interval": 8, "stride": 1, "size": 112, "resize": [128, 171]},
-        **{"crop_per": "snippet", "flip_p": 0.0, "jitter_p": 0.0, "head_dim": 512, "dropout": 0.5},
+        **{"crop_per": "snippet", "flip_p": 0.0, "jitter_p": 0.0, "hidden": 512, "dropout": 0.5},
         **{"bn_grouping": "per_call", "encoder": "r3d_18", "layers": [1, 1, 1, 1]},
         **{"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4},
         **{"batch_size": 8, "epochs": 300, "schedule": "constant", "warmup_epochs": 0, "validation": 800},

@@ -5,19 +5,21 @@ Differs from the paper: frames in place of optical flow, on any encoder.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
 
+from unreel.core.checks import Amount
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.snippets import clip_span, require_frames, snippet_frames
-from unreel.methods.pretext import PretextTask
+from unreel.methods.debiasing import OBJECTS
+from unreel.methods.parts import Part
+from unreel.methods.pretext import PretextTask, Share
 from unreel.methods.registry import register_method
-from unreel.methods.view_options import takes_view_options
-from unreel.nn.encoder import Encoder
 from unreel.nn.heads import ConcatHead
 from unreel.views.presets import snippet_views
 
@@ -59,6 +61,11 @@ class ReverseSampler:
         return f"ReverseSampler({self.clip_frames}, stride={self.stride}, reverse_p={self.reverse_p})"
 
 
+def direction_head(in_dim: int, *, hidden: Amount = 0, dropout: Share = 0.0) -> ConcatHead:
+    """Forward or backward, behind a layer of width ``hidden``; 0 has none."""
+    return ConcatHead(1, in_dim, 2, hidden=hidden, dropout=dropout)
+
+
 @register_method("arrow_of_time")
 class ArrowOfTime(PretextTask):
     """Forward or backward?
@@ -66,33 +73,20 @@ class ArrowOfTime(PretextTask):
     Logs ``accuracy``; chance is 50 % at the default ``reverse_p``.
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it.
-        clip_frames, stride, reverse_p: see ``ReverseSampler``. Videos shorter than a clip are left out.
-        size: side of the square clips, pixels.
-        head_dim: width of a hidden layer; 0 has none. dropout: before the last layer.
-        view_options: every other argument of ``unreel.views.presets.snippet_views``.
+        encoder, clips, views, objects, head, bn_grouping: see ``PretextTask``; one clip is one call. Videos shorter
+            than a clip are left out.
     """
 
-    @takes_view_options("num_views", "size", of=snippet_views)
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        clip_frames: Annotated[int, Range(ge=2, unit="frames")] = 16,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        reverse_p: Annotated[float, Range(gt=0, lt=1)] = 0.5,
-        size: Annotated[int, Range(ge=8, unit="px")] = 112,
-        head_dim: Annotated[int, Range(ge=0)] = 0,
-        dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0,
-        **view_options: Any,
-    ) -> None:
-        super().__init__(
-            encoder,
-            sampler=ReverseSampler(clip_frames, stride=stride, reverse_p=reverse_p),
-            head=ConcatHead(1, encoder.num_features, 2, hidden=head_dim, dropout=dropout),
-            target="reversed",
-            clip_frames=clip_frames,
-            stride=stride,
-            size=size,
-            view_options=view_options,
-        )
+    target = "reversed"
+    parts: ClassVar = {
+        "clips": Part(ReverseSampler),
+        "views": Part(snippet_views),
+        "objects": OBJECTS,
+        "head": Part(direction_head),
+    }
+
+    @classmethod
+    def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """Always the more frequent answer."""
+        share = settings["clips"]["reverse_p"]
+        return {"accuracy": max(share, 1 - share)}

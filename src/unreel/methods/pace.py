@@ -9,21 +9,24 @@ Differs from PRP: its decoder, which reconstructs the slow clip, is left out; on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from torch import nn
 
+from unreel.core.checks import Amount
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import Request, SamplerDraw, SourceInfo
+from unreel.data.contracts import Request, Sampler, SamplerDraw, SourceInfo, SupportsViews
 from unreel.data.sampling import clip_indices, num_starts
 from unreel.losses.contrastive import contrast_statistics, nt_xent
+from unreel.methods.debiasing import OBJECTS, ObjectViews
 from unreel.methods.method import LossOutput
-from unreel.methods.pretext import PretextTask
+from unreel.methods.parts import Part
+from unreel.methods.pretext import PretextTask, Share
 from unreel.methods.registry import register_method
-from unreel.methods.view_options import takes_view_options
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import ConcatHead, projection_mlp
 from unreel.views.presets import snippet_views
@@ -55,6 +58,7 @@ class PaceSampler:
         if clip_frames < 2 or num_clips < 1:
             raise UsageError(f"a pace needs clips of 2 frames and 1 clip per draw, got {clip_frames} and {num_clips}")
         self.rates, self.clip_frames, self.num_clips = tuple(rates), clip_frames, num_clips
+        self.stride = rates[0]  # what an encoder's card says
 
     @property
     def num_views(self) -> int:
@@ -76,6 +80,17 @@ class PaceSampler:
         return f"PaceSampler({self.rates}, {self.clip_frames}, num_clips={self.num_clips})"
 
 
+def pace_head(
+    in_dim: int,
+    clips: PaceSampler,
+    *,
+    hidden: Amount = 0,
+    dropout: Share = 0.0,
+) -> ConcatHead:
+    """The paces told apart, behind a layer of width ``hidden``; 0 has none."""
+    return ConcatHead(1, in_dim, len(clips.rates), hidden=hidden, dropout=dropout)
+
+
 @register_method("pace")
 class Pace(PretextTask):
     """How fast does this clip play? And, if asked, which two clips are of one video?
@@ -84,46 +99,42 @@ class Pace(PretextTask):
     videos of the global batch, and ``contrast_loss``.
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it, at the first rate.
-        rates: paces in frames; 1, 2, 3, 4 in the paper.
-        clip_frames: frames per clip. Videos too short for a pace are looped.
-        contrast_weight: of the contrast between two clips of a video, each at a pace of its own; 0 leaves the second
-            clip out. The paper's is 0.1, beside 1 for the pace.
+        encoder, clips, views, objects, head: see ``PretextTask``. Videos too short for a pace are looped. The colour
+            jitter, which the paper has against shortcuts, and the flip are drawn for each clip: what two clips of a
+            video shared would help to tell them from others.
+        contrast_weight: of the contrast between two clips of a video, each at a pace of its own; it needs
+            ``num_clips`` of 2. The paper's is 0.1, beside 1 for the pace; 0 has none.
         temperature, out_dim: of the contrast, and width of its projection (one hidden layer as wide as the encoder).
-        size: side of the square clips, pixels.
-        head_dim: width of a hidden layer before the classes; 0 has none. dropout: before the last layer.
-        jitter_p: of the colour jitter, drawn for each clip: the paper has it against shortcuts.
-        view_options: every other argument of ``unreel.views.presets.snippet_views``.
+    Raises: UsageError for a contrast of one clip per video.
     """
 
-    @takes_view_options("num_views", "size", "jitter_p", "color_per", "flip_per", "crop_per", of=snippet_views)
+    target = "pace"
+    parts: ClassVar = {
+        "clips": Part(PaceSampler),
+        "views": Part(snippet_views, {"jitter_p": 0.8, "color_per": "snippet", "flip_per": "snippet"}),
+        "objects": OBJECTS,
+        "head": Part(pace_head),
+    }
+
     def __init__(
         self,
         encoder: Encoder,
         *,
-        rates: Rates = (1, 2, 3, 4),
-        clip_frames: Annotated[int, Range(ge=2, unit="frames")] = 16,
+        clips: Sampler | None = None,
+        views: SupportsViews | None = None,
+        objects: ObjectViews | None = None,
+        head: nn.Module | None = None,
         contrast_weight: Annotated[float, Range(ge=0)] = 0.0,
         temperature: Annotated[float, Range(gt=0)] = 0.1,
         out_dim: Annotated[int, Range(ge=1)] = 128,
-        size: Annotated[int, Range(ge=8, unit="px")] = 112,
-        head_dim: Annotated[int, Range(ge=0)] = 0,
-        dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0,
-        jitter_p: Annotated[float, Range(ge=0, le=1)] = 0.8,
-        **view_options: Any,
     ) -> None:
+        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head, bn_grouping="joint")
+        if contrast_weight and self.sampler.num_views != 2:
+            raise UsageError(
+                f"contrast_weight {contrast_weight:g} compares two clips of a video, and there is "
+                f"{self.sampler.num_views}: set clips.num_clips to 2"
+            )
         width = encoder.num_features
-        super().__init__(
-            encoder,
-            sampler=PaceSampler(rates, clip_frames, num_clips=2 if contrast_weight else 1),
-            head=ConcatHead(1, width, len(rates), hidden=head_dim, dropout=dropout),
-            target="pace",
-            clip_frames=clip_frames,
-            stride=rates[0],
-            size=size,
-            # What two clips of a video shared would help to tell them from others.
-            view_options={**view_options, "jitter_p": jitter_p, "color_per": "snippet", "flip_per": "snippet"},
-        )
         self.contrast_weight, self.temperature = contrast_weight, temperature
         self.projector = (
             projection_mlp(width, hidden_layers=1, hidden_dim=width, out_dim=out_dim, batch_norm=False)
@@ -133,8 +144,9 @@ class Pace(PretextTask):
 
     @classmethod
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-        """Of the contrast between clips: one over the global batch."""
-        return {"contrast_accuracy": 1 / settings["train"]["batch_size"]}
+        """One of the rates; of the contrast between clips, one over the global batch."""
+        rates, batch = settings["clips"]["rates"], settings["train"]["batch_size"]
+        return {"accuracy": 1 / len(rates), "contrast_accuracy": 1 / batch}
 
     def forward(self, batch: Batch) -> LossOutput:
         """The loss of B videos with one clip each, or two where they are contrasted."""

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.errors import unknown_name
+from unreel.core.checks import checked
+from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import Sampler
+from unreel.data.contracts import Sampler, SupportsViews
+from unreel.methods.debiasing import ObjectViews
 from unreel.methods.method import LossOutput, Method
 from unreel.nn.encoder import Encoder
 from unreel.nn.norm import separate_calls
-from unreel.views.presets import snippet_views
+from unreel.views.plan import ViewPlan
 
 BNGrouping: TypeAlias = Literal["per_call", "joint"]
+Share: TypeAlias = Annotated[float, Range(ge=0, lt=1)]
 
 
 class Question(NamedTuple):
@@ -28,46 +30,44 @@ class Question(NamedTuple):
     target: Tensor
 
 
+@checked
 class PretextTask(Method):
     """Base of the methods whose loss is the cross-entropy of a class that nobody had to label.
 
-    A subclass gives a sampler and a head, and says in ``question`` what is asked. Logged: ``accuracy``.
+    A subclass declares its parts, names the sampler's target, and says in ``question`` what is asked. Logged:
+    ``accuracy``. In validation the crop is the centre, without flip and colour jitter.
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it.
-        sampler: its number of views is that of clips per video.
+        encoder: trained in place; its ``input_spec`` is set to the clips this method is given.
+        clips: its number of views is that of clips per video.
+        views: drawn per clip, see ``snippet_views``.
+        objects: object-aware views; off.
         head: (embeddings (B, n, D), key, ids) to scores; see ``nn.heads``.
-        target: name of the sampler's target.
-        clip_frames, stride, size: of the clips, for the encoder's card and the views.
-        view_options: of ``snippet_views``. In validation the crop is the centre, without flip and colour jitter.
         bn_grouping: "per_call": a batch norm sees the clips at one position of the tuple by themselves, as where the
             papers' code calls its network once for each; "joint": those of all positions together.
     """
+
+    target: ClassVar[str]
+    """Name of the sampler's target."""
+
+    head: nn.Module
 
     def __init__(
         self,
         encoder: Encoder,
         *,
-        sampler: Sampler,
-        head: nn.Module,
-        target: str,
-        clip_frames: int,
-        stride: int,
-        size: int,
-        view_options: dict[str, Any],
-        bn_grouping: BNGrouping = "joint",
+        clips: Sampler | None = None,
+        views: SupportsViews | None = None,
+        objects: ObjectViews | None = None,
+        head: nn.Module | None = None,
+        bn_grouping: BNGrouping = "per_call",
     ) -> None:
-        super().__init__()
-        if bn_grouping not in get_args(BNGrouping):
-            raise unknown_name("bn_grouping", bn_grouping, get_args(BNGrouping))
-        self.encoder = encoder
-        self.head = head
-        self.sampler = sampler
-        self.views = snippet_views(sampler.num_views, size=size, **view_options)
-        still = {**view_options, "crop": "center", "flip_p": 0.0, "jitter_p": 0.0}
-        self.validation_views = snippet_views(sampler.num_views, size=size, **still)
-        encoder.input_spec = replace(encoder.input_spec, num_frames=clip_frames, stride_frames=stride, size_px=size)
-        self.target, self.per_call = target, bn_grouping == "per_call"
+        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head)
+        self.per_call = bn_grouping == "per_call"
+
+    def views_of_validation(self, views: Any) -> SupportsViews | None:
+        """The centre, without flip and colour jitter."""
+        return views.steady(("flip", "jitter")) if isinstance(views, ViewPlan) else None
 
     def question(self, batch: Batch) -> Question:
         """All views, and the sampler's target."""

@@ -5,19 +5,22 @@ All frames of a square clip are turned alike, by exact transposes and flips: no 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unreel.core.errors import unknown_name
+from unreel.core.checks import Amount, checked
+from unreel.core.errors import UsageError
 from unreel.core.keys import uniforms
-from unreel.core.settings import Range
 from unreel.data.batch import Batch
+from unreel.data.contracts import Sampler, SupportsViews
 from unreel.data.sampling import UniformSampler
-from unreel.methods.pretext import PretextTask, Question
+from unreel.methods.debiasing import OBJECTS, ObjectViews
+from unreel.methods.parts import Part
+from unreel.methods.pretext import PretextTask, Question, Share
 from unreel.methods.registry import register_method
-from unreel.methods.view_options import takes_view_options
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import ConcatHead
 from unreel.views.presets import snippet_views
@@ -32,47 +35,51 @@ def rotate(clips: Tensor, quarters: Tensor) -> Tensor:
     return torch.where((quarters % 4 >= 2)[which], clips.flip(-2, -1), clips)
 
 
+def turn_head(in_dim: int, *, hidden: Amount = 0, dropout: Share = 0.0) -> ConcatHead:
+    """Four quarter turns told apart, behind a layer of width ``hidden``; 0 has none."""
+    return ConcatHead(1, in_dim, 4, hidden=hidden, dropout=dropout)
+
+
 @register_method("rotation")
+@checked
 class Rotation(PretextTask):
     """By how many quarter turns was this clip turned?
 
     Logs ``accuracy``; chance is 25 %.
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it.
-        clip_frames, stride: frames per clip and frames between them; short videos are looped.
+        encoder, clips, views, objects, head: see ``PretextTask``. One clip of 16 frames; short videos are looped.
+            There should be no flip, which a turn could be taken for.
         copies: "all" gives all four turns of each clip to one batch (the original), "one" a random one.
-        size: side of the square clips, pixels.
-        head_dim: width of a hidden layer; 0 has none. dropout: before the last layer.
-        view_options: every other argument of ``unreel.views.presets.snippet_views``; there is no flip.
     """
 
-    @takes_view_options("num_views", "size", "flip_p", "flip_per", of=snippet_views)
+    target = "quarters"
+    parts: ClassVar = {
+        "clips": Part(UniformSampler),
+        "views": Part(snippet_views),
+        "objects": OBJECTS,
+        "head": Part(turn_head),
+    }
+
     def __init__(
         self,
         encoder: Encoder,
         *,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
+        clips: Sampler | None = None,
+        views: SupportsViews | None = None,
+        objects: ObjectViews | None = None,
+        head: nn.Module | None = None,
         copies: Copies = "all",
-        size: Annotated[int, Range(ge=8, unit="px")] = 112,
-        head_dim: Annotated[int, Range(ge=0)] = 0,
-        dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0,
-        **view_options: Any,
     ) -> None:
-        if copies not in get_args(Copies):
-            raise unknown_name("copies", copies, get_args(Copies))
-        super().__init__(
-            encoder,
-            sampler=UniformSampler(clip_frames=clip_frames, stride=stride),
-            head=ConcatHead(1, encoder.num_features, 4, hidden=head_dim, dropout=dropout),
-            target="quarters",
-            clip_frames=clip_frames,
-            stride=stride,
-            size=size,
-            view_options=view_options,
-        )
+        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head, bn_grouping="joint")
+        if any(op.name == "flip" for pipeline in getattr(self.views, "pipelines", ()) for op in pipeline):
+            raise UsageError("no quarter turn makes a mirrored clip, so there must be none: set views.flip_p to 0")
         self.all_copies = copies == "all"
+
+    @classmethod
+    def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """One of four."""
+        return {"accuracy": 1 / 4}
 
     def question(self, batch: Batch) -> Question:
         """The clip, turned; with all copies four clips, each a question by itself."""

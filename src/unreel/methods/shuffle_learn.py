@@ -9,20 +9,22 @@ short snippets, or (``tile``) single frames repeated, where the paper's sees ima
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 
+from unreel.core.checks import Amount
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.snippets import clip_span, require_frames, snippet_frames
-from unreel.methods.pretext import BNGrouping, PretextTask
+from unreel.methods.debiasing import OBJECTS
+from unreel.methods.parts import Part
+from unreel.methods.pretext import PretextTask, Share
 from unreel.methods.registry import register_method
-from unreel.methods.view_options import takes_view_options
-from unreel.nn.encoder import Encoder
 from unreel.nn.heads import ConcatHead
 from unreel.views.presets import snippet_views
 
@@ -95,6 +97,11 @@ class MomentSampler:
         )
 
 
+def possible_head(in_dim: int, *, hidden: Amount = 0, dropout: Share = 0.0) -> ConcatHead:
+    """Possible or not, from all three, behind a layer of width ``hidden``; 0 has none, as in the paper."""
+    return ConcatHead(3, in_dim, 2, hidden=hidden, dropout=dropout)
+
+
 @register_method("shuffle_learn")
 class ShuffleLearn(PretextTask):
     """Is the middle one of three moments between the other two?
@@ -102,43 +109,20 @@ class ShuffleLearn(PretextTask):
     Logs ``accuracy``; chance, always saying "impossible", is 1 − positive_p (75 %).
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it.
-        clip_frames, interval, stride, window, tile, positive_p: see ``MomentSampler``. Videos that are too short are
-            left out.
-        size: side of the square clips, pixels.
-        head_dim: width of a hidden layer after the concatenation; 0 has none, as in the paper.
-        dropout: before the last layer.
-        bn_grouping: "per_call" normalises each position by itself, as separate calls of one network do.
-        view_options: every other argument of ``unreel.views.presets.snippet_views``.
+        encoder, clips, views, objects, head, bn_grouping: see ``PretextTask``. Videos that are too short for five
+            moments are left out.
     """
 
-    @takes_view_options("num_views", "size", of=snippet_views)
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
-        interval: Annotated[int, Range(ge=0, unit="frames")] = 0,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        window: Annotated[int, Range(ge=1, unit="frames")] | None = None,
-        tile: bool = False,
-        positive_p: Annotated[float, Range(gt=0, lt=1)] = 0.25,
-        size: Annotated[int, Range(ge=8, unit="px")] = 112,
-        head_dim: Annotated[int, Range(ge=0)] = 0,
-        dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0,
-        bn_grouping: BNGrouping = "per_call",
-        **view_options: Any,
-    ) -> None:
-        super().__init__(
-            encoder,
-            sampler=MomentSampler(
-                clip_frames, interval, stride=stride, window=window, tile=tile, positive_p=positive_p
-            ),
-            head=ConcatHead(3, encoder.num_features, 2, hidden=head_dim, dropout=dropout),
-            target="in_order",
-            clip_frames=clip_frames,
-            stride=stride,
-            size=size,
-            view_options=view_options,
-            bn_grouping=bn_grouping,
-        )
+    target = "in_order"
+    parts: ClassVar = {
+        "clips": Part(MomentSampler),
+        "views": Part(snippet_views),
+        "objects": OBJECTS,
+        "head": Part(possible_head),
+    }
+
+    @classmethod
+    def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """Always the more frequent answer."""
+        share = settings["clips"]["positive_p"]
+        return {"accuracy": max(share, 1 - share)}

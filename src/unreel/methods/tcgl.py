@@ -10,24 +10,27 @@ order they were filmed (adaptive snippet order prediction). The graphs and heads
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import checked
+from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
+from unreel.data.contracts import SupportsViews
 from unreel.data.snippets import SnippetSampler, up_to_reversal
 from unreel.losses.graph import node_info_nce
+from unreel.methods.debiasing import OBJECTS, ObjectViews
 from unreel.methods.method import LossOutput, Method
+from unreel.methods.parts import Part
 from unreel.methods.pretext import BNGrouping
 from unreel.methods.registry import register_method
-from unreel.methods.view_options import takes_view_options
 from unreel.nn.encoder import Encoder
 from unreel.nn.graph import (
     GraphAttention,
@@ -44,13 +47,14 @@ from unreel.nn.graph import (
 )
 from unreel.nn.heads import keyed_dropout
 from unreel.nn.norm import separate_calls, still_statistics
+from unreel.views.plan import ViewPlan
 from unreel.views.presets import snippet_views
 
 IntraEdges: TypeAlias = Literal["chain", "full", "random"]
 InterEdges: TypeAlias = Literal["order", "position_chain", "full", "random"]
 HeadGraph: TypeAlias = Literal["order", "position_chain", "full", "none"]
 Statistics: TypeAlias = Literal["all", "snippets"]
-Corruption: TypeAlias = Literal["both", "edges", "nodes", "noise"]
+CorruptionKind: TypeAlias = Literal["both", "edges", "nodes", "noise"]
 Activation: TypeAlias = Literal["none", "relu", "elu"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "elu": nn.ELU}
@@ -109,7 +113,74 @@ class OrderHead(nn.Module):
         return self.classifier(q)  # type: ignore[no-any-return]
 
 
+@checked
+@dataclass(frozen=True)
+class GraphSettings:
+    """The graphs, what convolves them, and the projection of their nodes.
+
+    Args:
+        intra_edges: of a snippet's graph: "chain", "full", or "random" (a path in random order, drawn per graph).
+        inter_edges: of the snippets' graph in the contrast: "order" joins neighbours in time (the paper),
+            "position_chain" neighbours in the shuffled tuple, "full", or "random".
+        head_graph: of the snippets' graph before the order head: "order" is the paper's and leaks; "position_chain"
+            and "full" do not; "none" convolves each snippet by itself.
+        gnn: "gcn", or "gat" for graph attention.
+        gcn_layers: 2 gives the head a second layer; the contrast stays at the first (§2.4).
+        share_intra_gcn: one graph convolution for the snippets at all positions; False has one for each.
+        gcn_act: after each graph convolution: "none" (the code), "relu" or "elu".
+        hidden: width of graph convolutions, projection and head, whatever the encoder's.
+        proj: activation inside the projection MLP that all graphs share, or "none" for no projection.
+    Raises: UsageError for an unknown name.
+    """
+
+    intra_edges: IntraEdges = "chain"
+    inter_edges: InterEdges = "order"
+    head_graph: HeadGraph = "position_chain"
+    gnn: GraphLayer = "gcn"
+    gcn_layers: Literal[1, 2] = 1
+    share_intra_gcn: bool = False
+    gcn_act: Activation = "none"
+    hidden: Annotated[int, Range(ge=1)] = 512
+    proj: Activation = "elu"
+
+
+@checked
+@dataclass(frozen=True)
+class Corruption:
+    """How a graph's other view is made.
+
+    Args:
+        p_edge, p_feat: probabilities that an edge is removed, and that a feature dimension is set to 0 (§2.3).
+        which: which views of a graph are corrupted: "second" (the code) or "both" (GRACE).
+        kind: "both" edges and features, only "edges", only "nodes" (the features), or "noise": Gaussian noise on the
+            features and nothing else. noise_std: its standard deviation, 1 (P6).
+        edge_drop: "directed" removes each direction of an edge by itself, "undirected" both together.
+        edge_mask_scope: of the snippets' own graphs: "batch" draws one set of edges per position for the whole batch
+            (the code), "sample" one per graph. The snippets' graph, another for each order, has always its own.
+    Raises: UsageError for an unknown name.
+    """
+
+    p_edge: Annotated[float, Range(ge=0, lt=1)] = 0.2
+    p_feat: Annotated[float, Range(ge=0, lt=1)] = 0.1
+    which: Literal["second", "both"] = "second"
+    kind: CorruptionKind = "both"
+    noise_std: Annotated[float, Range(ge=0)] = 1.0
+    edge_drop: Literal["directed", "undirected"] = "directed"
+    edge_mask_scope: Literal["batch", "sample"] = "batch"
+
+
+@checked
+@dataclass(frozen=True)
+class OrderSettings:
+    """The order head; see ``OrderHead``. It is as wide as the graphs."""
+
+    adaptive: bool = True
+    gate_hidden: Annotated[int, Range(ge=1)] = 256
+    dropout: Annotated[float, Range(ge=0, lt=1)] = 0.5
+
+
 @register_method("tcgl")
+@checked
 class TCGL(Method):
     """Nodes agree across views of their graph, and snippets tell their order. Defaults are the paper's but for one.
 
@@ -124,12 +195,13 @@ class TCGL(Method):
     chance 2/n! (1/3). With ``head_graph="order"`` chance is 1/2 and 1: only an order and its reversal share a graph.
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it.
-        num_snippets, clip_frames, interval, stride: snippets per video, frames of each, frames between one and the
-            next, and frames between frames: 3 of 16 consecutive frames, 8 apart, span 64 (§1.1).
+        encoder: trained in place; its ``input_spec`` is set to the clips this method is given.
+        clips: 2, 3 or 4 snippets: 3 of 16 consecutive frames, 8 apart, span 64 (§1.1).
+        views: of 112 pixels, see ``snippet_views``. In validation the crop is the centre, and nothing else is drawn.
+        objects: object-aware views; off.
+        graph, corruption, head: the graphs, their other views, and the order head.
         num_frame_sets: parts of a snippet, the nodes of its graph: 4. With 1 there is nothing to contrast: the intra
             loss is 0 and its passes are left out.
-        size: side of the square clips, pixels.
         dct_highpass: temporal frequencies taken away from every snippet, and from every frame-set over its own frames:
             1, the mean over time, is STKD as released; 0 is the earlier preprint (§1.3, §4).
         bn_grouping: whose statistics a batch norm sees. "per_call": the released code encodes each snippet of the
@@ -138,170 +210,127 @@ class TCGL(Method):
         bn_statistics: whose statistics are kept for evaluation. "all" (the code): also those of the frame-sets, which
             are most of the calls and whose differences from their mean are smaller, although only snippets are encoded
             once training is over; "snippets": theirs alone.
-        intra_edges: of a snippet's graph: "chain", "full", or "random" (a path in random order, drawn per graph).
-        inter_edges: of the snippets' graph in the contrast: "order" joins neighbours in time (the paper),
-            "position_chain" neighbours in the shuffled tuple, "full", or "random".
-        head_graph: of the snippets' graph before the order head: "order" is the paper's and leaks; "position_chain"
-            and "full" do not; "none" convolves each snippet by itself.
-        p_edge, p_feat: probabilities that an edge is removed, and that a feature dimension is set to 0 (§2.3).
-        corrupt: which views of a graph are corrupted: "second" (the code) or "both" (GRACE).
-        corruption: "both" edges and features, only "edges", only "nodes" (the features), or "noise": Gaussian noise on
-            the features and nothing else. noise_std: its standard deviation, 1 (P6).
-        edge_drop: "directed" removes each direction of an edge by itself, "undirected" both together.
-        edge_mask_scope: of the snippets' own graphs: "batch" draws one set of edges per position for the whole batch
-            (the code), "sample" one per graph. The snippets' graph, another for each order, has always its own.
-        gnn: "gcn", or "gat" for graph attention.
-        gcn_layers: 2 gives the head a second layer; the contrast stays at the first (§2.4).
-        share_intra_gcn: one graph convolution for the snippets at all positions; False has one for each.
-        gcn_act: after each graph convolution: "none" (the code), "relu" or "elu".
-        hidden: width of graph convolutions, projection and head, whatever the encoder's.
-        proj: activation inside the projection MLP that all graphs share, or "none" for no projection.
         temperature: of the node contrast.
-        adaptive, gate_hidden, dropout: of the order head, see ``OrderHead``.
         w_intra, w_inter, w_order: weights of the losses. A loss of weight 0 is not computed, nor are the parts made
             that only it needs.
-        view_options: every other argument of ``unreel.views.presets.snippet_views``.
 
     Raises: UsageError for values that cannot be, such as frame-sets of no more frames than ``dct_highpass``.
     """
 
-    @takes_view_options("num_views", "size", of=snippet_views)
+    parts: ClassVar = {
+        "clips": Part(SnippetSampler),
+        "views": Part(snippet_views),
+        "objects": OBJECTS,
+        "graph": Part(GraphSettings),
+        "corruption": Part(Corruption),
+        "head": Part(OrderSettings),
+    }
+    sampler: SnippetSampler
+    graph: GraphSettings
+    corruption: Corruption
+    head: OrderSettings
+
     def __init__(
         self,
         encoder: Encoder,
         *,
-        num_snippets: Literal[2, 3, 4] = 3,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
-        interval: Annotated[int, Range(ge=0, unit="frames")] = 8,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
+        clips: SnippetSampler | None = None,
+        views: SupportsViews | None = None,
+        objects: ObjectViews | None = None,
+        graph: GraphSettings | None = None,
+        corruption: Corruption | None = None,
+        head: OrderSettings | None = None,
         num_frame_sets: Literal[1, 2, 4, 8] = 4,
-        size: Annotated[int, Range(ge=8, unit="px")] = 112,
         dct_highpass: Annotated[int, Range(ge=0)] = 1,
         bn_grouping: BNGrouping = "per_call",
         bn_statistics: Statistics = "all",
-        intra_edges: IntraEdges = "chain",
-        inter_edges: InterEdges = "order",
-        head_graph: HeadGraph = "position_chain",
-        p_edge: Annotated[float, Range(ge=0, lt=1)] = 0.2,
-        p_feat: Annotated[float, Range(ge=0, lt=1)] = 0.1,
-        corrupt: Literal["second", "both"] = "second",
-        corruption: Corruption = "both",
-        noise_std: Annotated[float, Range(ge=0)] = 1.0,
-        edge_drop: Literal["directed", "undirected"] = "directed",
-        edge_mask_scope: Literal["batch", "sample"] = "batch",
-        gnn: GraphLayer = "gcn",
-        gcn_layers: Literal[1, 2] = 1,
-        share_intra_gcn: bool = False,
-        gcn_act: Activation = "none",
-        hidden: Annotated[int, Range(ge=1)] = 512,
-        proj: Activation = "elu",
         temperature: Annotated[float, Range(gt=0)] = 0.5,
-        adaptive: bool = True,
-        gate_hidden: Annotated[int, Range(ge=1)] = 256,
-        dropout: Annotated[float, Range(ge=0, lt=1)] = 0.5,
         w_intra: Annotated[float, Range(ge=0)] = 1.0,
         w_inter: Annotated[float, Range(ge=0)] = 1.0,
         w_order: Annotated[float, Range(ge=0)] = 1.0,
-        **view_options: Any,
     ) -> None:
-        super().__init__()
-        for name, value, options in (
-            ("num_snippets", num_snippets, (2, 3, 4)),
-            ("num_frame_sets", num_frame_sets, (1, 2, 4, 8)),
-            ("bn_grouping", bn_grouping, get_args(BNGrouping)),
-            ("bn_statistics", bn_statistics, get_args(Statistics)),
-            ("intra_edges", intra_edges, get_args(IntraEdges)),
-            ("inter_edges", inter_edges, get_args(InterEdges)),
-            ("head_graph", head_graph, get_args(HeadGraph)),
-            ("corrupt", corrupt, ("second", "both")),
-            ("corruption", corruption, get_args(Corruption)),
-            ("edge_drop", edge_drop, ("directed", "undirected")),
-            ("edge_mask_scope", edge_mask_scope, ("batch", "sample")),
-            ("gnn", gnn, get_args(GraphLayer)),
-            ("gcn_layers", gcn_layers, (1, 2)),
-            ("gcn_act", gcn_act, get_args(Activation)),
-            ("proj", proj, get_args(Activation)),
-        ):
-            if value not in options:
-                raise unknown_name(name, str(value), map(str, options))
-        if num_frame_sets == 1:
-            w_intra = 0.0
-        if not (w_intra or w_inter or w_order):
+        given = {"clips": clips, "views": views, "objects": objects}
+        super().__init__(encoder, **given, graph=graph, corruption=corruption, head=head)
+        if self.sampler.num_snippets not in (2, 3, 4):
+            raise UsageError(f"tcgl takes 2, 3 or 4 snippets, got {self.sampler.num_snippets}")
+        self.w_intra, self.w_inter, self.w_order = 0.0 if num_frame_sets == 1 else w_intra, w_inter, w_order
+        self.num_snippets, self.num_frame_sets = self.sampler.num_snippets, num_frame_sets
+        self.per_call, self.keep_all = bn_grouping == "per_call", bn_statistics == "all"
+        self.temperature = temperature
+        self._check_frames(dct_highpass)
+        encoder.input_spec = replace(encoder.input_spec, dct_highpass=dct_highpass)
+        self._make_graphs(encoder.num_features)
+
+    def views_of_validation(self, views: Any) -> SupportsViews | None:
+        """The centre, and nothing drawn."""
+        drawn = ("flip", "jitter", "gray", "channel")
+        return views.steady(drawn) if isinstance(views, ViewPlan) else None
+
+    def _check_frames(self, dct_highpass: int) -> None:
+        """Raise UsageError where nothing is learned, or nothing is left of what is encoded."""
+        frames, sets, spec = self.sampler.clip_frames, self.num_frame_sets, self.encoder.input_spec
+        if not (self.w_intra or self.w_inter or self.w_order):
             raise UsageError(
                 "there is nothing to learn: w_inter and w_order are 0, and so is w_intra, or the one frame-set of a "
                 "snippet has no other to be told from"
             )
-        shortest = clip_frames // num_frame_sets if w_intra else clip_frames
-        if w_intra and clip_frames % num_frame_sets:
-            raise UsageError(f"{clip_frames} frames cannot be cut into {num_frame_sets} equal frame-sets")
+        if self.w_intra and frames % sets:
+            raise UsageError(f"{frames} frames cannot be cut into {sets} equal frame-sets")
+        shortest = frames // sets if self.w_intra else frames
         if shortest <= dct_highpass:
             raise UsageError(
-                f"{'frame-sets' if w_intra else 'snippets'} of {shortest} frames have nothing left once their "
+                f"{'frame-sets' if self.w_intra else 'snippets'} of {shortest} frames have nothing left once their "
                 f"{dct_highpass} lowest temporal frequencies are taken away; lower dct_highpass or num_frame_sets, or "
                 "raise clip_frames"
             )
-        if encoder.input_spec.dct_highpass not in (0, dct_highpass):
+        if spec.dct_highpass not in (0, dct_highpass):
             raise UsageError(
-                f"the encoder was built with dct_highpass={encoder.input_spec.dct_highpass}, the method with "
-                f"{dct_highpass}; set it in one place only"
+                f"the encoder was built with dct_highpass={spec.dct_highpass}, the method with {dct_highpass}; set it "
+                "in one place only"
             )
 
-        self.encoder = encoder
-        self.sampler = SnippetSampler(num_snippets, clip_frames, interval, stride=stride)
-        self.views = snippet_views(num_snippets, size=size, **view_options)
-        steady = {"crop": "center", "flip_p": 0.0, "jitter_p": 0.0, "gray_p": 0.0, "channel_p": 0.0}
-        self.validation_views = snippet_views(num_snippets, size=size, **{**view_options, **steady})
-        encoder.input_spec = replace(
-            encoder.input_spec,
-            num_frames=clip_frames,
-            stride_frames=stride,
-            size_px=size,
-            dct_highpass=dct_highpass,
-        )
-
-        self.w_intra, self.w_inter, self.w_order = w_intra, w_inter, w_order
-        self.num_snippets, self.num_frame_sets, self.per_call = num_snippets, num_frame_sets, bn_grouping == "per_call"
-        self.keep_all = bn_statistics == "all"
-        self.intra_edges, self.inter_edges, self.head_graph = intra_edges, inter_edges, head_graph
-        self.p_edge, self.p_feat, self.noise_std = p_edge, p_feat, noise_std
-        self.corrupt, self.corruption = corrupt, corruption
-        self.directed, self.edges_per_sample = edge_drop == "directed", edge_mask_scope == "sample"
-        self.temperature = temperature
-
+    def _make_graphs(self, width: int) -> None:
+        """The modules that the losses of weight above 0 need."""
+        graph, hidden = self.graph, self.graph.hidden
+        attends = graph.gnn == "gat"
         # Attention without edges has nothing to weigh: it is a convolution, without idle parameters.
-        attention = gnn == "gat" and (w_inter > 0 or head_graph != "none")
-        inter_layer = GraphAttention if attention else GraphConv
-        intra_layer = GraphAttention if gnn == "gat" else GraphConv
-        width = encoder.num_features
-        intra_layers = 0 if not w_intra else 1 if share_intra_gcn else num_snippets
-        self.gcn_intra = nn.ModuleList(intra_layer(width, hidden) for _ in range(intra_layers))
-        self.gcn_inter = nn.ModuleList(inter_layer(width, hidden) for _ in range(1 if w_inter or w_order else 0))
-        self.gcn_second = nn.ModuleList(
-            (GraphAttention if gnn == "gat" and head_graph != "none" else GraphConv)(hidden, hidden)
-            for _ in range(gcn_layers - 1 if w_order else 0)
+        inter_layer = GraphAttention if attends and (self.w_inter > 0 or graph.head_graph != "none") else GraphConv
+        intra_layer = GraphAttention if attends else GraphConv
+        second_layer = GraphAttention if attends and graph.head_graph != "none" else GraphConv
+        counts = (
+            0 if not self.w_intra else 1 if graph.share_intra_gcn else self.num_snippets,
+            1 if self.w_inter or self.w_order else 0,
+            graph.gcn_layers - 1 if self.w_order else 0,
         )
-        self.gcn_act = _ACTIVATIONS[gcn_act]()
+        self.gcn_intra = nn.ModuleList(intra_layer(width, hidden) for _ in range(counts[0]))
+        self.gcn_inter = nn.ModuleList(inter_layer(width, hidden) for _ in range(counts[1]))
+        self.gcn_second = nn.ModuleList(second_layer(hidden, hidden) for _ in range(counts[2]))
+        self.gcn_act = _ACTIVATIONS[graph.gcn_act]()
         self.projector: nn.Module = nn.Identity()
-        if proj != "none" and (w_intra or w_inter):
-            self.projector = nn.Sequential(nn.Linear(hidden, hidden), _ACTIVATIONS[proj](), nn.Linear(hidden, hidden))
-        self.order_head: OrderHead | None = None
-        if w_order:
-            self.order_head = OrderHead(
-                num_snippets, hidden, adaptive=adaptive, gate_hidden=gate_hidden, dropout=dropout
-            )
+        if graph.proj != "none" and (self.w_intra or self.w_inter):
+            middle = _ACTIVATIONS[graph.proj]()
+            self.projector = nn.Sequential(nn.Linear(hidden, hidden), middle, nn.Linear(hidden, hidden))
+        self.order_head = OrderHead(self.num_snippets, hidden, **asdict(self.head)) if self.w_order else None
+
+    @classmethod
+    def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """One of the n! orders; where the head is given the paper's graph, only a reversal is left to tell."""
+        told = 2 if settings["graph"]["head_graph"] == "order" else math.factorial(settings["clips"]["num_snippets"])
+        return {"order_accuracy": 1 / told, "order_accuracy_up_to_reversal": 2 / told}
 
     def forward(self, batch: Batch) -> LossOutput:
         """Loss of B videos; the n views are the snippets by position, the targets those of ``SnippetSampler``."""
         snippets, frame_sets = self.encode(batch)
         parts: dict[str, Tensor] = {}
         if frame_sets is not None:
-            edges = self.edges(self.intra_edges, frame_sets, batch, batch.key.child("intra graph"))
-            scope = batch.sample_id if self.edges_per_sample else batch.sample_id.new_zeros(1)
+            edges = self.edges(self.graph.intra_edges, frame_sets, batch, batch.key.child("intra graph"))
+            each = self.corruption.edge_mask_scope == "sample"
+            scope = batch.sample_id if each else batch.sample_id.new_zeros(1)
             parts["intra_loss"] = self.contrast(
                 frame_sets, edges, self.gcn_intra, batch.key.child("intra"), batch.sample_id, edge_ids=scope
             )
         if self.w_inter:
-            edges = self.edges(self.inter_edges, snippets, batch, batch.key.child("inter graph"))
+            edges = self.edges(self.graph.inter_edges, snippets, batch, batch.key.child("inter graph"))
             parts["inter_loss"] = self.contrast(
                 snippets, edges, self.gcn_inter, batch.key.child("inter"), batch.sample_id, edge_ids=batch.sample_id
             )
@@ -376,7 +405,11 @@ class TCGL(Method):
         """The node contrast of graphs (B, G, N, D) with their corrupted selves: a scalar (§2.3–2.5)."""
         clean = (x, adjacency)
         second = self.corrupted(x, adjacency, key.child("second"), ids, edge_ids)
-        first = clean if self.corrupt == "second" else self.corrupted(x, adjacency, key.child("first"), ids, edge_ids)
+        first = (
+            clean
+            if self.corruption.which == "second"
+            else self.corrupted(x, adjacency, key.child("first"), ids, edge_ids)
+        )
         u, v = (self.projector(self.convolve(layers, *view)).flatten(0, 1) for view in (first, second))
         return node_info_nce(u, v, self.temperature)
 
@@ -386,22 +419,23 @@ class TCGL(Method):
         ``ids`` (B,) address the draws of features, ``edge_ids`` (B,), or (1,) for the whole batch, those of edges.
         """
         groups, count, width = x.shape[1:]
-        if self.corruption in ("both", "edges"):
+        how = self.corruption
+        if how.kind in ("both", "edges"):
             draws = uniforms(key.child("edges"), edge_ids, groups, count, count)
-            adjacency = drop_edges(adjacency, draws, self.p_edge, directed=self.directed)
-        if self.corruption in ("both", "nodes"):
-            x = mask_features(x, uniforms(key.child("features"), ids, groups, width), self.p_feat)
-        if self.corruption == "noise":
+            adjacency = drop_edges(adjacency, draws, how.p_edge, directed=how.edge_drop == "directed")
+        if how.kind in ("both", "nodes"):
+            x = mask_features(x, uniforms(key.child("features"), ids, groups, width), how.p_feat)
+        if how.kind == "noise":
             # Box and Muller: 1 − u is never 0.
             radius, angle = uniforms(key.child("noise"), ids, 2, groups, count, width).unbind(1)
             normal = (-2 * (1 - radius).log()).sqrt() * (2 * math.pi * angle).cos()
-            x = x + self.noise_std * normal.to(x.dtype)
+            x = x + how.noise_std * normal.to(x.dtype)
         return x, adjacency
 
     def order_logits(self, snippets: Tensor, batch: Batch) -> Tensor:
         """Snippets (B, 1, n, D), never corrupted, to logits over the n! orders (B, n!)."""
         assert self.order_head is not None
-        adjacency = self.edges(self.head_graph, snippets, batch, batch.key.child("head graph"))
+        adjacency = self.edges(self.graph.head_graph, snippets, batch, batch.key.child("head graph"))
         h = self.convolve(self.gcn_inter, snippets, adjacency)
         if len(self.gcn_second):
             h = self.convolve(self.gcn_second, h, adjacency)

@@ -7,22 +7,25 @@ operation made of it. Tell the operation.
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from unreel.core.checks import Amount
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.keys import Key, uniforms
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import Request, SamplerDraw, SourceInfo
+from unreel.data.contracts import Request, Sampler, SamplerDraw, SourceInfo, SupportsViews
 from unreel.data.snippets import clip_span, require_frames, snippet_frames
-from unreel.methods.pretext import BNGrouping, PretextTask, Question
+from unreel.methods.debiasing import OBJECTS, ObjectViews
+from unreel.methods.parts import Part
+from unreel.methods.pretext import BNGrouping, PretextTask, Question, Share
 from unreel.methods.registry import register_method
 from unreel.methods.rotation import rotate
-from unreel.methods.view_options import takes_view_options
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import ConcatHead
 from unreel.views.presets import snippet_views
@@ -131,6 +134,17 @@ def permute_tiles(clips: Tensor, order: Tensor) -> Tensor:
     return placed.permute(0, 3, 4, 1, 5, 2, 6).reshape(clips.shape)
 
 
+def operation_head(
+    in_dim: int,
+    clips: ClozeSampler,
+    *,
+    hidden: Amount = 0,
+    dropout: Share = 0.0,
+) -> ConcatHead:
+    """The operations told apart, from all three clips, behind a layer of width ``hidden``; 0 has none."""
+    return ConcatHead(3, in_dim, len(clips.operations), hidden=hidden, dropout=dropout)
+
+
 @register_method("vcp")
 class VCP(PretextTask):
     """What was done to the middle one of three clips?
@@ -138,49 +152,43 @@ class VCP(PretextTask):
     Logs ``accuracy``; chance is 1/len(operations) (20 %).
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it.
-        operations: "identity"; "rotation" by 1 to 3 quarter turns; "permutation" of 2 × 2 tiles; "shuffle" of parts
-            in time; "remote", another clip of the video.
-        clip_frames, interval, stride, shuffle_parts: see ``ClozeSampler``. Videos that are too short are left out.
-        size: side of the square clips, pixels; even, for the tiles.
-        head_dim: width of a hidden layer after the concatenation; 0 has none. dropout: before the last layer.
-        bn_grouping: "per_call" normalises each position by itself, as separate calls of one network do.
-        view_options: every other argument of ``unreel.views.presets.snippet_views``.
+        encoder, clips, views, objects, head, bn_grouping: see ``PretextTask``. Videos that are too short are left out.
+            Operations on pixels are done here: "rotation" by 1 to 3 quarter turns, "permutation" of 2 × 2 tiles, which
+            need views of an even size.
     """
 
-    @takes_view_options("num_views", "size", of=snippet_views)
+    target = "operation"
+    parts: ClassVar = {
+        "clips": Part(ClozeSampler),
+        "views": Part(snippet_views),
+        "objects": OBJECTS,
+        "head": Part(operation_head),
+    }
+    sampler: ClozeSampler
+    orders: Tensor
+
     def __init__(
         self,
         encoder: Encoder,
         *,
-        operations: tuple[ClozeOperation, ...] = OPERATIONS,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
-        interval: Annotated[int, Range(ge=0, unit="frames")] = 8,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        shuffle_parts: Annotated[int, Range(ge=2)] = 4,
-        size: Annotated[int, Range(ge=8, unit="px")] = 112,
-        head_dim: Annotated[int, Range(ge=0)] = 0,
-        dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0,
+        clips: Sampler | None = None,
+        views: SupportsViews | None = None,
+        objects: ObjectViews | None = None,
+        head: nn.Module | None = None,
         bn_grouping: BNGrouping = "per_call",
-        **view_options: Any,
     ) -> None:
-        if "permutation" in operations and size % 2:
+        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head, bn_grouping=bn_grouping)
+        self.operations = self.sampler.operations
+        size = getattr(self.views, "size", None) or 0
+        if "permutation" in self.operations and size % 2:
             raise UsageError(f"2 × 2 tiles need an even size, got {size}")
-        super().__init__(
-            encoder,
-            sampler=ClozeSampler(operations, clip_frames, interval, stride=stride, shuffle_parts=shuffle_parts),
-            head=ConcatHead(3, encoder.num_features, len(operations), hidden=head_dim, dropout=dropout),
-            target="operation",
-            clip_frames=clip_frames,
-            stride=stride,
-            size=size,
-            view_options=view_options,
-            bn_grouping=bn_grouping,
-        )
-        self.operations = operations
         orders = torch.tensor(list(itertools.permutations(range(4))))
         self.register_buffer("orders", orders, persistent=False)  # the first changes nothing
-        self.orders: Tensor
+
+    @classmethod
+    def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """One of the operations."""
+        return {"accuracy": 1 / len(settings["clips"]["operations"])}
 
     def question(self, batch: Batch) -> Question:
         """The three clips, the middle one after its operation."""

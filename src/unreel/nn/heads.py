@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unreel.core.checks import Amount, Count, Positive, checked
+from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
 from unreel.core.settings import Range
 
@@ -167,6 +168,8 @@ class PairHead(nn.Module):
         self, num_clips: int, features: int, num_outputs: int, *, hidden: int = 512, dropout: float = 0.5
     ) -> None:
         super().__init__()
+        if num_clips < 2:
+            raise UsageError(f"pairs are compared of 2 clips or more, got {num_clips}")
         self.pairs = list(itertools.combinations(range(num_clips), 2))
         self.fc = nn.Linear(2 * features, hidden)
         self.classifier = nn.Linear(len(self.pairs) * hidden, num_outputs)

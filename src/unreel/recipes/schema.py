@@ -30,7 +30,10 @@ _DATA_WIRED = frozenset(
 # Sections that belong to no method: they stay when a later layer names another one.
 _OF_ALL = frozenset({"data", "encoder", "optimizer", "train"})
 # Settings of a method that version 0.1 kept under another name than the part that has them now.
-_RENAMED = {"views": "views.preset", "interval_scale": "clips.scale"}
+_RENAMED = {
+    **{"views": "views.preset", "interval_scale": "clips.scale", "head_dim": "head.hidden"},
+    **{"corruption": "corruption.kind", "corrupt": "corruption.which"},
+}
 
 log = logging.getLogger(__name__)
 

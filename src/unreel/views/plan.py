@@ -16,7 +16,7 @@ from unreel.data.batch import Aligned, Batch, View, ViewParams
 from unreel.data.contracts import FrameSize
 from unreel.views.geometry import as_size
 from unreel.views.operation import GeometricOperation, Operation, SourceOperation
-from unreel.views.operations import HorizontalFlip, frame_blocks
+from unreel.views.operations import CenterCrop, HorizontalFlip, RandomCrop, frame_blocks
 
 
 class ViewPlan:
@@ -93,6 +93,16 @@ class ViewPlan:
         """The same plan behind one more operation on decoded frames; no other draw changes."""
         names = self.shared | ({operation.name} if shared else set())
         return ViewPlan([[operation, *p] for p in self.pipelines], shared=names, late=self.late)
+
+    def steady(self, without: Collection[str] = ()) -> ViewPlan:
+        """The same plan with the centre in the place of a random crop, and without the operations of these names."""
+
+        def still(op: Operation) -> Operation:
+            return CenterCrop(op.size) if isinstance(op, RandomCrop) else op
+
+        pipelines = [[still(op) for op in pipeline if op.name not in without] for pipeline in self.pipelines]
+        names = {op.name: still(op).name for op in self.pipelines[0] if op.name not in without}
+        return ViewPlan(pipelines, shared=[names[n] for n in self.shared if n in names], late=self.late)
 
     def _value(self) -> tuple[object, ...]:
         return self.pipelines, self.shared, self.late
