@@ -278,7 +278,8 @@ def paired_bootstrap(
             return float(statistics[0](indices)) - float(statistics[1](indices))
 
     else:
-        source = np.subtract(first, second)
+        assert not callable(first) and not callable(second)
+        source = first - second
     units = _Groups(n, groups)
     result = _run(source, units, seed, num_resamples, method)
     low, high = _interval(result, level)
