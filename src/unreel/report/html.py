@@ -101,7 +101,7 @@ class Setting:
 
 
 class _Page:
-    """What the template asks for, each part computed when it is asked."""
+    """What the template asks for; what takes long is computed when it is asked."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -109,6 +109,21 @@ class _Page:
         self.records = run.metrics()
         self.environment: Mapping[str, Any] = run.environment
         self.name = run.path.resolve().name
+        self.card = _training_card(run)
+        about = self.card.get("data", {})
+        self.source: object = about.get("source")
+        self.videos = int(about["videos"]) if about.get("videos") is not None else None
+        self.method = str(self.setting("method", "name") or self.card.get("method") or "a method")
+        self.encoder = str(self.setting("encoder", "name") or "an encoder")
+        self.noun = str(about.get("noun") or ("image" if self.of_part("clips", "clip_frames") == 1 else "video"))
+        self.steps = int(self.records[-1]["step"]) if self.records else 0
+        self.total_steps = int(self.environment.get("identity", {}).get("steps") or self.steps)
+        self.data_digest = str(self.setting("data", "digest", ""))
+        self.sessions: list[Mapping[str, Any]] = list(self.environment.get("sessions", []))
+        self.last_session = self.sessions[-1] if self.sessions else {}
+        self.version = str(self.last_session.get("packages", {}).get("unreel", ""))
+        self.faults = list(run.faults())
+        self.shown_faults = self.faults[:_MOST_FAULTS]
 
     # ------------------------------------------------------------------------------------------------- what was run
 
@@ -120,36 +135,6 @@ class _Page:
     def of_part(self, part: str, name: str, default: Any = None) -> Any:
         """A setting of a part of the method; version 0.1 kept them with the method's own."""
         return self.setting(part, name, self.setting("method", name, default))
-
-    @functools.cached_property
-    def card(self) -> Mapping[str, Any]:
-        """What the encoder's card says of its training; empty before the run is complete."""
-        try:
-            found = read_card(self.run.encoder_path) if self.run.completed else {}
-        except UnreelError:
-            return {}
-        training = found.get("pretraining", {})
-        return training if isinstance(training, Mapping) else {}
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-        return str(self.setting("method", "name") or self.card.get("method") or "a method")
-
-    @property
-    def encoder(self) -> str:
-        """The encoder's name."""
-        return str(self.setting("encoder", "name") or "an encoder")
-
-    @property
-    def total_steps(self) -> int:
-        """Steps planned."""
-        return int(self.environment.get("identity", {}).get("steps") or self.steps)
-
-    @property
-    def steps(self) -> int:
-        """Steps done."""
-        return int(self.records[-1]["step"]) if self.records else 0
 
     @functools.cached_property
     def seconds(self) -> float:
@@ -165,18 +150,6 @@ class _Page:
         """Median of a quantity over the run, without the first record (which holds the start-up)."""
         values = [float(r[name]) for r in self.records if r.get(name) is not None]
         return float(np.median(values[1:] or values)) if values else None
-
-    @property
-    def videos(self) -> int | None:
-        """Number of training videos, where the run says so."""
-        count = self.card.get("data", {}).get("videos") if self.card else None
-        return int(count) if count is not None else None
-
-    @property
-    def noun(self) -> str:
-        """What the run learned from is called: "video" or "image"."""
-        known = self.card.get("data", {}).get("noun") if self.card else None
-        return str(known or ("image" if self.of_part("clips", "clip_frames") == 1 else "video"))
 
     @functools.cached_property
     def tiles(self) -> list[tuple[str, str, str]]:
@@ -276,16 +249,6 @@ class _Page:
     # --------------------------------------------------------------------------------------------------- the rest
 
     @functools.cached_property
-    def faults(self) -> list[Mapping[str, Any]]:
-        """Unreadable files of the training."""
-        return list(self.run.faults())
-
-    @property
-    def shown_faults(self) -> list[Mapping[str, Any]]:
-        """The first of them."""
-        return self.faults[:_MOST_FAULTS]
-
-    @functools.cached_property
     def settings(self) -> list[Setting]:
         """Every setting, in the order of config.yaml."""
         origins = read_origins(self.run.path / "config.yaml")
@@ -301,14 +264,9 @@ class _Page:
         return [s for s in self.settings if s.origin not in ("", "default") and s.name != "digest"]
 
     @property
-    def sessions(self) -> list[Mapping[str, Any]]:
-        """Every start of this run."""
-        return list(self.environment.get("sessions", []))
-
-    @property
     def machine(self) -> list[tuple[str, str]]:
         """What the last session ran on."""
-        last = self.sessions[-1] if self.sessions else {}
+        last = self.last_session
         rows = [(k, str(v)) for k, v in last.get("packages", {}).items()]
         names = ("python", "system", "device", "cuda", "cores", "threads", "processes")
         return rows + [(k, str(last[k])) for k in names if last.get(k) not in (None, "")]
@@ -317,7 +275,7 @@ class _Page:
     def commands(self) -> list[tuple[str, str]]:
         """What to type, and what it does."""
         path = shlex.quote(os.fspath(self.run.path))
-        source = self.card.get("data", {}).get("source") if self.card else None
+        source = self.source
         if source is None:
             header = (self.run.path / "config.yaml").read_text(encoding="utf-8")[:2000]
             match = re.search(r"unreel pretrain (.+?) --recipe", header)
@@ -331,11 +289,6 @@ class _Page:
         ]
 
     @property
-    def data_digest(self) -> str:
-        """Digest of the training data."""
-        return str(self.setting("data", "digest", ""))
-
-    @property
     def subtitle(self) -> str:
         """One sentence on what was done."""
         where = f" on {counted(self.videos, self.noun)}" if self.videos is not None else ""
@@ -345,18 +298,21 @@ class _Page:
     @property
     def written(self) -> str:
         """When the last session ended, or began."""
-        last = self.sessions[-1] if self.sessions else {}
-        stamp = last.get("ended") or last.get("started")
+        stamp = self.last_session.get("ended") or self.last_session.get("started")
         try:
             return datetime.fromisoformat(str(stamp)).strftime("%-d %B %Y, %H:%M") if stamp else ""
         except ValueError:
             return str(stamp)
 
-    @property
-    def version(self) -> str:
-        """The version that ran."""
-        last = self.sessions[-1] if self.sessions else {}
-        return str(last.get("packages", {}).get("unreel", ""))
+
+def _training_card(run: Run) -> Mapping[str, Any]:
+    """What the encoder's card says of its training; empty before the run is complete."""
+    try:
+        found = read_card(run.encoder_path) if run.completed else {}
+    except UnreelError:
+        return {}
+    training = found.get("pretraining", {})
+    return training if isinstance(training, Mapping) else {}
 
 
 def duration(seconds: float) -> str:

@@ -278,7 +278,8 @@ def paired_bootstrap(
             return float(statistics[0](indices)) - float(statistics[1](indices))
 
     else:
-        assert not callable(first) and not callable(second)
+        assert not callable(first)
+        assert not callable(second)
         source = first - second
     units = _Groups(n, groups)
     result = _run(source, units, seed, num_resamples, method)

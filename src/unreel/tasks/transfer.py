@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from unreel.core.errors import unknown_name
-from unreel.data.layouts import Missing, read_layout
-from unreel.data.layouts.common import SPLIT_SEED
+from unreel.data.layouts import read_layout
+from unreel.data.layouts.common import SPLIT_SEED, Missing
 from unreel.data.manifest import Manifest
 
 

@@ -24,26 +24,10 @@ from unreel.data.layouts.pets import pets
 from unreel.data.layouts.ucf101 import ucf101
 from unreel.data.layouts.voc import voc
 
-LAYOUTS: dict[str, Layout] = {
-    "ucf101": ucf101,
-    "hmdb51": hmdb51,
-    "kinetics": kinetics,
-    "davis": davis,
-    "imagenet": imagenet,
-    "imagenet_r": imagenet_r,
-    "imagenet_sketch": imagenet_sketch,
-    "imagenet_c": imagenet_c,
-    "imagenet_stylized": imagenet_stylized,
-    "imagenet9": imagenet9,
-    "coco": coco,
-    "voc": voc,
-    "cub": cub,
-    "flowers102": flowers102,
-    "pets": pets,
-    "food101": food101,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-}
+_VIDEOS = (ucf101, hmdb51, kinetics, davis)
+_IMAGENETS = (imagenet, imagenet_r, imagenet_sketch, imagenet_c, imagenet_stylized, imagenet9)
+_IMAGES = (coco, voc, cub, flowers102, pets, food101, cifar10, cifar100)
+LAYOUTS: dict[str, Layout] = {layout.__name__: layout for layout in (*_VIDEOS, *_IMAGENETS, *_IMAGES)}
 """Every layout by name."""
 
 
@@ -58,30 +42,3 @@ def read_layout(
         raise unknown_name("layout", name, LAYOUTS)
     layout = LAYOUTS[name]
     return layout(root, split_number=split_number, missing=missing, **validate(layout, options, "layout"))
-
-
-__all__ = [
-    "LAYOUTS",
-    "Layout",
-    "LayoutResult",
-    "Missing",
-    "cifar10",
-    "cifar100",
-    "coco",
-    "cub",
-    "davis",
-    "flowers102",
-    "food101",
-    "hmdb51",
-    "imagenet",
-    "imagenet9",
-    "imagenet_c",
-    "imagenet_r",
-    "imagenet_sketch",
-    "imagenet_stylized",
-    "kinetics",
-    "pets",
-    "read_layout",
-    "ucf101",
-    "voc",
-]

@@ -11,14 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError
-from unreel.data.layouts.common import (
-    Entry,
-    LayoutResult,
-    Missing,
-    assemble,
-    check_split_number,
-    find_folder,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.layouts.objects import files_folder, write_image
 
 _SIDE = 32
@@ -41,7 +35,7 @@ def cifar10(
     Raises: UsageError for another split or without ``files``; DataError for missing batches, and for files that hold
         anything but the numbers, texts, lists and arrays of bytes of the data set.
     """
-    check_split_number(split_number, 1, "CIFAR-10")
+    common.check_split_number(split_number, 1, "CIFAR-10")
     batches = {**{f"data_batch_{i}": "train" for i in range(1, 6)}, "test_batch": "test"}
     return _read("CIFAR-10", Path(root), batches, ("batches.meta", "label_names", "labels"), None, missing, files)
 
@@ -53,7 +47,7 @@ def cifar100(
 
     ``label`` is the fine class, ``label.coarse`` its super-class. Arguments and errors as ``cifar10``.
     """
-    check_split_number(split_number, 1, "CIFAR-100")
+    common.check_split_number(split_number, 1, "CIFAR-100")
     batches = {"train": "train", "test": "test"}
     fine, coarse = ("meta", "fine_label_names", "fine_labels"), ("coarse_label_names", "coarse_labels")
     return _read("CIFAR-100", Path(root), batches, fine, coarse, missing, files)
@@ -69,7 +63,9 @@ def _read(
     files: str | None,
 ) -> LayoutResult:
     meta, names_key, labels_key = fine
-    base = find_folder(home, lambda f: (f / meta).is_file() and any((f / b).is_file() for b in batches), f"{meta}")
+    base = common.find_folder(
+        home, lambda f: (f / meta).is_file() and any((f / b).is_file() for b in batches), f"{meta}"
+    )
     out = files_folder(files, "CIFAR's images") / data_set.lower().replace("-", "")
     names = _texts(base / meta, names_key)
     coarse_names = _texts(base / meta, coarse[0]) if coarse else []
@@ -87,7 +83,7 @@ def _read(
             if not (out / path).exists():
                 write_image(out / path, pixels[i])
             entries.append(Entry(path, path, split, label, labels={"coarse": group}))
-    return assemble(data_set, out, out, entries, missing=missing, noun="images or batches")
+    return common.assemble(data_set, out, out, entries, missing=missing, noun="images or batches")
 
 
 def _pixels(path: Path, data: dict[str, Any]) -> NDArray[np.uint8]:

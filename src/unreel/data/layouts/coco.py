@@ -16,17 +16,8 @@ from numpy.typing import NDArray
 from unreel.core.errors import DataError
 from unreel.data.boxes import MARGIN, MIN_SCALE, boxes_to_shares
 from unreel.data.dataset import resize_frames
-from unreel.data.layouts.common import (
-    SPLIT_SEED,
-    Entry,
-    LayoutResult,
-    MediaFiles,
-    Missing,
-    assemble,
-    check_split_number,
-    draw_validation,
-    image_files,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.layouts.objects import (
     Mask,
     Objects,
@@ -61,7 +52,7 @@ def coco(
     objects: bool = False,
     crowd: bool = False,
     splits: Literal["official", "linear"] = "official",
-    seed: int = SPLIT_SEED,
+    seed: int = common.SPLIT_SEED,
     files: str | None = None,
     masks: bool = False,
 ) -> LayoutResult:
@@ -95,14 +86,14 @@ def coco(
     Raises: UsageError for another split or without ``files`` where they are needed; DataError for missing or
         malformed annotations, two of one split, or missing images.
     """
-    check_split_number(split_number, 1, "COCO")
+    common.check_split_number(split_number, 1, "COCO")
     home = Path(root)
     if not home.is_dir():
         raise DataError(f"{home}: there is no such folder")
     if objects or masks:
         files_folder(files, "crops and masks")
     tables = _tables(home, annotations)
-    images = image_files(home)
+    images = common.image_files(home)
     places: dict[str, list[str]] = defaultdict(list)
     for known in sorted(images.paths):
         places[known.rpartition("/")[2]].append(known)
@@ -127,7 +118,7 @@ def coco(
                 found[path] = inside
                 outlines[path] = _union(table.path, here, size)
                 cuts[path] = (inside, kept)
-    result = assemble("COCO", home, home, entries, missing=missing, noun="images")
+    result = common.assemble("COCO", home, home, entries, missing=missing, noun="images")
     if objects:
         result = _crops(result, home, cuts, files_folder(files, "crops"))
     elif files is not None:
@@ -139,7 +130,7 @@ def coco(
             names = ["test" if row.split == "val" else row.split for row in result.manifest]
             result = LayoutResult(result.manifest.with_splits(names), result.missing)
         whole = max(118_287, sum(row.split == "train" for row in result.manifest))
-        result = draw_validation(result, 10_000, whole, seed=seed, what="COCO")
+        result = common.draw_validation(result, 10_000, whole, seed=seed, what="COCO")
     return result
 
 
@@ -182,7 +173,7 @@ def _checked(table: _Table, annotation: Mapping[str, Any]) -> Mapping[str, Any]:
     return annotation
 
 
-def _choose(images: MediaFiles, places: Mapping[str, list[str]], listed: str, table: _Table) -> str | None:
+def _choose(images: common.MediaFiles, places: Mapping[str, list[str]], listed: str, table: _Table) -> str | None:
     """The file of a name: at that path, in a folder named like the split, or the only one of its name."""
     if listed in images.paths:
         return listed
@@ -236,7 +227,7 @@ def _crops(
                 "annotation": str(int(annotation["id"])),
             }
             entries.append(Entry(target, target, row.split, name, f"{row.split}/{row.path}", labels))
-    made = assemble(
+    made = common.assemble(
         "COCO", files, files, entries, missing="error", notices=result.manifest.notices, noun="objects large enough"
     )
     return LayoutResult(made.manifest, result.missing)

@@ -9,18 +9,8 @@ from typing import Literal
 import numpy as np
 
 from unreel.core.errors import DataError
-from unreel.data.layouts.common import (
-    SPLIT_SEED,
-    Entry,
-    LayoutResult,
-    Missing,
-    assemble,
-    check_split_number,
-    draw_validation,
-    find_folder,
-    image_files,
-    read_list,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.layouts.objects import Mask, Objects, add_boxes, add_masks, image_size, read_image, reference
 from unreel.data.splits import hash_unit
 
@@ -35,7 +25,7 @@ def cub(
     split_number: int = 1,
     missing: Missing = "error",
     splits: Literal["official", "linear", "segmentation"] = "official",
-    seed: int = SPLIT_SEED,
+    seed: int = common.SPLIT_SEED,
     files: str | None = None,
 ) -> LayoutResult:
     """A folder that holds ``CUB_200_2011`` and, where it is there, ``segmentations``, which is a download of its own.
@@ -58,15 +48,15 @@ def cub(
             half of white (§5.2). Opens every image for its size.
     Raises: UsageError for another split; DataError for missing lists or images, or a malformed line.
     """
-    check_split_number(split_number, 1, "CUB-200-2011")
+    common.check_split_number(split_number, 1, "CUB-200-2011")
     home = Path(root)
-    base = find_folder(home, lambda f: all((f / n).is_file() for n in _LISTS), " and ".join(_LISTS))
+    base = common.find_folder(home, lambda f: all((f / n).is_file() for n in _LISTS), " and ".join(_LISTS))
     names = _table(base / "images.txt", 1)
     marks = _table(base / "train_test_split.txt", 1)
     boxes = _table(base / "bounding_boxes.txt", 4) if (base / "bounding_boxes.txt").is_file() else {}
     outlines = next((p for p in (base / "segmentations", home / "segmentations") if p.is_dir()), None)
-    images = image_files(base / "images")
-    drawn = image_files(outlines) if outlines is not None else None
+    images = common.image_files(base / "images")
+    drawn = common.image_files(outlines) if outlines is not None else None
     entries, rectangles = [], {}
     for number, (name,) in names.items():
         mark = marks.get(number, [""])[0]
@@ -84,7 +74,7 @@ def cub(
         entries.append(Entry(name, None if path is None else f"images/{path}", split, label, files=shape))
         if path is not None and number in boxes:
             rectangles[reference(home, images.folder / path)] = _box(number, boxes[number])
-    result = assemble("CUB-200-2011", home, base, entries, missing=missing, noun="images")
+    result = common.assemble("CUB-200-2011", home, base, entries, missing=missing, noun="images")
     if files is not None:
         kept = {row.path for row in result.manifest}
         found = {
@@ -95,13 +85,13 @@ def cub(
         masks = {r.path: _bird(home / r.files["segmentation"]) for r in result.manifest if "segmentation" in r.files}
         result = add_masks(add_boxes(result, found, Path(files)), masks, Path(files))
     if splits == "linear":
-        return draw_validation(result, 1_000, 5_994, seed=seed, what="CUB-200-2011")
+        return common.draw_validation(result, 1_000, 5_994, seed=seed, what="CUB-200-2011")
     return _segmentation(result, seed) if splits == "segmentation" else result
 
 
 def _table(path: Path, fields: int) -> dict[str, list[str]]:
     rows: dict[str, list[str]] = {}
-    for where, text in read_list(path).lines:
+    for where, text in common.read_list(path).lines:
         cells = text.split()
         if len(cells) != fields + 1 or not cells[0].isdigit() or cells[0] in rows:
             raise DataError(f"{where}: expected a number of its own and {fields} values, found {text!r}")

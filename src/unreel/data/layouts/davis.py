@@ -6,16 +6,8 @@ import os
 from pathlib import Path
 
 from unreel.core.errors import DataError
-from unreel.data.layouts.common import (
-    Entry,
-    LayoutResult,
-    Missing,
-    assemble,
-    check_split_number,
-    find_folder,
-    is_image,
-    read_list,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.layouts.objects import reference
 
 _PARTS = ("train", "val", "test")
@@ -46,9 +38,9 @@ def davis(
     Raises: UsageError for another split; DataError for missing lists or sequences, and for a sequence with masks for
         only a part of its frames.
     """
-    check_split_number(split_number, 1, "DAVIS")
+    common.check_split_number(split_number, 1, "DAVIS")
     home = Path(root)
-    base = find_folder(
+    base = common.find_folder(
         home,
         lambda f: (f / "JPEGImages" / resolution).is_dir() and (f / "ImageSets").is_dir(),
         f"ImageSets and JPEGImages/{resolution}",
@@ -60,7 +52,7 @@ def davis(
     sequences: dict[str, str] = {}
     for part in _PARTS:
         if (lists / f"{part}.txt").is_file():
-            for where, text in read_list(lists / f"{part}.txt").lines:
+            for where, text in common.read_list(lists / f"{part}.txt").lines:
                 fields = text.split()[0].split("/")
                 name = fields[-2] if len(fields) > 1 else fields[0]
                 if sequences.setdefault(name, part) != part:
@@ -76,10 +68,10 @@ def davis(
         # Test sequences of 2017 come with the first frame's mask only, or none.
         extra = {"mask": reference(home, masks)} if outlined and not shown - outlined else {}
         entries.append(Entry(name, reference(home, frames) if shown else None, part, name, files=extra))
-    return assemble("DAVIS", home, home, entries, missing=missing, noun="sequences")
+    return common.assemble("DAVIS", home, home, entries, missing=missing, noun="sequences")
 
 
 def _stems(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
-    return {os.path.splitext(e.name)[0] for e in os.scandir(folder) if is_image(e.name)}
+    return {os.path.splitext(e.name)[0] for e in os.scandir(folder) if common.is_image(e.name)}

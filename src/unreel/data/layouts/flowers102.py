@@ -10,15 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError
-from unreel.data.layouts.common import (
-    Entry,
-    LayoutResult,
-    Missing,
-    assemble,
-    check_split_number,
-    find_folder,
-    image_files,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.layouts.objects import Mask, add_masks, read_image, reference
 
 _LISTS = ("imagelabels.mat", "setid.mat")
@@ -51,12 +44,12 @@ def flowers102(
             background, which is R = 0 or G = 0 or B = 254 in the segmented image (§5.2).
     Raises: UsageError for another split; DataError for missing or malformed lists, or missing images.
     """
-    check_split_number(split_number, 1, "Flowers-102")
+    common.check_split_number(split_number, 1, "Flowers-102")
     home = Path(root)
-    base = find_folder(home, lambda f: all((f / n).is_file() for n in _LISTS), " and ".join(_LISTS))
+    base = common.find_folder(home, lambda f: all((f / n).is_file() for n in _LISTS), " and ".join(_LISTS))
     labels = _numbers(base / _LISTS[0], ["labels"])["labels"]
     sets = _numbers(base / _LISTS[1], list(_OFFICIAL))
-    images, segmented = image_files(base / "jpg"), image_files(base / "segmim")
+    images, segmented = common.image_files(base / "jpg"), common.image_files(base / "segmim")
     entries = []
     for name, split in (_SEGMENTATION if splits == "segmentation" else _OFFICIAL).items():
         for number in sets[name]:
@@ -68,7 +61,7 @@ def flowers102(
             extra = {} if cut is None else {"segmentation": reference(home, segmented.folder / cut)}
             label = f"{labels[number - 1]:03d}"
             entries.append(Entry(listed, None if path is None else f"jpg/{path}", split, label, files=extra))
-    result = assemble("Flowers-102", home, base, entries, missing=missing, noun="images")
+    result = common.assemble("Flowers-102", home, base, entries, missing=missing, noun="images")
     if files is None:
         return result
     masks = {

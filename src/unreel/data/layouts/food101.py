@@ -7,18 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from unreel.core.errors import DataError
-from unreel.data.layouts.common import (
-    SPLIT_SEED,
-    Entry,
-    LayoutResult,
-    Missing,
-    assemble,
-    check_split_number,
-    draw_validation,
-    find_folder,
-    image_files,
-    read_list,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 
 _PARTS = ("train", "test")
 
@@ -29,7 +19,7 @@ def food101(
     split_number: int = 1,
     missing: Missing = "error",
     splits: Literal["official", "linear"] = "official",
-    seed: int = SPLIT_SEED,
+    seed: int = common.SPLIT_SEED,
 ) -> LayoutResult:
     """A folder that holds ``images/`` and ``meta/``, here or one or two folders below.
 
@@ -44,20 +34,20 @@ def food101(
         seed: of that draw.
     Raises: UsageError for another split; DataError for missing lists or images, or a malformed line.
     """
-    check_split_number(split_number, 1, "Food-101")
+    common.check_split_number(split_number, 1, "Food-101")
     home = Path(root)
-    base = find_folder(
+    base = common.find_folder(
         home, lambda f: all((f / "meta" / f"{p}.txt").is_file() for p in _PARTS), "meta/train.txt and meta/test.txt"
     )
-    images = image_files(base / "images")
+    images = common.image_files(base / "images")
     entries = []
     for split in _PARTS:
-        for where, text in read_list(base / "meta" / f"{split}.txt").lines:
+        for where, text in common.read_list(base / "meta" / f"{split}.txt").lines:
             if text.count("/") != 1:
                 raise DataError(f"{where}: expected 'class/number', found {text!r}")
             path = images.find(f"{text}.jpg")
             entries.append(Entry(f"{text}.jpg", None if path is None else f"images/{path}", split, text.split("/")[0]))
-    result = assemble("Food-101", home, base, entries, missing=missing, noun="images")
+    result = common.assemble("Food-101", home, base, entries, missing=missing, noun="images")
     if splits == "linear":
-        result = draw_validation(result, 7_575, 75_750, seed=seed, what="Food-101")
+        result = common.draw_validation(result, 7_575, 75_750, seed=seed, what="Food-101")
     return result

@@ -9,17 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from unreel.core.errors import DataError
-from unreel.data.layouts.common import (
-    Entry,
-    LayoutResult,
-    MediaFiles,
-    Missing,
-    assemble,
-    check_split_number,
-    find_folder,
-    find_videos,
-    read_list,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 
 # The mark behind each name in the lists.
 _SPLITS = {"0": "unused", "1": "train", "2": "test"}
@@ -50,19 +41,19 @@ def hmdb51(root: str | os.PathLike[str], *, split_number: int = 1, missing: Miss
     >>> len(manifest.select(split="train")), len(manifest.select(split="test"))  # doctest: +SKIP
     (3570, 1530)
     """
-    check_split_number(split_number, 3, "HMDB51")
+    common.check_split_number(split_number, 3, "HMDB51")
     home = Path(root)
     ending = f"_test_split{split_number}.txt"
 
     def lists_in(folder: Path) -> list[Path]:
         return sorted(folder.glob(f"*{ending}"))
 
-    lists = lists_in(find_folder(home, lambda f: bool(lists_in(f)), f"<class>{ending}"))
+    lists = lists_in(common.find_folder(home, lambda f: bool(lists_in(f)), f"<class>{ending}"))
     notices: list[str] = []
     listed: list[tuple[str, str, str]] = []
     for path in lists:
         label = path.name.removesuffix(ending)
-        lines, told = read_list(path)
+        lines, told = common.read_list(path)
         notices += told
         for where, text in lines:
             name, _, mark = text.rpartition(" ")
@@ -70,13 +61,13 @@ def hmdb51(root: str | os.PathLike[str], *, split_number: int = 1, missing: Miss
                 raise DataError(f"{where}: expected a file and 0, 1 or 2, found {text!r}")
             listed.append((label, name.strip(), _SPLITS[mark]))
     classes = {label for label, _, _ in listed}
-    videos = find_videos(home, classes)
-    files = MediaFiles(videos)
+    videos = common.find_videos(home, classes)
+    files = common.MediaFiles(videos)
     entries = []
     for label, name, split in listed:
         path_in = f"{label}/{name}"
         entries.append(Entry(path_in, files.find(path_in), split, label, _group(label, name)))
-    return assemble("HMDB51", home, videos, _one_side(entries, notices), missing=missing, notices=notices)
+    return common.assemble("HMDB51", home, videos, _one_side(entries, notices), missing=missing, notices=notices)
 
 
 def _group(label: str, name: str) -> str:

@@ -10,17 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unreel.core.errors import DataError
-from unreel.data.layouts.common import (
-    Entry,
-    LayoutResult,
-    Missing,
-    assemble,
-    check_split_number,
-    find_folder,
-    image_files,
-    is_image,
-    read_list,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.text import read_text
 
 _WNID = re.compile(r"n\d{8}")
@@ -49,15 +40,15 @@ def imagenet(root: str | os.PathLike[str], *, split_number: int = 1, missing: Mi
         missing: kept for all layouts; folders list what there is, so nothing can be missing.
     Raises: UsageError for another split; DataError where there are no images, or no list for a flat ``val``.
     """
-    check_split_number(split_number, 1, "ImageNet")
+    common.check_split_number(split_number, 1, "ImageNet")
     home = Path(root)
     parts = ("train", "val")
-    base = find_folder(home, lambda f: any((f / p).is_dir() for p in parts), "folder with train or val in it")
+    base = common.find_folder(home, lambda f: any((f / p).is_dir() for p in parts), "folder with train or val in it")
     names = _class_names(home)
     entries = []
     for part in parts:
         truth: dict[str, str] | None = None
-        for path in sorted(image_files(base / part).paths) if (base / part).is_dir() else ():
+        for path in sorted(common.image_files(base / part).paths) if (base / part).is_dir() else ():
             label = path.split("/")[0] if "/" in path else ""
             if not label:
                 truth = _truth(home) if truth is None else truth
@@ -66,7 +57,7 @@ def imagenet(root: str | os.PathLike[str], *, split_number: int = 1, missing: Mi
                     raise DataError(f"{base / part / path}: lies in no class's folder and no list gives its class")
                 label = truth[stem]
             entries.append(Entry(path, f"{part}/{path}", part, label, labels={"name": names.get(label, "")}))
-    return assemble("ImageNet", home, base, entries, missing=missing, noun="images")
+    return common.assemble("ImageNet", home, base, entries, missing=missing, noun="images")
 
 
 def imagenet_r(root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
@@ -91,18 +82,18 @@ def imagenet_c(root: str | os.PathLike[str], *, split_number: int = 1, missing: 
     ``label.corruption`` and ``label.severity`` (1 to 5) tell the 75 to 95 versions apart; ``group`` is the image that
     they were made from. Arguments and errors as ``imagenet``.
     """
-    check_split_number(split_number, 1, "ImageNet-C")
+    common.check_split_number(split_number, 1, "ImageNet-C")
     home = _folder(root)
     names = _class_names(home)
     entries = []
-    for path in sorted(image_files(home).paths):
+    for path in sorted(common.image_files(home).paths):
         *_, corruption, severity, label, name = ["", "", "", *path.split("/")]
         if severity not in ("1", "2", "3", "4", "5") or not corruption or not _WNID.fullmatch(label):
             raise DataError(f"{home / path}: expected <corruption>/<severity 1 to 5>/<wnid>/ above an image")
         labels = {"corruption": corruption, "severity": severity, "name": names.get(label, "")}
         group = f"{label}/{os.path.splitext(name)[0]}"
         entries.append(Entry(path, path, "test", label, group, labels))
-    return assemble("ImageNet-C", home, home, entries, missing=missing, noun="images")
+    return common.assemble("ImageNet-C", home, home, entries, missing=missing, noun="images")
 
 
 def imagenet_stylized(
@@ -120,20 +111,20 @@ def _folder(root: str | os.PathLike[str]) -> Path:
 
 
 def _test_folders(data_set: str, root: str | os.PathLike[str], split_number: int, missing: Missing) -> LayoutResult:
-    check_split_number(split_number, 1, data_set)
+    common.check_split_number(split_number, 1, data_set)
     home = Path(root)
 
     def holds(folder: Path) -> bool:
         classes = (e for e in os.scandir(folder) if e.is_dir() and _WNID.fullmatch(e.name))
-        return any(is_image(e.name) for c in classes for e in os.scandir(c.path))
+        return any(common.is_image(e.name) for c in classes for e in os.scandir(c.path))
 
-    base = find_folder(home, holds, "folder whose sub-folders are WordNet ids (n01443537) and hold images")
+    base = common.find_folder(home, holds, "folder whose sub-folders are WordNet ids (n01443537) and hold images")
     names = _class_names(home)
-    found = [p for p in sorted(image_files(base).paths) if _WNID.fullmatch(p.split("/")[0])]
+    found = [p for p in sorted(common.image_files(base).paths) if _WNID.fullmatch(p.split("/")[0])]
     entries = [
         Entry(p, p, "test", label, labels={"name": names.get(label, "")}) for p in found for label in [p.split("/")[0]]
     ]
-    return assemble(data_set, home, base, entries, missing=missing, noun="images")
+    return common.assemble(data_set, home, base, entries, missing=missing, noun="images")
 
 
 def _beside(home: Path) -> Iterator[Path]:
@@ -150,7 +141,7 @@ def _class_names(home: Path) -> dict[str, str]:
     found = {p.name: p for p in _beside(home)} if home.is_dir() else {}
     for name in _NAMES:
         if name in found:
-            lines = [re.split(r"[\t ]", line.text, maxsplit=1) for line in read_list(found[name]).lines]
+            lines = [re.split(r"[\t ]", line.text, maxsplit=1) for line in common.read_list(found[name]).lines]
             return {fields[0]: fields[1].strip() for fields in lines if len(fields) == 2}
     if "meta.mat" in found:
         return {wnid: words for _, wnid, words in _meta(found["meta.mat"])}
@@ -166,11 +157,11 @@ def _truth(home: Path) -> dict[str, str]:
         rows = [row for row in lines if len(row) >= 2 and row[0] != "ImageId"]
         return {row[0]: row[1].split()[0] for row in rows}
     if synsets is not None:
-        return {_val(i): line.text for i, line in enumerate(read_list(synsets).lines, 1)}
+        return {_val(i): line.text for i, line in enumerate(common.read_list(synsets).lines, 1)}
     if numbers is not None and "meta.mat" in found:
         wnids = {number: wnid for number, wnid, _ in _meta(found["meta.mat"])}
         truth = {}
-        for i, (where, text) in enumerate(read_list(numbers).lines, 1):
+        for i, (where, text) in enumerate(common.read_list(numbers).lines, 1):
             if not text.isdigit() or int(text) not in wnids:
                 raise DataError(f"{where}: expected the number of a class in meta.mat, found {text!r}")
             truth[_val(i)] = wnids[int(text)]

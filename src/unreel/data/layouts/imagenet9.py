@@ -10,16 +10,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from unreel.core.errors import DataError, unknown_name
-from unreel.data.layouts.common import (
-    SPLIT_SEED,
-    Entry,
-    LayoutResult,
-    Missing,
-    assemble,
-    check_split_number,
-    draw_validation,
-    image_files,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.layouts.objects import Mask, add_masks, read_image, reference
 
 Variant = Literal["original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t"]
@@ -38,7 +30,7 @@ def imagenet9(
     missing: Missing = "error",
     train_variant: Variant = "original",
     splits: Literal["official", "linear"] = "official",
-    seed: int = SPLIT_SEED,
+    seed: int = common.SPLIT_SEED,
     files: str | None = None,
 ) -> LayoutResult:
     """A folder that holds those of the variants that are there, wherever below it: ``<variant>/{train,val}/<class>/*``.
@@ -64,19 +56,21 @@ def imagenet9(
             Without it ``file.foreground`` names that picture.
     Raises: UsageError for another split or variant; DataError where no variant is there, or a class is none of nine.
     """
-    check_split_number(split_number, 1, "ImageNet-9")
+    common.check_split_number(split_number, 1, "ImageNet-9")
     if train_variant not in VARIANTS:
         raise unknown_name("variant", train_variant, VARIANTS)
     home = Path(root)
     entries: list[Entry] = []
     notices: list[str] = []
     parts = _parts(home, notices)
-    foregrounds = {part: image_files(folder) for (variant, part), folder in parts.items() if variant == "only_fg"}
+    foregrounds = {
+        part: common.image_files(folder) for (variant, part), folder in parts.items() if variant == "only_fg"
+    }
     for (variant, part), folder in parts.items():
         if part == "train" and variant != train_variant:
             continue
         place = Path(os.path.relpath(folder, home)).as_posix()
-        for path in sorted(image_files(folder).paths):
+        for path in sorted(common.image_files(folder).paths):
             found = _IMAGE.search(path.rpartition("/")[2])
             extra = {}
             if variant == "original" and part in foregrounds:
@@ -88,12 +82,12 @@ def imagenet9(
             entries.append(
                 Entry(path, f"{place}/{path}", split, label, found[0] if found else "", {"variant": variant}, extra)
             )
-    result = assemble("ImageNet-9", home, home, entries, missing=missing, notices=notices, noun="images")
+    result = common.assemble("ImageNet-9", home, home, entries, missing=missing, notices=notices, noun="images")
     if files is not None:
         masks = {row.path: _foreground(home / row.files["foreground"]) for row in result.manifest if row.files}
         result = add_masks(result, masks, Path(files))
     if splits == "linear":
-        result = draw_validation(result, 5, 100, seed=seed, what="ImageNet-9")
+        result = common.draw_validation(result, 5, 100, seed=seed, what="ImageNet-9")
     return result
 
 

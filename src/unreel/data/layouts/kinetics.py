@@ -9,14 +9,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from unreel.core.errors import DataError
-from unreel.data.layouts.common import (
-    Entry,
-    LayoutResult,
-    MediaFiles,
-    Missing,
-    assemble,
-    check_split_number,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.split_names import split_role
 from unreel.data.text import read_text
 
@@ -44,12 +38,12 @@ def kinetics(root: str | os.PathLike[str], *, split_number: int = 1, missing: Mi
     >>> from unreel.data.layouts import kinetics
     >>> manifest, missing = kinetics("kinetics400", missing="skip")  # doctest: +SKIP
     """
-    check_split_number(split_number, 1, "Kinetics")
+    common.check_split_number(split_number, 1, "Kinetics")
     home = Path(root)
     if not home.is_dir():
         raise DataError(f"{home}: there is no such folder")
     places: dict[str, list[str]] = defaultdict(list)
-    for stem, file in MediaFiles(home).by_stem.items():
+    for stem, file in common.MediaFiles(home).by_stem.items():
         places[stem.rpartition("/")[2]].append(file)
     entries: dict[tuple[str, str], Entry] = {}
     tables = 0
@@ -65,7 +59,7 @@ def kinetics(root: str | os.PathLike[str], *, split_number: int = 1, missing: Mi
         raise DataError(f"{home}: found no table with the columns {', '.join(_COLUMNS)} here or below")
     if not entries:
         raise DataError(f"{home}: the annotation tables have headers but no rows")
-    return assemble("Kinetics", home, home, list(entries.values()), missing=missing)
+    return common.assemble("Kinetics", home, home, list(entries.values()), missing=missing)
 
 
 def _choose(files: list[str], split: str) -> str | None:

@@ -9,18 +9,8 @@ from typing import Literal
 import numpy as np
 
 from unreel.core.errors import DataError
-from unreel.data.layouts.common import (
-    SPLIT_SEED,
-    Entry,
-    LayoutResult,
-    Missing,
-    assemble,
-    check_split_number,
-    draw_validation,
-    find_folder,
-    image_files,
-    read_list,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.layouts.objects import Mask, add_masks, read_image, reference
 
 _LISTS = {"trainval.txt": "train", "test.txt": "test"}
@@ -35,7 +25,7 @@ def pets(
     split_number: int = 1,
     missing: Missing = "error",
     splits: Literal["official", "linear"] = "official",
-    seed: int = SPLIT_SEED,
+    seed: int = common.SPLIT_SEED,
     border: bool = False,
     files: str | None = None,
 ) -> LayoutResult:
@@ -56,17 +46,17 @@ def pets(
         files: a folder; masks of the pets are written to it as ``masks/….png`` (``file.mask``).
     Raises: UsageError for another split; DataError for missing lists or images, or a malformed line.
     """
-    check_split_number(split_number, 1, "Oxford-IIIT Pets")
+    common.check_split_number(split_number, 1, "Oxford-IIIT Pets")
     home = Path(root)
 
     def holds(folder: Path) -> bool:
         return all((folder / "annotations" / name).is_file() for name in _LISTS)
 
-    base = find_folder(home, holds, "annotations/trainval.txt and annotations/test.txt")
-    images, trimaps = image_files(base / "images"), image_files(base / "annotations" / "trimaps")
+    base = common.find_folder(home, holds, "annotations/trainval.txt and annotations/test.txt")
+    images, trimaps = common.image_files(base / "images"), common.image_files(base / "annotations" / "trimaps")
     entries = []
     for listed, split in _LISTS.items():
-        for where, text in read_list(base / "annotations" / listed).lines:
+        for where, text in common.read_list(base / "annotations" / listed).lines:
             if text.startswith("#"):  # the header of the data set's full list
                 continue
             cells = text.split()
@@ -78,13 +68,13 @@ def pets(
             place = None if path is None else f"images/{path}"
             species = {"species": _SPECIES[cells[2]]}
             entries.append(Entry(f"{cells[0]}.jpg", place, split, breed, labels=species, files=extra))
-    result = assemble("Oxford-IIIT Pets", home, base, entries, missing=missing, noun="images")
+    result = common.assemble("Oxford-IIIT Pets", home, base, entries, missing=missing, noun="images")
     if files is not None:
         wanted = (_PET, _BORDER) if border else (_PET,)
         masks = {r.path: _pet(home / r.files["trimap"], wanted) for r in result.manifest if "trimap" in r.files}
         result = add_masks(result, masks, Path(files))
     if splits == "linear":
-        result = draw_validation(result, 740, 3_680, seed=seed, what="Oxford-IIIT Pets")
+        result = common.draw_validation(result, 740, 3_680, seed=seed, what="Oxford-IIIT Pets")
     return result
 
 

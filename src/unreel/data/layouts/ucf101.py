@@ -7,17 +7,8 @@ import re
 from pathlib import Path
 
 from unreel.core.errors import DataError
-from unreel.data.layouts.common import (
-    Entry,
-    LayoutResult,
-    MediaFiles,
-    Missing,
-    assemble,
-    check_split_number,
-    find_folder,
-    find_videos,
-    read_list,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 
 _GROUP = re.compile(r"_(g\d+)_c\d+$")
 
@@ -46,22 +37,24 @@ def ucf101(root: str | os.PathLike[str], *, split_number: int = 1, missing: Miss
     >>> len(manifest.select(split="train")), len(manifest.select(split="test"))  # doctest: +SKIP
     (9537, 3783)
     """
-    check_split_number(split_number, 3, "UCF101")
+    common.check_split_number(split_number, 3, "UCF101")
     home = Path(root)
     names = {"train": f"trainlist{split_number:02d}.txt", "test": f"testlist{split_number:02d}.txt"}
-    lists = find_folder(home, lambda f: all((f / n).is_file() for n in names.values()), " and ".join(names.values()))
+    lists = common.find_folder(
+        home, lambda f: all((f / n).is_file() for n in names.values()), " and ".join(names.values())
+    )
     numbers = _class_numbers(lists / "classInd.txt")
     notices: list[str] = []
     listed: list[tuple[str, str]] = []
     for split, name in names.items():
-        lines, told = read_list(lists / name)
+        lines, told = common.read_list(lists / name)
         notices += told
         listed += [(_file(line.where, line.text, numbers), split) for line in lines]
     classes = {path.split("/")[0] for path, _ in listed}
-    videos = find_videos(home, classes)
-    files = MediaFiles(videos)
+    videos = common.find_videos(home, classes)
+    files = common.MediaFiles(videos)
     entries = [Entry(path, files.find(path), split, path.split("/")[0], _group(path)) for path, split in listed]
-    return assemble("UCF101", home, videos, entries, missing=missing, notices=notices)
+    return common.assemble("UCF101", home, videos, entries, missing=missing, notices=notices)
 
 
 def _class_numbers(path: Path) -> dict[str, str]:
@@ -69,7 +62,7 @@ def _class_numbers(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     numbers = {}
-    for where, text in read_list(path).lines:
+    for where, text in common.read_list(path).lines:
         fields = text.split()
         if len(fields) != 2:
             raise DataError(f"{where}: expected a number and a class, found {text!r}")

@@ -9,14 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UsageError
-from unreel.data.layouts.common import (
-    Entry,
-    LayoutResult,
-    Missing,
-    assemble,
-    image_files,
-    read_list,
-)
+from unreel.data.layouts import common
+from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.layouts.objects import (
     Mask,
     Objects,
@@ -72,8 +66,8 @@ def voc(
     found: dict[str, Objects] = {}
     for base in _bases(home, year):
         notes = _inside(base, ("Annotations", "annotations"))
-        pictures = image_files(_inside(base, ("JPEGImages", "images", "Images")) or base)
-        outlines = image_files(base / "SegmentationObject")
+        pictures = common.image_files(_inside(base, ("JPEGImages", "images", "Images")) or base)
+        outlines = common.image_files(base / "SegmentationObject")
         assert notes is not None  # what made it a base
         for name, split in _listed(base, notes).items():
             file = notes / f"{name}.xml"
@@ -88,7 +82,7 @@ def voc(
             entries.append(Entry(shown, row, split, labels.pop("label", ""), labels=labels, files=extra))
             if row is not None and objects is not None:
                 found[row] = objects
-    result = assemble("VOC", home, home, entries, missing=missing, noun="images")
+    result = common.assemble("VOC", home, home, entries, missing=missing, noun="images")
     if files is None:
         return result
     masks = {
@@ -129,7 +123,7 @@ def _listed(base: Path, notes: Path) -> dict[str, str]:
     for part, split in _LISTS.items():
         if not (folder / f"{part}.txt").is_file():
             continue
-        for where, text in read_list(folder / f"{part}.txt").lines:
+        for where, text in common.read_list(folder / f"{part}.txt").lines:
             before = names.setdefault(text, split)
             if before != split and part != "trainval":
                 raise DataError(f"{where}: {text!r} is in {before}.txt too; an image is in one split")
