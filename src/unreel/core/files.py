@@ -254,7 +254,7 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
-def claimed(folder: str | PathLike[str], *, only: str = "") -> Iterator[None]:
+def claimed(folder: str | PathLike[str], *, only: str = "", wait: bool = False) -> Iterator[None]:
     """This process and no other works in ``folder`` while the block runs; a process that dies claims nothing.
 
     The folder is made where it is missing, and holds a file ``.lock`` meanwhile. Where the file system knows no locks
@@ -262,6 +262,7 @@ def claimed(folder: str | PathLike[str], *, only: str = "") -> Iterator[None]:
 
     Args:
         only: claim the file of this name in the folder, and no more.
+        wait: until no other process has it.
     Raises: BusyError when another process has it, with who and since when; WriteError where it cannot be written.
     """
     home = Path(folder)
@@ -269,7 +270,7 @@ def claimed(folder: str | PathLike[str], *, only: str = "") -> Iterator[None]:
     _try_writing(home, folder)
     make_folder(home)
     lock = _lock_of(home, only)
-    stream = _locked(lock, home / only)
+    stream = _locked(lock, home / only, wait)
     if stream is None:
         yield
         return
@@ -289,10 +290,10 @@ def claimed(folder: str | PathLike[str], *, only: str = "") -> Iterator[None]:
             stream.close()
 
 
-def try_lock(stream: IO[Any]) -> bool | None:
+def try_lock(stream: IO[Any], *, wait: bool = False) -> bool | None:
     """Lock an open file for this process; False when another has it, None where the file system knows no locks."""
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
@@ -304,13 +305,13 @@ def _lock_of(home: Path, only: str = "") -> Path:
     return home / (f".{only}.lock" if only else ".lock")
 
 
-def _locked(path: Path, claim: Path) -> IO[bytes] | None:
+def _locked(path: Path, claim: Path, wait: bool) -> IO[bytes] | None:
     while True:
         try:
             stream = path.open("ab+", buffering=0)
         except OSError as error:
             raise refused(path.parent, error) from error
-        held = try_lock(stream)
+        held = try_lock(stream, wait=wait)
         if held is False:
             with stream:
                 raise _busy(stream, claim)

@@ -89,7 +89,8 @@ def _callable_of(builder: Builder) -> Callable[..., object]:
 def _type_hints(function: Callable[..., object]) -> dict[str, Any]:
     try:
         return get_type_hints(function, include_extras=True)
-    except NameError:  # a name imported for type checkers only: that parameter is an object, the others still count
+    # A name imported for type checkers only, or an alias of such: that parameter is an object, the others still count.
+    except (NameError, TypeError):
         hints: dict[str, Any] = {}
         for name, annotation in getattr(function, "__annotations__", {}).items():
             try:
@@ -98,7 +99,7 @@ def _type_hints(function: Callable[..., object]) -> dict[str, Any]:
                     globalns=getattr(function, "__globals__", {}),
                     include_extras=True,
                 )[name]
-            except NameError:
+            except (NameError, TypeError):
                 hints[name] = object
         return hints
 

@@ -6,6 +6,7 @@ from unreel.tasks.classification import LabelTask
 from unreel.tasks.evaluate import evaluate
 from unreel.tasks.finetune import FineTune
 from unreel.tasks.gallery import GalleryTask
+from unreel.tasks.jobs import Job, JobStore, run, run_all
 from unreel.tasks.order import ClipOrderTask
 from unreel.tasks.profiles import PROFILES, PROTOCOLS, Profile
 from unreel.tasks.scores import Report, Score
@@ -26,6 +27,8 @@ __all__ = [
     "FineTune",
     "FrameStatistics",
     "GalleryTask",
+    "Job",
+    "JobStore",
     "LabelTask",
     "Metric",
     "Parts",
@@ -41,5 +44,7 @@ __all__ = [
     "evaluate",
     "first_weights",
     "random_init",
+    "run",
+    "run_all",
     "transfer_set",
 ]
