@@ -7,20 +7,8 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from unreel.core.errors import UsageError
-from unreel.core.settings import (
-    Layer,
-    Range,
-    Section,
-    Settings,
-    check_shape,
-    defaults,
-    describe,
-    load_layers,
-    load_sections,
-    parse_value,
-    parse_yaml,
-    validate,
-)
+from unreel.core.settings import Layer, Range, Section, Settings, defaults, describe, load_layers, validate
+from unreel.core.strict_yaml import check_shape, load_sections, parse_value, parse_yaml
 
 
 class Opaque:

@@ -49,6 +49,15 @@ def test_what_is_told() -> None:
     assert findings(records([*[0.8] * 6, *[0.2] * 6], "probe.accuracy")) == []
 
 
+@pytest.mark.parametrize(("level", "told"), [(0.5, 0.55), (0.25, 0.35), (1 / 6, 0.3)])
+def test_where_chance_is_high_a_fall_to_it_is_told(level: float, told: float) -> None:
+    """A coin is right half the time: three times worse than the best is not below it, but as near to it is."""
+    chance = {"accuracy": level}
+    assert findings(records([*[0.9] * 8, *[told] * 8], "accuracy"), chance)
+    assert not findings(records([*[0.9] * 8, *[0.8] * 8], "accuracy"), chance)
+    assert not findings(records([*[level + 0.03] * 8, *[level] * 8], "accuracy"), chance)  # it never knew
+
+
 def test_the_log_is_told_once_and_not_again_when_a_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     rows = records([*RISE, *FALL, *[0.019] * 20])
     caplog.set_level(logging.WARNING, logger="unreel")

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from unreel.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from unreel.core.settings import Sections
+    from unreel.core.strict_yaml import Sections
 
 Overrides: TypeAlias = Annotated[
     tuple[str, ...],
@@ -28,7 +28,7 @@ SHORT_NAMES = frozenset({"pretrain"})
 
 def split_overrides(overrides: Sequence[str]) -> tuple[Sections, dict[str, object]]:
     """Settings with their section, and those given by their name alone (``epochs=3``)."""
-    from unreel.core.settings import parse_value
+    from unreel.core.strict_yaml import parse_value
 
     bare = [text for text in overrides if "=" in text and "." not in text.partition("=")[0]]
     names = {text.partition("=")[0].strip().replace("-", "_"): parse_value(text.partition("=")[2]) for text in bare}
@@ -37,7 +37,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[Sections, dict[str, objec
 
 def to_sections(overrides: Sequence[str]) -> Sections:
     """Two-level settings from ``section.key=value`` texts. Raises UsageError for another form."""
-    from unreel.core.settings import parse_value
+    from unreel.core.strict_yaml import parse_value
 
     sections: Sections = {}
     for text in overrides:

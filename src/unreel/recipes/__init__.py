@@ -9,7 +9,8 @@ from os import PathLike
 from pathlib import Path
 
 from unreel.core.errors import UsageError, unknown_name
-from unreel.core.settings import Layer, Sections, load_layers, load_sections
+from unreel.core.settings import Layer, load_layers
+from unreel.core.strict_yaml import Sections, load_sections
 
 __all__ = ["Recipe", "list_recipes", "load_recipe"]
 

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from unreel.core.errors import UsageError, nearest
-from unreel.core.settings import Builder, Layer, Section, Sections, Settings
+from unreel.core.settings import Builder, Layer, Section, Settings
+from unreel.core.strict_yaml import Sections
 from unreel.data.choice import choose_rows, choose_validation
 from unreel.data.dataset import ClipDataset
 from unreel.data.loader import ClipLoader

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UnreelError
 from unreel.core.files import check_file, write_whole
-from unreel.core.settings import Sections, read_origins
+from unreel.core.settings import read_origins
+from unreel.core.strict_yaml import Sections
 from unreel.core.words import counted, plural
 from unreel.data.batch import Batch
 from unreel.data.sampling import IntervalDistribution, IntervalKind

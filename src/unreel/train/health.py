@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 _RECORDS = 10  # fewer tell nothing
 _WINDOW = 5  # records that are averaged
-_FALL = 3  # a mean this many times below the best has fallen
+_FALL = 3  # a mean this many times nearer to chance than the best has fallen
 _CLEAR = 4  # times chance: a best below that was none
 _ALIKE = 1e-5  # share of the embeddings' energy; those of random weights have a thousand times as much
 
@@ -32,8 +32,10 @@ def findings(records: Iterable[Mapping[str, Any]], chance: Mapping[str, float] |
         steps, values = np.array(points).T
         means = np.convolve(values, np.ones(_WINDOW) / _WINDOW, "valid")
         best, last, level = int(means.argmax()), float(means[-1]), (chance or {}).get(name)
-        clear = _CLEAR * (0.025 if level is None else level)
-        if means[best] < clear or last >= means[best] / _FALL:
+        # Of two answers nobody is right four times as often as by chance: half of what is left to gain is clear of it.
+        clear = _CLEAR * 0.025 if level is None else min(_CLEAR * level, (1 + level) / 2)
+        blind = level or 0.0
+        if means[best] < clear or last - blind >= (means[best] - blind) / _FALL:
             continue
         now = f"{100 * last:.2g} %" + ("" if level is None else f" (chance is {100 * level:.2g} %)")
         told.append(

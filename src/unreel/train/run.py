@@ -26,7 +26,8 @@ from unreel.core.errors import DataError, UnreelError, UsageError
 from unreel.core.files import claimed, write_whole
 from unreel.core.processes import refuse_unguarded
 from unreel.core.progress import Progress
-from unreel.core.settings import Sections, Settings, load_sections
+from unreel.core.settings import Settings
+from unreel.core.strict_yaml import Sections, load_sections
 from unreel.data.batch import Batch
 from unreel.data.record import FILE_NAME as RECORD_FILE
 from unreel.data.record import DataRecord
