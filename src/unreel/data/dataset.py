@@ -92,7 +92,7 @@ class ClipDataset:
         sound: the sound of each clip comes as a further view, of the stream "audio"; None leaves it out.
         target_columns: label columns that come as targets of that name, () int64, and their classes in the order of
             the codes.
-        decoder: reads every row; None chooses by the kind of file.
+        decoder: reads every row; None chooses by each file's content.
         cache_mb: decoded frames kept in memory, per loader worker; for collections of small videos, whose decoding
             would otherwise be repeated each epoch. The samples are the same.
     Raises: UsageError when sampler and views disagree in number; DataError for an empty manifest, a row that lacks
@@ -252,7 +252,7 @@ class EvaluationDataset:
     Args:
         manifest: what to evaluate on.
         plan: the test views.
-        decoder: reads every row; None chooses by the kind of file.
+        decoder: reads every row; None chooses by each file's content.
         aligned: masks, boxes … that follow each view's geometry.
     """
 

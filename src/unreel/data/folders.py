@@ -18,11 +18,12 @@ from unreel.core.text import shown
 from unreel.data.frame_folders import Numbered, numbered_folders
 from unreel.data.row import Row
 from unreel.data.split_names import split_role
-from unreel.media import VIDEO_SUFFIXES, kind_of
+from unreel.media import VIDEO_SUFFIXES, kind_by_content, kind_of, suffix_of
 
 Kind: TypeAlias = Literal["auto", "video", "image", "frames"]
 KINDS: tuple[Kind, ...] = ("auto", "video", "image", "frames")
 
+_SOUGHT = {"auto": ("video", "image"), "video": ("video",), "image": ("image",), "frames": ("image",)}
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _SHOWN = 3
 # What only a folder of results holds: of a run, and of maps (`unreel explain`).
@@ -62,17 +63,19 @@ def list_folder(root: str | os.PathLike[str], *, kind: str = "auto") -> tuple[li
     found = _walk(base)
     if "" in found.closed:
         raise DataError(f"{base}: this folder cannot be listed; may you read it?")
+    notices: list[str] = [*_faults(found)]
+    if not any(found.media[name] for name in _SOUGHT[kind]):
+        notices += _look_inside(base, found)
     chosen = kind if kind != "auto" else _kind_of_folder(found.media["video"], found.media["image"])
     files = found.media["image" if chosen == "frames" else chosen]
     if not files:
         what = {"auto": "video or image", "frames": "image"}.get(kind, kind)
-        faults = "".join(f"; {notice}" for notice in _faults(found))
+        faults = "".join(f"; {notice}" for notice in notices)
         raise DataError(
             f"{base}: no {what} file below this folder ({len(found.other)} other files, {found.hidden} hidden ones); "
             + (_foreign(found.media["foreign"]) or f"known suffixes: {', '.join(sorted(VIDEO_SUFFIXES)[:8])} …")
             + faults
         )
-    notices: list[str] = [*_faults(found)]
     paths = files
     if chosen != "video":
         numbered = numbered_folders(base, files)
@@ -127,13 +130,30 @@ def _walk(base: Path) -> _Found:
                     folders.append((name, os.path.join(real, entry.name)))
             elif _is_special(entry):
                 found.special.append(name)
-            elif media := kind_of(entry.path):
+            elif media := kind_of(entry.path, by_name=True):
                 found.media[media].append(name)
             elif entry.is_symlink() and not os.path.exists(entry.path):
                 found.nowhere.append(name)
             else:
                 found.other.append(name)
     return found
+
+
+def _look_inside(base: Path, found: _Found) -> list[str]:
+    """Sort files without a suffix by their content, as hospitals and cameras export them; and what to tell of it."""
+    bare = [name for name in found.other if not suffix_of(name)]
+    kinds = {name: kind for name in bare if (kind := kind_by_content(base / name))}
+    for name, kind in kinds.items():
+        found.media[kind].append(name)
+    found.other = [name for name in found.other if name not in kinds]
+    if not kinds:
+        return []
+    what = _count(len(bare), "file without a suffix was looked into", "files without a suffix were looked into")
+    count = Counter(kinds.values())
+    return [
+        f"no name ends as that of a video or picture does, so {what}: {_count(count['video'], 'video', 'videos')}, "
+        f"{_count(count['image'], 'picture', 'pictures')}"
+    ]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -197,7 +217,7 @@ def _left_out(found: _Found, chosen: str, files: Sequence[str]) -> list[str]:
         notices.append(f"{_count(len(archives), 'archive is', 'archives are')} not looked into: {_some(archives)}")
     other = sorted(set(found.other) - set(archives))
     if other:
-        suffixes = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in other).most_common(_SHOWN)
+        suffixes = Counter(suffix_of(name) or "no suffix" for name in other).most_common(_SHOWN)
         kinds = ", ".join(f"{suffix}: {count:,}" for suffix, count in suffixes)
         what = _count(len(other), "file that is no media by its name", "files that are no media by their names")
         notices.append(f"{what} ignored ({kinds}), such as {other[0]}")

@@ -36,7 +36,7 @@ from unreel.data.tables import (
     write_csv,
     write_parquet,
 )
-from unreel.media import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoInfo, kind_of
+from unreel.media import VideoInfo, kind_by_content, kind_of
 
 __all__ = ["PATH_ALIASES", "SPLIT_NAMES", "Leak", "Manifest", "Row", "Source", "split_leaks"]
 
@@ -119,7 +119,7 @@ class Manifest:
                 return cls.from_parquet(path, root=root, columns=columns)._told(path, tell)
             if suffix in (".csv", ".tsv", ".txt"):
                 return cls.from_csv(path, root=root, columns=columns)._told(path, tell)
-            if suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES | FOREIGN_IMAGE_SUFFIXES:
+            if kind_of(path, by_name=True) or kind_by_content(path):
                 return cls.from_paths([path], root=root)
             if not path.exists():
                 raise DataError(f"{path}: there is no such file or folder")
@@ -255,7 +255,7 @@ class Manifest:
 
     @cached_property
     def only_images(self) -> bool:
-        """Whether every row is one image file, as far as names tell; only GIFs are opened."""
+        """Whether every row is one image file, as far as names tell; only GIFs and files without suffix are opened."""
         return all(
             len(row.frames) == 1 or (not row.frames and kind_of(self.absolute(i)) in ("image", "foreign"))
             for i, row in enumerate(self.rows)

@@ -120,7 +120,7 @@ class RowReader:
 
     Args:
         manifest: what to read.
-        decoder: reads every row; None chooses by the kind of file.
+        decoder: reads every row; None chooses by each file's content.
         aligned: the streams beside video and audio.
         sound: reads the audio, of the row's own file, or of its ``file.audio``, which then begins with its first frame.
         cache_mb: keep the decoded frames of whole rows up to this size, per process. Rows come in another order each
@@ -150,6 +150,7 @@ class RowReader:
         self.sound = sound or AudioDecoder()
         self.cache_mb = cache_mb
         self._facts: OrderedDict[int, RowFacts] = OrderedDict()
+        self._chosen: dict[int, Decoder] = {}
         self._kept: dict[int, Frames] = {}
         self._room = int(cache_mb * 1e6)
 
@@ -241,7 +242,14 @@ class RowReader:
         return RowFacts(video, first, last - first, video.start_s + start, min(end, video.duration_s) - start)
 
     def _back_end(self, row: int) -> Decoder:
-        return self.decoder if self.decoder is not None else decoder_for(self.manifest.absolute(row))
+        if self.decoder is not None:
+            return self.decoder
+        found = self._chosen.get(row)
+        if found is None:
+            if len(self._chosen) >= _FACTS_KEPT:
+                self._chosen.clear()
+            found = self._chosen[row] = decoder_for(self.manifest.absolute(row))
+        return found
 
     def _video(self, row: int) -> VideoInfo:
         listed = self.manifest.frame_paths(row)

@@ -1,9 +1,18 @@
 """Bytes to tensors with times: video, images, audio."""
 
-from unreel.media.access import VIDEO_SUFFIXES, decode_whole, decoder_for, kind_of, probe, read_clip
+from unreel.media.access import (
+    decode_whole,
+    decoder_for,
+    kind_by_content,
+    kind_of,
+    probe,
+    read_clip,
+    register_decoder,
+)
 from unreel.media.audio import AudioDecoder, AudioInfo, Sound
 from unreel.media.decoder import (
     Decoder,
+    FileDecoder,
     Frames,
     MediaError,
     MissingFileError,
@@ -16,6 +25,7 @@ from unreel.media.decoder import (
 )
 from unreel.media.frames import FrameFolderDecoder, decode_frames, list_frames, probe_frames, read_frames
 from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, ImageDecoder, encode_image
+from unreel.media.signature import VIDEO_SUFFIXES, suffix_of
 from unreel.media.video import PyAVDecoder
 from unreel.media.write import has_encoder, write_video
 
@@ -26,6 +36,7 @@ __all__ = [
     "AudioDecoder",
     "AudioInfo",
     "Decoder",
+    "FileDecoder",
     "FrameFolderDecoder",
     "Frames",
     "ImageDecoder",
@@ -44,11 +55,14 @@ __all__ = [
     "decoder_for",
     "encode_image",
     "has_encoder",
+    "kind_by_content",
     "kind_of",
     "list_frames",
     "probe",
     "probe_frames",
     "read_clip",
     "read_frames",
+    "register_decoder",
+    "suffix_of",
     "write_video",
 ]

@@ -2,51 +2,71 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path as FilePath
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unreel.media.decoder import Decoder, Frames, Path, VideoInfo
+from unreel.media.decoder import FileDecoder, Frames, Path, VideoInfo
 from unreel.media.frames import FrameFolderDecoder, decode_frames, list_frames
-from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, ImageDecoder
+from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, ImageDecoder
 from unreel.media.picture import is_still
+from unreel.media.signature import head_of, signature_of, suffix_of
 from unreel.media.video import PyAVDecoder
 
 _WHOLE_SECONDS = 3600.0  # for a video of hours
 
-VIDEO_SUFFIXES = frozenset(
-    {
-        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv"),
-        *(".asf", ".flv", ".3gp", ".3g2", ".ogv", ".mxf", ".gif", ".h264", ".264", ".hevc", ".265", ".y4m", ".ivf"),
-    }
-)
+_DECODERS: list[FileDecoder] = [PyAVDecoder(), ImageDecoder(), FrameFolderDecoder()]
 
 
-def kind_of(path: Path) -> Literal["video", "image", "foreign", ""]:
-    """What a file is, by its suffix; ``foreign`` for a picture that cannot be read, empty for what is no media.
+def register_decoder(decoder: FileDecoder) -> None:
+    """Read what this decoder opens, from now on; ahead of the others where a file is for several, whatever its name.
 
-    Only GIFs are opened, without being decoded: one with a single frame is an image, every other a video.
+    To be called where a module is imported, so that workers know it too. Raises: ValueError for a name that is taken.
     """
-    suffix = FilePath(path).suffix.lower()
+    if decoder.name in (known.name for known in _DECODERS):
+        raise ValueError(f"decoder {decoder.name!r} is registered twice")
+    _DECODERS.insert(0, decoder)
+
+
+def decoder_for(path: Path) -> FileDecoder:
+    """The decoder of a file or folder: the one that opens its content; where several do, or none, its suffix decides.
+
+    What nothing knows is read as a video, which FFmpeg tells from more than the beginning.
+    """
+    head, suffix = head_of(path), suffix_of(path)
+    able = [decoder for decoder in _DECODERS if decoder.opens(path, head)]
+    named = [decoder for decoder in able or _DECODERS if suffix in decoder.suffixes]
+    return (named or able or [PyAVDecoder()])[0]
+
+
+def kind_of(path: Path, *, by_name: bool = False) -> Literal["video", "image", "foreign", ""]:
+    """What a file is; ``foreign`` for a picture that cannot be read, empty for what is no media.
+
+    A known suffix is believed, but for GIFs: one with a single frame is an image, every other a video. A file without a
+    suffix is known by its content, unless ``by_name``. Nothing is decoded.
+    """
+    suffix = suffix_of(path)
     if suffix == ".gif":
         return "image" if is_still(path) else "video"
-    if suffix in VIDEO_SUFFIXES:
-        return "video"
-    if suffix in IMAGE_SUFFIXES:
-        return "image"
-    return "foreign" if suffix in FOREIGN_IMAGE_SUFFIXES else ""
+    if suffix in FOREIGN_IMAGE_SUFFIXES:
+        return "foreign"
+    if not suffix and not by_name:
+        return kind_by_content(path)
+    return next((decoder.kind for decoder in _DECODERS if suffix in decoder.suffixes), "")
 
 
-def decoder_for(path: Path) -> Decoder:
-    """The decoder of a path, by its suffix: a folder of images, an image, or anything else as video, GIFs too."""
-    if os.path.isdir(path):
-        return FrameFolderDecoder()
-    picture = FilePath(path).suffix.lower() in IMAGE_SUFFIXES | FOREIGN_IMAGE_SUFFIXES
-    return ImageDecoder() if picture else PyAVDecoder()
+def kind_by_content(path: Path) -> Literal["video", "image", "foreign", ""]:
+    """What a file is by its first bytes alone, in the words of ``kind_of``."""
+    head = head_of(path)
+    found = signature_of(head)
+    if found.format == "GIF":
+        return "image" if is_still(path) else "video"
+    able = next((decoder for decoder in _DECODERS if decoder.opens(path, head)), None)
+    if able is not None and head:
+        return able.kind
+    return "foreign" if found.kind == "picture" and found.words else ""
 
 
 def probe(path: Path) -> VideoInfo:

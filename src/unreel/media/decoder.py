@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from os import PathLike
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,3 +114,19 @@ class Decoder(Protocol):
         Any order and repeats are allowed; the result keeps the order asked for. The frame on screen at t is the last
         one with presentation time ≤ t. Raises TooShortError for an index or a time outside the file.
         """
+
+
+@runtime_checkable
+class FileDecoder(Decoder, Protocol):
+    """A decoder that knows its files: it joins the others by ``unreel.media.register_decoder``."""
+
+    @property
+    def kind(self) -> Literal["video", "image"]:
+        """What its files are, in a list of a folder's media."""
+
+    @property
+    def suffixes(self) -> frozenset[str]:
+        """Suffixes of its files' names, in lower case; they decide where several decoders open a file, or none."""
+
+    def opens(self, path: Path, head: bytes) -> bool:
+        """Whether a file is for this decoder, by its first bytes (1024, or all); a folder has none."""

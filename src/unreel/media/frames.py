@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path as FilePath
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unreel.core.errors import UsageError
 from unreel.media.decoder import Frames, MissingFileError, NoStreamError, Path, UnreadableError, VideoInfo
 from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, ImageDecoder
+from unreel.media.signature import head_of, signature_of, suffix_of
 from unreel.media.video import check_request, select_frames
 
 # Image files carry no times; 25 frames per second is only the name given to "one after another".
@@ -79,7 +80,7 @@ def decode_frames(paths: Sequence[Path]) -> None:
 
 
 def list_frames(folder: Path) -> list[str]:
-    """The image files directly in a folder, in natural order (2 before 10).
+    """The image files directly in a folder, in natural order (2 before 10); by their content where none has a suffix.
 
     Raises: MissingFileError where there is no such folder; NoStreamError where it holds no image; UnreadableError where
         two have one name but for the suffix (a frame and its mask, say), since they cannot both be the next frame.
@@ -91,14 +92,17 @@ def list_frames(folder: Path) -> list[str]:
         raise MissingFileError(name, "there is no such folder") from None
     except OSError as error:
         raise UnreadableError(name, f"cannot be listed: {error.strerror}") from None
-    images = sorted((n for n in names if FilePath(n).suffix.lower() in IMAGE_SUFFIXES), key=_natural)
+    images = sorted((n for n in names if suffix_of(n) in IMAGE_SUFFIXES), key=_natural)
     if not images:
-        foreign = sum(FilePath(n).suffix.lower() in FOREIGN_IMAGE_SUFFIXES for n in names)
+        bare = [n for n in names if not suffix_of(n)]
+        images = sorted((n for n in bare if signature_of(head_of(os.path.join(name, n))).format), key=_natural)
+    if not images:
+        foreign = sum(suffix_of(n) in FOREIGN_IMAGE_SUFFIXES for n in names)
         more = f", {foreign} of them pictures in formats that cannot be read" if foreign else ""
         raise NoStreamError(name, f"no image file directly in this folder ({len(names)} other files{more})")
     by_stem: dict[str, str] = {}
     for image in images:
-        first = by_stem.setdefault(os.path.splitext(image)[0], image)
+        first = by_stem.setdefault(image[: len(image) - len(suffix_of(image))], image)
         if first != image:
             raise UnreadableError(
                 name, f"holds both {first} and {image}; keep the frames of a clip in a folder of their own"
@@ -120,6 +124,20 @@ class FrameFolderDecoder:
     def name(self) -> str:
         """``frame-folder``."""
         return "frame-folder"
+
+    @property
+    def kind(self) -> Literal["video", "image"]:
+        """``video``."""
+        return "video"
+
+    @property
+    def suffixes(self) -> frozenset[str]:
+        """None: a folder may be called anything."""
+        return frozenset()
+
+    def opens(self, path: Path, head: bytes) -> bool:
+        """Whether it is a folder."""
+        return not head and os.path.isdir(path)
 
     def probe(self, path: Path) -> VideoInfo:
         """Facts from the first image and their number. Raises as ``read``."""

@@ -24,6 +24,7 @@ from unreel.media.decoder import (
     VideoInfo,
 )
 from unreel.media.picture import open_picture
+from unreel.media.signature import signature_of
 from unreel.media.video import check_request
 
 IMAGE_SUFFIXES = frozenset(
@@ -60,6 +61,20 @@ class ImageDecoder:
     def name(self) -> str:
         """``image``."""
         return "image"
+
+    @property
+    def kind(self) -> Literal["video", "image"]:
+        """``image``."""
+        return "image"
+
+    @property
+    def suffixes(self) -> frozenset[str]:
+        """Of what it reads, and of what it refuses by name."""
+        return IMAGE_SUFFIXES | FOREIGN_IMAGE_SUFFIXES
+
+    def opens(self, path: Path, head: bytes) -> bool:
+        """Whether it begins as a picture that Pillow reads."""
+        return bool(signature_of(head).format)
 
     def probe(self, path: Path) -> VideoInfo:
         """Size and codec; ``num_frames`` is 1 and ``fps`` 0. The picture is decoded whole. Raises as ``read``."""

@@ -292,8 +292,8 @@ def _is_cut(data: bytes, end: int) -> bool:
 
 
 def _not_a_picture(found: Signature) -> str:
-    if found.kind == "video":
-        return f"this is {found.words}, not a picture; give its name the suffix of a video, and it is read as one"
+    if found.kind in ("video", "sound"):
+        return f"this is {found.words}, not a picture"
     if found.kind == "picture":
         return f"this is {found.words}, which cannot be read; convert it to JPEG or PNG"
     return f"not a readable image ({found.words or 'its first bytes are those of no known format'})"

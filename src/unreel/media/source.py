@@ -21,6 +21,7 @@ from unreel.media.decoder import (
     TruncatedError,
     UnreadableError,
 )
+from unreel.media.signature import VIDEO_SUFFIXES, head_of, suffix_of
 
 # Codecs whose decoder refuses a damaged picture if told to; else it leaves the rest of it as an earlier one was.
 _STRICT = frozenset({"mjpeg"})
@@ -73,9 +74,16 @@ class Source:
         self._open()
 
     def _open(self) -> None:
-        # "file:" keeps a colon in the name from being read as a protocol.
         self.at_start = True
-        self.container = av.open("file:" + self.path, timeout=self.budget.max_seconds, metadata_errors="replace")
+        # FFmpeg believes a picture's suffix more than the beginning of a program stream.
+        misnamed = suffix_of(self.path) not in VIDEO_SUFFIXES and head_of(self.path).startswith(b"\0\0\x01\xba")
+        # "file:" keeps a colon in the name from being read as a protocol.
+        self.container = av.open(
+            "file:" + self.path,
+            format="mpeg" if misnamed else None,
+            timeout=self.budget.max_seconds,
+            metadata_errors="replace",
+        )
         try:
             self.stream = self._choose()
             context = self.stream.codec_context

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -21,6 +21,7 @@ from unreel.core.errors import UsageError
 from unreel.media.decoder import Frames, Path, TooShortError, TruncatedError, VideoInfo
 from unreel.media.display import Converter
 from unreel.media.frame_table import NO_TIME, FrameTable, TableCache, build_table, decode_from_start
+from unreel.media.signature import VIDEO_SUFFIXES, signature_of, suffix_of
 from unreel.media.source import Source, file_place, opened
 
 # Codecs whose non-reference pictures nothing at all refers to, so that skipping them cannot change another frame.
@@ -33,6 +34,9 @@ _BACK_PACKETS = 250  # how far before damage decoding begins at least, to be wha
 _SEEK_WORTH_PACKETS = 64  # below this gap, demuxing on is cheaper than a seek
 
 _tables = TableCache(_TABLES_KEPT)
+
+# Pictures one after another, each of which begins as a picture's file does.
+_PICTURE_STREAMS = frozenset({".mjpeg", ".mjpg"})
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,22 @@ class PyAVDecoder:
     def name(self) -> str:
         """``pyav``."""
         return "pyav"
+
+    @property
+    def kind(self) -> Literal["video", "image"]:
+        """``video``."""
+        return "video"
+
+    @property
+    def suffixes(self) -> frozenset[str]:
+        """The usual ones; FFmpeg knows more."""
+        return VIDEO_SUFFIXES
+
+    def opens(self, path: Path, head: bytes) -> bool:
+        """Whether it begins as a video does, or as a GIF; JPEGs one after another have to be named so."""
+        found = signature_of(head)
+        streamed = found.format == "JPEG" and suffix_of(path) in _PICTURE_STREAMS
+        return found.kind == "video" or found.format == "GIF" or streamed
 
     def probe(self, path: Path) -> VideoInfo:
         """Facts about the file: reads its packets and decodes one frame (for size and rotation).
