@@ -57,14 +57,14 @@ def test_precision_and_device() -> None:
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         with autocast(cpu, precision):  # type: ignore[arg-type]
             assert (x @ x).dtype == dtype
-    with pytest.raises(ValueError, match=r"unknown precision"):
+    with pytest.raises(ValueError, match="precision must be one of"):
         autocast(cpu, "half")  # type: ignore[arg-type]
 
 
 def test_a_backend_says_what_it_cannot_be() -> None:
-    with pytest.raises(UsageError, match=r"unknown precision 'bf16'.*bfloat16"):
+    with pytest.raises(UsageError, match="precision must be one of float32, bfloat16"):
         Backend(precision="bf16")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"unknown memory_format 'nhwc'.*channels_last"):
+    with pytest.raises(UsageError, match="memory_format must be one of contiguous, channels_last"):
         Backend(memory_format="nhwc")  # type: ignore[arg-type]
 
 

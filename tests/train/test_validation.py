@@ -202,7 +202,7 @@ def test_wrong_names_are_refused_at_the_first_step() -> None:
     with pytest.raises(UsageError, match=r"no value 'val_acuracy'; it has val_accuracy"):
         run(method, *watched(select="val_acuracy"))
     assert len(method.seen) == 1
-    with pytest.raises(UsageError, match="every ≥ 1"):
+    with pytest.raises(UsageError, match="at least one batch"):
         Validation([], every=1)
     with pytest.raises(DataError, match="no validation video"):
         measure(method, Nothing(), backend=CPU)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from unreel.core.errors import UnreelError
 
 T = TypeVar("T")
 
@@ -101,12 +103,18 @@ def gather_objects(value: T) -> list[T]:
     return values
 
 
-def broadcast_object(value: T) -> T:
-    """Rank 0's value on every process."""
-    if not is_distributed():
-        return value
-    box: list[Any] = [value]
-    dist.broadcast_object_list(box, src=0)
+def from_rank_0(work: Callable[[], T]) -> T:
+    """What ``work`` returns on rank 0, which alone does it. Its UnreelError is raised everywhere: none waits."""
+    box: list[Any] = [None]
+    if rank() == 0:
+        try:
+            box = [work()]
+        except UnreelError as error:
+            box = [error]
+    if is_distributed():
+        dist.broadcast_object_list(box, src=0)
+    if isinstance(box[0], UnreelError):
+        raise box[0]
     result: T = box[0]
     return result
 

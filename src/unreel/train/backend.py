@@ -6,23 +6,23 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from unreel.core.checks import checked
 from unreel.core.devices import choose_device
 from unreel.core.distributed import is_distributed
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.errors import UsageError
 from unreel.core.memory import keep_freed_memory
 from unreel.data.batch import Batch
 from unreel.nn.kernels import channels_last, keep_clear
 from unreel.nn.norm import synchronise
-from unreel.train.feed import views_channels_last
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 MemoryFormat: TypeAlias = Literal["contiguous", "channels_last"]
@@ -86,15 +86,15 @@ def start_processes() -> bool:
     return True
 
 
+@checked
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Mixed precision for the forward pass; weights stay float32. Raises UsageError for an unknown precision."""
-    if precision not in get_args(Precision):
-        raise unknown_name("precision", precision, get_args(Precision))
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, getattr(torch, precision))
 
 
+@checked
 @dataclass(frozen=True)
 class Backend:
     """Where and how training computes.
@@ -114,11 +114,6 @@ class Backend:
     synchronise_norm: bool = True
     unused_parameters: bool = False
 
-    def __post_init__(self) -> None:
-        for what, kinds in (("precision", Precision), ("memory_format", MemoryFormat)):
-            if getattr(self, what) not in get_args(kinds):
-                raise unknown_name(what, getattr(self, what), get_args(kinds))
-
     @cached_property
     def target(self) -> torch.device:
         """The device itself. Raises UsageError when it is not there."""
@@ -135,7 +130,10 @@ class Backend:
 
     def lay_out(self, batch: Batch) -> Batch:
         """The batch's clips laid out as the weights are."""
-        return views_channels_last(batch) if self.memory_format == "channels_last" else batch
+        if self.memory_format == "contiguous":
+            return batch
+        views = (replace(v, data=v.data.contiguous(memory_format=torch.channels_last_3d)) for v in batch.views)
+        return replace(batch, views=tuple(views))
 
     def prepare(self, method: nn.Module) -> nn.Module:
         """Put a method in place for training; returns the module to call."""

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from unreel.core.checks import Count, checked
 from unreel.core.digests import mapping_digest
-from unreel.core.distributed import broadcast_object, rank
+from unreel.core.distributed import from_rank_0, rank
 from unreel.core.errors import UnreelError, UsageError
 from unreel.core.files import replacing
 
@@ -55,21 +56,18 @@ class Checkpoints:
         folder: made when missing.
         every_steps: save whenever this many steps are done; None leaves it to time.
         every_s: save when this many seconds have passed since the last one; None leaves it to steps.
-        keep: how many to keep, ≥ 1; two survive a broken last one.
+        keep: how many to keep; two survive a broken last one.
     """
 
+    @checked
     def __init__(
         self,
         folder: str | PathLike[str],
         *,
-        every_steps: int | None = None,
+        every_steps: Count | None = None,
         every_s: float | None = 600.0,
-        keep: int = 2,
+        keep: Count = 2,
     ) -> None:
-        if keep < 1:
-            raise UsageError(f"keep at least one checkpoint, got keep={keep}")
-        if every_steps is not None and every_steps < 1:
-            raise UsageError(f"every_steps must be at least 1, got {every_steps}")
         self.folder = Path(folder)
         self.every_steps, self.every_s, self.keep = every_steps, every_s, keep
         self._last_s = time.monotonic()
@@ -121,44 +119,31 @@ class Checkpoints:
         Raises: UsageError when it belongs to a run with other settings, naming them; UnreelError when there are
         checkpoints and none can be read.
         """
-        if rank() == 0:
-            path, state, refusal = self._newest(settings)
-        else:
-            path, state, refusal = None, None, None
-        refusal = broadcast_object(refusal)  # every process stops with the reason, none waits for another
-        if refusal is not None:
-            raise refusal
-        path = broadcast_object(path)
-        if path is None:
-            return None
-        return state if state is not None else self._read(path)
+        read: dict[Path, dict[str, Any]] = {}
+        path = from_rank_0(lambda: self._newest(settings, read))
+        return None if path is None else read.get(path) or self._read(path)
 
-    def _newest(self, settings: Mapping[str, object]) -> tuple[Path | None, dict[str, Any] | None, UnreelError | None]:
+    def _newest(self, settings: Mapping[str, object], read: dict[Path, dict[str, Any]]) -> Path | None:
+        """Which checkpoint to load; what it holds is put into ``read``."""
         paths = self.paths()
         for path in reversed(paths):
             try:
-                state = self._read(path)
+                state = read[path] = self._read(path)
             except Exception as error:  # torch raises what zip and pickle raise: no common type
                 log.warning("%s cannot be read (%s); going back to the checkpoint before it", path, _short(error))
                 continue
             if state["digest"] != mapping_digest(_flat(settings)):
                 changed = "; ".join(differences(state["settings"], settings))
-                return (
-                    None,
-                    None,
-                    UsageError(
-                        f"{self.folder} holds checkpoints of another run: {changed}. "
-                        "Give this run another folder, or the old settings to continue"
-                    ),
+                raise UsageError(
+                    f"{self.folder} holds checkpoints of another run: {changed}. "
+                    "Give this run another folder, or the old settings to continue"
                 )
-            return path, state, None
+            return path
         if paths:
-            return (
-                None,
-                None,
-                UnreelError(f"{self.folder}: none of {len(paths)} checkpoints can be read; remove them to start again"),
+            raise UnreelError(
+                f"{self.folder}: none of {len(paths)} checkpoints can be read; remove them to start again"
             )
-        return None, None, None
+        return None
 
     def _read(self, path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -63,12 +63,3 @@ def place(views: SupportsViews, batch: Batch, device: torch.device) -> Batch:
         moved = (replace(v, data=v.data.to(device, non_blocking=True)) for v in batch.views)
         batch = views.apply(replace(batch, views=tuple(moved)))
     return batch.to(device, non_blocking=True)
-
-
-def views_channels_last(batch: Batch) -> Batch:
-    """The batch with the clips of every view laid out channels last."""
-    views = (
-        replace(v, data=v.data.contiguous(memory_format=torch.channels_last_3d)) if v.stream == "video" else v
-        for v in batch.views
-    )
-    return replace(batch, views=tuple(views))

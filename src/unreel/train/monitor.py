@@ -10,8 +10,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from unreel.core.checks import Count, checked
 from unreel.core.distributed import rank
-from unreel.core.errors import UsageError
 from unreel.core.files import append, make_folder, write_whole
 from unreel.data.batch import Fault
 from unreel.nn.encoder import Encoder
@@ -44,17 +44,16 @@ class Monitor:
             the encoder in eval mode; its values go into the record as ``probe.<name>``.
     """
 
+    @checked
     def __init__(
         self,
         folder: str | PathLike[str] | None = None,
         *,
-        log_every: int = 10,
+        log_every: Count = 10,
         echo: Callable[[Mapping[str, float]], None] | None = None,
         probe: Probe | None = None,
-        probe_every: int | None = None,
+        probe_every: Count | None = None,
     ) -> None:
-        if log_every < 1 or (probe_every is not None and probe_every < 1):
-            raise UsageError(f"log_every and probe_every must be at least 1, got {log_every} and {probe_every}")
         self.folder = Path(folder) if folder is not None and rank() == 0 else None
         self.log_every, self.echo = log_every, echo
         self.probe, self.probe_every = probe, probe_every

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal, TypeAlias, get_args, overload
+from typing import Annotated, Any, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import Count, NotNegative, Positive, checked
+from unreel.core.errors import UsageError
 from unreel.core.settings import Range
 
 OptimizerName: TypeAlias = Literal["sgd", "adamw", "lars"]
@@ -95,19 +96,20 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
     return kernels, rest
 
 
+@checked
 def build_optimizer(
     module: nn.Module,
     *,
     name: OptimizerName = "sgd",
-    lr: Annotated[float, Range(gt=0)] | None = None,
-    lr_per_256: Annotated[float, Range(gt=0)] = 0.08,
-    global_batch: Annotated[int, Range(ge=1)] | None = None,
+    lr: Positive | None = None,
+    lr_per_256: Positive = 0.08,
+    global_batch: Count | None = None,
     momentum: Annotated[float, Range(ge=0, lt=1)] = 0.9,
     nesterov: bool = False,
-    weight_decay: Annotated[float, Range(ge=0)] = 1e-6,
+    weight_decay: NotNegative = 1e-6,
     decay: Decay = "kernels",
     betas: tuple[float, float] = (0.9, 0.999),
-    trust_coefficient: Annotated[float, Range(gt=0)] = 0.001,
+    trust_coefficient: Positive = 0.001,
 ) -> torch.optim.Optimizer:
     """An optimiser over the trainable parameters of ``module``, in one decayed and one undecayed group.
 
@@ -126,8 +128,6 @@ def build_optimizer(
     Raises: UsageError when nothing is trainable, when neither ``lr`` nor ``global_batch`` is given, or when Nesterov's
     momentum is asked of an optimiser that has none.
     """
-    if name not in get_args(OptimizerName):
-        raise unknown_name("optimizer", name, get_args(OptimizerName))
     if lr is None:
         if global_batch is None:
             raise UsageError("build_optimizer needs lr, or global_batch to scale lr_per_256 by")

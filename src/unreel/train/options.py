@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from unreel.core.checks import Count, Fraction, NotNegative, Positive
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
@@ -39,20 +40,20 @@ class Training:
     schedule: ScheduleName | Schedule = "cosine"
     warmup_epochs: Annotated[float, Range(ge=0, unit="epochs")] = 0.0
     warmup_steps: Annotated[int, Range(ge=0, unit="steps")] | None = None
-    final_lr: Annotated[float, Range(ge=0)] = 0.0
+    final_lr: NotNegative = 0.0
     schedule_per: Literal["step", "epoch"] = "step"
     milestones: tuple[Annotated[float, Range(gt=0, unit="epochs")], ...] = ()
-    milestone_factor: Annotated[float, Range(gt=0)] = 0.1
+    milestone_factor: Positive = 0.1
     plateau_metric: str = "val_loss"
-    plateau_factor: Annotated[float, Range(gt=0, lt=1)] = 0.1
+    plateau_factor: Fraction = 0.1
     plateau_patience: Annotated[float, Range(ge=0, unit="epochs")] = 50.0
-    min_lr: Annotated[float, Range(ge=0)] = 0.0
+    min_lr: NotNegative = 0.0
     validate_every: Annotated[float, Range(gt=0, unit="epochs")] = 1.0
     validation_draws: Literal["fixed", "fresh"] = "fixed"
     select: str = "last"
     seed: int = 0
-    accumulate: Annotated[int, Range(ge=1)] = 1
-    max_grad_norm: Annotated[float, Range(gt=0)] | None = None
+    accumulate: Count = 1
+    max_grad_norm: Positive | None = None
 
     def total_steps(self, loader: Loader) -> int:
         """Optimiser steps of the run.
@@ -147,6 +148,6 @@ class Keeping:
     log_every: Annotated[int, Range(ge=1, unit="steps")] = 10
     checkpoint_every: Annotated[int, Range(ge=1, unit="steps")] | None = None
     checkpoint_every_s: Annotated[float, Range(ge=0, unit="s")] = 600.0
-    keep_checkpoints: Annotated[int, Range(ge=1)] = 2
+    keep_checkpoints: Count = 2
     probe_every: Annotated[int, Range(ge=1, unit="steps")] | None = None
     stop_after: int | None = None

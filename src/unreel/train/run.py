@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
@@ -21,8 +22,8 @@ import yaml
 
 from unreel.core.devices import choose_device
 from unreel.core.digests import mapping_digest
-from unreel.core.distributed import barrier, broadcast_object, rank, world_size
-from unreel.core.errors import DataError, UnreelError, UsageError
+from unreel.core.distributed import barrier, from_rank_0, rank, world_size
+from unreel.core.errors import DataError, UsageError
 from unreel.core.files import claimed, write_whole
 from unreel.core.processes import refuse_unguarded
 from unreel.core.progress import Progress
@@ -168,7 +169,8 @@ def pretrain(
     validation = training.validation(validate, loader, rate)
     identity = {**_identity(plain), "schedule": _name_of(training.schedule), "warmup_steps": warmup, "steps": total}
     with ExitStack() as stack:
-        if not _begin(run, settings, plain, identity, notes, record, stack, resume=resume):
+        begin = partial(_begin, run, settings, plain, identity, notes, record, stack, resume=resume)
+        if not from_rank_0(begin):
             return run
         bar = stack.enter_context(Progress("pretrain", total, unit="steps")) if rank() == 0 else Progress("", total)
         echo = _both(bar_echo(bar, keeping.log_every), watch(chance_levels(plain), run.metrics()))
@@ -295,39 +297,15 @@ def _begin(
     *,
     resume: bool,
 ) -> bool:
-    """Claim the directory for all ranks and write what is known before the first step; False for a finished run.
-
-    Rank 0 looks and writes; every rank hears what it found, so that all stop with the reason.
-    """
-    outcome: bool | UnreelError = False
-    if rank() == 0:
-        try:
-            _check_directory(run, identity, record, resume=resume)
-            if not run.completed:
-                stack.enter_context(claimed(run.path))
-                _check_directory(run, identity, record, resume=resume)  # what another process left meanwhile
-                outcome = not run.completed
-            if record is not None and (doubts := record.doubts_since(run.path)):
-                log.warning("%s", doubts)
-            if outcome:
-                _write_beginning(run, settings, plain, identity, notes)
-                if record is not None and not (run.path / RECORD_FILE).exists():
-                    record.write(run.path)
-        except UnreelError as error:
-            outcome = error
-    outcome = broadcast_object(outcome)
-    if isinstance(outcome, UnreelError):
-        raise outcome
-    return outcome
-
-
-def _write_beginning(
-    run: Run,
-    settings: Settings | Mapping[str, Mapping[str, object]] | None,
-    plain: dict[str, dict[str, object]],
-    identity: dict[str, object],
-    notes: Sequence[str],
-) -> None:
+    """Claim the directory and write what is known before the first step; False for a finished run."""
+    _check_directory(run, identity, record, resume=resume)
+    if not run.completed:
+        stack.enter_context(claimed(run.path))
+        _check_directory(run, identity, record, resume=resume)  # what another process left meanwhile
+    if record is not None and (doubts := record.doubts_since(run.path)):
+        log.warning("%s", doubts)
+    if run.completed:
+        return False
     for note in notes:
         log.info("%s", note)
     if isinstance(settings, Settings):
@@ -337,8 +315,11 @@ def _write_beginning(
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     old = run.environment
     entry = {"started": now, **describe_environment()}
-    record = {**old, "identity": identity, "notes": [*notes], "sessions": [*old.get("sessions", []), entry]}
-    write_whole(run.path / "environment.json", json.dumps(record, indent=1))
+    told = {**old, "identity": identity, "notes": [*notes], "sessions": [*old.get("sessions", []), entry]}
+    write_whole(run.path / "environment.json", json.dumps(told, indent=1))
+    if record is not None and not (run.path / RECORD_FILE).exists():
+        record.write(run.path)
+    return True
 
 
 def describe_environment() -> dict[str, object]:

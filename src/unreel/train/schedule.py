@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import Amount, Fraction, NotNegative, checked
+from unreel.core.errors import UsageError
 
 ScheduleName: TypeAlias = Literal["cosine", "constant", "multistep", "plateau"]
 Schedule: TypeAlias = Callable[[int], float]
@@ -75,14 +76,16 @@ class Plateau:
     Raises: UsageError for values out of range.
     """
 
+    @checked
     def __init__(
-        self, base_lr: float, *, patience: int, factor: float = 0.1, min_lr: float = 0.0, warmup_steps: int = 0
+        self,
+        base_lr: float,
+        *,
+        patience: Amount,
+        factor: Fraction = 0.1,
+        min_lr: NotNegative = 0.0,
+        warmup_steps: int = 0,
     ) -> None:
-        if not 0 < factor < 1 or patience < 0 or min_lr < 0:
-            raise UsageError(
-                f"a plateau needs a factor between 0 and 1, patience ≥ 0 and min_lr ≥ 0, got {factor}, {patience}, "
-                f"{min_lr}"
-            )
         self.lr, self.patience, self.factor, self.min_lr = base_lr, patience, factor, min_lr
         self.warmup_steps = warmup_steps
         self.best = math.inf
@@ -128,6 +131,7 @@ def per_epoch(schedule: Schedule, steps_per_epoch: float, *, after: int = 0) -> 
     return rate
 
 
+@checked
 def make_schedule(
     name: ScheduleName,
     base_lr: float,
@@ -153,8 +157,6 @@ def make_schedule(
         steps_per_epoch: "cosine" moves once per epoch of so many steps (``per_epoch``); None: at each step.
     Raises: UsageError for an unknown name, a warm-up longer than the run, or an argument of another schedule.
     """
-    if name not in get_args(ScheduleName):
-        raise unknown_name("schedule", name, get_args(ScheduleName))
     warmup_cosine(0, base_lr, total_steps, warmup_steps)  # refuses a range that makes no sense now, not at step 0
     if final_lr and name != "cosine":
         raise UsageError(f"final_lr is where the schedule 'cosine' ends; {name!r} has none")

@@ -13,18 +13,18 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from unreel.core.checks import Amount, Count, Positive, checked
 from unreel.core.devices import TRAINING_READERS, room_for
 from unreel.core.digests import mapping_digest
 from unreel.core.distributed import all_reduce_mean, all_reduce_sum, gather_objects, rank, same_everywhere, world_size
 from unreel.core.errors import DataError, UnreelError, UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.core.signals import StopWish
 from unreel.data.batch import Batch, Fault
 from unreel.methods.method import LossOutput, Method, StepsDone
@@ -56,22 +56,23 @@ class FitResult(NamedTuple):
     last: dict[str, float]
 
 
+@checked
 def fit(
     method: Method,
     loader: Loader,
     optimizer: torch.optim.Optimizer,
     *,
-    total_steps: Annotated[int, Range(ge=1)] | None = None,
+    total_steps: Count | None = None,
     schedule: Callable[[int], float] | None = None,
     device: Backend | str | torch.device | None = None,
     seed: int = 0,
-    accumulate: Annotated[int, Range(ge=1)] = 1,
-    max_grad_norm: Annotated[float, Range(gt=0)] | None = None,
+    accumulate: Count = 1,
+    max_grad_norm: Positive | None = None,
     checkpoint: Checkpoints | str | PathLike[str] | None = None,
     monitor: Monitor | None = None,
     validation: Validation | None = None,
     settings: Mapping[str, object] | None = None,
-    stop_after: Annotated[int, Range(ge=0)] | None = None,
+    stop_after: Amount | None = None,
 ) -> FitResult:
     """Train ``method``; resume by itself when ``checkpoint`` holds this run's state.
 
@@ -102,8 +103,6 @@ def fit(
     Raises: DivergedError for a loss or weights that are not finite; UsageError for a checkpoint of another run or a
         call that cannot work; DataError for a loader without batches.
     """
-    if accumulate < 1 or (total_steps is not None and total_steps < 1):
-        raise UsageError(f"accumulate and total_steps must be at least 1, got {accumulate} and {total_steps}")
     start_processes()
     length = steps_per_epoch(loader)
     if total_steps is None:

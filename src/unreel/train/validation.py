@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from unreel.core.checks import Count, checked
 from unreel.core.distributed import alone, gather_objects, rank, world_size
 from unreel.core.errors import DataError, UsageError, nearest
 from unreel.core.keys import Key
@@ -114,18 +115,19 @@ class Validation:
     Raises: UsageError for a value that is not "last" and does not begin with "val_".
     """
 
+    @checked
     def __init__(
         self,
         batches: ValidationBatches | Sequence[Batch],
         *,
-        every: int,
+        every: Count,
         select: str = "last",
         plateau: Plateau | None = None,
         plateau_metric: str = "val_loss",
         fresh: bool = False,
     ) -> None:
-        if every < 1 or not len(batches):
-            raise UsageError(f"validation needs every ≥ 1 and at least one batch, got {every} and {len(batches)}")
+        if not len(batches):
+            raise UsageError("validation needs at least one batch of held-out videos")
         for what, name in (("select", select), ("plateau_metric", plateau_metric)):
             if not name.startswith("val_") and (what, name) != ("select", "last"):
                 raise UsageError(f"{what}: expected {'last or ' * (what == 'select')}val_loss or val_…, got {name!r}")
