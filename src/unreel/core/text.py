@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 
 
 def shown(text: str) -> str:
@@ -27,6 +28,15 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown(text))
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """The first names of some, and a sign where there are more.
+
+    >>> first_few(["a", "b"]), first_few(["a", "b", "c"], 2)
+    ('a, b', 'a, b …')
+    """
+    return ", ".join(names[:most]) + (" …" if len(names) > most else "")
 
 
 def is_utf8(text: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unreel.core.errors import DataError, UsageError, nearest
-from unreel.core.text import shown
+from unreel.core.text import first_few, shown
 from unreel.data.cells import is_missing, is_missing_sign, read_seconds
 from unreel.data.row import SIMPLE_ROLES, is_role
 from unreel.data.split_names import split_role
@@ -132,7 +132,7 @@ def _unused(header: Sequence[str], roles: Mapping[str, str]) -> list[str]:
     unused = [n for n in header if n and n not in roles.values() and not n.startswith(("__index_level_", "Unnamed:"))]
     if not unused:
         return []
-    names = shown(", ".join(unused[:_MAX_SHOWN])) + (" …" if len(unused) > _MAX_SHOWN else "")
+    names = shown(first_few(unused, _MAX_SHOWN))
     spans = [n for n in unused if any(word in n.lower() for word in _SPAN_WORDS)]
     hint = f"; spans are start_s and end_s, in seconds ({shown(', '.join(spans[:4]))})" if spans else ""
     return [

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from unreel.core.errors import DataError, UsageError
-from unreel.core.text import shown
+from unreel.core.text import first_few, shown
 from unreel.data.frame_folders import Numbered, numbered_folders
 from unreel.data.row import Row
 from unreel.data.split_names import split_role
@@ -183,8 +183,7 @@ def _kind_of_folder(videos: list[str], images: list[str]) -> str:
 
 def _some(paths: Iterable[str]) -> str:
     """The first few by name."""
-    names = sorted(paths)
-    return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
+    return first_few(sorted(paths), _SHOWN)
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -21,7 +21,7 @@ from unreel.core.digests import fingerprint, mapping_digest, place_digest
 from unreel.core.distributed import rank
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
-from unreel.core.text import is_utf8, shown
+from unreel.core.text import first_few, is_utf8, shown
 from unreel.data.columns import PATH_ALIASES
 from unreel.data.folders import Warned, list_folder
 from unreel.data.row import Row, column_name
@@ -428,7 +428,7 @@ class Manifest:
         if not missing:
             return
         names, first = [*missing], next(iter(missing.values()))
-        listed = ", ".join(f"'{shown(name)}'" for name in names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
+        listed = first_few([f"'{shown(name)}'" for name in names], _SHOWN)
         where = f", first in {self.where(first)}" if self.table and self.rows[first].line else ""
         raise DataError(
             f"{len(names)} of the files of {len(self)} rows do not exist below {shown(self.root)}: {listed}{where}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unreel.core.digests import file_state, mapping_digest
 from unreel.core.files import write_whole
-from unreel.core.text import shown
+from unreel.core.text import first_few, shown
 from unreel.core.words import counted
 from unreel.data.manifest import Manifest
 
@@ -122,5 +122,4 @@ def _part(what: str, how: str, names: Iterable[str]) -> list[str]:
 
 
 def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(map(shown, ordered[:_SHOWN])) + (" …" if len(ordered) > _SHOWN else "")
+    return first_few([*map(shown, sorted(names))], _SHOWN)

@@ -22,11 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from unreel.core.checks import checked
 from unreel.core.digests import FileState, content_digest, file_state, mapping_digest
 from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.files import append, check_folder, claimed, replacing
 from unreel.core.settings import Range
 from unreel.core.text import shown
+from unreel.data.contracts import LUMA
 from unreel.data.index import cache_folder
 from unreel.data.manifest import Manifest
 from unreel.data.workers import WorkerContext, WorkerPool, WorkerTrouble, isolate, run_guarded
@@ -93,11 +95,10 @@ class SetProducer(Versioned, Protocol):
         """
 
 
-# ITU-R BT.601 luma, as everywhere in the package (cvrl.md §4).
-_LUMA = (0.2989, 0.587, 0.114)
 _DECODE_BYTES = 64 * 1024 * 1024
 
 
+@checked
 @dataclass(frozen=True)
 class MotionEnergy:
     """Mean absolute change of luma, per second, at low resolution: where in a video something moves.
@@ -115,10 +116,6 @@ class MotionEnergy:
 
     name = "motion_energy"
     version = 1
-
-    def __post_init__(self) -> None:
-        if self.size_px < 1 or not self.fps > 0:
-            raise UsageError(f"motion energy needs size_px ≥ 1 and fps > 0, got {self.size_px} and {self.fps}")
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -164,7 +161,7 @@ class MotionEnergy:
         small = functional.adaptive_avg_pool2d(
             planes, (min(self.size_px, frame.shape[0]), min(self.size_px, frame.shape[1]))
         )
-        return (small[0] * torch.tensor(_LUMA)[:, None, None]).sum(0) / 255
+        return (small[0] * torch.tensor(LUMA)[:, None, None]).sum(0) / 255
 
 
 PRODUCERS: dict[str, Callable[[], Producer]] = {"motion_energy": MotionEnergy}

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from unreel.core.errors import DataError
+from unreel.core.text import first_few
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
@@ -66,7 +67,7 @@ def unclear_splits(cells: Sequence[tuple[str, str]], advice: str) -> DataError:
         advice: what else than another name would help, a sentence.
     """
     names = list(dict.fromkeys(name for _, name in cells))
-    others = ", ".join(map(repr, names[1:_SHOWN])) + (" …" if len(names) > _SHOWN else "")
+    others = first_few([*map(repr, names[1:])], _SHOWN - 1)
     several = f"{len(cells)} rows in all" if len(cells) > 1 else ""
     more = "; ".join(filter(None, (f"nor {'is' if len(names) == 2 else 'are'} {others}" if others else "", several)))
     more = f" ({more})" if more else ""

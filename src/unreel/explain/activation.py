@@ -5,16 +5,15 @@ Shapes are 5-D throughout, images being clips of one frame (object_aware.md §2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from unreel.core.checks import checked
 from unreel.core.errors import UsageError
+from unreel.core.modules import wide
 from unreel.nn.encoder import Encoder
 from unreel.nn.staged import StagedEncoder
 
@@ -27,19 +26,6 @@ _SPATIAL: dict[str, str] = {"bicubic": "bicubic", "linear": "bilinear", "nearest
 _TINY = 1e-20
 # A map that varies by less than this many units in the last place is constant: what it shows is the resize's rounding.
 _ROUNDING = 64
-
-
-@contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """The modules in evaluation mode, so that running statistics stay; every submodule's mode is put back."""
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 class NetworkInput(NamedTuple):
@@ -107,7 +93,7 @@ def feature_map(encoder: Encoder, x: Tensor, *, layer: str | None = None, chunk:
     with torch.no_grad():
         parts = [encoder.forward_features(part, [name])[name] for part in torch.split(x, chunk or len(x))]
         maps = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return maps.to(torch.promote_types(maps.dtype, torch.float32))
+        return wide(maps)
 
 
 class Graph(NamedTuple):

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from unreel.core.checks import checked
 from unreel.core.errors import UsageError, unknown_name
+from unreel.core.modules import evaluating
 from unreel.core.settings import Range
 from unreel.explain.activation import (
     NetworkInput,
@@ -28,7 +29,6 @@ from unreel.explain.activation import (
     activation,
     channel_weights,
     feature_map,
-    frozen,
     minmax,
     open_graph,
     prepare_images,
@@ -222,7 +222,7 @@ def activation_maps(
             raise UsageError(f"{name}: expected one per image ({len(images)}), got {len(values)}")
     groups, targets = _numbers("groups", groups), _numbers("targets", targets)
     head = projector if projector is not None else nn.Identity()
-    with torch.inference_mode(False), torch.no_grad(), frozen(encoder, head):
+    with torch.inference_mode(False), torch.no_grad(), evaluating(encoder, head):
         ready = prepare_images(encoder, images, fold=settings.per_frame)
         repeat = ready.num_frames if ready.folded else 1
         if repeat > 1 and groups is None:

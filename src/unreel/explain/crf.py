@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unreel.core.checks import checked
 from unreel.core.errors import UsageError
+from unreel.core.modules import wide
 from unreel.core.settings import Range
 
 Backend: TypeAlias = Literal["exact", "pydensecrf"]
@@ -156,7 +157,7 @@ class _Bilateral:
 def _exact(pixels: Tensor, probability: Tensor, settings: CrfSettings) -> Tensor:
     """Mean field of one image: pixels (H, W, 3) float64 in 8-bit levels, probability (H, W)."""
     height, width = probability.shape
-    p = probability.to(torch.promote_types(probability.dtype, torch.float32))
+    p = wide(probability)
     pixels = pixels.to(p.device)
     along_y, along_x = _gaussian(height, settings.gaussian_sxy, p), _gaussian(width, settings.gaussian_sxy, p)
     near = torch.outer(along_y.sum(1), along_x.sum(1)).rsqrt()

@@ -22,6 +22,7 @@ from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError
 from unreel.core.files import write_whole
 from unreel.core.keys import Key
+from unreel.core.modules import device_of
 from unreel.core.text import one_line
 from unreel.data.batch import Fault
 from unreel.data.boxes import write_boxes
@@ -33,7 +34,6 @@ from unreel.explain.crf import CrfSettings
 from unreel.explain.driver import iterate_maps, provenance, to_bytes
 from unreel.explain.objects import MapPlan, Objects, ObjectSettings, SourceMaps, find_objects, join_rows, refine
 from unreel.explain.overlay import COLOURS, colour_bar, draw_boxes, enlarge, fit, heat, widen
-from unreel.explain.producers import device_of
 from unreel.media.image import encode_image
 from unreel.media.write import write_video
 from unreel.nn.encoder import Encoder

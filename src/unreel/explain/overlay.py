@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch.nn import functional
 
 from unreel.core.errors import UsageError
+from unreel.data.contracts import LUMA
 
 COLOURS: tuple[tuple[int, int, int], ...] = (
     (86, 180, 233),
@@ -70,7 +71,7 @@ def heat(
     table = _table(colour_map)
     tint = table[(_LOWEST + level * (_HIGHEST - _LOWEST)).astype(np.int64)]
     picture = frames.astype(np.float32)
-    grey = (picture @ np.array([0.2989, 0.587, 0.114], dtype=np.float32))[..., None]
+    grey = (picture @ np.array(LUMA, dtype=np.float32))[..., None]
     base = 0.85 * (0.45 * picture + 0.55 * grey)
     share = (strength * level)[..., None]
     # Where the object is, its own colours stay under the heat.

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from unreel.core.devices import choose_device
 from unreel.core.files import write_whole
+from unreel.core.modules import device_of
 from unreel.data.batch import Fault
 from unreel.data.manifest import Manifest
 from unreel.data.sidecars import Found, file_beside
@@ -181,12 +182,6 @@ class MaskProducer(_Maps):
             write_whole(table.parent / file, content)
             yield Found(source.row, None, {"file": file.as_posix()})
         yield from _unreadable(sources, faults)
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where a net is; the CPU for one without parameters."""
-    first = next(module.parameters(), None)
-    return torch.device("cpu") if first is None else first.device
 
 
 def prefer_device(*modules: nn.Module | None, device: str | torch.device | None = None) -> None:

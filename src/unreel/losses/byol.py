@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from unreel.core.distributed import all_reduce_mean
 from unreel.core.errors import UsageError
-from unreel.losses._precision import wide
+from unreel.core.modules import wide
 
 
 def cosines(p: Tensor, y: Tensor) -> Tensor:

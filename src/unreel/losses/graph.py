@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unreel.core.checks import Positive, checked
 from unreel.core.errors import UsageError
-from unreel.losses._precision import wide
+from unreel.core.modules import wide
 from unreel.losses.contrastive import l2_normalize
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from unreel.core.checks import Positive, checked
 from unreel.core.errors import UsageError
-from unreel.losses._precision import wide
+from unreel.core.modules import wide
 
 MemoryLoss: TypeAlias = Literal["nce", "info_nce"]
 

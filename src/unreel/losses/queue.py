@@ -11,7 +11,7 @@ from torch.nn import functional
 from unreel.core.checks import Positive, checked
 from unreel.core.distributed import all_gather_with_grad, rank
 from unreel.core.errors import UsageError
-from unreel.losses._precision import wide
+from unreel.core.modules import wide
 
 MixWeighting: TypeAlias = Literal["paper", "official"]
 

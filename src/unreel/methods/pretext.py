@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unreel.core.checks import checked
+from unreel.core.modules import wide
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.contracts import Sampler, SupportsViews
@@ -92,7 +93,7 @@ class PretextTask(Method):
         else:
             alone = [self.head(embeddings[:, i : i + 1], key.child(i), ids) for i in range(target.shape[1])]
             scores, target = torch.cat(alone), target.T.flatten()
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = wide(scores)
         loss = functional.cross_entropy(scores, target)
         return LossOutput(loss, {"accuracy": (scores.detach().argmax(1) == target).float().mean()})
 

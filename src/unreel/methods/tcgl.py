@@ -21,6 +21,7 @@ from torch.nn import functional
 from unreel.core.checks import checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
+from unreel.core.modules import wide
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.contracts import SupportsViews
@@ -338,7 +339,7 @@ class TCGL(Method):
         if self.w_order:
             truth = batch.targets["order_class"]
             logits = self.order_logits(snippets, batch)
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            logits = wide(logits)
             parts["order_loss"] = functional.cross_entropy(logits, truth)
             predicted = logits.detach().argmax(1)
             logs["order_accuracy"] = (predicted == truth).float().mean()

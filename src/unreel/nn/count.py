@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from unreel.core.errors import UsageError
+from unreel.core.modules import evaluating
 from unreel.nn.encoder import Encoder
 
 
@@ -25,23 +25,12 @@ def count_parameters(module: nn.Module, trainable_only: bool = True) -> int:
     return sum(t.numel() for t in [*parameters, *buffers])
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes.items():
-            m.training = training
-
-
 def _meta_call(module: nn.Module, shape: Sequence[int], *args: object) -> object:
     """``module`` on an input of ``shape`` with one row, on the meta device; neither weights nor mode change."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.get_default_dtype())
     meta = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
-    with _evaluating(module), torch.no_grad():
+    with evaluating(module), torch.no_grad():
         return functional_call(module, meta, (torch.empty((1, *shape), dtype=dtype, device="meta"), *args))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unreel.core.checks import Amount, Positive, checked
 from unreel.core.errors import UsageError
+from unreel.data.contracts import LUMA
 
 
 class StageInfo(NamedTuple):
@@ -87,10 +88,6 @@ def dct_highpass(clips: Tensor, count: int) -> Tensor:
     return clips - torch.einsum("ts,bcshw->bcthw", low, clips)
 
 
-# ITU-R BT.601 luma, the weights of CVRL's and torchvision's grey (cvrl.md §4).
-_LUMA = (0.2989, 0.587, 0.114)
-
-
 class Encoder(nn.Module):
     """Base of every encoder. Subclasses set the four attributes and write ``forward_features``.
 
@@ -130,7 +127,7 @@ class Encoder(nn.Module):
             raise UsageError(f"prepare expects uint8 or float clips, got {clips.dtype}")
         if x.shape[1] != spec.channels:
             if spec.channels == 1 and x.shape[1] == 3:
-                luma = torch.tensor(_LUMA, dtype=x.dtype, device=x.device)
+                luma = torch.tensor(LUMA, dtype=x.dtype, device=x.device)
                 x = (x * luma.view(1, 3, 1, 1, 1)).sum(1, keepdim=True)
             elif spec.channels == 3 and x.shape[1] == 1:
                 x = x.expand(-1, 3, -1, -1, -1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unreel.core.checks import checked
 from unreel.core.errors import UsageError, unknown_name
+from unreel.core.modules import evaluating
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
 from unreel.nn.kernels import keep_clear
 from unreel.nn.resnet import PerFrame, fold_frames, unfold_frames
@@ -96,15 +97,9 @@ class WrappedEncoder(Encoder):
         like = next(self.module.parameters(), torch.empty(0))
         frames = max(spec.num_frames, spec.min_frames)
         x = torch.zeros(1, spec.channels, frames, spec.size_px, spec.size_px, dtype=like.dtype, device=like.device)
-        modes = {m: m.training for m in self.module.modules()}
-        self.module.eval()
-        try:
-            with torch.no_grad():
-                raw = self._run(x)
-                maps = {name: self._to_map(value, x) for name, value in raw.items()}
-        finally:
-            for submodule, training in modes.items():
-                submodule.training = training
+        with evaluating(self.module), torch.no_grad():
+            raw = self._run(x)
+            maps = {name: self._to_map(value, x) for name, value in raw.items()}
         self.stage_info = {}
         for name, feature_map in maps.items():
             _, channels, t, h, _ = feature_map.shape

@@ -12,6 +12,7 @@ from torch.nn import functional
 from unreel.core.checks import Amount, Count, Positive, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
+from unreel.core.modules import wide
 from unreel.core.settings import Range
 
 Dropout: TypeAlias = Annotated[float, Range(ge=0, lt=1)]
@@ -81,7 +82,7 @@ class L2Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) to the same."""
         with torch.autocast(device_type=x.device.type, enabled=False):
-            return functional.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+            return functional.normalize(wide(x), dim=-1)
 
 
 @checked

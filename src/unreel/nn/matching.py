@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from unreel.core.text import first_few
 
 # What frameworks put before a backbone's names (virb.md §3.2, tcgl.md P2); the first of equally good ones wins, so
 # the query encoder stands before the key encoder.
@@ -101,12 +103,8 @@ class MatchReport:
         shapes = [f"{m.name} {list(m.found)} instead of {list(m.expected)}" for m in self.misshaped]
         kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", shapes))
         for kind, names in (*kinds, *([("dropped", self.dropped)] if self.dropped else [])):
-            parts.append(f"{len(names)} {kind}" + (f": {_first(names)}" if names else ""))
+            parts.append(f"{len(names)} {kind}" + (f": {first_few(names, 3)}" if names else ""))
         return "; ".join(parts)
-
-
-def _first(names: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
 def best_prefix(names: Iterable[str], expected: Iterable[str], source: str) -> str:
@@ -261,13 +259,12 @@ def explain(report: MatchReport, expected: Iterable[str]) -> str:
     layers = f" (the checkpoint holds layers {found}, the encoder has {depths(expected)})" if found else ""
     deeper = [b for b in _blocks(foreign) if b not in have]
     if deeper:
-        return (
-            f"the checkpoint is deeper: it has {_first(deeper)}, the encoder does not{layers}; build it with that depth"
-        )
+        return f"the checkpoint is deeper: it has {first_few(deeper, 3)}, the encoder does not{layers}; build it with that depth"
     matched = set(_blocks(report.matched)) | set(_blocks(m.name for m in report.misshaped))
     shallower = [b for b in _blocks(report.missing) if b not in matched]
     if shallower and matched:
-        return f"the checkpoint is shallower: it lacks {_first(shallower)}{layers}; build the encoder with that depth"
+        lacks = first_few(shallower, 3)
+        return f"the checkpoint is shallower: it lacks {lacks}{layers}; build the encoder with that depth"
     if report.misshaped and not report.missing:
         shape, wanted = report.misshaped[0].found, report.misshaped[0].expected
         if len(shape) == 4 and len(wanted) == 5:

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unreel.core.distributed import is_distributed
 from unreel.core.errors import UsageError
+from unreel.core.modules import wide
 
 
 class _Statistics(torch.autograd.Function):
@@ -38,11 +39,10 @@ class _Statistics(torch.autograd.Function):
         channels = x.shape[1]
         axes = [1, *range(3, x.ndim + 1)]
         view = [parts, 1, channels] + [1] * (x.ndim - 2)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half inputs are summed in float32
-        wide = wide.view(parts, x.shape[0] // parts, *x.shape[1:])
+        values = wide(x).view(parts, x.shape[0] // parts, *x.shape[1:])
         rows = x.numel() // (parts * channels)
-        mean = wide.mean(axes) if rows else wide.new_zeros(parts, channels)
-        deviation = (wide - mean.view(view)).square().sum(axes)
+        mean = values.mean(axes) if rows else values.new_zeros(parts, channels)
+        deviation = (values - mean.view(view)).square().sum(axes)
         own = torch.cat([mean, deviation, mean.new_full((parts, 1), float(rows))], 1)
         ranks = [torch.empty_like(own) for _ in range(dist.get_world_size())]
         dist.all_gather(ranks, own)
@@ -56,7 +56,7 @@ class _Statistics(torch.autograd.Function):
         # Per row, so that the result is no view: what follows may write into it (nn.ReLU(inplace=True)).
         each, row = x.shape[0] // parts, [x.shape[0], *view[2:]]
         shift, scale = (t.repeat_interleave(each, 0).view(row) for t in (mean, inverse))
-        out = (wide.flatten(0, 1) - shift) * scale
+        out = (values.flatten(0, 1) - shift) * scale
         if weight is not None:
             out = out * weight.to(out.dtype).view(view[2:])
         if bias is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from unreel.core.devices import choose_device, default_workers, room_for
 from unreel.core.errors import DataError, UsageError
 from unreel.core.memory import keep_freed_memory
+from unreel.core.modules import device_of, evaluating
 from unreel.core.progress import Progress
 from unreel.core.words import plural
 from unreel.data.batch import Fault
@@ -91,21 +92,15 @@ class Embeddings:
 @contextmanager
 def evaluation_mode(encoder: Encoder, device: torch.device | str | None = None) -> Iterator[torch.device]:
     """The encoder in evaluation mode on a device; each module's mode, and the device, are put back afterwards."""
-    modes = [(module, module.training) for module in encoder.modules()]
-    first = next(iter([*encoder.parameters(), *encoder.buffers()]), None)
-    home = first.device if first is not None else torch.device("cpu")
+    home = device_of(encoder)
     # An encoder that somebody moved stays; from the CPU it goes where there is more.
     target = choose_device(device) if device is not None or home.type == "cpu" else home
-    encoder.eval()
-    if target != home:
+    with evaluating(encoder):
         encoder.to(target)
-    try:
-        yield target
-    finally:
-        if target != home:
+        try:
+            yield target
+        finally:
             encoder.to(home)
-        for module, mode in modes:
-            module.training = mode
 
 
 def encode(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError
+from unreel.core.text import first_few
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.data.split_names import split_role, unclear_splits
@@ -129,11 +130,8 @@ class GalleryTask:
         asked, held = set(self.queries.labels), set(self.gallery.labels)
         common = asked & held
         if not common:
-
-            def some(names: set[str]) -> str:
-                return ", ".join(sorted(names)[:3]) + (" …" if len(names) > 3 else "")
-
-            raise DataError(f"queries and gallery share no label: {some(asked)} against {some(held)}")
+            some = [first_few(sorted(names), 3) for names in (asked, held)]
+            raise DataError(f"queries and gallery share no label: {some[0]} against {some[1]}")
         count = Counter(label in common for label in self.queries.labels)
         notes = [
             f"queries: {len(self.queries.used)} of {_name(self.queries.data)} ({self.queries.part}); "

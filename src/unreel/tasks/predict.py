@@ -14,7 +14,7 @@ import numpy as np
 
 from unreel.core.errors import DataError, UsageError
 from unreel.core.files import replacing, write_whole
-from unreel.core.text import shown
+from unreel.core.text import first_few, shown
 from unreel.core.words import counted
 from unreel.data.batch import Fault
 from unreel.data.index import index
@@ -156,7 +156,7 @@ def _opened(labels: Source, data: Manifest, columns: Mapping[str, str]) -> Manif
     if not beside.missing_files():
         return beside
     places = shown(data.root) + ("" if beside.root == data.root else f" or {shown(beside.root)}")
-    names = ", ".join(repr(shown(name)) for name in missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
+    names = first_few([repr(shown(name)) for name in missing], _SHOWN)
     advice = f"Write paths as seen from the folder of the data, such as {shown(data.relative(0))!r}"
     raise DataError(
         f"{file.name}: {counted(len(missing), 'file')} that it names cannot be found below {places}: {names}. {advice}"

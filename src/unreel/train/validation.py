@@ -21,6 +21,7 @@ from unreel.core.checks import Count, checked
 from unreel.core.distributed import alone, gather_objects, rank, world_size
 from unreel.core.errors import DataError, UsageError, nearest
 from unreel.core.keys import Key
+from unreel.core.modules import evaluating
 from unreel.data.batch import Batch
 from unreel.methods.method import Method
 from unreel.train.backend import Backend
@@ -47,14 +48,8 @@ class ValidationBatches(Protocol):
 @contextmanager
 def eval_mode(module: nn.Module) -> Generator[None, None, None]:
     """Evaluation mode without gradient; each part goes back to its own mode."""
-    modes = [(part, part.training) for part in module.modules()]  # a method may keep parts (norms) in evaluation
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
+    with evaluating(module), torch.no_grad():  # a method may keep parts (norms) in evaluation
+        yield
 
 
 def higher_is_better(name: str) -> bool:

@@ -20,13 +20,11 @@ from torch import Tensor
 
 from unreel.core.checks import checked
 from unreel.core.errors import UsageError
+from unreel.data.contracts import LUMA
 from unreel.views._broadcast import check_clips, per_frame
 
 ContrastPivot: TypeAlias = Literal["clip", "frame", "gray"]
 SaturationMode: TypeAlias = Literal["hsv", "blend"]
-
-LUMA = (0.2989, 0.587, 0.114)
-"""ITU-R BT.601 luma to four digits, as TensorFlow and torchvision round it (cvrl.md §4, step 5)."""
 
 
 def _has_color(clips: Tensor) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 from unreel.core.errors import DataError, UsageError
+from unreel.core.text import first_few
 from unreel.data.manifest import Manifest, Row
 from unreel.data.splits import hold_out
 from unreel.data.text import read_text
@@ -17,7 +18,6 @@ from unreel.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 Missing: TypeAlias = Literal["error", "skip"]
 SPLIT_SEED = 42
 """Seed of the validation parts that the object-aware paper draws (object_aware.md §5.3)."""
-_SHOWN = 5
 
 
 class LayoutResult(NamedTuple):
@@ -189,7 +189,7 @@ def assemble(
     if not entries:
         raise DataError(f"{data_set}: found no {noun} below {folder}")
     absent = tuple(e.listed for e in entries if e.file is None)
-    shown = ", ".join(absent[:_SHOWN]) + (" …" if len(absent) > _SHOWN else "")
+    shown = first_few(absent)
     if len(absent) == len(entries):
         raise DataError(f"{data_set}: none of the {len(entries)} {noun} listed exists below {folder}: {shown}")
     if absent and missing == "error":
