@@ -259,7 +259,8 @@ def explain(report: MatchReport, expected: Iterable[str]) -> str:
     layers = f" (the checkpoint holds layers {found}, the encoder has {depths(expected)})" if found else ""
     deeper = [b for b in _blocks(foreign) if b not in have]
     if deeper:
-        return f"the checkpoint is deeper: it has {first_few(deeper, 3)}, the encoder does not{layers}; build it with that depth"
+        has = first_few(deeper, 3)
+        return f"the checkpoint is deeper: it has {has}, the encoder does not{layers}; build it with that depth"
     matched = set(_blocks(report.matched)) | set(_blocks(m.name for m in report.misshaped))
     shallower = [b for b in _blocks(report.missing) if b not in matched]
     if shallower and matched:
