@@ -190,7 +190,9 @@ def predict(
     kept: Path | None = None
     if labels is None:
         if head is not None:
-            raise UsageError("head: where a head that is fitted on labels is kept; give labels, or leave it out")
+            raise UsageError(
+                "head names the file for a head that is fitted on labels: give labels too, or leave head out"
+            )
         found = head_or_run if isinstance(head_or_run, Head) else None
         fitted = found if found is not None else load_head(_path(head_or_run))
         net = _encoder(encoder if encoder is not None else predictions.encoder_file(fitted))

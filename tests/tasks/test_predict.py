@@ -79,7 +79,7 @@ def test_a_few_labels_tell_the_others_and_the_head_that_is_kept_tells_the_same(
     assert "in all: " in text
     assert "left out: " in text
     assert "broken.mp4" in text
-    head = folder / "run" / "heads" / "linear-label.safetensors"
+    head = folder / "run" / "heads" / "linear-class.safetensors"
     assert str(head) in text
     assert main([*call, "--out", str(again)]) == 0
     assert again.read_bytes() == out.read_bytes()
@@ -139,6 +139,10 @@ def test_calls_that_contradict_themselves_are_refused(folder: Path, tmp_path: Pa
         unreel.predict(folder / "run", films, labels=folder / "few.csv", label="clas", **QUIET)
     with pytest.raises(DataError, match="--labels LABELS` fits one"):
         unreel.predict(file, films, **QUIET)
+    with pytest.raises(UsageError, match="give labels too"):
+        unreel.predict(folder / "run", films, head=tmp_path / "x.safetensors", **QUIET)
+    with pytest.raises(UsageError, match="did you mean 'workers'"):
+        unreel.predict(folder / "run", films, worker=2)
     with pytest.raises(UsageError, match="window"):
         unreel.predict(folder / "run", films, labels=_table(folder, tmp_path), window=0, **QUIET)
 

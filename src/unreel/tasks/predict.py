@@ -19,7 +19,7 @@ from unreel.core.words import counted
 from unreel.data.batch import Fault
 from unreel.data.index import index
 from unreel.data.manifest import Manifest, Source
-from unreel.data.row import Row
+from unreel.data.row import Row, column_name
 from unreel.data.sampling import ClipPlan
 from unreel.data.split_names import split_role
 from unreel.data.tables import PARQUET_SUFFIXES
@@ -122,9 +122,10 @@ def open_labels(labels: Source, data: Manifest, *, label: str | None = None) -> 
     Raises: DataError for files that are in neither place, no labels, or a single class; UsageError where several
         columns could be meant.
     """
-    found = _opened(labels, data, {})
-    if label is not None and label not in found.label_names:
-        found, label = _opened(labels, data, {"label": label}), "label"
+    found = _opened(labels, data, {}, tell=label is None)
+    if label is not None:
+        columns = {} if label in found.label_names else {column_name("label", label): label}
+        found = _opened(labels, data, columns, tell=True)
     where = os.path.basename(found.table or found.root)
     if not found.label_names:
         raise DataError(
@@ -140,9 +141,9 @@ def open_labels(labels: Source, data: Manifest, *, label: str | None = None) -> 
     return found.subset(kept), name
 
 
-def _opened(labels: Source, data: Manifest, columns: Mapping[str, str]) -> Manifest:
+def _opened(labels: Source, data: Manifest, columns: Mapping[str, str], *, tell: bool) -> Manifest:
     if not isinstance(labels, str | os.PathLike) or not Path(labels).is_file():
-        return Manifest.open(labels, columns=columns)
+        return Manifest.open(labels, columns=columns, tell=tell)
     file = Path(labels)
     suffix = file.suffix.lower()
     if suffix not in (".csv", ".tsv", ".txt", *PARQUET_SUFFIXES):
@@ -151,10 +152,9 @@ def _opened(labels: Source, data: Manifest, columns: Mapping[str, str]) -> Manif
     table = read(file, root=data.root, columns=columns, check=False)
     missing = table.missing_files()
     beside = replace(table, root=os.path.abspath(file.parent))
-    if not missing:
-        return table
-    if not beside.missing_files():
-        return beside
+    for place in (table, beside):
+        if not place.missing_files():
+            return Manifest.open(file, root=place.root, columns=columns, tell=tell)
     places = shown(data.root) + ("" if beside.root == data.root else f" or {shown(beside.root)}")
     names = first_few([repr(shown(name)) for name in missing], _SHOWN)
     advice = f"Write paths as seen from the folder of the data, such as {shown(data.relative(0))!r}"
