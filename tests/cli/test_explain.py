@@ -40,7 +40,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _train(folder: Path, out: Path, method: str, **settings: object) -> Path:
     train = {"steps": 1, "epochs": None, "warmup_epochs": 0, "batch_size": 4, "workers": 0, "device": "cpu", "seed": 3}
-    options = {f"method.{k}": v for k, v in {"size": SIZE, "clip_frames": 1, "stride": 1, **settings}.items()}
+    options = {"size": SIZE, "clip_frames": 1, "stride": 1, **settings}
     api.pretrain(method, folder, out=out, encoder="r3d_tiny", train=train, **options)
     return out
 

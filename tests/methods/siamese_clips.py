@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from tests.methods.clips import random_batch
 from unreel.core import distributed
+from unreel.core.settings import Layer
 from unreel.data.batch import Batch, View
 from unreel.methods import create_method
+from unreel.methods.registry import METHODS
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
+from unreel.recipes.schema import resolve
 from unreel.train import Checkpoints, build_optimizer, fit
 from unreel.views.batch_ops import Mixup
 
@@ -39,6 +42,15 @@ class OneLayer(Encoder):
     def forward_features(self, x: Tensor, names: Any = None) -> dict[str, Tensor]:
         """The map."""
         return {"last": self.bn1(self.conv1(x)).relu()}
+
+
+def standard(name: str) -> dict[str, Any]:
+    """Every setting of a method and of its parts as no one changed it."""
+    rest = {"encoder": {"name": "r3d_tiny"}, "train": {"batch_size": 4}}
+    settings = resolve([Layer("test", {"method": {"name": name}, **rest})])
+    return {
+        key: value for section in ("method", *METHODS[name].parts) for key, value in settings.get(section, {}).items()
+    }
 
 
 def tiny(name: str, **options: Any) -> Any:

@@ -10,24 +10,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.methods.siamese_clips import encoded, tiny, views_batch
+from tests.methods.siamese_clips import encoded, standard, tiny, views_batch
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import defaults
 from unreel.data.batch import Batch
 from unreel.losses import byol_loss
-from unreel.methods import BYOL, StepsDone
+from unreel.methods import StepsDone, create_method
 from unreel.nn import create_encoder
 from unreel.nn.heads import L2Norm
 from unreel.views.batch_ops import CutMix, Mixup
 
 
 def test_defaults_are_the_published() -> None:
-    found = defaults(BYOL)
+    found = standard("byol")
     wanted = {"momentum": 0.996, "momentum_schedule": "constant", "hidden_dim": 4096, "out_dim": 256}
     assert {name: found[name] for name in wanted} == wanted
     with torch.device("meta"):
-        official, paper = (BYOL(create_encoder("resnet_18"), variant=v) for v in ("official", "paper"))
+        official, paper = (create_method("byol", create_encoder("resnet_18"), variant=v) for v in ("official", "paper"))
     counts = [sum(p.numel() for p in m.parameters()) for m in (official.head, official.predictor, paper.head)]
     norm, out = 2 * 4096, 4096 * 256 + 256
     assert counts == [512 * 4096 + norm + out, 256 * 4096 + norm + out, 512 * 4096 + 4096 + norm + out]

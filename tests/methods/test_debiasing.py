@@ -20,7 +20,7 @@ from unreel.data.manifest import Manifest
 from unreel.data.sidecars import annotate
 from unreel.data.synthetic import ActionWorld
 from unreel.methods import Method, create_method
-from unreel.methods.debiasing import debias
+from unreel.methods.debiasing import ObjectViews
 from unreel.nn import create_encoder
 from unreel.recipes.build import prepare
 from unreel.recipes.schema import resolve
@@ -102,8 +102,8 @@ def test_views_of_another_kind_are_refused() -> None:
     method = cvrl()
     method.views = object()  # type: ignore[assignment]
     with pytest.raises(UsageError, match="need views of a ViewPlan"):
-        debias(method, object_crop="gt")
-    debias(method)  # off: nothing is asked
+        ObjectViews(object_crop="gt").change(method)
+    ObjectViews().change(method)  # off: nothing is asked
 
 
 # ----------------------------------------------------------------------------------------------------- state, processes
@@ -223,11 +223,13 @@ def test_ground_truth_of_the_built_in_world_end_to_end(truth: Path) -> None:
 def test_supervised_learning_has_the_switches(truth: Path) -> None:
     """Crops of the box in training and validation; mixed backgrounds leave the label."""
     sections: Any = {
-        "method": {"clip_frames": 2, "stride": 1, "size": 32, "label": "motion", "object_crop": "gt", "bg_mixup": "gt"},
+        "method": {"name": "supervised", "label": "motion"},
+        "clips": {"clip_frames": 2, "stride": 1},
+        "views": {"size": 32},
+        "objects": {"object_crop": "gt", "bg_mixup": "gt", "bg_probability": 1.0},
         "train": {"batch_size": 6, "workers": 0, "epochs": 1, "warmup_epochs": 0, "validation": 0, "select": "last"},
         "encoder": {"name": "r3d_tiny"},
     }
-    sections["method"]["bg_probability"] = 1.0
     run = prepare("supervised", truth, overrides=[Layer("test", sections)])
     assert (run.method.sidecars, run.method.aligned) == (("file.boxes",), ("file.mask",))
     for plan in (run.method.views, run.method.validation_views):

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.methods.siamese_clips import encoded, tiny, views_batch
+from tests.methods.siamese_clips import encoded, standard, tiny, views_batch
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import defaults
 from unreel.losses import Mixed, mixed_queue_info_nce, queue_info_nce
-from unreel.methods import MoCo, StepsDone
+from unreel.methods import StepsDone, create_method
 from unreel.nn import create_encoder
 from unreel.nn.heads import L2Norm
 from unreel.views.batch_ops import Mixup
@@ -56,11 +55,11 @@ def test_versions() -> None:
 
 
 def test_defaults_are_the_published() -> None:
-    found = defaults(MoCo)
+    found = standard("moco")
     wanted = {"queue_size": 65_536, "momentum": 0.999, "out_dim": 128, "momentum_schedule": "constant", "version": "v2"}
     assert {name: found[name] for name in wanted} == wanted
     with torch.device("meta"):
-        method = MoCo(create_encoder("resnet_18"), version="occon", queue_size=8)
+        method = create_method("moco", create_encoder("resnet_18"), version="occon", queue_size=8)
     head = sum(p.numel() for p in method.head.parameters())
     assert head == 512 * 512 + 2 * 512 + 512 * 128 + 128  # feat → feat → 128, the first without bias
 

@@ -11,15 +11,15 @@ import torch
 from torch.nn import functional
 
 from tests.methods.clips import sample, video
-from tests.methods.siamese_clips import batch_of_views, check_same_state, fit_on_share, tiny
+from tests.methods.siamese_clips import batch_of_views, check_same_state, fit_on_share, standard, tiny
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import defaults
 from unreel.data.batch import collate
 from unreel.losses import memory_nce
 from unreel.methods import PIRL, StepsDone, create_method
-from unreel.methods.pirl import jigsaw
+from unreel.methods.pirl import Jigsaw
 from unreel.nn import create_encoder
+from unreel.views.presets import view_plan
 
 
 def places(size: int, rows: int = 5, frames: int = 2) -> torch.Tensor:
@@ -29,7 +29,7 @@ def places(size: int, rows: int = 5, frames: int = 2) -> torch.Tensor:
 
 
 def test_jigsaw_patches_are_places_of_all_cells_in_a_drawn_order() -> None:
-    patches = jigsaw(places(15), Key("a"), torch.arange(5), grid=3, patch=4)
+    patches = Jigsaw(3, 4).cut(places(15), Key("a"), torch.arange(5))
     assert patches.shape == (5, 9, 2, 2, 4, 4)
     corner = patches[:, :, :, 0, 0, 0].long()  # y, x of the upper left pixel
     step = torch.arange(4)
@@ -47,7 +47,7 @@ def test_jigsaw_patches_are_places_of_all_cells_in_a_drawn_order() -> None:
 
 def test_every_order_and_place_comes_as_often() -> None:
     rows = 3000
-    patches = jigsaw(places(8, rows, 1), Key("b"), torch.arange(rows), grid=2, patch=3)
+    patches = Jigsaw(2, 3).cut(places(8, rows, 1), Key("b"), torch.arange(rows))
     corner = patches[:, :, :, 0, 0, 0].long()
     cells = corner[..., 0] // 4 * 2 + corner[..., 1] // 4
     orders = torch.unique(cells, dim=0, return_counts=True)[1]
@@ -59,24 +59,25 @@ def test_every_order_and_place_comes_as_often() -> None:
 def test_jigsaw_is_of_the_sample_and_the_step() -> None:
     ids = torch.tensor([7, 3, 9])
     clips = places(12, 3)
-    one = jigsaw(clips, Key("s", 1), ids, grid=3, patch=3)
+    one = Jigsaw(3, 3).cut(clips, Key("s", 1), ids)
     order = torch.tensor([2, 0, 1])
-    assert torch.equal(jigsaw(clips, Key("s", 1), ids[order], grid=3, patch=3), one[order])
-    assert not torch.equal(jigsaw(clips, Key("s", 2), ids, grid=3, patch=3), one)
-    assert torch.equal(jigsaw(clips, Key("s"), ids, grid=1, patch=12)[:, 0], clips)
+    assert torch.equal(Jigsaw(3, 3).cut(clips, Key("s", 1), ids[order]), one[order])
+    assert not torch.equal(Jigsaw(3, 3).cut(clips, Key("s", 2), ids), one)
+    assert torch.equal(Jigsaw(1, 12).cut(clips, Key("s"), ids)[:, 0], clips)
     for size, grid, patch in ((10, 3, 3), (9, 3, 4), (9, 3, 0)):
         with pytest.raises(UsageError, match="jigsaw"):
-            jigsaw(places(size), Key("s"), torch.arange(5), grid=grid, patch=patch)
+            Jigsaw(grid, patch).cut(places(size), Key("s"), torch.arange(5))
 
 
 def test_settings_of_the_release_by_default() -> None:
-    found = defaults(PIRL)
+    found = standard("pirl")
     wanted = {"size": 224, "grid": 3, "jigsaw_area_min": 0.6, "out_dim": 128, "jigsaw_weight": 0.5}
     wanted |= {"num_negatives": 32_000, "temperature": 0.07, "memory_momentum": 0.5, "num_sources": None, "rho": 1}
     assert {name: found[name] for name in wanted} == wanted
     with torch.device("meta"):
         method = PIRL(create_encoder("resnet_18"), num_sources=4)
-    assert (method.grid, method.patch, method.views.pipelines[1][0].size) == (3, 64, 225)
+    assert (method.jigsaw.patch(225), method.views.pipelines[1][0].size) == (64, 225)
+    assert (method.views.pipelines[0], method.bank.shape) == (view_plan("occon").pipelines[0], (4, 128))
 
 
 @pytest.mark.parametrize("options", [{}, {"loss": "info_nce", "jigsaw_weight": 0.2, "temperature": 0.5}, {"rho": 2}])
@@ -88,7 +89,7 @@ def test_loss_is_that_of_each_part(options: dict[str, Any]) -> None:
     batch = batch_of_views(method)
     image, whole = (method.encoder.prepare(v.data) for v in batch.views)
     f = functional.normalize(method.head[0](method.encoder(image)), dim=1)
-    patches = jigsaw(whole, batch.key, batch.sample_id, grid=3, patch=method.patch)
+    patches = Jigsaw(3, 4).cut(whole, batch.key, batch.sample_id)
     parts = torch.stack([method.encoder(patches[:, i]) for i in range(9)], 1)
     g = functional.normalize(method.jigsaw_head.join(method.jigsaw_head.patch(parts).flatten(1)), dim=1)
     weight, kind = options.get("jigsaw_weight", 0.5), options.get("loss", "nce")

@@ -10,13 +10,20 @@ import pytest
 import torch
 
 from tests.methods.clips import sample, video
-from tests.methods.siamese_clips import batch_of_views, check_same_state, fit_on_share, image_batch, tiny, views_batch
+from tests.methods.siamese_clips import (
+    batch_of_views,
+    check_same_state,
+    fit_on_share,
+    image_batch,
+    standard,
+    tiny,
+    views_batch,
+)
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import defaults, describe
 from unreel.data.batch import collate
 from unreel.data.sampling import ClipSetSampler
-from unreel.methods import BYOL, MoCo, SimCLR, StepsDone, create_method
+from unreel.methods import StepsDone, create_method
 from unreel.nn import create_encoder
 from unreel.train import build_optimizer, fit
 from unreel.views.batch_ops import CutMix, Mixup
@@ -25,13 +32,17 @@ from unreel.views.presets import view_plan
 NAMES = ("simclr", "moco", "byol")
 
 
-@pytest.mark.parametrize("method", [SimCLR, MoCo, BYOL])
-def test_images_with_the_views_of_the_object_aware_paper_by_default(method: Any) -> None:
-    found = defaults(method)
-    wanted = {"clip_frames": 1, "rho": 2, "interval": "independent", "views": "occon", "size": 224, "consistent": True}
-    assert {name: found[name] for name in wanted} == wanted
-    assert {info.name for info in describe(method)} >= {*wanted, "crop_area_min", "jitter_p", "hidden_dim"}
-    assert "num_views" not in found
+@pytest.mark.parametrize("name", NAMES)
+def test_images_with_the_views_of_the_object_aware_paper_by_default(name: str) -> None:
+    found = standard(name)
+    wanted = {"clip_frames": 1, "rho": 2, "interval": "independent", "preset": "occon", "size": 224, "consistent": True}
+    assert {key: found[key] for key in wanted} == wanted
+    assert found.keys() >= {"crop_area_min", "jitter_p", "hidden_dim"}
+    assert not found.keys() & {"num_views", "in_dim", "encoder", "head"}
+    with torch.device("meta"):
+        method = create_method(name, create_encoder("r3d_tiny"))
+    assert method.views == view_plan("occon")
+    assert repr(method.sampler) == repr(ClipSetSampler(2, clip_frames=1))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,7 +51,7 @@ def test_trains_on_images_and_on_rho_clips(name: str) -> None:
     image = create_method(name, encoder, seed=0, size=16, hidden_dim=16, out_dim=8)
     assert encoder.input_spec.num_frames == 1
     assert torch.isfinite(image(image_batch()).loss)
-    method = tiny(name, rho=4, stride=2, interval="decreasing", views="release", blur_p=0.0)
+    method = tiny(name, rho=4, stride=2, interval="decreasing", preset="release", blur_p=0.0)
     assert repr(method.sampler) == repr(ClipSetSampler(4, clip_frames=4, stride=2, interval="decreasing"))
     assert method.views == view_plan("release", size=16, num_views=4, blur_p=0.0)
     assert method.encoder.input_spec.stride_frames == 2

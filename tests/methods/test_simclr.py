@@ -8,14 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.methods.siamese_clips import tiny, views_batch
-from unreel.core.settings import defaults
+from tests.methods.siamese_clips import standard, tiny, views_batch
 from unreel.losses import contrast_statistics, nt_xent
-from unreel.methods import SimCLR
 
 
 def test_defaults_are_the_published() -> None:
-    found = defaults(SimCLR)
+    found = standard("simclr")
     assert {n: found[n] for n in ("temperature", "out_dim", "hidden_layers")} == {
         "temperature": 0.1, "out_dim": 128, "hidden_layers": 1,
     }  # fmt: skip

@@ -154,7 +154,7 @@ def test_a_frozen_encoder_is_thawed() -> None:
 def test_clips_are_as_the_encoder_was_trained_unless_said() -> None:
     encoder = create_encoder("r3d_tiny", seed=0)
     encoder.input_spec = replace(encoder.input_spec, num_frames=6, stride_frames=3, size_px=40, dct_highpass=1)
-    method = Supervised(encoder, classes=CLASSES)
+    method: Any = Supervised(encoder, classes=CLASSES)
     assert (method.sampler.clip_frames, method.sampler.stride) == (6, 3)
     assert encoder.input_spec.dct_highpass == 1
     params = method.views.draw(Key(1), 0, FrameSize(64, 90, 6), {})
@@ -165,7 +165,7 @@ def test_clips_are_as_the_encoder_was_trained_unless_said() -> None:
     x1, y1, x2, y2 = still[0]["geometry.box"][0].tolist()
     assert (x1 + x2) / 2 == pytest.approx(45, abs=1)
     assert y2 - y1 == pytest.approx(64 * 40 / 46)
-    Supervised(encoder, classes=CLASSES, size=24, clip_frames=2, stride=1)
+    create_method("supervised", encoder, classes=CLASSES, size=24, clip_frames=2, stride=1)
     assert (encoder.input_spec.num_frames, encoder.input_spec.size_px) == (2, 24)
 
 
@@ -179,7 +179,7 @@ def test_wrong_values_are_refused() -> None:
         ({"classes": CLASSES, "size": 112, "resize": (100, 171)}, "does not fit"),
     ):
         with pytest.raises(UsageError, match=message):
-            Supervised(encoder, **options)  # type: ignore[arg-type]
+            create_method("supervised", encoder, **options)
 
 
 def rows(order: list[int]) -> Manifest:
@@ -196,10 +196,7 @@ def test_codes_follow_the_names_and_not_the_rows() -> None:
 
 
 SMALL: dict[str, Any] = {
-    **{
-        f"method.{name}": value
-        for name, value in {"label": "motion", "clip_frames": 4, "stride": 1, "size": 16}.items()
-    },
+    **{"method.label": "motion", "clips.clip_frames": 4, "clips.stride": 1, "views.size": 16},
     "train": {"batch_size": 4, "steps": 3, "workers": 0, "device": "cpu", "validation": 4, "warmup_epochs": 0},
 }
 

@@ -10,19 +10,18 @@ import pytest
 import torch
 
 from tests.methods.clips import sample, video
-from tests.methods.siamese_clips import batch_of_views, check_same_state, fit_on_share, tiny
+from tests.methods.siamese_clips import batch_of_views, check_same_state, fit_on_share, standard, tiny
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import defaults
 from unreel.data.batch import collate
 from unreel.losses import sinkhorn, swapped_prediction
-from unreel.methods import StepsDone, SwAV
+from unreel.methods import StepsDone
 
 QUEUED = {"queue_size": 12, "queue_epoch": 0, "freeze_steps": 2}
 
 
 def test_settings_of_the_release_by_default() -> None:
-    found = defaults(SwAV)
+    found = standard("swav")
     wanted = {
         **{"size": 224, "crop_area_min": 0.14, "small_views": 6, "small_size": 96, "small_area_min": 0.05},
         **{"small_area_max": 0.14, "num_prototypes": 3000, "epsilon": 0.05, "iterations": 3, "temperature": 0.1},

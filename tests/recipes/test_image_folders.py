@@ -71,7 +71,7 @@ def test_images_are_known_by_their_names() -> None:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_for_images_trains_on_a_folder(method: str, folder: Path, tmp_path: Path) -> None:
     """Without a word on frames: the views are of one."""
-    small = {"swav": {"method.small_size": 16}, "pirl": {"method.jigsaw_size": 48, "method.patch_px": 14}}
+    small = {"swav": {"views.small_size": 16}, "pirl": {"views.jigsaw_size": 48, "jigsaw.patch_px": 14}}
     held = {"train.validation": 6, "train.select": "last"} if method == "supervised" else {}
     prepared = prepare(method, folder, encoder="resnet_18", call=FAST | small.get(method, {}) | held)
     assert prepared.method.encoder.input_spec.num_frames == 1
@@ -93,7 +93,7 @@ def test_every_method_for_images_trains_on_a_folder(method: str, folder: Path, t
 
 
 def test_a_memory_has_a_place_for_training_rows_only(folder: Path) -> None:
-    held = {"train.validation": 6, "method.jigsaw_size": 48, "method.patch_px": 14}
+    held = {"train.validation": 6, "views.jigsaw_size": 48, "jigsaw.patch_px": 14}
     prepared = prepare("pirl", folder, call=FAST | held)
     assert len(prepared.manifest) == prepared.settings["method"]["num_sources"] == 18
 
@@ -118,8 +118,8 @@ def test_small_views_are_counted_by_their_pixels(folder: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     monkeypatch.setattr("unreel.recipes.plan.estimate_step", estimate)
-    for options, views in (({}, 3), ({"method.small_views": 0}, 2), ({"method.small_size": 32}, 6)):
-        prepared = prepare("swav", folder, call=FAST | {"method.small_size": 16} | options)
+    for options, views in (({}, 3), ({"views.small_views": 0}, 2), ({"views.small_size": 32}, 6)):
+        prepared = prepare("swav", folder, call=FAST | {"views.small_size": 16} | options)
         with pytest.raises(KeyboardInterrupt):
             plan(prepared)
         assert asked[-1] == views

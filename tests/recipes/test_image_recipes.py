@@ -36,14 +36,15 @@ def test_check_C14_recipes_of_the_object_aware_paper(name: str) -> None:
     epochs = 2000 if name in ("moco_cub", "moco_flowers") else 800
     assert (train["batch_size"], train["epochs"], train["warmup_epochs"]) == (256, epochs, 0)
     assert (train["schedule"], train["schedule_per"], train["final_lr"]) == ("cosine", "epoch", 0.001)
-    assert (task["views"], task["size"], task["clip_frames"], task["rho"]) == ("occon", 224, 1, 2)
+    views, clips, head = settings["views"], settings["clips"], settings["head"]
+    assert (views["preset"], views["size"], clips["clip_frames"], clips["rho"]) == ("occon", 224, 1, 2)
     encoder = settings["encoder"]
     assert (encoder["name"], encoder["zero_init_residual"], encoder["normalization"]) == ("resnet_18", True, "imagenet")
     if task["name"] == "moco":
-        assert (task["version"], task["queue_size"], task["momentum"]) == ("occon", 65_536, 0.999)
-        assert (task["temperature"], task["symmetric"], task["out_dim"]) == (0.2, False, 128)
+        assert (head["version"], task["queue_size"], task["momentum"]) == ("occon", 65_536, 0.999)
+        assert (task["temperature"], task["symmetric"], head["out_dim"]) == (0.2, False, 128)
     else:
-        assert (task["variant"], task["momentum"], task["hidden_dim"]) == ("official", 0.996, 4096)
+        assert (head["variant"], task["momentum"], head["hidden_dim"]) == ("official", 0.996, 4096)
 
 
 @pytest.mark.parametrize("name", PAPER)

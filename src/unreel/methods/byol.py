@@ -6,39 +6,60 @@ tells whether it does. On video the views are ρ clips (cvrl.md §6.5).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from unreel.core.errors import unknown_name
-from unreel.core.settings import Range
+from unreel.core.checks import Count, Positive, Share, checked
 from unreel.data.batch import Batch
+from unreel.data.contracts import Sampler, SupportsViews
 from unreel.losses.byol import cosines, spread
 from unreel.losses.queue import Mixed
+from unreel.methods.debiasing import ObjectViews
 from unreel.methods.method import LossOutput, StepsDone
+from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
-from unreel.methods.siamese import Mix, SiameseMethod, mixed_of, mixing, takes_siamese_options
+from unreel.methods.siamese import Mix, SiameseMethod, mixed_of, mixing
 from unreel.nn.ema import MomentumSchedule, Teacher, scheduled_momentum
 from unreel.nn.encoder import Encoder
-from unreel.nn.heads import normalized_mlp, projection_mlp
+from unreel.nn.heads import L2Norm, normalized_mlp, out_width, projection_mlp
 
 Variant: TypeAlias = Literal["paper", "official"]
 
 
-def byol_head(variant: Variant, in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
-    """Projector or predictor: linear, batch norm, ReLU, linear; "official" ends with unit rows (object_aware.md §1.3).
+@checked
+def byol_head(
+    in_dim: Count,
+    *,
+    variant: Variant = "paper",
+    hidden_dim: Count = 4096,
+    out_dim: Count = 256,
+) -> nn.Sequential:
+    """BYOL's projector: linear, batch norm, ReLU, linear.
 
+    Args:
+        in_dim: width of the embedding.
+        variant: "paper": the projection goes to the predictor as it is (Grill 2020, §3.3); "official": it is
+            normalised before, as in the object-aware code (object_aware.md §1.3).
+        hidden_dim, out_dim: of projector and predictor.
     Raises: UsageError for an unknown variant.
     """
-    if variant not in get_args(Variant):
-        raise unknown_name("variant of BYOL", variant, get_args(Variant))
     if variant == "official":
         return normalized_mlp(in_dim, hidden_dim, out_dim)
     return projection_mlp(in_dim, hidden_layers=1, hidden_dim=hidden_dim, out_dim=out_dim, bn_momentum=0.1)
 
 
+def byol_predictor(head: nn.Module) -> nn.Sequential:
+    """A projector like ``head``, from its projections to themselves."""
+    width = out_width(head)
+    hidden = next(module.out_features for module in head.modules() if isinstance(module, nn.Linear))
+    unit = any(isinstance(module, L2Norm) for module in head.modules())
+    return byol_head(width, variant="official" if unit else "paper", hidden_dim=hidden, out_dim=width)
+
+
 @register_method("byol")
+@checked
 class BYOL(SiameseMethod):
     """Both directions of every pair of views, summed over a pair and averaged over pairs: in [−4, 4].
 
@@ -47,37 +68,37 @@ class BYOL(SiameseMethod):
     Logs ``cosine`` of predictions and targets, and ``spread`` of the projections: 0 when they have collapsed.
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to what this method feeds it.
-        variant: of the heads. "paper": the projection goes to the predictor as it is (Grill 2020, §3.3); "official":
-            it is normalised before, as in the object-aware code (object_aware.md §1.3).
-        hidden_dim, out_dim: of projector and predictor: 4096 and 256.
+        encoder: trained in place; its ``input_spec`` is set to the clips and views this method is given.
+        clips, views, objects: see ``SiameseMethod``.
+        head: the projector: 4096 wide, 256 out.
+        predictor: from projections to projections; None: as the projector.
         momentum: of the teacher, 0.996. momentum_schedule: "constant" (object_aware.md §1.3), or "cosine" to 1 at the
             end (Grill 2020, §3.3).
         mix: "mixup" or "cutmix" of the first view with another sample's: its cosines with both count by their shares
             (object_aware.md §4.4). mix_alpha: of the Beta distribution.
-        options: of ``SiameseMethod``: clips, views, sizes, and every argument of ``unreel.views.presets.view_plan``.
     Raises: UsageError for values that cannot be.
     """
 
-    @takes_siamese_options()
+    parts: ClassVar = {**SiameseMethod.parts, "head": Part(byol_head), "predictor": Part(byol_predictor)}
+    head: nn.Module
+    predictor: nn.Module
+
     def __init__(
         self,
         encoder: Encoder,
         *,
-        variant: Variant = "paper",
-        hidden_dim: Annotated[int, Range(ge=1)] = 4096,
-        out_dim: Annotated[int, Range(ge=1)] = 256,
-        momentum: Annotated[float, Range(ge=0, le=1)] = 0.996,
+        clips: Sampler | None = None,
+        views: SupportsViews | None = None,
+        objects: ObjectViews | None = None,
+        head: nn.Module | None = None,
+        predictor: nn.Module | None = None,
+        momentum: Share = 0.996,
         momentum_schedule: MomentumSchedule = "constant",
         mix: Mix = "none",
-        mix_alpha: Annotated[float, Range(gt=0)] = 1.0,
-        **options: Any,
+        mix_alpha: Positive = 1.0,
     ) -> None:
-        super().__init__(encoder, **options)
-        self.batch_operations = mixing(mix, mix_alpha)
-        scheduled_momentum(momentum, 0.0, momentum_schedule)  # an unknown schedule is refused now
-        self.head = byol_head(variant, encoder.num_features, hidden_dim, out_dim)
-        self.predictor: nn.Module = byol_head(variant, out_dim, hidden_dim, out_dim)
+        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head, predictor=predictor)
+        self.batch_operations = (*self.batch_operations, *mixing(mix, mix_alpha))
         self.teacher = Teacher(encoder, self.head)
         self.momentum, self.momentum_schedule = momentum, momentum_schedule
 

@@ -10,46 +10,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from unreel.core.checks import Count, Positive, Share, checked
 from unreel.core.distributed import all_gather_with_grad
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
+from unreel.data.contracts import Sampler, SupportsViews
 from unreel.losses.queue import MixWeighting, mixed_queue_info_nce, queue_accuracy, queue_info_nce
+from unreel.methods.debiasing import ObjectViews
 from unreel.methods.method import LossOutput, StepsDone
+from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
-from unreel.methods.siamese import Mix, SiameseMethod, mixed_of, mixing, takes_siamese_options
+from unreel.methods.siamese import Mix, SiameseMethod, mixed_of, mixing
 from unreel.nn.ema import MomentumSchedule, Teacher, scheduled_momentum
 from unreel.nn.encoder import Encoder
-from unreel.nn.heads import L2Norm, normalized_mlp
+from unreel.nn.heads import L2Norm, normalized_mlp, out_width, unit_linear
 
 Version: TypeAlias = Literal["v1", "v2", "occon"]
 
-# He 2020, §3.3; Chen 2020 (MoCo v2), table 1; object_aware.md §1.2.
-_TEMPERATURE: dict[str, float] = {"v1": 0.07, "v2": 0.2, "occon": 0.2}
+# He 2020, §3.3, whose head is one layer; Chen 2020 (MoCo v2), table 1; object_aware.md §1.2.
+_TEMPERATURE_V1, _TEMPERATURE = 0.07, 0.2
 
 
-def moco_head(version: Version, in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+@checked
+def moco_head(
+    in_dim: Count,
+    *,
+    version: Version = "v2",
+    hidden_dim: Count | None = None,
+    out_dim: Count = 128,
+) -> nn.Sequential:
     """Embeddings (B, in_dim) to unit rows (B, out_dim).
 
-    "v1" one linear layer; "v2" linear, ReLU, linear; "occon" linear without bias, batch norm, ReLU, linear, as the
-    object-aware code has it (object_aware.md §1.1). Raises UsageError for an unknown version.
+    Args:
+        in_dim: width of the embedding.
+        version: "v1" one linear layer; "v2" linear, ReLU, linear; "occon" linear without bias, batch norm, ReLU,
+            linear, as the object-aware code has it (object_aware.md §1.1).
+        hidden_dim: None: as wide as the embedding (object_aware.md §1.2).
+        out_dim: of keys.
+    Raises: UsageError for an unknown version.
     """
-    if version not in get_args(Version):
-        raise unknown_name("version of MoCo", version, get_args(Version))
+    hidden_dim = hidden_dim or in_dim
     if version == "occon":
         return normalized_mlp(in_dim, hidden_dim, out_dim)
     if version == "v1":
-        return nn.Sequential(nn.Linear(in_dim, out_dim), L2Norm())
+        return unit_linear(in_dim, out_dim=out_dim)
     return nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, out_dim), L2Norm())
 
 
 @register_method("moco")
+@checked
 class MoCo(SiameseMethod):
     """Queries against a queue, the mean over all pairs of views.
 
@@ -61,57 +77,54 @@ class MoCo(SiameseMethod):
     key than to all of the queue.
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to what this method feeds it.
-        version: of the head and the temperature: "v1", "v2", or "occon", v2 with the head of the object-aware code.
-        hidden_dim: of the head; None: as wide as the embedding (object_aware.md §1.2). out_dim: of keys, 128.
+        encoder: trained in place; its ``input_spec`` is set to the clips and views this method is given.
+        clips, views, objects: see ``SiameseMethod``.
+        head: from embeddings to keys: v2's, as wide as the embedding, 128 out.
         queue_size: K, keys; 65,536.
         momentum: of the teacher, 0.999. momentum_schedule: "constant", or "cosine" to 1 at the end.
-        temperature: None: 0.07 in v1, 0.2 in v2.
+        temperature: None: 0.07 where the head is one linear layer, as v1's, and 0.2 where it is more.
         symmetric: each pair of views both ways round. Otherwise the earlier view is the query.
         mix: "mixup" or "cutmix" of the first view with another sample's, which makes the batch's other keys negatives,
             too (object_aware.md §4.4). mix_alpha: of the Beta distribution.
         mix_weighting: "official" averages before weighing, as the released code, see ``mixed_queue_info_nce``.
-        options: of ``SiameseMethod``: clips, views, sizes, and every argument of ``unreel.views.presets.view_plan``.
     Raises: UsageError for values that cannot be, such as mixing with ``symmetric``.
     """
 
+    parts: ClassVar = {**SiameseMethod.parts, "head": Part(moco_head)}
+    head: nn.Module
     queue: Tensor
     queue_pointer: Tensor
 
-    @takes_siamese_options()
     def __init__(
         self,
         encoder: Encoder,
         *,
-        version: Version = "v2",
-        hidden_dim: Annotated[int, Range(ge=1)] | None = None,
-        out_dim: Annotated[int, Range(ge=1)] = 128,
+        clips: Sampler | None = None,
+        views: SupportsViews | None = None,
+        objects: ObjectViews | None = None,
+        head: nn.Module | None = None,
         queue_size: Annotated[int, Range(ge=1, unit="keys")] = 65_536,
-        momentum: Annotated[float, Range(ge=0, le=1)] = 0.999,
+        momentum: Share = 0.999,
         momentum_schedule: MomentumSchedule = "constant",
-        temperature: Annotated[float, Range(gt=0)] | None = None,
+        temperature: Positive | None = None,
         symmetric: bool = False,
         mix: Mix = "none",
-        mix_alpha: Annotated[float, Range(gt=0)] = 1.0,
+        mix_alpha: Positive = 1.0,
         mix_weighting: MixWeighting = "paper",
-        **options: Any,
     ) -> None:
-        super().__init__(encoder, **options)
-        self.batch_operations = mixing(mix, mix_alpha)
-        if mix_weighting not in get_args(MixWeighting):
-            raise unknown_name("mix_weighting", mix_weighting, get_args(MixWeighting))
+        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head)
+        self.batch_operations = (*self.batch_operations, *mixing(mix, mix_alpha))
         if symmetric and mix != "none":
             raise UsageError(f"mix: {mix} makes queries of two images, keys are of one: set symmetric to false")
-        scheduled_momentum(momentum, 0.0, momentum_schedule)  # an unknown schedule is refused now
-        self.head = moco_head(version, encoder.num_features, hidden_dim or encoder.num_features, out_dim)
         self.teacher = Teacher(encoder, self.head)
-        start = torch.randn(queue_size, out_dim, generator=Key("moco", "queue").torch(), device="cpu")
+        start = torch.randn(queue_size, out_width(self.head), generator=Key("moco", "queue").torch(), device="cpu")
         self.register_buffer("queue", nn.functional.normalize(start, dim=1))
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.int64))
         # The same on every process by construction: DDP need not send 34 MB at each step.
         self._ddp_params_and_buffers_to_ignore = ["queue"]
         self.momentum, self.momentum_schedule = momentum, momentum_schedule
-        self.temperature = _TEMPERATURE[version] if temperature is None else temperature
+        layers = sum(isinstance(module, nn.Linear) for module in self.head.modules())
+        self.temperature = temperature or (_TEMPERATURE_V1 if layers == 1 else _TEMPERATURE)
         self.symmetric, self.mix_weighting = symmetric, mix_weighting
         self._fresh: list[Tensor] = []  # keys of this step; gone before the next begins
 

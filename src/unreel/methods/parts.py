@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from unreel.core.errors import UsageError
@@ -27,20 +28,27 @@ class Part:
         builder: a class or function whose keyword arguments are settings. Arguments called as in ``WIRED``, or as an
             earlier part of the same method ("clips"), are put in place.
         defaults: this method's own, where they differ from the builder's.
+        of: what the builder calls, as its argument ``make``, once or more often. Its arguments are settings, too, and
+            are in place when the builder gets it.
     """
 
     builder: Callable[..., Any]
     defaults: Mapping[str, object] = field(default_factory=dict)
+    of: Callable[..., Any] | None = None
 
     def build(self, context: Mapping[str, object], settings: Mapping[str, object]) -> Any:
         """The part, from what is there already and its own settings."""
         known = inspect.signature(self.builder).parameters
         wired = {name: value for name, value in context.items() if name in known}
-        return self.builder(**{**wired, **self.defaults, **settings})
+        values = {**self.defaults, **settings}
+        if self.of is not None:
+            wired["make"] = partial(self.of, **{name: values.pop(name) for name in values.keys() - known.keys()})
+        return self.builder(**{**wired, **values})
 
     def section(self, others: Mapping[str, Part]) -> Section:
         """The schema of its settings. ``others``: all parts of the method, none of which is a setting."""
-        return Section((self.builder,), defaults=self.defaults, omit=WIRED | others.keys())
+        builders = (self.builder,) if self.of is None else (self.builder, self.of)
+        return Section(builders, defaults=self.defaults, omit=WIRED | others.keys())
 
 
 def build_parts(parts: Mapping[str, Part], encoder: Encoder, given: Mapping[str, object]) -> dict[str, Any]:

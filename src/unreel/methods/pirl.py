@@ -8,64 +8,113 @@ and shuffled alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unreel.core.checks import Count, Positive, Share, checked
 from unreel.core.distributed import all_gather_with_grad
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
+from unreel.data.contracts import Sampler, SupportsViews
+from unreel.data.sampling import ClipSetSampler
 from unreel.losses.memory import MemoryLoss, memory_nce
-from unreel.methods.method import DataFacts, LossOutput, StepsDone
+from unreel.methods.debiasing import OBJECTS, ObjectViews
+from unreel.methods.method import DataFacts, LossOutput, Method, StepsDone
+from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
-from unreel.methods.siamese import SiameseMethod, takes_siamese_options
 from unreel.nn.encoder import Encoder
-from unreel.nn.heads import L2Norm
+from unreel.nn.heads import L2Norm, out_width, unit_linear
 from unreel.views.plan import ViewPlan
+from unreel.views.presets import view_plan
 
 
-def jigsaw(clips: Tensor, key: Key, ids: Tensor, *, grid: int = 3, patch: int = 64) -> Tensor:
+@checked
+@dataclass(frozen=True)
+class Jigsaw:
     """Patches of clips in a shuffled order, each cut at a random place of its cell, all frames alike.
 
     The gap between patches keeps edges that run on from telling what belongs together.
 
     Args:
-        clips: (B, C, T, S, S); S is a multiple of ``grid``.
-        key, ids: (B,) int64, the address of the draws, such as ``batch.key`` and ``batch.sample_id``.
-        grid: cells per side. patch: side of a patch, at most S / grid, pixels.
-    Returns: (B, grid², C, T, patch, patch).
-    Raises: UsageError for sizes that do not fit.
+        grid: cells per side, 3.
+        patch_px: side of a patch; None: 64/75 of a cell, 64 px of 75.
     """
-    size, cells = clips.shape[-1], grid * grid
-    cell = size // grid
-    if clips.shape[-2] != size or size % grid or not 1 <= patch <= cell:
-        raise UsageError(
-            f"a jigsaw of {grid} × {grid} patches of {patch} px needs square frames, a multiple of {grid} and at least "
-            f"{grid * patch} px wide; got {clips.shape[-2]} × {size}"
-        )
-    u = uniforms(key.child("jigsaw"), ids, cells, 3)
-    order = u[..., 0].argsort(1)  # (B, cells): the cell that comes i-th
-    offset = (u[..., 1:] * (cell - patch + 1)).to(torch.int64)
-    steps = torch.arange(patch, device=clips.device)
-    top, left = order // grid * cell + offset[..., 0], order % grid * cell + offset[..., 1]
-    y, x = top[..., None] + steps, left[..., None] + steps
-    rows = torch.arange(len(clips), device=clips.device)[:, None, None, None]
-    cut = clips.permute(0, 3, 4, 1, 2)[rows, y[..., :, None], x[..., None, :]]  # (B, cells, patch, patch, C, T)
-    return cut.permute(0, 1, 4, 5, 2, 3).contiguous()
+
+    grid: Annotated[int, Range(ge=2)] = 3
+    patch_px: Annotated[int, Range(ge=1, unit="px")] | None = None
+
+    def patch(self, edge: int) -> int:
+        """Side of a patch of a frame of side ``edge``, pixels. Raises UsageError where the patches do not fit."""
+        patch = max(1, edge // self.grid * 64 // 75) if self.patch_px is None else self.patch_px
+        if edge % self.grid or patch > edge // self.grid:
+            raise UsageError(
+                f"jigsaw_size is a multiple of grid={self.grid} with room for {self.grid} patches of {patch} px, got "
+                f"{edge}; use {max(-(-edge // self.grid), patch) * self.grid}"
+            )
+        return patch
+
+    def cut(self, clips: Tensor, key: Key, ids: Tensor) -> Tensor:
+        """(B, C, T, S, S) to (B, grid², C, T, patch, patch); ``key`` and ``ids`` (B,) int64 address the draws.
+
+        Raises: UsageError for sizes that do not fit.
+        """
+        (high, size), grid = clips.shape[-2:], self.grid
+        if high != size:
+            raise UsageError(f"a jigsaw needs square frames, got {high} × {size}")
+        cell, patch = size // grid, self.patch(size)
+        u = uniforms(key.child("jigsaw"), ids, grid * grid, 3)
+        order = u[..., 0].argsort(1)  # (B, cells): the cell that comes i-th
+        offset = (u[..., 1:] * (cell - patch + 1)).to(torch.int64)
+        steps = torch.arange(patch, device=clips.device)
+        top, left = order // grid * cell + offset[..., 0], order % grid * cell + offset[..., 1]
+        y, x = top[..., None] + steps, left[..., None] + steps
+        rows = torch.arange(len(clips), device=clips.device)[:, None, None, None]
+        cut = clips.permute(0, 3, 4, 1, 2)[rows, y[..., :, None], x[..., None, :]]  # (B, cells, patch, patch, C, T)
+        return cut.permute(0, 1, 4, 5, 2, 3).contiguous()
+
+
+@checked
+def jigsaw_views(
+    make: Callable[..., ViewPlan],
+    num_views: int,
+    jigsaw: Jigsaw,
+    *,
+    jigsaw_size: Annotated[int, Range(ge=8, unit="px")] | None = None,
+    jigsaw_area_min: Share = 0.6,
+) -> ViewPlan:
+    """The image, and after it the view that is cut.
+
+    Args:
+        make: what builds either, such as ``view_plan`` with its settings.
+        num_views: 2. jigsaw: how it is cut.
+        jigsaw_size: side of the view that is cut, a multiple of ``jigsaw.grid``; None: the image's rounded up to one,
+            225 for 224 (release: 255).
+        jigsaw_area_min: share of the frame that it covers at least, 0.6 (release).
+    Raises: UsageError for another number of views, and for patches that do not fit.
+    """
+    if num_views != 2:
+        raise UsageError(f"pirl compares one clip with the jigsaw of one: rho is 1 or 2, got {num_views}")
+    image = make(num_views=2)
+    edge = -(-(image.size or 0) // jigsaw.grid) * jigsaw.grid if jigsaw_size is None else jigsaw_size
+    jigsaw.patch(edge)
+    return ViewPlan([image.pipelines[0], make(num_views=2, size=edge, crop_area_min=jigsaw_area_min).pipelines[1]])
 
 
 class JigsawHead(nn.Module):
-    """g: every patch's embedding to ``out_dim`` by one linear layer, all side by side, and another; unit rows."""
+    """g: every patch's embedding by one linear layer, all side by side, and another; unit rows of ``head``'s width."""
 
-    def __init__(self, in_dim: int, num_patches: int, out_dim: int) -> None:
+    def __init__(self, in_dim: int, jigsaw: Jigsaw, head: nn.Module) -> None:
         super().__init__()
+        out_dim = out_width(head)
         self.patch = nn.Linear(in_dim, out_dim)
-        self.join = nn.Linear(num_patches * out_dim, out_dim)
+        self.join = nn.Linear(jigsaw.grid**2 * out_dim, out_dim)
         self.norm = L2Norm()
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -81,7 +130,8 @@ class _Fresh(NamedTuple):
 
 
 @register_method("pirl")
-class PIRL(SiameseMethod):
+@checked
+class PIRL(Method):
     """An image and its jigsaw against a memory of every training source.
 
     The memory (``bank`` (num_sources, D), part of the state) starts with keyed random unit vectors; after a step each
@@ -89,78 +139,72 @@ class PIRL(SiameseMethod):
     itself stands for its entry. Logs ``jigsaw_accuracy`` and ``image_accuracy``: queries that are nearer to their own
     entry than to all negatives.
 
-    The preset ``views`` is that of the image and, with larger crops, of the jigsaw; ``size`` is the image's.
-
     Differs from the paper: one draw of negatives serves all queries of a step, instead of one for each, which at
     32,000 would copy half a gigabyte for 32 images; colours are drawn once for all patches of a jigsaw.
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to what this method feeds it.
+        encoder: trained in place; its ``input_spec`` is set to the clips and views this method is given.
+        clips: one, of which both views are (``rho`` 1), or two of a video (2).
+        jigsaw: how the second view is cut: into nine patches.
+        views: the image, and what is cut, with larger crops.
+        objects: object-aware views; off.
+        head: f, from the image's embedding to unit rows, 128 out (release).
+        jigsaw_head: g, from the patches' embeddings to rows of that width.
         num_sources: rows of the training data; ``unreel pretrain`` fills it in.
-        rho: 1 cuts the jigsaw from the clip itself, 2 from another clip of the video.
-        out_dim: of f and g, 128 (release).
-        grid: patches per side, 3.
-        jigsaw_size: side of the view that is cut, a multiple of ``grid``; None: ``size`` rounded up to one, 225 for
-            224 (release: 255). jigsaw_area_min: share of the frame that it covers at least, 0.6 (release).
-        patch_px: side of a patch; None: 64/75 of a cell, 64 px of 75.
         jigsaw_weight: λ, weight of the jigsaw's loss; the image's has 1 − λ. 0.5 (release).
         num_negatives: 32,000 (release) drawn at random; where the memory has no more, all of it.
         temperature: 0.07 (release).
         memory_momentum: share of an entry that stays, 0.5 (release).
         loss: "nce" or "info_nce", see ``memory_nce``.
-        options: of ``SiameseMethod``: clips, views, sizes, and every argument of ``unreel.views.presets.view_plan``.
     Raises: UsageError for values that cannot be, and without ``num_sources``.
     """
 
+    parts: ClassVar = {
+        "clips": Part(ClipSetSampler, {"rho": 1, "clip_frames": 1}),
+        "jigsaw": Part(Jigsaw),
+        "views": Part(jigsaw_views, {"preset": "occon"}, of=view_plan),
+        "objects": OBJECTS,
+        "head": Part(unit_linear),
+        "jigsaw_head": Part(JigsawHead),
+    }
+    jigsaw: Jigsaw
+    head: nn.Module
+    jigsaw_head: nn.Module
     bank: Tensor
 
-    @takes_siamese_options()
     def __init__(
         self,
         encoder: Encoder,
         *,
+        clips: Sampler | None = None,
+        jigsaw: Jigsaw | None = None,
+        views: SupportsViews | None = None,
+        objects: ObjectViews | None = None,
+        head: nn.Module | None = None,
+        jigsaw_head: nn.Module | None = None,
         num_sources: Annotated[int, Range(ge=2)] | None = None,
-        rho: Annotated[int, Range(ge=1, le=2)] = 1,
-        out_dim: Annotated[int, Range(ge=1)] = 128,
-        grid: Annotated[int, Range(ge=2)] = 3,
-        jigsaw_size: Annotated[int, Range(ge=8, unit="px")] | None = None,
-        jigsaw_area_min: Annotated[float, Range(ge=0, le=1)] = 0.6,
-        patch_px: Annotated[int, Range(ge=1, unit="px")] | None = None,
-        jigsaw_weight: Annotated[float, Range(ge=0, le=1)] = 0.5,
-        num_negatives: Annotated[int, Range(ge=1)] = 32_000,
-        temperature: Annotated[float, Range(gt=0)] = 0.07,
+        jigsaw_weight: Share = 0.5,
+        num_negatives: Count = 32_000,
+        temperature: Positive = 0.07,
         memory_momentum: Annotated[float, Range(ge=0, lt=1)] = 0.5,
         loss: MemoryLoss = "nce",
-        **options: Any,
     ) -> None:
         if num_sources is None or num_sources < 2:
             raise UsageError(
                 "pirl keeps a representation of every training source and needs their number, at least 2: pass "
                 f"num_sources=len(manifest) (unreel pretrain does it for you); got {num_sources}"
             )
-        if rho not in (1, 2):
-            raise UsageError(f"pirl compares one clip with the jigsaw of one: rho is 1 or 2, got {rho}")
-        super().__init__(encoder, rho=rho, **options)
-        edge = -(-self.size // grid) * grid if jigsaw_size is None else jigsaw_size
-        patch = max(1, edge // grid * 64 // 75) if patch_px is None else patch_px
-        if edge % grid or grid * patch > edge:
-            raise UsageError(
-                f"jigsaw_size is a multiple of grid={grid} with room for {grid} patches of {patch} px, got {edge}; "
-                f"use {max(-(-edge // grid), patch) * grid}"
-            )
-        cut = self.plan(size=edge, crop_area_min=jigsaw_area_min)
-        self.views = ViewPlan([self.views.pipelines[0], cut.pipelines[1]], shared=self.views.shared)
-        self.head = nn.Sequential(nn.Linear(encoder.num_features, out_dim), L2Norm())
-        self.jigsaw_head = JigsawHead(encoder.num_features, grid * grid, out_dim)
-        start = torch.randn(num_sources, out_dim, generator=Key("pirl", "bank").torch(), device="cpu")
+        super().__init__(
+            encoder, clips=clips, jigsaw=jigsaw, views=views, objects=objects, head=head, jigsaw_head=jigsaw_head
+        )
+        width = out_width(self.head)
+        start = torch.randn(num_sources, width, generator=Key("pirl", "bank").torch(), device="cpu")
         self.register_buffer("bank", functional.normalize(start, dim=1))
         # The same on every process by construction: DDP need not send hundreds of megabytes at each step.
         self._ddp_params_and_buffers_to_ignore = ["bank"]
-        self.grid, self.patch = grid, patch
         self.jigsaw_weight, self.num_negatives, self.temperature = jigsaw_weight, num_negatives, temperature
         self.memory_momentum, self.loss_kind = memory_momentum, loss
         self._fresh: list[_Fresh] = []  # of this step; gone before the next begins
-        memory_nce(start[:1], start[:1], start[1:], kind=loss)  # an unknown loss is refused now
 
     def on_step_begin(self, progress: StepsDone) -> None:
         """Forget what a broken step left."""
@@ -184,7 +228,7 @@ class PIRL(SiameseMethod):
         """Loss of B sources, of which view 0 is the image and view 1 is cut. Raises UsageError for an unknown row."""
         image, whole = (self.encoder.prepare(view.data) for view in batch.views)
         f = self.head(self.encoder(image))
-        patches = jigsaw(whole, batch.key, batch.sample_id, grid=self.grid, patch=self.patch)
+        patches = self.jigsaw.cut(whole, batch.key, batch.sample_id)
         embeddings = self.encoder(patches.flatten(0, 1))
         g = self.jigsaw_head(embeddings.unflatten(0, patches.shape[:2]))
 

@@ -8,54 +8,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
-from unreel.core.settings import Range
+from unreel.core.checks import Positive, checked
 from unreel.data.batch import Batch
+from unreel.data.contracts import Sampler, SupportsViews
 from unreel.losses.contrastive import contrast_statistics, nt_xent
+from unreel.methods.debiasing import ObjectViews
 from unreel.methods.method import LossOutput
+from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
-from unreel.methods.siamese import SiameseMethod, takes_siamese_options
+from unreel.methods.siamese import SiameseMethod
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import projection_mlp
 
 
 @register_method("simclr")
+@checked
 class SimCLR(SiameseMethod):
     """NT-Xent, the mean over all pairs of views.
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to what this method feeds it.
-        hidden_layers, hidden_dim, out_dim: the projection head: one hidden layer as wide as ResNet-50's embedding, 128
-            out (Chen 2020, §4.2).
-        bn_momentum: of the head's batch norms.
+        encoder: trained in place; its ``input_spec`` is set to the clips and views this method is given.
+        clips, views, objects: see ``SiameseMethod``.
+        head: the projection head: one hidden layer as wide as ResNet-50's embedding, 128 out (Chen 2020, §4.2).
         temperature: 0.1 (Chen 2020, appendix B.9; cvrl.md §6.5).
-        options: of ``SiameseMethod``: clips, views, sizes, and every argument of ``unreel.views.presets.view_plan``.
-    Raises: UsageError for values that cannot be.
     """
 
-    @takes_siamese_options()
+    parts: ClassVar = {
+        **SiameseMethod.parts,
+        "head": Part(projection_mlp, {"hidden_layers": 1, "bn_momentum": 0.1}),
+    }
+    head: nn.Module
+
     def __init__(
         self,
         encoder: Encoder,
         *,
-        hidden_layers: Annotated[int, Range(ge=0)] = 1,
-        hidden_dim: Annotated[int, Range(ge=1)] = 2048,
-        out_dim: Annotated[int, Range(ge=1)] = 128,
-        bn_momentum: Annotated[float, Range(gt=0, le=1)] = 0.1,
-        temperature: Annotated[float, Range(gt=0)] = 0.1,
-        **options: Any,
+        clips: Sampler | None = None,
+        views: SupportsViews | None = None,
+        objects: ObjectViews | None = None,
+        head: nn.Module | None = None,
+        temperature: Positive = 0.1,
     ) -> None:
-        super().__init__(encoder, **options)
-        self.head = projection_mlp(
-            encoder.num_features,
-            hidden_layers=hidden_layers,
-            hidden_dim=hidden_dim,
-            out_dim=out_dim,
-            bn_momentum=bn_momentum,
-        )
+        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head)
         self.temperature = temperature
 
     @classmethod

@@ -7,20 +7,22 @@ Not a pretext task: the upper reference beside the methods without labels. From 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import Positive, Share, checked
+from unreel.core.errors import UsageError
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
+from unreel.data.contracts import Sampler, SupportsViews
 from unreel.data.sampling import UniformSampler
+from unreel.methods.debiasing import OBJECTS, ObjectViews
 from unreel.methods.method import DataFacts, LossOutput, Method
+from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
-from unreel.methods.view_options import takes_view_options
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import LinearHead, keyed_dropout
 from unreel.views.operation import Operation
@@ -35,80 +37,111 @@ _ROOM = 128 / 112
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
-@register_method("supervised")
-class Supervised(Method):
-    """Tell the classes of a label column: one linear layer on the embedding, cross-entropy.
-
-    Logs ``accuracy``. In validation a frame is resized alike and its centre is cut, without a flip. The switches of
-    ``unreel.methods.debiasing.debias`` are settings, too: what labels gain from the same views; an object before
-    another background keeps its label.
+@checked
+def usual_clip(
+    encoder: Encoder,
+    *,
+    clip_frames: Annotated[int, Range(ge=1, unit="frames")] | None = None,
+    stride: Annotated[int, Range(ge=1, unit="frames")] | None = None,
+) -> UniformSampler:
+    """One random clip; short videos are looped.
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to the clips this method feeds it.
-        classes: names of the classes in the order of the outputs; a run takes those of its data, sorted.
-        label: the label column.
-        clip_frames, stride: frames per clip and frames between them; None: as the encoder was trained. Short videos
-            are looped.
-        size: side of the square clips, pixels; None: as the encoder was trained.
+        encoder: whose clips are meant by None.
+        clip_frames, stride: frames per clip and frames between them; None: as the encoder was trained.
+    """
+    spec = encoder.input_spec
+    return UniformSampler(clip_frames=clip_frames or spec.num_frames, stride=stride or spec.stride_frames)
+
+
+@checked
+def labelled_views(
+    encoder: Encoder,
+    *,
+    size: Annotated[int, Range(ge=8, unit="px")] | None = None,
+    crop: Cropping = "place",
+    resize: tuple[int, int] | None = None,
+    crop_area_min: Annotated[float, Range(gt=0, le=1)] = 0.3,
+    crop_aspect_min: Positive = 0.5,
+    crop_aspect_max: Positive = 2.0,
+    flip_p: Share = 0.0,
+) -> ViewPlan:
+    """One view that keeps the label.
+
+    Args:
+        encoder: whose size is meant by None.
+        size: side of the square view, pixels; None: as the encoder was trained.
         crop: "place" resizes the frame and cuts at a random place (TCGL), "box" cuts a random box and resizes that
             (CVRL).
         resize: (high, wide) of the frame before "place", its aspect not kept; None: the short side to size · 128/112.
         crop_area_min, crop_aspect_min, crop_aspect_max: of "box" (cvrl.md §6.1).
         flip_p: probability of a mirror image.
+    Raises: UsageError for an unknown crop, or one that does not fit.
+    """
+    size = size or encoder.input_spec.size_px
+    if resize is not None and size > min(resize):
+        raise UsageError(f"a crop of {size} px does not fit the resized frame of {resize} (high, wide)")
+    whole = Resize(resize) if resize is not None else Resize(short_side_px=round(size * _ROOM))
+    box = RandomResizedCrop(size, (crop_area_min, 1.0), (crop_aspect_min, crop_aspect_max))
+    cut: list[Operation] = [box] if crop == "box" else [whole, RandomCrop(size)]
+    return ViewPlan([[*cut, *([HorizontalFlip(flip_p)] if flip_p else [])]])
+
+
+@register_method("supervised")
+@checked
+class Supervised(Method):
+    """Tell the classes of a label column: one linear layer on the embedding, cross-entropy.
+
+    Logs ``accuracy``. In validation a frame is resized alike and its centre is cut, without a flip.
+
+    Args:
+        encoder: trained in place; its ``input_spec`` is set to the clips and views this method is given.
+        clips: one random clip, as the encoder was trained.
+        views: a random place and no flip, of the size that the encoder was trained on.
+        objects: object-aware views, off: what labels gain from them; an object before another background keeps its
+            label.
+        classes: names of the classes in the order of the outputs; a run takes those of its data, sorted.
+        label: the label column.
         dropout: before the linear layer.
         label_smoothing: share of the target that is spread over all classes.
         freeze: "norms" keeps statistics and parameters of the encoder's norms, "trunk" the whole encoder.
     Raises: UsageError for values that cannot be, and without two classes.
     """
 
-    @takes_view_options(of=None)
+    parts: ClassVar = {"clips": Part(usual_clip), "views": Part(labelled_views), "objects": OBJECTS}
+
     def __init__(
         self,
         encoder: Encoder,
         *,
+        clips: Sampler | None = None,
+        views: SupportsViews | None = None,
+        objects: ObjectViews | None = None,
         classes: tuple[str, ...] = (),
         label: str = "label",
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] | None = None,
-        stride: Annotated[int, Range(ge=1, unit="frames")] | None = None,
-        size: Annotated[int, Range(ge=8, unit="px")] | None = None,
-        crop: Cropping = "place",
-        resize: tuple[int, int] | None = None,
-        crop_area_min: Annotated[float, Range(gt=0, le=1)] = 0.3,
-        crop_aspect_min: Annotated[float, Range(gt=0)] = 0.5,
-        crop_aspect_max: Annotated[float, Range(gt=0)] = 2.0,
-        flip_p: Annotated[float, Range(ge=0, le=1)] = 0.0,
         dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0,
         label_smoothing: Annotated[float, Range(ge=0, lt=1)] = 0.0,
         freeze: Frozen = "none",
     ) -> None:
-        super().__init__()
-        for what, value, known in (("crop", crop, Cropping), ("freeze", freeze, Frozen)):
-            if value not in get_args(known):
-                raise unknown_name(what, value, get_args(known))
         if len(set(classes)) < 2 or len(set(classes)) != len(classes):
             raise UsageError(f"supervised learning needs two or more different classes, got {list(classes)[:8]}")
-        spec = encoder.input_spec
-        clip_frames, stride = clip_frames or spec.num_frames, stride or spec.stride_frames
-        size = size or spec.size_px
-        encoder.input_spec = replace(spec, num_frames=clip_frames, stride_frames=stride, size_px=size)
-        self.encoder = encoder
+        super().__init__(encoder, clips=clips, views=views, objects=objects)
         self.head = LinearHead(encoder.num_features, len(classes))
         self.classes, self.label = tuple(classes), label
         self.target_columns = {label: self.classes}
-        self.sampler = UniformSampler(clip_frames=clip_frames, stride=stride)
-        if resize is not None and size > min(resize):
-            raise UsageError(f"a crop of {size} px does not fit the resized frame of {resize} (high, wide)")
-        whole = Resize(resize) if resize is not None else Resize(short_side_px=round(size * _ROOM))
-        box = RandomResizedCrop(size, (crop_area_min, 1.0), (crop_aspect_min, crop_aspect_max))
-        cut: list[Operation] = [box] if crop == "box" else [whole, RandomCrop(size)]
-        self.views = ViewPlan([[*cut, *([HorizontalFlip(flip_p)] if flip_p else [])]])
-        still: Operation = Resize(short_side_px=size) if crop == "box" else whole
-        self.validation_views = ViewPlan([[still, CenterCrop(size)]])
         self.dropout, self.label_smoothing, self.freeze = dropout, label_smoothing, freeze
         self.requires_grad_(True)  # an encoder may come frozen from where it was used
         for part in self.frozen():
             part.requires_grad_(False)
         self.train()
+
+    def views_of_validation(self, views: SupportsViews) -> SupportsViews | None:
+        """The frame resized alike, and its centre, where the views are a plan for squares."""
+        if not isinstance(views, ViewPlan) or views.size is None:
+            return None
+        first = views.pipelines[0][0]
+        still = first if isinstance(first, Resize) else Resize(short_side_px=views.size)
+        return ViewPlan([[still, CenterCrop(views.size)]])
 
     def frozen(self) -> Sequence[nn.Module]:
         """The parts of the encoder that stay as they are."""

@@ -7,25 +7,29 @@ and the small crops come from these clips in turn. Numbers are those of the auth
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unreel.core.checks import Amount, Count, Positive, Share, checked
 from unreel.core.distributed import all_gather_with_grad, all_reduce_mean
-from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import Sampler, SamplerDraw, SourceInfo
+from unreel.data.contracts import Sampler, SamplerDraw, SourceInfo, SupportsViews
 from unreel.losses.swav import sinkhorn, swapped_prediction
+from unreel.methods.debiasing import ObjectViews
 from unreel.methods.method import LossOutput, StepsDone
+from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
-from unreel.methods.siamese import SiameseMethod, takes_siamese_options
+from unreel.methods.siamese import SiameseMethod
 from unreel.nn.encoder import Encoder
-from unreel.nn.heads import L2Norm, projection_mlp
+from unreel.nn.heads import L2Norm, out_width, projection_mlp
 from unreel.views.plan import ViewPlan
+from unreel.views.presets import view_plan
 
 
 class ClipsInTurn:
@@ -49,23 +53,64 @@ class ClipsInTurn:
         return f"ClipsInTurn({self.clips!r}, {self.num_views})"
 
 
+@checked
+def multi_crop(
+    make: Callable[..., ViewPlan],
+    num_views: int,
+    *,
+    small_views: Amount = 6,
+    small_size: Annotated[int, Range(ge=8, unit="px")] = 96,
+    small_area_min: Share = 0.05,
+    small_area_max: Share = 0.14,
+) -> ViewPlan:
+    """Large views, and small ones after them.
+
+    Args:
+        make: what builds either kind, such as ``view_plan`` with its settings.
+        num_views: large views, one for each clip.
+        small_views: crops that are not assigned; 0 to 6 and more.
+        small_size: their side, pixels.
+        small_area_min, small_area_max: share of the frame that they cover.
+    Raises: UsageError for values that cannot be.
+    """
+    large = make(num_views=num_views)
+    if not small_views:
+        return large
+    area = {"crop_area_min": small_area_min, "crop_area_max": small_area_max}
+    small = make(num_views=small_views, size=small_size, **area)
+    return ViewPlan([*large.pipelines, *small.pipelines])
+
+
+@checked
+def swav_head(
+    in_dim: int,
+    *,
+    hidden_dim: Amount = 2048,
+    out_dim: Count = 128,
+) -> nn.Sequential:
+    """Linear, batch norm, ReLU, linear, unit length; ``hidden_dim=0`` is one linear layer."""
+    layers = 1 if hidden_dim else 0
+    mlp = projection_mlp(in_dim, hidden_layers=layers, hidden_dim=hidden_dim or 1, out_dim=out_dim, bn_momentum=0.1)
+    return nn.Sequential(*mlp, L2Norm())
+
+
 @register_method("swav")
+@checked
 class SwAV(SiameseMethod):
     """Swapped prediction between views. Defaults are the release's for batches of thousands.
 
-    The max(2, ρ) views of side ``size`` are the large ones; all of them are assigned.
+    There is a large view of each clip; all of them are assigned. The small ones take the clips in turn.
 
     The prototypes are rows of unit length, renormalised before each step. Logs ``agreement``, the share of samples
     whose first two views are nearest to the same prototype, and ``prototypes_used``, the share of prototypes in use: e
     to the entropy of the mean prediction, over K; near 1/K everything has become one cluster.
 
     Args:
-        encoder: trained in place; its ``input_spec`` is set to what this method feeds it.
-        crop_area_min: share of the frame that a large view covers at least.
-        small_views: crops that are not assigned; 0 to 6 and more.
-        small_size: their side, pixels. small_area_min, small_area_max: share of the frame that they cover.
-        hidden_dim, out_dim: of the head: linear, batch norm, ReLU, linear, unit length; 2048 and 128. hidden_dim 0 is
-            one linear layer.
+        encoder: trained in place; its ``input_spec`` is set to the clips and views this method is given.
+        clips, objects: see ``SiameseMethod``.
+        views: at least as many as clips. The large ones, of which there are as many as clips, come first. By default
+            they cover 14 % of the frame at least.
+        head: from embeddings to unit rows: 2048 wide, 128 out.
         num_prototypes: K, 3,000; at least several samples of a batch (with its queue) per prototype or few.
         epsilon, iterations: of the assignment, see ``sinkhorn``.
         temperature: of the prediction.
@@ -74,56 +119,39 @@ class SwAV(SiameseMethod):
             batches of 256; 0 keeps none.
         queue_epoch: epoch from which they are collected; they take part once the queue is full. It starts with an
             epoch of which the trainer must know the number: a loader without a length stays in epoch 0.
-        options: of ``SiameseMethod``: clips, views, sizes, and every argument of ``unreel.views.presets.view_plan``.
     Raises: UsageError for values that cannot be.
     """
 
+    parts: ClassVar = {
+        **SiameseMethod.parts,
+        "views": Part(multi_crop, {"preset": "occon", "crop_area_min": 0.14}, of=view_plan),
+        "head": Part(swav_head),
+    }
+    head: nn.Module
     queue: Tensor
     queue_filled: Tensor
 
-    @takes_siamese_options("crop_area_min")
     def __init__(
         self,
         encoder: Encoder,
         *,
-        crop_area_min: Annotated[float, Range(ge=0, le=1)] = 0.14,
-        small_views: Annotated[int, Range(ge=0)] = 6,
-        small_size: Annotated[int, Range(ge=8, unit="px")] = 96,
-        small_area_min: Annotated[float, Range(ge=0, le=1)] = 0.05,
-        small_area_max: Annotated[float, Range(ge=0, le=1)] = 0.14,
-        hidden_dim: Annotated[int, Range(ge=0)] = 2048,
-        out_dim: Annotated[int, Range(ge=1)] = 128,
+        clips: Sampler | None = None,
+        views: SupportsViews | None = None,
+        objects: ObjectViews | None = None,
+        head: nn.Module | None = None,
         num_prototypes: Annotated[int, Range(ge=2)] = 3000,
-        epsilon: Annotated[float, Range(gt=0)] = 0.05,
-        iterations: Annotated[int, Range(ge=1)] = 3,
-        temperature: Annotated[float, Range(gt=0)] = 0.1,
-        freeze_steps: Annotated[int, Range(ge=0)] = 313,
+        epsilon: Positive = 0.05,
+        iterations: Count = 3,
+        temperature: Positive = 0.1,
+        freeze_steps: Amount = 313,
         queue_size: Annotated[int, Range(ge=0, unit="projections")] = 0,
-        queue_epoch: Annotated[int, Range(ge=0)] = 15,
-        **options: Any,
+        queue_epoch: Amount = 15,
     ) -> None:
-        if num_prototypes < 2:
-            raise UsageError(f"swav needs at least 2 prototypes, got {num_prototypes}")
-        if small_views < 0:
-            raise UsageError(f"small_views must not be negative, got {small_views}")
-        sinkhorn(torch.zeros(1, 2, device="cpu"), epsilon=epsilon, iterations=iterations, gather=False)  # refuse now
-        super().__init__(encoder, crop_area_min=crop_area_min, **options)
-        large = self.views
-        self.num_large = large.num_views
-        if small_views:
-            small = self.plan(
-                size=small_size, num_views=small_views, crop_area_min=small_area_min, crop_area_max=small_area_max
-            )
-            self.views = ViewPlan([*large.pipelines, *small.pipelines], shared=large.shared)
+        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head)
+        self.num_large = self.sampler.num_views
+        if self.views.num_views > self.num_large:
             self.sampler = ClipsInTurn(self.sampler, self.views.num_views)
-        mlp = projection_mlp(
-            encoder.num_features,
-            hidden_layers=1 if hidden_dim else 0,
-            hidden_dim=hidden_dim or 1,
-            out_dim=out_dim,
-            bn_momentum=0.1,
-        )
-        self.head = nn.Sequential(*mlp, L2Norm())
+        out_dim = out_width(self.head)
         self.prototypes = nn.Linear(out_dim, num_prototypes, bias=False)
         self._renormalise()
         self.register_buffer("queue", torch.zeros(self.num_large, queue_size, out_dim))

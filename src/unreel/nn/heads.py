@@ -86,6 +86,20 @@ class L2Norm(nn.Module):
 
 
 @checked
+def unit_linear(in_dim: Count, *, out_dim: Count = 128) -> nn.Sequential:
+    """One linear layer: embeddings (B, in_dim) to unit rows (B, out_dim)."""
+    return nn.Sequential(nn.Linear(in_dim, out_dim), L2Norm())
+
+
+def out_width(head: nn.Module) -> int:
+    """How wide a head's rows are: as its last linear layer. Raises UsageError for a head without one."""
+    widths = [module.out_features for module in head.modules() if isinstance(module, nn.Linear)]
+    if not widths:
+        raise UsageError(f"the head needs a linear layer, which says how wide its rows are; got {head}")
+    return widths[-1]
+
+
+@checked
 def normalized_mlp(in_dim: Count, hidden_dim: Count, out_dim: Count) -> nn.Sequential:
     """Linear without bias, BatchNorm, ReLU, Linear with bias, L2 norm: (B, in_dim) to unit rows (B, out_dim).
 

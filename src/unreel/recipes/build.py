@@ -266,7 +266,7 @@ def _with_method(settings: Settings, encoder: Encoder, found: Manifest, rows: Ma
 def method_arguments(settings: Settings) -> dict[str, object]:
     """The keyword arguments of ``create_method``: the method's own, and a mapping of settings for each part."""
     parts = method_builder(str(settings["method"]["name"])).parts
-    return {**settings.arguments("method"), **{name: dict(settings[name]) for name in parts}}
+    return {**settings.arguments("method"), **{name: dict(settings[name]) for name in parts if name in settings}}
 
 
 def _assemble(

@@ -55,7 +55,8 @@ def settings_schema(method: str | None = USUAL_METHOD, *, encoder: bool = True) 
     if method is not None:
         parts = method_builder(method).parts
         schema["method"] = Section(choose=method_builder, default_name=method, omit=frozenset({"encoder", *parts}))
-        schema |= {name: part.section(parts) for name, part in parts.items()}
+        sections = {name: part.section(parts) for name, part in parts.items()}
+        schema |= {name: section for name, section in sections.items() if section.names()}
     if encoder:
         schema["encoder"] = Section((initial_weights,), choose=_encoder_builder)
     schema["optimizer"] = Section(
