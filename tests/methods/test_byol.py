@@ -55,7 +55,7 @@ def test_the_momentum_reaches_the_teacher() -> None:
         before = teacher.clone()
         method.on_step_begin(StepsDone(done, 10))
         torch.testing.assert_close(teacher, expected * before)
-    with pytest.raises(UsageError, match="momentum schedule"):
+    with pytest.raises(UsageError, match="momentum_schedule must be"):
         tiny("byol", momentum_schedule="linear")
 
 

@@ -50,7 +50,7 @@ def test_versions() -> None:
         torch.testing.assert_close(z.norm(dim=1), torch.ones(4))
     assert tiny("moco", version="v1", temperature=0.5).temperature == 0.5
     assert tiny("moco", version="occon").head[0].bias is None
-    with pytest.raises(UsageError, match="known: occon, v1, v2"):
+    with pytest.raises(UsageError, match="must be one of v1, v2, occon"):
         tiny("moco", version="3")
 
 

@@ -189,10 +189,10 @@ class PIRL(Method):
         memory_momentum: Annotated[float, Range(ge=0, lt=1)] = 0.5,
         loss: MemoryLoss = "nce",
     ) -> None:
-        if num_sources is None or num_sources < 2:
+        if num_sources is None:
             raise UsageError(
-                "pirl keeps a representation of every training source and needs their number, at least 2: pass "
-                f"num_sources=len(manifest) (unreel pretrain does it for you); got {num_sources}"
+                "pirl keeps a representation of every training source and needs their number: pass "
+                "num_sources=len(manifest) (unreel pretrain does it for you)"
             )
         super().__init__(
             encoder, clips=clips, jigsaw=jigsaw, views=views, objects=objects, head=head, jigsaw_head=jigsaw_head
