@@ -161,26 +161,26 @@ COMMON: Mapping[str, Any] = {
     "train.workers": 0,
     "train.log_every": 5,
     "data.cache_mb": 600,  # the whole training part, decoded once
-    "method.size": SIZE_PX,
-    "method.clip_frames": CLIP_FRAMES,
+    "size": SIZE_PX,
+    "clip_frames": CLIP_FRAMES,
 }
 # Views of the tasks about time: the frame at 52 pixels, a crop of 48 for each snippet, a flip for all together.
-_SNIPPETS: Mapping[str, Any] = {"method.resize": (52, 52), "method.flip_p": 0.5}
+_SNIPPETS: Mapping[str, Any] = {"resize": (52, 52), "flip_p": 0.5}
 # Views of contrast, as recipes/demo.yaml: smaller crops lose the only object, the aspect is part of some shapes.
 _PAIRS: Mapping[str, Any] = {
-    "method.views": "paper",
-    "method.stride": 1,
-    "method.interval": "uniform",
-    "method.crop_area_min": 0.4,
-    "method.crop_aspect_min": 0.75,
-    "method.crop_aspect_max": 1.333,
-    "method.jitter_strength": 1.0,
-    "method.hidden_dim": 192,
-    "method.out_dim": 64,
+    "views.preset": "paper",
+    "stride": 1,
+    "interval": "uniform",
+    "views.crop_area_min": 0.4,
+    "views.crop_aspect_min": 0.75,
+    "views.crop_aspect_max": 1.333,
+    "views.jitter_strength": 1.0,
+    "head.hidden_dim": 192,
+    "head.out_dim": 64,
 }
-_ORDER: Mapping[str, Any] = {**_SNIPPETS, "method.interval": 11, "method.dropout": 0.1}
+_ORDER: Mapping[str, Any] = {**_SNIPPETS, "interval": 11, "method.dropout": 0.1}
 ENTRIES: Mapping[str, Entry] = {
-    "cvrl": Entry({**_PAIRS, "method.hidden_layers": 1, "method.bn_momentum": 0.1}, 64),
+    "cvrl": Entry({**_PAIRS, "head.hidden_layers": 1, "head.bn_momentum": 0.1}, 64),
     "simclr": Entry(_PAIRS, 64),
     # The queue is two thirds of the videos; at the paper's 65,536 it would not fill in this run.
     "moco": Entry({**_PAIRS, "method.queue_size": 512, "method.momentum": 0.99}, 64),
@@ -190,8 +190,8 @@ ENTRIES: Mapping[str, Entry] = {
     "swav": Entry(
         {
             **_PAIRS,
-            "method.crop_area_min": 0.7,
-            "method.small_views": 0,
+            "views.crop_area_min": 0.7,
+            "views.small_views": 0,
             "method.num_prototypes": 32,
             "method.epsilon": 0.02,
             "method.temperature": 0.3,
@@ -203,11 +203,11 @@ ENTRIES: Mapping[str, Entry] = {
     # Four patches, as nine of 16 pixels would be smaller than the encoder's stride; the memory holds every video.
     "pirl": Entry(
         {
-            **{k: v for k, v in _PAIRS.items() if k != "method.hidden_dim"},
-            "method.rho": 2,
-            "method.grid": 2,
-            "method.jigsaw_size": SIZE_PX,
-            "method.patch_px": 20,
+            **{k: v for k, v in _PAIRS.items() if k != "head.hidden_dim"},
+            "clips.rho": 2,
+            "jigsaw.grid": 2,
+            "views.jigsaw_size": SIZE_PX,
+            "jigsaw.patch_px": 20,
             "method.num_negatives": 256,
         },
         64,
@@ -225,14 +225,14 @@ ENTRIES: Mapping[str, Entry] = {
         {"order_accuracy": 1 / 6, "order_accuracy_up_to_reversal": 1 / 3},
     ),
     "vcop": Entry({**_ORDER, "method.head_dim": 192}, 16, {"accuracy": 1 / 6}),
-    "opn": Entry({**_ORDER, "method.interval": 5, "method.head_dim": 192}, 16, {"accuracy": 1 / 12}),
-    "shuffle_learn": Entry({**_SNIPPETS, "method.interval": 1}, 16, {"accuracy": 3 / 4}),
-    "vcp": Entry({**_SNIPPETS, "method.interval": 5}, 16, {"accuracy": 1 / 5}),
-    "arrow_of_time": Entry({**_SNIPPETS, "method.stride": 1}, 32, {"accuracy": 1 / 2}),
+    "opn": Entry({**_ORDER, "interval": 5, "method.head_dim": 192}, 16, {"accuracy": 1 / 12}),
+    "shuffle_learn": Entry({**_SNIPPETS, "interval": 1}, 16, {"accuracy": 3 / 4}),
+    "vcp": Entry({**_SNIPPETS, "interval": 5}, 16, {"accuracy": 1 / 5}),
+    "arrow_of_time": Entry({**_SNIPPETS, "stride": 1}, 32, {"accuracy": 1 / 2}),
     "pace": Entry({**_SNIPPETS, "method.rates": (1, 2, 3, 4)}, 32, {"accuracy": 1 / 4}),
-    "rotation": Entry({"method.resize": (52, 52), "method.stride": 1}, 16, {"accuracy": 1 / 4}),
+    "rotation": Entry({"resize": (52, 52), "stride": 1}, 16, {"accuracy": 1 / 4}),
     # The reference with labels, of motion.
-    "supervised": Entry({**_SNIPPETS, "method.label": "motion", "method.stride": 1}, 32, {"accuracy": 1 / 8}),
+    "supervised": Entry({**_SNIPPETS, "method.label": "motion", "stride": 1}, 32, {"accuracy": 1 / 8}),
 }
 
 

@@ -27,7 +27,7 @@ from unreel.cli.main import main as command
 from unreel.data.synthetic import ActionWorld
 from unreel.nn import create_encoder, save_encoder
 
-SMALL = ["--encoder", "r3d_tiny", "--method.size", "32", "--method.clip_frames", "4", "--train.steps", "2"]
+SMALL = ["--encoder", "r3d_tiny", "--size", "32", "--clip_frames", "4", "--train.steps", "2"]
 FILES = {
     "embed": ["embed", "ENCODER", "DATA", "--out", "PLACE/a.npz"],
     "embed parquet": ["embed", "ENCODER", "DATA", "--out", "PLACE/a.parquet"],

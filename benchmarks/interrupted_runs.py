@@ -30,8 +30,8 @@ from unreel.data.synthetic import ActionWorld
 from unreel.train.run import Run
 
 SETTINGS = [
-    *("--method", "cvrl", "--encoder", "r3d_tiny", "--method.size", "32", "--method.clip_frames", "4"),
-    *("--method.hidden-dim", "16", "--train.warmup_epochs", "0", "--train.batch_size", "8", "--train.workers", "2"),
+    *("--method", "cvrl", "--encoder", "r3d_tiny", "--size", "32", "--clip_frames", "4"),
+    *("--head.hidden-dim", "16", "--train.warmup_epochs", "0", "--train.batch_size", "8", "--train.workers", "2"),
 ]
 
 

@@ -299,32 +299,32 @@ WORLD_CAM = CamSettings(iterations=3, expand_resolution=4)
 WORLD_FACTS = CamSettings(iterations=1, expand_resolution=4)
 CAM_BATCH = 128
 IMAGE_METHOD: Mapping[str, Any] = {
-    "method.size": VIEW_PX["image"],
-    "method.clip_frames": 1,
-    "method.stride": 1,
-    "method.crop_area_min": 0.4,
-    "method.hidden_dim": 192,
-    "method.out_dim": 64,
+    "views.size": VIEW_PX["image"],
+    "clips.clip_frames": 1,
+    "clips.stride": 1,
+    "views.crop_area_min": 0.4,
+    "head.hidden_dim": 192,
+    "head.out_dim": 64,
     "method.queue_size": 256,
     "method.momentum": 0.97,  # in a run this short the loss falls sooner than at 0.99 and a rate of 0.003
     "optimizer.lr": 0.004,
 }
 VIDEO_METHOD: Mapping[str, Any] = {
-    "method.size": VIEW_PX["video"],
-    "method.clip_frames": CLIP_FRAMES,
-    "method.stride": 1,
-    "method.interval": "uniform",
-    "method.crop_area_min": 0.4,
-    "method.hidden_dim": 192,
-    "method.out_dim": 64,
+    "views.size": VIEW_PX["video"],
+    "clips.clip_frames": CLIP_FRAMES,
+    "clips.stride": 1,
+    "clips.interval": "uniform",
+    "views.crop_area_min": 0.4,
+    "head.hidden_dim": 192,
+    "head.out_dim": 64,
     "optimizer.lr": 0.004,
 }
 SUPERVISED_METHOD: Mapping[str, Any] = {
-    "method.size": VIEW_PX["image"],
-    "method.clip_frames": 1,
-    "method.stride": 1,
-    "method.crop": "box",
-    "method.flip_p": 0.5,
+    "views.size": VIEW_PX["image"],
+    "clips.clip_frames": 1,
+    "clips.stride": 1,
+    "views.crop": "box",
+    "views.flip_p": 0.5,
     "train.validation": 0,
     "train.select": "last",
 }
@@ -351,12 +351,12 @@ PLAIN = "plain"
 # What is switched on, over the plain run.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     PLAIN: {},
-    "oa_crop": {"method.object_crop": "cam"},
-    "bg_mixup": {"method.bg_mixup": "cam"},
+    "oa_crop": {"objects.object_crop": "cam"},
+    "bg_mixup": {"objects.bg_mixup": "cam"},
 }
 BOUNDS: Mapping[str, Mapping[str, Any]] = {
-    "oa_crop_gt": {"method.object_crop": "gt"},
-    "bg_mixup_gt": {"method.bg_mixup": "gt"},
+    "oa_crop_gt": {"objects.object_crop": "gt"},
+    "bg_mixup_gt": {"objects.bg_mixup": "gt"},
 }
 VARIANT_NAMES = {
     PLAIN: "plain",
@@ -676,16 +676,16 @@ REAL_BATCH = 64
 REAL_STEPS, REAL_BATCH_SIZE = 700, 32
 REAL_SUPERVISED_STEPS = 220
 REAL_METHOD: Mapping[str, Any] = {
-    "method.size": 64,
-    "method.clip_frames": 1,
-    "method.stride": 1,
-    "method.crop_area_min": 0.2,
-    "method.hidden_dim": 192,
-    "method.out_dim": 64,
+    "views.size": 64,
+    "clips.clip_frames": 1,
+    "clips.stride": 1,
+    "views.crop_area_min": 0.2,
+    "head.hidden_dim": 192,
+    "head.out_dim": 64,
     "method.queue_size": 128,  # of 208 sources: a longer one holds the query's own key
     "optimizer.lr": 0.002,
 }
-REAL_SUPERVISED: Mapping[str, Any] = {**SUPERVISED_METHOD, "method.size": 64, "method.label": "label"}
+REAL_SUPERVISED: Mapping[str, Any] = {**SUPERVISED_METHOD, "views.size": 64, "method.label": "label"}
 FRAME_STEP = 5  # of DAVIS's 30 frames per sequence, each fifth is scored
 SUPERVISED_STEP = 3  # and each third is a picture for the classifier
 COLLECTIONS = {

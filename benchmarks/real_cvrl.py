@@ -74,10 +74,10 @@ CHANGES = {
         ),
     ),
     "covid_blues": (
-        Change("method.flip_p", 0.0, "left and right of the image are left and right of the probe: positions"),
-        Change("method.saturation", 0.0, "B-mode video is grey"),
-        Change("method.hue", 0.0, "B-mode video is grey"),
-        Change("method.gray_p", 0.0, "B-mode video is grey"),
+        Change("views.flip_p", 0.0, "left and right of the image are left and right of the probe: positions"),
+        Change("views.saturation", 0.0, "B-mode video is grey"),
+        Change("views.hue", 0.0, "B-mode video is grey"),
+        Change("views.gray_p", 0.0, "B-mode video is grey"),
     ),
 }
 
