@@ -178,7 +178,7 @@ _PAIRS: Mapping[str, Any] = {
     "head.hidden_dim": 192,
     "head.out_dim": 64,
 }
-_ORDER: Mapping[str, Any] = {**_SNIPPETS, "interval": 11, "method.dropout": 0.1}
+_ORDER: Mapping[str, Any] = {**_SNIPPETS, "interval": 11, "head.dropout": 0.1}
 ENTRIES: Mapping[str, Entry] = {
     "cvrl": Entry({**_PAIRS, "head.hidden_layers": 1, "head.bn_momentum": 0.1}, 64),
     "simclr": Entry(_PAIRS, 64),
@@ -217,19 +217,19 @@ ENTRIES: Mapping[str, Entry] = {
             **_ORDER,
             "method.bn_grouping": "joint",
             "method.bn_statistics": "snippets",
-            "method.head_graph": "position_chain",
-            "method.hidden": 192,
-            "method.gate_hidden": 64,
+            "graph.head_graph": "position_chain",
+            "graph.hidden": 192,
+            "head.gate_hidden": 64,
         },
         16,
         {"order_accuracy": 1 / 6, "order_accuracy_up_to_reversal": 1 / 3},
     ),
-    "vcop": Entry({**_ORDER, "method.head_dim": 192}, 16, {"accuracy": 1 / 6}),
-    "opn": Entry({**_ORDER, "interval": 5, "method.head_dim": 192}, 16, {"accuracy": 1 / 12}),
+    "vcop": Entry({**_ORDER, "head.hidden": 192}, 16, {"accuracy": 1 / 6}),
+    "opn": Entry({**_ORDER, "interval": 5, "head.hidden": 192}, 16, {"accuracy": 1 / 12}),
     "shuffle_learn": Entry({**_SNIPPETS, "interval": 1}, 16, {"accuracy": 3 / 4}),
     "vcp": Entry({**_SNIPPETS, "interval": 5}, 16, {"accuracy": 1 / 5}),
     "arrow_of_time": Entry({**_SNIPPETS, "stride": 1}, 32, {"accuracy": 1 / 2}),
-    "pace": Entry({**_SNIPPETS, "method.rates": (1, 2, 3, 4)}, 32, {"accuracy": 1 / 4}),
+    "pace": Entry({**_SNIPPETS, "clips.rates": (1, 2, 3, 4)}, 32, {"accuracy": 1 / 4}),
     "rotation": Entry({"resize": (52, 52), "stride": 1}, 16, {"accuracy": 1 / 4}),
     # The reference with labels, of motion.
     "supervised": Entry({**_SNIPPETS, "method.label": "motion", "stride": 1}, 32, {"accuracy": 1 / 8}),

@@ -116,13 +116,13 @@ CHANGES: dict[str, tuple[Change, ...]] = {
     ),
     "covid_blues": (
         Change(
-            "method.stride",
+            "clips.stride",
             2,
             "25 frames a second, and what moves in a lung moves slowly; a tuple then spans 53 of 59 or more frames",
         ),
-        Change("method.interval", 4, "as above"),
-        Change("method.resize", [55, 55], "the frames are square, and depth and width are the same length in them"),
-        Change("method.flip_p", 0.0, "left and right of the image are left and right of the probe: positions"),
+        Change("clips.interval", 4, "as above"),
+        Change("views.resize", [55, 55], "the frames are square, and depth and width are the same length in them"),
+        Change("views.flip_p", 0.0, "left and right of the image are left and right of the probe: positions"),
     ),
 }
 
@@ -175,8 +175,7 @@ def first_weights(manifest: Manifest, settings: Mapping[str, Any], seed: int, ke
 
 def kept_frames(settings: Mapping[str, Any]) -> KeptFrames:
     """Frames at the size that views and test clips resize to first, so that keeping them changes no sample."""
-    method = dict(load_recipe(RECIPE).sections["method"])
-    height, width = settings.get("method.resize", method["resize"])
+    height, width = settings.get("views.resize", load_recipe(RECIPE).sections["views"]["resize"])
     return KeptFrames(height, width)
 
 
@@ -256,7 +255,7 @@ def order_outcomes(trained: Trained, manifest: Manifest, kept: KeptFrames) -> di
     blind = 1 / len(permutations(method.sampler.num_snippets))
     # The graph of the order tells it up to reversal where each pair of reversed orders has a graph of its own, as with
     # three snippets; of the two that are left one is a guess (tcgl.md §2.2, §7 P1).
-    leaks = trained.prepared.settings["method"]["head_graph"] == "order"
+    leaks = trained.prepared.settings["graph"]["head_graph"] == "order"
     chance = {
         "order": 0.5 if leaks else blind,
         "order_up_to_reversal": 1.0 if leaks else 2 * blind,
@@ -285,7 +284,7 @@ def run_seed(name: str, manifest: Manifest, seed: int, out: Path) -> Seed:
     settings: dict[str, Any] = {change.setting: change.value for change in CHANGES[name]}
     kept = kept_frames(settings)
     trained = {
-        variant: pretrain(manifest, {**settings, "method.head_graph": graph}, seed, out / variant, kept)
+        variant: pretrain(manifest, {**settings, "graph.head_graph": graph}, seed, out / variant, kept)
         for variant, graph in VARIANTS.items()
     }
     begin = time.perf_counter()

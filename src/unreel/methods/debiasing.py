@@ -1,4 +1,4 @@
-"""Object-aware views as switches of any method that takes view options (object_aware.md §3, §4, §8).
+"""Object-aware views as a part of any method whose views are a plan (object_aware.md §3, §4, §8).
 
 ``object_crop`` shows objects instead of scenes, ``bg_mixup`` puts them before other backgrounds. Where the objects are
 is computed before the run by another encoder (``cam``), or given with the data (``gt``, the upper bound).
@@ -114,8 +114,3 @@ class ObjectViews:
 
 OBJECTS = Part(ObjectViews)
 """The part ``objects`` of every method whose views are a ``ViewPlan``."""
-
-
-def debias(method: Method, **options: Any) -> None:
-    """Give a method object-aware views; see ``ObjectViews``."""
-    ObjectViews(**options).change(method)
