@@ -7,7 +7,7 @@ is computed before the run by another encoder (``cam``), or given with the data 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.settings import Range
