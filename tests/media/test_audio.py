@@ -77,6 +77,8 @@ def test_a_video_may_begin_later_than_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "loose"), [("wav", 1e-4), ("aac in mp4", 0.05), ("opus in mkv", 0.05)])
 def test_a_tone_keeps_pitch_level_and_phase(name: str, loose: float, tmp_path: Path) -> None:
     kind = KINDS[name]
+    if not has_encoder(kind.codec):
+        pytest.skip(f"this PyAV has no {kind.codec} encoder")
     path = write_sound(tmp_path / f"a{kind.suffix}", tone(2, kind.rate_hz), kind)
     for rate_hz in (8_000, 16_000, 44_100):
         found = AudioDecoder(rate_hz).read(path, times_s=np.arange(rate_hz // 4, rate_hz // 2) / rate_hz)

@@ -19,7 +19,7 @@ from unreel.core.text import shown
 from unreel.data.manifest import Manifest
 from unreel.media import MediaError, VideoInfo, decode_frames, decode_whole, probe, probe_frames
 
-_FORMAT = 3  # raise when probing learns to tell more or other things, so that old answers are not believed
+_FORMAT = 4  # raise when probing learns to tell more or other things, so that old answers are not believed
 
 
 class IndexFault(NamedTuple):

@@ -89,7 +89,7 @@ class AudioDecoder:
             track = _Track(source)
             source.reopen()
             tick = float(source.stream.time_base)
-            end = max((p.pts + (p.duration or 0)) * tick for p in source.packets() if p.pts is not None)
+            end = max(((p.pts + (p.duration or 0)) * tick for p in source.packets() if p.pts is not None), default=0.0)
             start = track.first / track.rate
             return AudioInfo(
                 rate_hz=track.rate,
