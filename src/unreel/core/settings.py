@@ -252,14 +252,16 @@ def _refusal(name: str, parameter: _Parameter, value: object, error: ValidationE
     unit = f" {unit}" if unit else ""
     shown = repr(value) if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     first = details[0]
-    kind, context = first["type"], first.get("ctx", {})
+    kind, context, inner = first["type"], first.get("ctx", {}), first["input"]
     kinds = {d["type"] for d in details}
+    where = "".join(f"[{i}]" for i in first["loc"] if isinstance(i, int))
     if kind == "literal_error" and len(kinds) == 1:
         hint = parameter.hint
         options = [a for part in (hint, *get_args(hint)) if get_origin(part) is Literal for a in get_args(part)]
-        close = nearest(str(value), [str(o) for o in options]) if isinstance(value, str) else []
+        close = nearest(inner, [str(o) for o in options]) if isinstance(inner, str) else []
         tail = f"; did you mean {close[0]!r}?" if close else ""
-        return UsageError(f"{name} must be one of {', '.join(map(str, options))}, got {shown}{tail}")
+        found = repr(inner) if isinstance(inner, str) else shown
+        return UsageError(f"{name}{where} must be one of {', '.join(map(str, options))}, got {found}{tail}")
     if len(details) == 1:
         bounds = {
             "greater_than": ("gt", ">"),
@@ -269,8 +271,7 @@ def _refusal(name: str, parameter: _Parameter, value: object, error: ValidationE
         }
         if kind in bounds:
             key, sign = bounds[kind]
-            where = "".join(f"[{i}]" for i in first["loc"] if isinstance(i, int))
-            found = shown if not where else json.dumps(first["input"], default=str)
+            found = shown if not where else json.dumps(inner, default=str)
             return UsageError(f"{name}{where} must be {sign} {context[key]:g}{unit}, got {found}")
         if kind in ("value_error", "assertion_error"):
             return UsageError(f"{name}: {context.get('error', first['msg'])}, got {shown}")

@@ -190,14 +190,18 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
+def _told(names: Sequence[str], one: str, many: str, how: str) -> list[str]:
+    return [f"{_count(len(names), one, many)} {how}: {_some(names)}"] if names else []
+
+
 def _faults(found: _Found) -> list[str]:
-    notices = []
-    if found.closed:
-        what = _count(len(found.closed), "folder", "folders")
-        notices.append(f"{what} could not be listed, and what is in there is left out: {_some(found.closed)}")
-    if found.nowhere:
-        what = _count(len(found.nowhere), "link leads", "links lead")
-        notices.append(f"{what} nowhere, and what should be there is left out: {_some(found.nowhere)}")
+    closed, nowhere = (
+        "could not be listed, and what is in there is left out",
+        "nowhere, and what should be there is left out",
+    )
+    notices = _told(found.closed, "folder", "folders", closed) + _told(
+        found.nowhere, "link leads", "links lead", nowhere
+    )
     return [Warned(notice) for notice in notices]
 
 
@@ -212,35 +216,26 @@ def _left_out(found: _Found, chosen: str, files: Sequence[str]) -> list[str]:
     if found.media["foreign"]:
         notices.append(_foreign(found.media["foreign"]))
     archives = [name for name in found.other if name.lower().endswith(_ARCHIVES)]
-    if archives:
-        notices.append(f"{_count(len(archives), 'archive is', 'archives are')} not looked into: {_some(archives)}")
+    notices += _told(archives, "archive is", "archives are", "not looked into")
     other = sorted(set(found.other) - set(archives))
     if other:
         suffixes = Counter(suffix_of(name) or "no suffix" for name in other).most_common(_SHOWN)
         kinds = ", ".join(f"{suffix}: {count:,}" for suffix, count in suffixes)
         what = _count(len(other), "file that is no media by its name", "files that are no media by their names")
         notices.append(f"{what} ignored ({kinds}), such as {other[0]}")
-    if found.special:
-        what = _count(len(found.special), "pipe, socket or device", "pipes, sockets or devices")
-        notices.append(f"{what} left out: {_some(found.special)}")
-    if found.results:
-        what = _count(
-            len(found.results), "folder holds results of unreel and is", "folders hold results of unreel and are"
-        )
-        notices.append(f"{what} left out: {_some(found.results)}")
+    notices += _told(found.special, "pipe, socket or device", "pipes, sockets or devices", "left out")
+    one, many = "folder holds results of unreel and is", "folders hold results of unreel and are"
+    notices += _told(found.results, one, many, "left out")
     if found.hidden:
         notices.append(f"{_count(found.hidden, 'hidden file or folder', 'hidden files or folders')} ignored")
-    if found.again:
-        what = _count(len(found.again), "folder is", "folders are")
-        notices.append(f"{what} here under another name already, through links, and left out: {_some(found.again)}")
+    through = "here under another name already, through links, and left out"
+    notices += _told(found.again, "folder is", "folders are", through)
     used = {""}
     for path in files:
         while (path := os.path.dirname(path)) not in used:
             used.add(path)
     bare = [folder for folder in found.folders if folder not in used and os.path.dirname(folder) in used]
-    if bare:
-        notices.append(f"{_count(len(bare), 'folder holds', 'folders hold')} no {kind} at all: {_some(bare)}")
-    return notices
+    return notices + _told(bare, "folder holds", "folders hold", f"no {kind} at all")
 
 
 def _foreign(paths: list[str]) -> str:

@@ -10,8 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 
-from unreel.core.checks import Amount
-from unreel.core.errors import UsageError
+from unreel.core.checks import Amount, checked
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.contracts import Request, SamplerDraw, SourceInfo
@@ -24,6 +23,7 @@ from unreel.nn.heads import ConcatHead
 from unreel.views.presets import snippet_views
 
 
+@checked
 class ReverseSampler:
     """One clip at a uniform place, played backward with probability ``reverse_p``.
 
@@ -42,10 +42,6 @@ class ReverseSampler:
         reverse_p: Annotated[float, Range(gt=0, lt=1)] = 0.5,
     ) -> None:
         self.min_frames = clip_span(clip_frames, stride)
-        if clip_frames < 2 or not 0 < reverse_p < 1:
-            raise UsageError(
-                f"a direction needs clips of at least 2 frames and reverse_p in (0, 1), got {clip_frames}, {reverse_p}"
-            )
         self.clip_frames, self.stride, self.reverse_p = clip_frames, stride, reverse_p
 
     def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:

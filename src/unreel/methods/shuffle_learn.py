@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 
-from unreel.core.checks import Amount
+from unreel.core.checks import Amount, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
@@ -33,6 +33,7 @@ _IN_ORDER = (1, 2, 3)  # b, c, d of a … e
 _OUT_OF_ORDER = ((1, 0, 3), (1, 4, 3))
 
 
+@checked
 class MomentSampler:
     """Three of five moments of one video, in a possible order or not.
 
@@ -61,8 +62,6 @@ class MomentSampler:
         positive_p: Annotated[float, Range(gt=0, lt=1)] = 0.25,
     ) -> None:
         span = clip_span(clip_frames, stride)
-        if interval < 0 or not 0 < positive_p < 1:
-            raise UsageError(f"moments need an interval ≥ 0 and positive_p in (0, 1), got {interval}, {positive_p}")
         self.clip_frames, self.stride, self.interval, self.tile = clip_frames, stride, interval, tile
         self.step = interval + (1 if tile else span)
         self.window, self.positive_p = window, positive_p

@@ -211,26 +211,6 @@ def nearest(
     return _search(space, exclusion, k)
 
 
-def _average_precision(space: _Space, exclusion: _Exclusion, labels: tuple[Tensor, Tensor]) -> NDArray[np.float64]:
-    parts: list[Tensor] = []
-    everything = slice(0, len(space.gallery))
-    for rows in _slices(len(space.queries), _rows_of_whole_gallery(space)):
-        block = space.block(rows, everything)
-        mask = exclusion.mask(rows, everything)
-        if mask is not None:
-            block.masked_fill_(mask, -torch.inf)
-        order = block.argsort(dim=1, descending=True, stable=True)
-        relevant = labels[0][rows, None] == labels[1][None]
-        if mask is not None:
-            relevant &= ~mask
-        relevant = relevant.gather(1, order)
-        ranks = torch.arange(1, relevant.shape[1] + 1, device=block.device, dtype=torch.float64)
-        precision = relevant.cumsum(1) / ranks
-        total = relevant.sum(1)
-        parts.append((precision * relevant).sum(1) / total.clamp(min=1))
-    return torch.cat(parts).cpu().numpy()
-
-
 def retrieval_outcomes(
     queries: object,
     gallery: object,
@@ -265,35 +245,45 @@ def retrieval_outcomes(
     sums = relevant.cumsum(1)
     device = space.queries.device
     codes = torch.from_numpy(a).to(device), torch.from_numpy(b).to(device)
-    num_relevant, num_candidates = _counts(space, exclusion, codes)
-    precision = _average_precision(space, exclusion, codes) if average_precision else None
+    compared = _relevance(space, exclusion, codes, average_precision=average_precision)
     return RetrievalOutcomes(
         {k: (sums[:, k - 1] > 0).astype(np.float64) for k in ks},
-        {k: sums[:, k - 1] / np.maximum(num_relevant, 1) for k in ks},
-        precision,
-        num_relevant,
-        num_candidates,
+        {k: sums[:, k - 1] / np.maximum(compared.relevant, 1) for k in ks},
+        compared.average_precision,
+        compared.relevant,
+        compared.candidates,
         found,
     )
 
 
-def _counts(
-    space: _Space, exclusion: _Exclusion, codes: tuple[Tensor, Tensor]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Relevant rows and compared rows of each query, after exclusions."""
-    relevant: list[Tensor] = []
-    candidates: list[Tensor] = []
+class _Relevance(NamedTuple):
+    """Per query: relevant rows and compared rows, after exclusions, and the average precision where it was asked for."""
+
+    relevant: NDArray[np.int64]
+    candidates: NDArray[np.int64]
+    average_precision: NDArray[np.float64] | None
+
+
+def _relevance(
+    space: _Space, exclusion: _Exclusion, codes: tuple[Tensor, Tensor], *, average_precision: bool
+) -> _Relevance:
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     everything = slice(0, len(space.gallery))
     for rows in _slices(len(space.queries), _rows_of_whole_gallery(space)):
         same = codes[0][rows, None] == codes[1][None]
-        mask = exclusion.mask(rows, everything)
-        if mask is None:
-            candidates.append(torch.full((same.shape[0],), same.shape[1], device=same.device))
-        else:
-            same &= ~mask
-            candidates.append((~mask).sum(1))
-        relevant.append(same.sum(1))
-    return torch.cat(relevant).cpu().numpy(), torch.cat(candidates).cpu().numpy()
+        excluded = exclusion.mask(rows, everything)
+        if excluded is None:
+            excluded = torch.zeros_like(same)
+        same &= ~excluded
+        total, precision = same.sum(1), torch.zeros(len(same), dtype=torch.float64, device=same.device)
+        if average_precision:
+            block = space.block(rows, everything).masked_fill_(excluded, -torch.inf)
+            ranked = same.gather(1, block.argsort(dim=1, descending=True, stable=True))
+            ranks = torch.arange(1, ranked.shape[1] + 1, device=block.device, dtype=torch.float64)
+            precision = (ranked.cumsum(1) / ranks * ranked).sum(1) / total.clamp(min=1)
+        parts.append((total, (~excluded).sum(1), precision))
+    relevant, candidates, precisions = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return _Relevance(relevant, candidates, precisions if average_precision else None)
 
 
 def hit_at_k(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
+from unreel.core.checks import Count, checked
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.files import replacing
 from unreel.nn.encoder import Encoder
@@ -87,7 +88,8 @@ def detectron2_state(encoder: Encoder) -> dict[str, Tensor]:
     return {detectron2_name(n): t.detach() for n, t in state.items() if not n.endswith(_COUNTER)}
 
 
-def detectron2_settings(encoder: Encoder, data_set: DetectionSet = "coco", *, batch: int = 16) -> dict[str, Any]:
+@checked
+def detectron2_settings(encoder: Encoder, data_set: DetectionSet = "coco", *, batch: Count = 16) -> dict[str, Any]:
     """Settings of Detectron2 for fine-tuning this encoder as R-CNN C4 (object_aware.md §5.6), nested as its YAML.
 
     Mask R-CNN on COCO train2017 → val2017: 180,000 iterations, steps at 120,000 and 160,000, sides of 640 to 800 px.
@@ -103,10 +105,6 @@ def detectron2_settings(encoder: Encoder, data_set: DetectionSet = "coco", *, ba
     Raises: UsageError for another data set, a batch below 1, and as ``torchvision_state``.
     """
     _check(encoder, "Detectron2")
-    if data_set not in get_args(DetectionSet):
-        raise unknown_name("data set of detection", data_set, get_args(DetectionSet))
-    if batch < 1:
-        raise UsageError(f"batch: expected at least 1 image, got {batch}")
     spec, coco = encoder.input_spec, data_set == "coco"
     depth = _DEPTHS[encoder.architecture]
     return {

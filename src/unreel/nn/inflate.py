@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from unreel.core.checks import Count, checked
 from unreel.core.errors import UsageError
 from unreel.nn.encoder import Encoder
 from unreel.nn.matching import MatchReport, best_prefix, match_state
@@ -15,16 +16,15 @@ from unreel.nn.matching import MatchReport, best_prefix, match_state
 InflateMode: TypeAlias = Literal["mean", "center"]
 
 
-def inflate(weight_2d: Tensor, depth: int, mode: InflateMode = "mean") -> Tensor:
+@checked
+def inflate(weight_2d: Tensor, depth: Count, mode: InflateMode = "mean") -> Tensor:
     """A 2-D kernel (O, I, h, w) as a 3-D one (O, I, depth, h, w) whose sum over time is the 2-D kernel.
 
     "mean" repeats it ``depth`` times divided by ``depth`` (I3D); "center" puts it on frame ``depth // 2`` and zeros
     elsewhere. Equal for depth 1. Raises UsageError for another rank, a depth below 1 or an unknown mode.
     """
-    if weight_2d.ndim != 4 or depth < 1:
-        raise UsageError(f"inflate takes (O, I, h, w) and a depth of at least 1, got {tuple(weight_2d.shape)}, {depth}")
-    if mode not in get_args(InflateMode):
-        raise UsageError(f"inflate's mode is one of {', '.join(get_args(InflateMode))}, got {mode!r}")
+    if weight_2d.ndim != 4:
+        raise UsageError(f"inflate takes (O, I, h, w), got {tuple(weight_2d.shape)}")
     if mode == "mean":
         return weight_2d.unsqueeze(2).repeat(1, 1, depth, 1, 1) / depth
     weight = weight_2d.new_zeros((*weight_2d.shape[:2], depth, *weight_2d.shape[2:]))

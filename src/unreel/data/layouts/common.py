@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+from unreel.core.checks import checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.text import first_few
 from unreel.data.manifest import Manifest, Row
@@ -167,6 +168,7 @@ class Entry:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
+@checked
 def assemble(
     data_set: str,
     root: Path,
@@ -184,8 +186,6 @@ def assemble(
     Raises: DataError for names that do not exist, unless ``missing`` is "skip", and where none exists; UsageError for
         another ``missing``.
     """
-    if missing not in get_args(Missing):
-        raise UsageError(f"missing: expected 'error' or 'skip', got {missing!r}")
     if not entries:
         raise DataError(f"{data_set}: found no {noun} below {folder}")
     absent = tuple(e.listed for e in entries if e.file is None)

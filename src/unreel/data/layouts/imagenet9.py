@@ -9,7 +9,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from unreel.core.errors import DataError, unknown_name
+from unreel.core.checks import checked
+from unreel.core.errors import DataError
 from unreel.data.layouts import common
 from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.layouts.objects import Mask, add_masks, read_image, reference
@@ -23,6 +24,7 @@ _CLASS = re.compile(r"(\d\d)_(.+)")
 _IMAGE = re.compile(r"n\d{8}_\d+")
 
 
+@checked
 def imagenet9(
     root: str | os.PathLike[str],
     *,
@@ -57,8 +59,6 @@ def imagenet9(
     Raises: UsageError for another split or variant; DataError where no variant is there, or a class is none of nine.
     """
     common.check_split_number(split_number, 1, "ImageNet-9")
-    if train_variant not in VARIANTS:
-        raise unknown_name("variant", train_variant, VARIANTS)
     home = Path(root)
     entries: list[Entry] = []
     notices: list[str] = []
