@@ -195,13 +195,10 @@ def _told(names: Sequence[str], one: str, many: str, how: str) -> list[str]:
 
 
 def _faults(found: _Found) -> list[str]:
-    closed, nowhere = (
-        "could not be listed, and what is in there is left out",
-        "nowhere, and what should be there is left out",
-    )
-    notices = _told(found.closed, "folder", "folders", closed) + _told(
-        found.nowhere, "link leads", "links lead", nowhere
-    )
+    closed = "could not be listed, and what is in there is left out"
+    nowhere = "nowhere, and what should be there is left out"
+    notices = _told(found.closed, "folder", "folders", closed)
+    notices += _told(found.nowhere, "link leads", "links lead", nowhere)
     return [Warned(notice) for notice in notices]
 
 

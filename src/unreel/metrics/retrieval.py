@@ -257,7 +257,7 @@ def retrieval_outcomes(
 
 
 class _Relevance(NamedTuple):
-    """Per query: relevant rows and compared rows, after exclusions, and the average precision where it was asked for."""
+    """Per query: relevant and compared rows, after exclusions, and the average precision where it was asked for."""
 
     relevant: NDArray[np.int64]
     candidates: NDArray[np.int64]
