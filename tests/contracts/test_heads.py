@@ -6,6 +6,8 @@ says the same of itself; nothing in the file runs code.
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -156,3 +158,21 @@ def test_what_is_no_head_is_said(tmp_path):
     save_file({"a": np.zeros(2)}, file)
     with pytest.raises(DataError, match="is no head"):
         load_head(file)
+    save_file({"a": np.zeros(2)}, file, metadata={"unreel_head": json.dumps({"format": 2})})
+    with pytest.raises(DataError, match="newer unreel"):
+        load_head(file)
+    save_file({"a": np.zeros(2)}, file, metadata={"unreel_head": json.dumps({"format": 1, "text": []})})
+    with pytest.raises(DataError, match="not a complete head"):
+        load_head(file)
+
+
+def test_chance_knows_the_training_counts_and_nothing_else():
+    """Other counts on the card give another chance for the same predictions; other predictions do not."""
+    test = blobs(2, n=40)
+    head = KNN(k=3).fit(blobs(1))
+    only = with_card(head, counts=tuple(int(c == "north") for c in head.card.classes))
+    assert score_labels(only.predict(test.vectors), test.truth).chance == {"accuracy": np.mean(test.labels == "north")}
+    other = with_card(KNN(k=3).fit(blobs(5, spread=9.0)), counts=head.card.counts, classes=head.card.classes)
+    a, b = (score_labels(h.predict(test.vectors), test.truth) for h in (head, other))
+    assert a.chance == b.chance
+    assert a.score() > b.score()

@@ -123,7 +123,7 @@ def test_windows_cover_a_row_once(length: float, window: float, edges: int) -> N
         ("a.mp4,red\nb.mp4,blue", r"labels.csv: 2 files that it names cannot be found below .*such as '00.mp4'"),
         ("00.mp4,red\n02.mp4,red", "all 2 labelled rows are 'red'; a head needs at least two classes"),
         ("00.mp4,\n01.mp4,", "no row has a label"),
-        ("00.mp4,red\n00.mp4,red\n01.mp4,blue", "the labels list 1 file twice, such as 00.mp4"),
+        ("00.mp4,red\n00.mp4,red\n01.mp4,blue", "1 source is listed twice, such as 00.mp4"),
     ],
 )
 def test_labels_that_cannot_be_used_are_said(folder: Path, tmp_path: Path, rows: str, message: str) -> None:

@@ -71,6 +71,11 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    @property
+    def views(self) -> NDArray[np.float32]:
+        """``per_view``, or (N, D) where there is one view."""
+        return self.per_view if self.per_view.shape[1] > 1 else self.per_view[:, 0]
+
     def select(self, index: Sequence[int] | NDArray[Any]) -> Embeddings:
         """The sources at these positions or under this mask; faults stay."""
         at = np.asarray(index)

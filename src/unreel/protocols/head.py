@@ -268,12 +268,15 @@ def load_head(path_or_run: str | PathLike[str]) -> Head:
     header = json.loads(text)
     if int(header["format"]) > _FORMAT:
         raise DataError(f"{file} was written by a newer unreel; upgrade to read it")
-    for name in header["text"]:
-        arrays[name] = arrays[name].view(f"<U{arrays[name].shape[1]}")[:, 0]
-    card = header["card"]
-    if card["encoder_file"]:
-        card["encoder_file"] = os.path.abspath(file.parent / card["encoder_file"])
-    head: Head = HEADS[header["head"]](HeadCard.from_dict(card), **arrays, **header["plain"])
+    try:
+        for name in header["text"]:
+            arrays[name] = arrays[name].view(f"<U{arrays[name].shape[1]}")[:, 0]
+        card = HeadCard.from_dict(header["card"])
+        if card.encoder_file:
+            card = replace(card, encoder_file=os.path.abspath(file.parent / card.encoder_file))
+        head: Head = HEADS[header["head"]](card, **arrays, **header["plain"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{file} is not a complete head ({error}): fit it again") from None
     return head
 
 

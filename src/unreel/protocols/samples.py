@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from unreel.core.errors import UsageError
+from unreel.core.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,15 @@ def as_features(inputs: Inputs, num_features: int) -> FeatureSet:
     features = inputs if isinstance(inputs, FeatureSet) else FeatureSet(inputs)
     check_width(features, num_features)
     return features
+
+
+def check_unique(ids: NDArray[Any]) -> None:
+    """Raise DataError where a source is listed twice."""
+    names, number = np.unique(ids.astype(str), return_counts=True)
+    twice = names[number > 1]
+    if len(twice):
+        are = f"{len(twice)} sources are" if len(twice) > 1 else "1 source is"
+        raise DataError(f"{are} listed twice, such as {twice[0]}: remove the repetitions")
 
 
 def check_width(features: FeatureSet, num_features: int) -> None:

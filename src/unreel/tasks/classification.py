@@ -19,7 +19,7 @@ from unreel.protocols.clips import ArrayClips, ClipSource, ManifestClips
 from unreel.protocols.features import Embeddings
 from unreel.protocols.head import Head, HeadCard, Predictions
 from unreel.protocols.protocol import encode
-from unreel.protocols.samples import FeatureSet, Truth
+from unreel.protocols.samples import FeatureSet, Truth, check_unique
 from unreel.tasks.split import SplitRule, check_parts
 from unreel.tasks.task import TASKS, Metric, Outcomes, Parts, Resampled, source_name
 from unreel.tasks.trained import Examples
@@ -142,8 +142,22 @@ BALANCED_ACCURACY = Metric("balanced_accuracy", statistic=lambda o: _set_metric(
 MACRO_F1 = Metric("macro_f1", statistic=lambda o: _set_metric(o, "macro_f1"))
 
 
+class ScoresLabels:
+    """What the tasks of labels share: how predictions are scored, and which metrics there are."""
+
+    def score(self, predictions: Predictions, truth: Truth) -> Outcomes:
+        """As ``score_labels``."""
+        return score_labels(predictions, truth)
+
+    def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:
+        """The protocol's own, its primary first; for classifiers also balanced accuracy and macro F1."""
+        own = sorted(outcomes.values, key=lambda name: name != outcomes.primary)
+        extra = (BALANCED_ACCURACY, MACRO_F1) if outcomes.predictions.kind == "classes" else ()
+        return (*(Metric(name) for name in own), *extra)
+
+
 @TASKS.register("label")
-class LabelTask:
+class LabelTask(ScoresLabels):
     """One label per source, with parts that never share a group.
 
     Parts come from the manifest's ``split`` column; without one, from a hash of the group (or of the path where a
@@ -266,11 +280,8 @@ class LabelTask:
         """Embeddings of ``clips`` by part, with all their views; raises DataError for an empty part."""
         positions = np.array(self.used)[embeddings.rows]
         roles = self.roles[positions]
-        vectors = embeddings.per_view if embeddings.per_view.shape[1] > 1 else embeddings.per_view[:, 0]
-        ids = embeddings.ids
-        twice = [name for name, count in Counter(ids.tolist()).items() if count > 1]
-        if twice:
-            raise DataError(f"{len(twice)} sources are listed twice, such as {twice[0]}: remove the repetitions")
+        vectors, ids = embeddings.views, embeddings.ids
+        check_unique(ids)
         identities = np.array(self.identities)[positions]
 
         def part(role: str) -> FeatureSet | None:
@@ -283,21 +294,6 @@ class LabelTask:
         if train is None or test is None:
             raise DataError(f"no source of the {'train' if train is None else 'test'} part could be read")
         return Parts(train, part("val"), test)
-
-    def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:
-        """The protocol's own, its primary first; for classifiers also balanced accuracy and macro F1."""
-        return label_metrics(outcomes)
-
-    def score(self, predictions: Predictions, truth: Truth) -> Outcomes:
-        """As ``score_labels``."""
-        return score_labels(predictions, truth)
-
-
-def label_metrics(outcomes: Outcomes) -> tuple[Metric, ...]:
-    """The protocol's own metrics, its primary first; for classifiers also balanced accuracy and macro F1."""
-    own = sorted(outcomes.values, key=lambda name: name != outcomes.primary)
-    extra = (BALANCED_ACCURACY, MACRO_F1) if outcomes.predictions.kind == "classes" else ()
-    return (*(Metric(name) for name in own), *extra)
 
 
 def choose_column(family: str, name: str | None, known: Sequence[str], *, required: bool) -> str:

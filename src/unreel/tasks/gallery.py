@@ -18,10 +18,9 @@ from unreel.data.split_names import split_role, unclear_splits
 from unreel.media import Decoder
 from unreel.protocols.clips import ArrayClips, ClipSource, JoinedClips, ManifestClips
 from unreel.protocols.features import Embeddings
-from unreel.protocols.head import Predictions
-from unreel.protocols.samples import FeatureSet, Truth
-from unreel.tasks.classification import choose_column, label_metrics, score_labels
-from unreel.tasks.task import TASKS, Metric, Outcomes, Parts, source_name
+from unreel.protocols.samples import FeatureSet, check_unique
+from unreel.tasks.classification import ScoresLabels, choose_column
+from unreel.tasks.task import TASKS, Parts, source_name
 
 _PREFIX = "gallery:"
 
@@ -97,7 +96,7 @@ def _name(data: Manifest | ArrayClips) -> str:
 
 
 @TASKS.register("gallery")
-class GalleryTask:
+class GalleryTask(ScoresLabels):
     """Queries from one data set, a gallery from another; labels are matched by their names.
 
     Queries are the test part of the data (its validation part where it has no test part), or all of it where it has
@@ -175,7 +174,7 @@ class GalleryTask:
         for mask, what in ((asked, "query"), (~asked, "gallery source")):
             if not mask.any():
                 raise DataError(f"no {what} could be read")
-        vectors = embeddings.per_view if embeddings.per_view.shape[1] > 1 else embeddings.per_view[:, 0]
+        vectors = embeddings.views
         labels = np.array([*self.queries.labels, *self.gallery.labels])[embeddings.rows]
         groups = np.array([*self.queries.groups, *self.gallery.groups])[embeddings.rows]
         ids = embeddings.ids.astype(object)
@@ -192,19 +191,9 @@ class GalleryTask:
         )
         names = ids.astype(str)
         for mask in (asked, ~asked):
-            twice = [name for name, number in Counter(names[mask].tolist()).items() if number > 1]
-            if twice:
-                raise DataError(f"{len(twice)} sources are listed twice, such as {twice[0]}: remove the repetitions")
+            check_unique(names[mask])
 
         def side(mask: NDArray[np.bool_]) -> FeatureSet:
             return FeatureSet(vectors[mask], labels[mask], identities[mask], names[mask])
 
         return Parts(side(~asked), None, side(asked))
-
-    def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:
-        """The protocol's own, its primary first; for classifiers also balanced accuracy and macro F1."""
-        return label_metrics(outcomes)
-
-    def score(self, predictions: Predictions, truth: Truth) -> Outcomes:
-        """As ``score_labels``."""
-        return score_labels(predictions, truth)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,11 +27,11 @@ from unreel.nn.encoder import Encoder
 from unreel.protocols.calibration import fit_calibrated
 from unreel.protocols.clips import ManifestClips, default_plan
 from unreel.protocols.compute import USUAL, Compute
-from unreel.protocols.features import Embeddings, embed_all
+from unreel.protocols.features import embed_all
 from unreel.protocols.head import Head, HeadCard, with_card
 from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.protocol import FeatureProtocol
-from unreel.protocols.samples import FeatureSet
+from unreel.protocols.samples import FeatureSet, check_unique
 from unreel.protocols.store import encoder_digest
 from unreel.tasks.classification import choose_column
 
@@ -189,16 +189,12 @@ def fit_head(
     pooled = Pooling.of(pooling)
     source = ManifestClips(labelled, plan, decoder=compute.decoder)
     found = embed_all([encoder], source, pooling=pooled, compute=compute)[0]
-    twice = [name for name, count in Counter(found.ids.tolist()).items() if count > 1]
-    if twice:
-        raise DataError(
-            f"the labels list {counted(len(twice), 'file')} twice, such as {twice[0]}: keep one row of each"
-        )
+    check_unique(found.ids)
     identities = None
     if together:
         names = labelled.groups(together)
         identities = np.array([names[i] or f"file:{found.ids[k]}" for k, i in enumerate(found.rows)])
-    samples = FeatureSet(_vectors(found), np.array(labelled.labels(label))[found.rows], identities, found.ids)
+    samples = FeatureSet(found.views, np.array(labelled.labels(label))[found.rows], identities, found.ids)
     held = np.array([split_role(labelled[i].split) == "val" for i in found.rows])
     validation = samples.select(held) if held.any() and not held.all() else None
     train = samples if validation is None else samples.select(~held)
@@ -215,10 +211,6 @@ def fit_head(
         encoder=encoder_digest(encoder),
         notes=notes,
     )
-
-
-def _vectors(found: Embeddings) -> Any:
-    return found.per_view if found.per_view.shape[1] > 1 else found.per_view[:, 0]
 
 
 def encoder_file(head: Head) -> Path:
@@ -264,7 +256,7 @@ def predict_table(
     source = ManifestClips(manifest, plan, decoder=compute.decoder)
     layer, pooling = card.layer or None, card.pooling or None
     found = embed_all([encoder], source, layer=layer, pooling=pooling, compute=compute)[0]
-    said = head.predict(_vectors(found)).calibrated()
+    said = head.predict(found.views).calibrated()
     best = np.full(len(found), np.nan) if said.probabilities is None else said.probabilities.max(1)
     rows = []
     for i, label, probability in zip(found.rows, said.labels, best, strict=True):
