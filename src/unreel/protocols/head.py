@@ -301,16 +301,3 @@ def is_head(file: Path) -> bool:
             return _HEADER in (handle.metadata() or {})
     except (SafetensorError, OSError):
         return False
-
-
-def class_card(
-    protocol: str,
-    classes: NDArray[Any],
-    counts: NDArray[np.int64],
-    settings: Mapping[str, object],
-    notes: tuple[str, ...],
-) -> HeadCard:
-    """The card of a head that classifies."""
-    return HeadCard(
-        protocol, classes=tuple(classes.tolist()), counts=tuple(counts.tolist()), settings=settings, notes=notes
-    )

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError
 from unreel.metrics.retrieval import Neighbours, nearest
-from unreel.protocols.head import HEADS, HeadCard, Predictions, class_card
-from unreel.protocols.protocol import encode, training_parts
+from unreel.protocols.head import HEADS, HeadCard, Predictions
+from unreel.protocols.protocol import class_card, encode, training_parts
 from unreel.protocols.samples import FeatureSet, Inputs, as_features
 
 
@@ -104,6 +104,5 @@ class KNN:
                 notes = (*notes, f"k={k} is more than the gallery holds; all {len(parts.everything)} vote")
             k = len(parts.everything)
         settings |= {"k": k, "n_train": len(parts.everything)}
-        counts = np.bincount(encode(parts.everything.labels, parts.classes), minlength=len(parts.classes))
-        card = class_card(self.name, parts.classes, counts, settings, notes)
+        card = class_card(self.name, parts.classes, parts.everything.labels, settings, notes)
         return FittedKNN(card, parts.everything.vectors, parts.everything.labels, k, self.temperature)

@@ -15,8 +15,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from unreel.core.errors import UsageError
-from unreel.protocols.head import HEADS, HeadCard, Predictions, class_card, softmax
-from unreel.protocols.protocol import encode, training_parts
+from unreel.protocols.head import HEADS, HeadCard, Predictions, softmax
+from unreel.protocols.protocol import class_card, encode, training_parts
 from unreel.protocols.samples import FeatureSet, Inputs, as_features
 
 ViewRule: TypeAlias = Literal["vectors", "probabilities", "logits"]
@@ -205,8 +205,7 @@ class LinearProbe:
             notes = (*notes, f"L-BFGS stopped after {self.max_iterations} iterations before convergence")
         weight, bias = regression.head(len(parts.classes))
         settings |= {"c": c, "converged": regression.converged}
-        counts = np.bincount(encode(parts.everything.labels, parts.classes), minlength=len(parts.classes))
-        card = class_card(self.name, parts.classes, counts, settings, notes)
+        card = class_card(self.name, parts.classes, parts.everything.labels, settings, notes)
         return FittedLinear(card, weight, bias, self.views, **vars(scaling))
 
     def _problem(self, samples: FeatureSet, classes: NDArray[Any]) -> tuple[FeatureScaling, _Regression]:

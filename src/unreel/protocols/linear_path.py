@@ -18,9 +18,8 @@ from torch import Tensor
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.keys import Key
 from unreel.core.settings import Range
-from unreel.protocols.head import class_card
 from unreel.protocols.linear import FittedLinear
-from unreel.protocols.protocol import encode, training_parts
+from unreel.protocols.protocol import class_card, encode, training_parts
 from unreel.protocols.samples import FeatureSet
 
 LineSearch: TypeAlias = Literal["none", "strong_wolfe"]
@@ -187,7 +186,7 @@ class LinearPath:
             notes = (*notes, f"L-BFGS ran away at {restarts} of {len(values)} penalties and was run with a line search")
         if held is not None and len(values) > 1 and chosen == values[-1]:
             notes = (*notes, f"w={chosen:g} is the largest tried: a larger one may be better")
-        card = class_card(self.name, classes, np.bincount(codes, minlength=len(classes)), settings, notes)
+        card = class_card(self.name, classes, parts.train.labels, settings, notes)
         return FittedLinear(card, _array(found.weight), _array(found.bias))
 
 

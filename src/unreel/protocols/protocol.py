@@ -7,6 +7,7 @@ The test part is not an argument of ``fit``: its labels cannot influence anythin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
-from unreel.protocols.head import Head
+from unreel.protocols.head import Head, HeadCard
 from unreel.protocols.samples import FeatureSet
 
 
@@ -52,6 +53,19 @@ def encode(labels: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
     position = np.clip(np.searchsorted(classes[order], labels), 0, len(classes) - 1)
     codes = np.where(classes[order][position] == labels, order[position], -1)
     return codes.astype(np.int64)
+
+
+def class_card(
+    protocol: str,
+    classes: NDArray[Any],
+    labels: NDArray[Any],
+    settings: Mapping[str, object],
+    notes: tuple[str, ...],
+) -> HeadCard:
+    """The card of a head that classifies, fitted on samples of these labels."""
+    counts = np.bincount(encode(labels, classes), minlength=len(classes))
+    names, numbers = tuple(classes.tolist()), tuple(counts.tolist())
+    return HeadCard(protocol, classes=names, counts=numbers, settings=settings, notes=notes)
 
 
 def group_cut(samples: FeatureSet, *, fraction: float = 0.2, seed: int = 0) -> NDArray[np.bool_] | None:

@@ -16,7 +16,8 @@ from unreel.data.manifest import Source
 from unreel.metrics.retrieval import Similarity, nearest
 from unreel.nn.encoder import Encoder
 from unreel.protocols.features import Embeddings, embed
-from unreel.protocols.head import HEADS, GalleryOrder, HeadCard, Predictions, class_card
+from unreel.protocols.head import HEADS, GalleryOrder, HeadCard, Predictions
+from unreel.protocols.protocol import class_card
 from unreel.protocols.samples import FeatureSet, Inputs, as_features, check_width
 
 
@@ -95,9 +96,8 @@ class Retrieval:
         if not possible:
             raise UsageError(f"ks: all of {self.ks} exceed the gallery's {len(gallery)} samples")
         settings = {"similarity": self.similarity, "exclude": self.exclude, "n_gallery": len(gallery)}
-        classes, counts = np.unique(gallery.labels, return_counts=True)
         return FittedRetrieval(
-            class_card(self.name, classes, counts, settings, notes),
+            class_card(self.name, np.unique(gallery.labels), gallery.labels, settings, notes),
             gallery.vectors,
             gallery.labels,
             gallery.names(),

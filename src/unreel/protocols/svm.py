@@ -11,9 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
 from unreel.core.errors import UsageError
-from unreel.protocols.head import class_card
 from unreel.protocols.linear import FeatureScaling, FittedLinear
-from unreel.protocols.protocol import encode, training_parts
+from unreel.protocols.protocol import class_card, encode, training_parts
 from unreel.protocols.samples import FeatureSet, check_width
 
 SVMViewRule: TypeAlias = Literal["vectors", "scores"]
@@ -73,7 +72,6 @@ class LinearSVM:
         weight, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
         if len(weight) == 1:  # two classes: one hyperplane, seen from both sides
             weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
-        counts = np.bincount(encode(everything.labels, parts.classes), minlength=len(parts.classes))
         settings: dict[str, object] = {
             "c": self.c,
             "l2_normalize": self.l2_normalize,
@@ -82,7 +80,7 @@ class LinearSVM:
             "n_train": len(everything),
             "converged": converged,
         }
-        card = class_card(self.name, parts.classes, counts, settings, notes)
+        card = class_card(self.name, parts.classes, everything.labels, settings, notes)
         # Laid out as a saved head is: sums over another layout may end in another bit.
         weight, bias = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
         return FittedLinear(card, weight, bias, self.views, **vars(scaling), has_probabilities=False)

@@ -10,9 +10,8 @@ from torch import nn
 
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.protocols.head import class_card
 from unreel.protocols.linear import VIEW_RULES, FeatureScaling, FittedLinear, ViewRule
-from unreel.protocols.protocol import encode, training_parts
+from unreel.protocols.protocol import class_card, encode, training_parts
 from unreel.protocols.samples import FeatureSet
 from unreel.train.schedule import warmup_cosine
 
@@ -90,6 +89,6 @@ class SGDProbe:
             "views": self.views,
             "n_train": num,
         }
-        card = class_card(self.name, classes, np.bincount(codes, minlength=len(classes)), settings, parts.notes)
+        card = class_card(self.name, classes, everything.labels, settings, parts.notes)
         weight, bias = (p.detach().double().numpy() for p in (layer.weight, layer.bias))
         return FittedLinear(card, weight, bias, self.views, **vars(scaling))
