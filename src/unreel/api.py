@@ -260,7 +260,6 @@ class IndexSummary:
     written: Path | None
 
     def to_plain(self) -> dict[str, object]:
-        """Plain values."""
         facts = [row.facts for row in self.manifest if row.facts is not None]
         seconds = [row.seconds for row in self.manifest if row.facts is not None]
         return {
@@ -282,7 +281,6 @@ class IndexSummary:
         }
 
     def text(self) -> str:
-        """A few lines for people."""
         plain: dict[str, Any] = self.to_plain()
         facts = [row.facts for row in self.manifest if row.facts is not None]
         seconds = sum(row.seconds for row in self.manifest)

@@ -118,7 +118,6 @@ class Embedding(Computing):
             raise UsageError(f"--batch-size {self.batch_size}: expected at least 1")
 
     def options(self) -> dict[str, Any]:
-        """As the Python functions take them."""
         self.check()
         return {name: getattr(self, name) for name in ("device", "workers", "batch_size", "store")}
 

@@ -355,7 +355,6 @@ class Section:
         return [key for key in _merged(self.resolve(name)) if key not in self.omit]
 
     def resolve(self, name: str | None) -> tuple[Builder, ...]:
-        """The constructors behind this section."""
         if self.choose is None:
             return self.builders
         if name is None:

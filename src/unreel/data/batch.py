@@ -53,7 +53,6 @@ class ViewParams:
         return self.values[name]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ViewParams:
-        """The same parameters on another device."""
         return replace(self, values={k: v.to(device, non_blocking=non_blocking) for k, v in self.values.items()})
 
 
@@ -73,7 +72,6 @@ class View:
     stream: str = "video"
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
-        """The same view on another device."""
         return View(
             self.data.to(device, non_blocking=non_blocking),
             self.times_s.to(device, non_blocking=non_blocking),
@@ -137,7 +135,6 @@ class Batch:
         return int(self.sample_id.shape[0])
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The same batch on another device."""
         return replace(
             self,
             views=tuple(v.to(device, non_blocking=non_blocking) for v in self.views),

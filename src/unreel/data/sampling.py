@@ -293,7 +293,6 @@ class UniformSampler:
 
     @property
     def num_views(self) -> int:
-        """One view per clip."""
         return self.num_clips
 
     def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:

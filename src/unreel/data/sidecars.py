@@ -119,7 +119,6 @@ class MotionEnergy:
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """Size and rate."""
         return {"size_px": self.size_px, "fps": self.fps}
 
     def compute(self, path: Path) -> Values:

@@ -109,7 +109,6 @@ class SnippetSampler:
 
     @property
     def num_views(self) -> int:
-        """One view per snippet."""
         return self.num_snippets
 
     @property

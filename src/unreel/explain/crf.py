@@ -49,7 +49,6 @@ class CrfSettings:
     bilateral_weight: Annotated[float, Range(ge=0)] = 10.0
 
     def to_card(self) -> dict[str, object]:
-        """Plain values for JSON."""
         return asdict(self)
 
 

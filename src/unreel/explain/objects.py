@@ -145,7 +145,6 @@ class ObjectSettings:
     min_frames: Annotated[int, Range(ge=1, unit="frames")] = 2
 
     def to_card(self) -> dict[str, object]:
-        """Plain values for JSON."""
         return {**asdict(self), "contours": self.box_options()["contours"]}
 
     def box_options(self) -> Mapping[str, Any]:

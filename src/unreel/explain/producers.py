@@ -128,7 +128,6 @@ class BoxProducer(_Maps):
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """Nets, maps, CRF and boxes."""
         crf = None if self.crf is None else self.crf.to_card()
         return {**self._card("input"), "crf": crf, "objects": self.objects.to_card()}
 
@@ -159,7 +158,6 @@ class MaskProducer(_Maps):
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """Nets and maps."""
         return self._card("features" if self.plan.video else "input")
 
     def compute_all(

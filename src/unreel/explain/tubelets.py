@@ -43,7 +43,6 @@ class Tubelet:
 
     @property
     def last(self) -> int:
-        """Its last frame."""
         return self.first + len(self.boxes) - 1
 
 

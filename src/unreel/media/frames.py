@@ -122,7 +122,6 @@ class FrameFolderDecoder:
 
     @property
     def name(self) -> str:
-        """``frame-folder``."""
         return "frame-folder"
 
     @property
@@ -144,7 +143,6 @@ class FrameFolderDecoder:
         return probe_frames(list_frames(path), fps=self.fps)
 
     def frame_times(self, path: Path) -> NDArray[np.float64]:
-        """0, 1/fps, 2/fps, …"""
         return np.arange(len(list_frames(path))) / self.fps
 
     def read(

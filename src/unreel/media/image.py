@@ -59,12 +59,10 @@ class ImageDecoder:
 
     @property
     def name(self) -> str:
-        """``image``."""
         return "image"
 
     @property
     def kind(self) -> Literal["video", "image"]:
-        """``image``."""
         return "image"
 
     @property

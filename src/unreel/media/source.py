@@ -104,7 +104,6 @@ class Source:
         return choose_track(self.path, self.container)
 
     def close(self) -> None:
-        """Close the file."""
         self.container.close()
 
     def reopen(self) -> None:

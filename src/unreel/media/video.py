@@ -59,7 +59,6 @@ class PyAVDecoder:
 
     @property
     def name(self) -> str:
-        """``pyav``."""
         return "pyav"
 
     @property

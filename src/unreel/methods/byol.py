@@ -108,7 +108,6 @@ class BYOL(SiameseMethod):
         self.teacher.follow(self.encoder, self.head, momentum=m)
 
     def forward(self, batch: Batch) -> LossOutput:
-        """Loss of B sources with V views each."""
         clips = [self.encoder.prepare(view.data) for view in batch.views]
         projections = [self.head(self.encoder(x)) for x in clips]
         predictions = [self.predictor(z) for z in projections]

@@ -32,7 +32,6 @@ class StepsDone(NamedTuple):
 
     @property
     def fraction(self) -> float:
-        """Share of the run that is done, in [0, 1]."""
         return self.step / self.total_steps if self.total_steps else 0.0
 
 

@@ -141,7 +141,6 @@ class MoCo(SiameseMethod):
         self.teacher.follow(self.encoder, self.head, momentum=m)
 
     def forward(self, batch: Batch) -> LossOutput:
-        """Loss of B sources with V views each."""
         pairs = self.pairs(ordered=self.symmetric)
         clips = [self.encoder.prepare(view.data) for view in batch.views]
         keys = {j: self.teacher(clips[j]) for j in sorted({j for _, j in pairs})}

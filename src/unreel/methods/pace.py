@@ -61,7 +61,6 @@ class PaceSampler:
 
     @property
     def num_views(self) -> int:
-        """One view per clip."""
         return self.num_clips
 
     def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:

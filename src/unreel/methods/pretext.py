@@ -71,7 +71,6 @@ class PretextTask(Method):
         return views.steady(("flip", "jitter")) if isinstance(views, ViewPlan) else None
 
     def question(self, batch: Batch) -> Question:
-        """All views, and the sampler's target."""
         return Question([view.data for view in batch.views], batch.targets[self.target])
 
     def encode(self, clips: Sequence[Tensor]) -> Tensor:
@@ -98,6 +97,5 @@ class PretextTask(Method):
         return LossOutput(loss, {"accuracy": (scores.detach().argmax(1) == target).float().mean()})
 
     def forward(self, batch: Batch) -> LossOutput:
-        """The loss of B videos; logs ``accuracy``."""
         clips, target = self.question(batch)
         return self.classify(self.encode(clips), target, batch)

@@ -77,7 +77,6 @@ class SnippetGate(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Snippets (B, n, F) to the same."""
         squeezed = self.squeeze(h.flatten(1)).relu().unflatten(1, (len(self.weight), -1))
         return (torch.einsum("bkr,kfr->bkf", squeezed, self.weight) + self.bias).sigmoid() * h
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import metrics as sklearn_metrics
 
 from unreel.core.errors import UsageError
 from unreel.metrics._arrays import codes_of, labels_of, to_numpy
@@ -94,7 +93,9 @@ def confusion_matrix(predictions: object, labels: object, *, classes: object | N
     unseen = sorted({str(v) for v in np.concatenate([truth[~np.isin(row, known)], guess[~np.isin(column, known)]])})
     if unseen:
         raise UsageError(f"classes: {', '.join(unseen[:5])} occur but are not among the {len(known)} classes given")
-    return ConfusionMatrix(sklearn_metrics.confusion_matrix(row, column, labels=known), names)
+    from sklearn.metrics import confusion_matrix as count_pairs  # here: commands that score nothing need not wait
+
+    return ConfusionMatrix(count_pairs(row, column, labels=known), names)
 
 
 def balanced_accuracy(predictions: object, labels: object) -> float:
@@ -107,4 +108,6 @@ def macro_f1(predictions: object, labels: object) -> float:
     """Mean F1 over the classes seen in labels or predictions; a class never found counts 0."""
     truth = labels_of(labels, "labels")
     guess = labels_of(predictions, "predictions", length=len(truth))
-    return float(sklearn_metrics.f1_score(*codes_of(truth, guess), average="macro"))
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(*codes_of(truth, guess), average="macro"))

@@ -87,7 +87,6 @@ class _Features(nn.Module):
         self.encoder = encoder
 
     def forward(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """Maps by stage name."""
         return self.encoder.forward_features(x, names)
 
 

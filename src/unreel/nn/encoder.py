@@ -53,7 +53,6 @@ class InputSpec:
             )
 
     def to_card(self) -> dict[str, object]:
-        """Plain values for the JSON card."""
         return asdict(self)
 
 

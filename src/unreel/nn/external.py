@@ -48,7 +48,6 @@ class _Grid(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Number of patches."""
         return self.t * self.h * self.w
 
 

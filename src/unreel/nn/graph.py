@@ -141,7 +141,6 @@ class GraphConv(nn.Module):
         return functional.linear(s.to(x.dtype) @ x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        """Sizes, for print."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
@@ -177,5 +176,4 @@ class GraphAttention(nn.Module):
         return out if self.bias is None else out + self.bias
 
     def extra_repr(self) -> str:
-        """Sizes, for print."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

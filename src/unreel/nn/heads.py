@@ -80,7 +80,6 @@ class L2Norm(nn.Module):
     """Rows of unit length (…, D), in float32 at least; a zero row stays zero."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, D) to the same."""
         with torch.autocast(device_type=x.device.type, enabled=False):
             return functional.normalize(wide(x), dim=-1)
 

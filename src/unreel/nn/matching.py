@@ -89,7 +89,6 @@ class MatchReport:
 
     @property
     def total(self) -> int:
-        """Tensors that the encoder needs."""
         return len(self.matched) + len(self.missing) + len(self.misshaped)
 
     @property

@@ -126,7 +126,6 @@ class TransformerBlock(nn.Module):
         self.norm: nn.Module = nn.LayerNorm(dim) if last else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """One block."""
         x = tokens.flatten(2).transpose(1, 2)
         x = x + self.attn(self.norm1(x))
         x = x + self.mlp(self.norm2(x))

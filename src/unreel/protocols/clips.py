@@ -177,23 +177,19 @@ class ArrayClips:
 
     @property
     def digest(self) -> str:
-        """Arrays are cut by whoever made them."""
         return "array"
 
     def source(self, row: int) -> str:
-        """Hash of the pixels."""
         pixels = self.clips[row].contiguous()
         digest = hashlib.blake2b(str(tuple(pixels.shape)).encode(), digest_size=16)
         digest.update(pixels.numpy().tobytes())
         return digest.hexdigest()
 
     def location(self, row: int) -> tuple[str, tuple[float, float | None] | None]:
-        """No file."""
         del row
         return "", None
 
     def read(self, rows: Sequence[int], *, workers: int = 0) -> Iterator[Tensor | Fault]:
-        """The arrays themselves."""
         del workers
         for row in rows:
             yield self.clips[row]
@@ -229,16 +225,13 @@ class JoinedClips:
 
     @property
     def digest(self) -> str:
-        """That of every part."""
         return self.parts[0].digest
 
     def source(self, row: int) -> str:
-        """As the part names it."""
         part, own = self._places[row]
         return part.source(own)
 
     def location(self, row: int) -> tuple[str, tuple[float, float | None] | None]:
-        """As the part says."""
         part, own = self._places[row]
         return part.location(own)
 

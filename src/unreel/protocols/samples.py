@@ -78,7 +78,6 @@ class FeatureSet:
 
     @property
     def num_features(self) -> int:
-        """D."""
         return int(self.vectors.shape[-1])
 
     @property

@@ -76,7 +76,6 @@ class TableKey:
 
     @cached_property
     def digest(self) -> str:
-        """Name of the file."""
         return mapping_digest({"features": _FORMAT, **asdict(self)})
 
 

@@ -28,7 +28,6 @@ class Recipe:
 
     @property
     def sections(self) -> Sections:
-        """The settings the file holds, by section."""
         return load_sections(self.path)
 
 

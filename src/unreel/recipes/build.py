@@ -119,7 +119,6 @@ class Prepared:
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the whole run."""
         return Training(**self.settings.arguments("train", Training)).total_steps(self.batches)
 
 

@@ -47,12 +47,10 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def to_plain(self) -> dict[str, object]:
-        """Plain values, the settings included."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "settings"}
         return {**plain, "settings": self.settings.to_plain()}
 
     def text(self) -> str:
-        """A few lines for people."""
         share, short = "", self.videos_too_short
         held_out = self.videos_found - self.videos - short
         if self.videos != self.videos_found:

@@ -24,7 +24,6 @@ class Evaluation:
 
     @property
     def name(self) -> str:
-        """Data set and label."""
         about = self.report.about
         parts = [
             "/".join(Path(about.get("data", "")).parts[-2:]),
@@ -46,22 +45,18 @@ class Evaluation:
 
     @property
     def scores(self) -> list[Score]:
-        """Scores of the encoder asked about."""
         return [s for s in self.report.scores if s.encoder == "encoder"]
 
     @property
     def references(self) -> list[str]:
-        """Names of the controls."""
         return list(dict.fromkeys(name for s in self.scores for name in s.references))
 
     @property
     def score_figure(self) -> Drawing | None:
-        """Dots and intervals."""
         return score_figure(self.report) if any(s.primary for s in self.report.scores) else None
 
     @property
     def verdicts(self) -> list[tuple[str, str]]:
-        """A mark and a sentence per protocol."""
         return [(score.mark, score.verdict) for score in self.scores if score.primary]
 
     @property
@@ -81,7 +76,6 @@ class Evaluation:
 
     @functools.cached_property
     def gallery(self) -> list[GalleryRow]:
-        """Queries and neighbours, with pictures."""
         return retrieval_gallery(self.report.neighbours)
 
     @property

@@ -218,7 +218,6 @@ class _Page:
 
     @functools.cached_property
     def curves(self) -> list[Drawing]:
-        """Training curves."""
         return curves(self.records, chance=chance_levels(self.config))
 
     @property
@@ -251,7 +250,6 @@ class _Page:
 
     @functools.cached_property
     def settings(self) -> list[Setting]:
-        """Every setting, in the order of config.yaml."""
         origins = read_origins(self.run.path / "config.yaml")
         return [
             Setting(part, name, "—" if value is None else str(value), origins.get(part, {}).get(name, ""))
@@ -274,7 +272,6 @@ class _Page:
 
     @property
     def commands(self) -> list[tuple[str, str]]:
-        """What to type, and what it does."""
         path = shlex.quote(os.fspath(self.run.path))
         source = self.source
         if source is None:

@@ -40,7 +40,6 @@ class Interval(NamedTuple):
 
     @property
     def width(self) -> float:
-        """``high − low``."""
         return self.high - self.low
 
 

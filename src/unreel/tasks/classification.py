@@ -232,7 +232,6 @@ class LabelTask(ScoresLabels):
 
     @property
     def name(self) -> str:
-        """The label's name."""
         return self.label
 
     @property

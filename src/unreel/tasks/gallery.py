@@ -148,7 +148,6 @@ class GalleryTask(ScoresLabels):
 
     @property
     def name(self) -> str:
-        """The queries' label."""
         return self.queries.label
 
     @property

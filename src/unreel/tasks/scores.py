@@ -82,7 +82,6 @@ class Score:
 
     @property
     def difference(self) -> PairedDifference | None:
-        """Paired difference to random-init."""
         return self.differences.get("random-init")
 
     @property

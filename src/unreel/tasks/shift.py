@@ -196,7 +196,6 @@ class ShiftTask(VariantTask):
         self.notes = (*self.notes, *told)
 
     def direction(self, variant: str) -> bool | None:
-        """Higher is better."""
         return True
 
     def differences(self) -> Mapping[str, tuple[str, str]]:

@@ -54,7 +54,6 @@ class Outcomes:
 
     @property
     def n(self) -> int:
-        """Number of test samples."""
         return len(self.truth)
 
     def score(self, metric: str | None = None) -> float:

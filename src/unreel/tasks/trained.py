@@ -31,15 +31,12 @@ class Examples(NamedTuple):
 
     @property
     def labels(self) -> NDArray[Any]:
-        """(N,) text."""
         return np.array(self.manifest.labels(self.label))
 
     def select(self, mask: NDArray[np.bool_]) -> Examples:
-        """The rows under a mask."""
         return Examples(self.manifest.subset(np.flatnonzero(mask)), self.label, self.groups[mask])
 
     def joined(self, other: Examples) -> Examples:
-        """Both, one after the other."""
         manifest = replace(self.manifest, rows=(*self.manifest.rows, *other.manifest.rows))
         return Examples(manifest, self.label, np.concatenate([self.groups, other.groups]))
 

@@ -92,7 +92,6 @@ class Plateau:
         self._since = 0  # the step of the best value or of the last cut, whichever came later
 
     def __call__(self, step: int) -> float:
-        """The rate at a step."""
         return self.lr * min(1.0, step / self.warmup_steps) if self.warmup_steps else self.lr
 
     def observe(self, value: float, step: int) -> None:
@@ -104,11 +103,9 @@ class Plateau:
             self.lr, self._since = max(self.lr * self.factor, min(self.min_lr, self.lr)), step
 
     def state_dict(self) -> dict[str, float]:
-        """What resuming needs."""
         return {"lr": self.lr, "best": self.best, "since": self._since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
         self.lr, self.best, self._since = float(state["lr"]), float(state["best"]), int(state["since"])
 
 

@@ -184,7 +184,6 @@ class Validation:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
         self._best = state["best"]
         self.best_value, self.best_step = float(state["best_value"]), int(state["best_step"])
         if self.plateau is not None:

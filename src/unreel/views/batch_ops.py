@@ -157,7 +157,6 @@ class CutMix(_Mixing):
     per_sample: bool = False
 
     def box(self, key: Key, height: int, width: int) -> CutBox:
-        """The rectangle of one key."""
         share = (1 - self._weight(key.child("weight"))) ** 0.5
         half_height, half_width = int(height * share) / 2, int(width * share) / 2
         x, y = key.child("x").uniform(0, width), key.child("y").uniform(0, height)

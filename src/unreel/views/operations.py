@@ -155,7 +155,6 @@ class _SourceOperation(_Operation):
         return params["box"]
 
     def output_size(self, params: Params, size: FrameSize) -> FrameSize:
-        """The frames' size after it."""
         raise NotImplementedError
 
     def crop(self, frames: Tensor, params: Params) -> Tensor:
@@ -183,7 +182,6 @@ class _SourceOperation(_Operation):
         return _aligned.crop_resize(aligned, self.box(params, size), size[:2], out[:2], antialias=self.antialias)
 
     def unalign(self, aligned: Aligned, params: Params, size: FrameSize) -> Aligned:
-        """The inverse of ``align``."""
         out = self.output_size(params, size)
         return _aligned.uncrop_resize(aligned, self.box(params, size), size[:2], out[:2])
 
@@ -290,7 +288,6 @@ class RandomResizedCrop(_SourceOperation):
         return {"box": torch.tensor(boxes, dtype=torch.float32)}
 
     def output_size(self, params: Params, size: FrameSize) -> FrameSize:
-        """Always ``size``."""
         return FrameSize(*as_size(self.size), size.num_frames)
 
 
@@ -338,7 +335,6 @@ class _PlainCrop(_SourceOperation):
         return height, width, size.height - height, size.width - width
 
     def output_size(self, params: Params, size: FrameSize) -> FrameSize:
-        """Always ``size``."""
         return FrameSize(*as_size(self.size), size.num_frames)
 
 
@@ -441,7 +437,6 @@ class ObjectCrop(_SourceOperation):
         return {"box": torch.tensor([box], dtype=torch.float32), "index": torch.tensor([index])}
 
     def output_size(self, params: Params, size: FrameSize) -> FrameSize:
-        """The box's own."""
         x1, y1, x2, y2 = (int(v) for v in params["box"][0].tolist())
         return FrameSize(y2 - y1, x2 - x1, size.num_frames)
 
