@@ -64,14 +64,14 @@ class SmallBlock(nn.Module):
 class SmallR3D(StagedEncoder):
     """Stem and up to a handful of stages of ``SmallBlock``; the stages are ``stem``, ``res2``, ``res3`` …
 
-    All sequences have one entry per stage. Raises UsageError when their lengths differ.
+    All sequences have one entry per stage; ``meant_for`` are the frames and pixels of the input spec's clips. Raises
+    UsageError when lengths differ.
     """
 
     def __init__(
         self,
         *,
-        num_frames: int,
-        size_px: int,
+        meant_for: tuple[int, int],
         channels: Sequence[int],
         layers: Sequence[int],
         temporal_strides: Sequence[int] = (1, 2, 2, 1),
@@ -126,9 +126,9 @@ class SmallR3D(StagedEncoder):
             width_in = width
         self.set_steps(steps)
         self.input_spec = input_spec(
-            num_frames=num_frames,
+            num_frames=meant_for[0],
             stride_frames=2,
-            size_px=size_px,
+            size_px=meant_for[1],
             in_channels=in_channels,
             normalization=normalization,
             dct_highpass=dct_highpass,
@@ -140,7 +140,7 @@ r3d_tiny = register_variant(
     "r3d_tiny",
     SmallR3D,
     "0.4 M parameters, 192 features, strides 4 in time and 16 in space; meant for 8 frames at 48 pixels.",
-    fixed={"num_frames": 8, "size_px": 48},
+    fixed={"meant_for": (8, 48)},
     channels=(24, 48, 96, 192),
     layers=(1, 1, 1, 1),
     stem_channels=16,
@@ -149,7 +149,7 @@ r3d_small = register_variant(
     "r3d_small",
     SmallR3D,
     "2.0 M parameters, 384 features, strides 4 in time and 16 in space; meant for 16 frames at 64 pixels.",
-    fixed={"num_frames": 16, "size_px": 64},
+    fixed={"meant_for": (16, 64)},
     channels=(48, 96, 192, 384),
     layers=(1, 1, 2, 1),
     stem_channels=32,
