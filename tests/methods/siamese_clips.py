@@ -58,7 +58,7 @@ def tiny(name: str, **options: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = OneLayer()
-    settings = {"clip_frames": 4, "size": 16, **_SIZES[name], **options}
+    settings = {"clip_frames": 4, "size": 16, **_SIZES.get(name, {}), **options}
     return create_method(name, encoder, seed=0, **settings)
 
 

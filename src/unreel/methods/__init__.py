@@ -13,6 +13,7 @@ from unreel.methods.registry import create_method, list_methods, method_builder,
 from unreel.methods.rotation import Rotation
 from unreel.methods.shuffle_learn import ShuffleLearn
 from unreel.methods.simclr import SimCLR
+from unreel.methods.simsiam import SimSiam
 from unreel.methods.supervised import Supervised
 from unreel.methods.swav import SwAV
 from unreel.methods.tcgl import TCGL
@@ -36,6 +37,7 @@ __all__ = [
     "Rotation",
     "ShuffleLearn",
     "SimCLR",
+    "SimSiam",
     "StepsDone",
     "Supervised",
     "SwAV",
