@@ -16,10 +16,11 @@ from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Batch, Fault
 from unreel.methods import LossOutput, StepsDone
-from unreel.train import Checkpoints, DivergedError, Monitor, build_optimizer, fit
+from unreel.train import Checkpoints, DivergedError, Monitor, build_optimizer, fit, trainer
 from unreel.train.backend import Backend
 from unreel.train.monitor import read_lines
 from unreel.train.schedule import warmup_cosine
+from unreel.train.trainer import _Agreement
 
 
 def schedule(step: int) -> float:
@@ -93,6 +94,20 @@ def test_stopped_and_resumed_gives_equal_bits(at: int, tmp_path: Path, truth: di
     assert not differing(method.state_dict(), truth["method"])
     buffers = zip(optimizer.state_dict()["state"].values(), truth["optimizer"]["state"].values(), strict=True)
     assert all(torch.equal(a["momentum_buffer"], b["momentum_buffer"]) for a, b in buffers)
+
+
+def test_a_wish_to_save_is_granted_once(tmp_path: Path) -> None:
+    class Clock(Checkpoints):
+        """Says once, in the third step, that it is time."""
+
+        asked = 0
+
+        def overdue(self) -> bool:
+            self.asked += 1
+            return self.asked == 3
+
+    train(Toy(), checkpoint=Clock(tmp_path, keep=20))
+    assert [p.name for p in Checkpoints(tmp_path).paths()] == ["step-000000003.pt", "step-000000020.pt"]
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
@@ -226,6 +241,45 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_reaches_no_checkpoint(tmp_p
     with pytest.raises(DivergedError, match=r"loss is nan at step 5 of 20.*lower the learning rate"):
         train(Broken(loss_at=5), checkpoint=Checkpoints(tmp_path, every_steps=2))
     assert [p.name for p in Checkpoints(tmp_path).paths()] == ["step-000000002.pt", "step-000000004.pt"]
+
+
+class Event:
+    """A CUDA event on a machine without CUDA, where what was recorded is there at once."""
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+class Late(_Agreement):
+    """Reads one step late, as on CUDA."""
+
+    def __init__(self, device: torch.device, total_steps: int) -> None:
+        super().__init__(torch.device("cuda"), total_steps)
+
+
+def test_on_cuda_a_step_is_read_when_the_next_was_sent_or_before_anything_leans_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, truth: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    late = Late(torch.device("cpu"), 20)
+    late.send(0, torch.tensor(1.0), [1.0, 0.0])
+    assert (late.stopping, late.saving) == (False, False)
+    late.send(1, torch.tensor(1.0), [0.0, 1.0])
+    assert (late.stopping, late.saving) == (True, False)
+    late.settle()
+    assert (late.stopping, late.saving) == (True, True)
+    late.send(2, torch.tensor(float("nan")), [0.0, 0.0])
+    with pytest.raises(DivergedError, match="loss is nan at step 2 of 20"):
+        late.send(3, torch.tensor(1.0), [0.0, 0.0])
+    monkeypatch.setattr(trainer, "_Agreement", Late)
+    method = Toy()
+    train(method)
+    assert not differing(method.state_dict(), truth["method"])
+    for at in (3, 19):  # the step before a checkpoint, and the last
+        with pytest.raises(DivergedError, match=rf"loss is nan at step {at} of 20"):
+            train(Broken(loss_at=at), checkpoint=Checkpoints(tmp_path / str(at), every_steps=at + 1))
+        assert not Checkpoints(tmp_path / str(at)).paths()
 
 
 @pytest.mark.parametrize("at", [3, 19])
