@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from unreel.data.manifest import Manifest
     from unreel.data.sidecars import SetProducer
 
-# Clips set against each other (object_aware.md §2.5: 256 images), and rows per pass of the backbone: what fits 2 GB.
+# Clips set against each other (docs/methods/contracam.md, Batches: 256 images), and rows per pass of the backbone: what
+# fits 2 GB.
 _BATCH = {False: 256, True: 64}
 _CHUNK = {False: 64, True: 8}
 
@@ -161,7 +162,7 @@ def learned_producer(
     settings: Sequence[str],
     device: str | None = None,
 ) -> SetProducer:
-    """The producer of ``boxes`` or ``masks`` for ``unreel data annotate``; ``crf`` None: for boxes of images (§2.6)."""
+    """The producer of ``boxes`` or ``masks`` for ``unreel data annotate``; ``crf`` None: for boxes of images."""
     from dataclasses import asdict
 
     from unreel.explain.contracam import CamSettings

@@ -1,4 +1,4 @@
-"""Boxes of objects as shares of the image, and the text file that holds them (object_aware.md §2.9)."""
+"""Boxes of objects as shares of the image, and the text file that holds them (docs/methods/contracam.md, Boxes)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from unreel.data.text import read_text
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _BOX = re.compile(rf"{_NUMBER}(?:,{_NUMBER}){{3}}")
 MARGIN = 0.2
-"""Share of its width and height that a box is widened by on each side (object_aware.md §2.9)."""
+"""Share of its width and height that a box is widened by on each side (docs/methods/contracam.md, Boxes)."""
 MIN_SCALE = 0.01
-"""A box must cover more than this share of the image (object_aware.md §2.9)."""
+"""A box must cover more than this share of the image (docs/methods/contracam.md, Boxes)."""
 
 
 def boxes_to_shares(

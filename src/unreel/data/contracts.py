@@ -15,7 +15,7 @@ from unreel.data.batch import Aligned, Batch, ViewParams
 from unreel.media import VideoInfo
 
 LUMA = (0.2989, 0.587, 0.114)
-"""ITU-R BT.601 luma to four digits, as TensorFlow and torchvision round it (cvrl.md §4, step 5)."""
+"""ITU-R BT.601 luma to four digits, as TensorFlow and torchvision round it (docs/methods/cvrl.md, Augmentation)."""
 
 
 @dataclass(frozen=True)

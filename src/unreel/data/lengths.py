@@ -1,4 +1,4 @@
-"""Rows that are too short for a sampler are known, and left out, before a run starts (tcgl.md §1.1, §7 P8)."""
+"""Rows that are too short for a sampler are known, and left out, before a run starts."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ Two kinds of facts, each from one of two places. A name says which:
 **Boxes** are x1 y1 x2 y2 as shares of the frame. A sidecar holds per source ``boxes`` (N, 4), over the whole video, and
 for tubelets also ``tube_times_s``, N lists of presentation times, and ``tube_boxes``, N lists of a box per time. A
 ``file.boxes`` is a NumPy archive of the same names (``.npz``), an (N, 4) array (``.npy``), or a text that several rows
-share (``unreel.data.boxes``). All hold their margin already, and none of what is too small (object_aware.md §2.9).
+share (``unreel.data.boxes``). All hold their margin already, and none of what is too small (docs/methods/contracam.md,
+Boxes).
 
 **Masks**: a sidecar holds ``file``, the path of a mask beside the table. A mask file is a picture, a folder with a
 picture per frame, an array (``.npy``: (1 or T, h, w)), or an archive (``.npz``) of ``masks`` (T', h, w) and, where
@@ -67,7 +68,9 @@ class Tube:
     boxes: Boxes
 
     def tube_box(self, times_s: NDArray[np.float64]) -> Boxes | None:
-        """The least box (4,) around it in the frames of these times (object_aware.md §8); None where it is in none.
+        """The least box (4,) around it in the frames of these times; None where it is in none.
+
+        Source: docs/methods/contracam.md, Video.
 
         A frame has the box that is nearest in time, up to half of the usual distance between boxes; of an object
         that was seen once, between the frames.
@@ -117,7 +120,7 @@ class ObjectBoxes:
         """The boxes for clip number ``view`` of a sample whose clips have these times.
 
         A tubelet that is in every clip of the sample has the box of its frames there. One that some clip lacks has the
-        union of everything in the video, in all clips, so that views of one choice show one thing (§8).
+        union of everything in the video, in all clips, so that views of one choice show one thing.
         """
         if not self.tubes:
             return ClipBoxes(self.boxes, self.boxes)

@@ -27,7 +27,9 @@ StartRule: TypeAlias = Literal["cvrl", "tcgl"]
 
 
 def clip_indices(start: int, num_frames: int, clip_frames: int, stride: int = 1) -> NDArray[np.int64]:
-    """(start + i·stride) mod num_frames for i < clip_frames: short videos are looped, never padded (cvrl.md §3.5).
+    """(start + i·stride) mod num_frames for i < clip_frames: short videos are looped, never padded.
+
+    Source: docs/methods/cvrl.md, Sampling.
 
     Returns: (clip_frames,) int64.
     """
@@ -36,8 +38,12 @@ def clip_indices(start: int, num_frames: int, clip_frames: int, stride: int = 1)
 
 @checked
 def num_starts(num_frames: Count, clip_frames: int, stride: int = 1) -> int:
-    """M, the number of first frames a clip may have: num_frames − (clip_frames − 1)·stride, or, where the video is
-    too short for one unlooped clip, every frame (cvrl.md §3.1).
+    """M, the number of first frames a clip may have: num_frames − (clip_frames − 1)·stride.
+
+    Where the video is too short for one unlooped clip, it is every frame.
+
+    Source: docs/methods/cvrl.md, Sampling.
+
     """
     reach = (clip_frames - 1) * stride
     return num_frames - reach if num_frames > reach else num_frames
@@ -45,7 +51,9 @@ def num_starts(num_frames: Count, clip_frames: int, stride: int = 1) -> int:
 
 @checked
 class IntervalDistribution:
-    """How far apart, in frames, the two clips of a pair start (CVRL, Qian et al. 2021, figure 4; cvrl.md §3).
+    """How far apart, in frames, the two clips of a pair start (CVRL, Qian et al. 2021, figure 4).
+
+    Source: docs/methods/cvrl.md, Sampling.
 
     With x = interval / M on [0, 1) and M possible starts:
 
@@ -97,7 +105,7 @@ class IntervalDistribution:
         if self.kind in ("none", "fixed"):
             at = 0 if self.kind == "none" else min(self.frames, num_starts - 1)
             return np.where(k > at, 1.0, 0.0)
-        if self.kind == "independent":  # 1/M at 0 and 2(M − k)/M² at k ≥ 1, summed (cvrl.md §3, last identity)
+        if self.kind == "independent":  # 1/M at 0 and 2(M − k)/M² at k ≥ 1, summed
             return np.where(k > 0, 1 / m + (k - 1) * (2 * m - k) / (m * m), 0.0)
         return self._unit_cdf(k / m)
 
@@ -109,7 +117,9 @@ class IntervalDistribution:
         return torch.from_numpy(np.diff(self.cdf(np.arange(num_starts + 1), num_starts)))
 
     def interval(self, u: float, num_starts: int) -> int:
-        """The largest k in [0, num_starts − 1] with F(k) ≤ u: the floor of the inverse CDF (cvrl.md §3.2).
+        """The largest k in [0, num_starts − 1] with F(k) ≤ u: the floor of the inverse CDF.
+
+        Source: docs/methods/cvrl.md, Sampling.
 
         Raises: UsageError unless 0 ≤ u < 1 and num_starts ≥ 1.
         """
@@ -160,7 +170,7 @@ class IntervalDistribution:
 
 @checked
 class PairSampler:
-    """Two clips of one video, an interval apart (CVRL §3; cvrl.md §3).
+    """Two clips of one video, an interval apart (CVRL; docs/methods/cvrl.md, Sampling).
 
     The interval δ is drawn first, then the earlier start uniformly over what remains, then the order. A video of at
     most (clip_frames − 1)·stride frames is looped, and both starts are independent and uniform over its frames
@@ -217,7 +227,9 @@ class PairSampler:
 
 @checked
 class ClipSetSampler:
-    """ρ clips of one video, in random order (Feichtenhofer 2021; cvrl.md §6.5); the first two are views 0 and 1.
+    """ρ clips of one video, in random order (Feichtenhofer 2021); the first two are views 0 and 1.
+
+    Source: docs/methods/simclr.md, Clips.
 
     Args:
         rho: clips at times of their own. 1 gives two views of one and the same clip.
@@ -277,7 +289,8 @@ class ClipSetSampler:
 class UniformSampler:
     """``num_clips`` clips of one video, each with its own uniform start; short videos are looped.
 
-    One clip of 32 frames at stride 2 is what CVRL's linear probe trains on (cvrl.md §6.1).
+    One clip of 32 frames at stride 2 is what CVRL's linear probe trains on (docs/methods/evaluation.md, CVRL's linear
+    probe).
     """
 
     def __init__(
@@ -318,8 +331,9 @@ def clip_starts(
         clip_len: n, frames per clip; ``stride`` frames apart.
         num_clips: k; a single clip starts at 0 under both rules.
         rule: ``cvrl``: floor(linspace(0, max(0, L − n·stride), k)); note n·stride and not (n − 1)·stride, as released
-            (cvrl.md §6.1). ``tcgl``: centres linspace(n/2, L − n/2, k) minus n/2, truncated (tcgl.md §6.1); the same
-            numbers, but a source shorter than n·stride is refused instead of looped.
+            (docs/methods/evaluation.md, CVRL's linear probe). ``tcgl``: centres linspace(n/2, L − n/2, k) minus n/2,
+            truncated (docs/methods/evaluation.md, TCGL's fine-tuning); the same numbers, but a source shorter than
+            n·stride is refused instead of looped.
     Raises: UsageError for counts below 1, an unknown rule, or a source too short for ``tcgl``.
     """
     room = num_frames - clip_len * stride
@@ -343,7 +357,9 @@ class CropBox(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class ClipPlan:
-    """The deterministic views of one source at test time: clips × crops. CVRL's are the defaults (cvrl.md §6.1).
+    """The deterministic views of one source at test time: clips × crops. CVRL's are the defaults.
+
+    Source: docs/methods/evaluation.md, CVRL's linear probe.
 
     Attributes:
         num_frames, stride: frames per clip and frames between them.

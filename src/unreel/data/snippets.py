@@ -1,4 +1,6 @@
-"""Snippets: short clips of one video, one after the other, whose order a network is to tell (tcgl.md §1.1).
+"""Snippets: short clips of one video, one after the other, whose order a network is to tell.
+
+Source: docs/methods/tcgl.md, Sampling.
 
 An order of n snippets is a vector with order[p] = chronological index of the snippet that stands at position p. Its
 class is its number among the lexicographic permutations of 0 … n − 1.
@@ -47,8 +49,8 @@ def permutation_class(order: Tensor | NDArray[np.int64] | Sequence[int]) -> int:
 def up_to_reversal(order_class: Tensor, n: int) -> Tensor:
     """Classes 0 … n!/2 − 1 that an order of n ≥ 2 snippets shares with the same video's played backwards.
 
-    Played backwards, the snippet i is n − 1 − i (which is not the tuple read backwards: tcgl.md §2.2), and class c is
-    n! − 1 − c. Any shape, int64.
+    Played backwards, the snippet i is n − 1 − i (which is not the tuple read backwards: docs/methods/tcgl.md, Graphs),
+    and class c is n! − 1 − c. Any shape, int64.
     """
     return torch.minimum(order_class, math.factorial(n) - 1 - order_class)
 
@@ -72,7 +74,9 @@ def require_frames(source: SourceInfo, needed: int, what: str) -> None:
 
 @checked
 class SnippetSampler:
-    """``num_snippets`` clips, ``interval`` frames apart, in shuffled positions (VCOP, Xu et al. 2019; tcgl.md §1.1).
+    """``num_snippets`` clips, ``interval`` frames apart, in shuffled positions (VCOP, Xu et al. 2019).
+
+    Source: docs/methods/tcgl.md, Sampling.
 
     The first snippet starts uniformly in 0 … L − span, both included; with the defaults snippet k starts 24 k frames
     later and the span is 64 frames.

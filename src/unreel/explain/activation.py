@@ -1,6 +1,6 @@
 """What every class-activation map is made of: a feature map, one weight per channel, a resize, a range.
 
-Shapes are 5-D throughout, images being clips of one frame (object_aware.md §2.2, §8).
+Shapes are 5-D throughout, images being clips of one frame (docs/methods/contracam.md, Map and Video).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Norm: TypeAlias = Literal["clip", "frame"]
 
 _SPATIAL: dict[str, str] = {"bicubic": "bicubic", "linear": "bilinear", "nearest": "nearest-exact"}
 
-# object_aware.md §2.2: what minmax adds to the denominator.
+# docs/methods/contracam.md, Map: what minmax adds to the denominator.
 _TINY = 1e-20
 # A map that varies by less than this many units in the last place is constant: what it shows is the resize's rounding.
 _ROUNDING = 64
@@ -115,7 +115,7 @@ def open_graph(encoder: Encoder, maps: Tensor, *, layer: str | None = None) -> G
     if getattr(encoder, "pooling", "mean") == "cls":
         raise UsageError("this encoder pools a class token, which no map leads to; wrap it with pool='mean'")
     if name == encoder.last_stage and type(encoder).pool is Encoder.pool:
-        # dS/dA is the same at every position then, so that A itself needs no gradient (§2.2).
+        # dS/dA is the same at every position then, so that A itself needs no gradient.
         pooled = encoder.pool(maps).detach().requires_grad_()
         return Graph(pooled, pooled)
     leaf = maps.detach().requires_grad_()
@@ -126,7 +126,7 @@ def open_graph(encoder: Encoder, maps: Tensor, *, layer: str | None = None) -> G
 
 
 def channel_weights(score: Tensor, leaf: Tensor, maps: Tensor, *, clamp: bool = True) -> Tensor:
-    """α (N, C): the mean over all positions of d(Σ score)/dA, without its negative part when ``clamp`` (§2.2).
+    """α (N, C): the mean over all positions of d(Σ score)/dA, without its negative part when ``clamp``.
 
     Args:
         score: any shape, a function of ``leaf``; its sum is differentiated. No parameter gets a gradient.
@@ -147,7 +147,7 @@ def activation(maps: Tensor, weights: Tensor, *, relu: bool = True) -> Tensor:
 def upsample(maps: Tensor, size: tuple[int, int, int], mode: Upsampling = "bicubic") -> Tensor:
     """Maps (N, 1, T', h, w) to (N, 1, T, H, W), pixel centres aligned (``align_corners=False``).
 
-    ``bicubic`` in space (§2.2) and ``linear`` (trilinear, §8) are both linear in time; ``nearest`` repeats.
+    ``bicubic`` in space and ``linear`` (trilinear) are both linear in time; ``nearest`` repeats.
     """
     frames, height, width = size
     rows, _, t, h, w = maps.shape

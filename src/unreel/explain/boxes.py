@@ -1,4 +1,6 @@
-"""From a soft map to clean masks and boxes (object_aware.md §2.8, §2.9; Mo et al. 2021, arXiv 2108.00049).
+"""From a soft map to clean masks and boxes.
+
+Source: docs/methods/contracam.md, Cleaning and Boxes; Mo et al. 2021, arXiv 2108.00049.
 
 Boxes are shares of the image, x1 y1 x2 y2 in [0, 1], margin included: the form that ``ObjectCrop`` reads.
 """
@@ -54,8 +56,8 @@ def map_rectangles(
         threshold: pixels above this share of ``peak`` belong to objects (strictly); touching ones, diagonally too,
             to the same.
         contours: "outer", one rectangle per object; "tree" adds the inner outline of every hole, as the release does
-            with a full contour tree (§2.9).
-        peak: None is the map's maximum; a clip's maximum for its frames (§8).
+            with a full contour tree.
+        peak: None is the map's maximum; a clip's maximum for its frames.
     Raises: UsageError for other shapes, values that are not finite, an unknown ``contours``.
     """
     values = _frame(map, "map")
@@ -74,7 +76,7 @@ def boxes_from_map(
     contours: Contours = "outer",
     peak: float | None = None,
 ) -> Tensor:
-    """Boxes of the objects that a map shows (§2.9). Objects that touch are one; a zero map has none.
+    """Boxes of the objects that a map shows. Objects that touch are one; a zero map has none.
 
     Args:
         map: (H, W), or with leading axes of length 1; ≥ 0.
@@ -104,7 +106,7 @@ def clean_mask(
     min_obj_scale: float = 0.001,
     single: bool = False,
 ) -> Tensor:
-    """A binary mask without specks: the large 4-connected components of a soft mask (§2.8).
+    """A binary mask without specks: the large 4-connected components of a soft mask.
 
     ``official`` computes what the release does: every pixel that is not zero in 8 bits belongs to an object, whatever
     ``binarise_threshold``; of the areas above the limit the first is dropped, which is the background's, or an object

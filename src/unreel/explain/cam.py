@@ -31,7 +31,7 @@ def classifier_cam(
             (of a probe on scaled features: divided by the scale).
         images: as ``contracam`` takes them.
         targets: (B,) classes; None explains the class with the highest logit.
-        clamp_weights: drop negative channel weights, which the release does by mistake (object_aware.md §2.2, §6.13).
+        clamp_weights: drop negative channel weights, as the release does by mistake (docs/methods/contracam.md, Map).
         knobs: ``expand_resolution``, ``layer``, ``upsample``, ``norm`` … of ``CamSettings``, and ``chunk``.
     Returns: (B, 1, H, W) for images, (B, 1, T, H, W) for clips, in [0, 1].
     Raises: UsageError as ``contracam``; for weights or targets that do not fit.

@@ -2,7 +2,7 @@
 
 An image is scored by how much its embedding differs from those of other images; the gradient of that score says which
 channels of the last feature map make the difference. What was found is masked out, and the search repeated. For video
-the same, over the feature map's time as well (object_aware.md §2, §8).
+the same, over the feature map's time as well (docs/methods/contracam.md, Video).
 
 ``variant="paper"`` is the formula as written, ``"official"`` what the released code computes: it multiplies the logit
 of an image with itself by zero instead of leaving it out (D1), and sums the positives over the batch (D2).
@@ -54,11 +54,13 @@ _BLUR_SHARE = 1 / 8
 @checked
 @dataclass(frozen=True)
 class CamSettings:
-    """Everything that decides a map besides the nets and the batch (object_aware.md §7). Plain values, for a card.
+    """Everything that decides a map besides the nets and the batch. Plain values, for a card.
+
+    Source: docs/methods/contracam.md, Settings.
 
     Attributes:
-        iterations: T; 10 for boxes and masks of objects, 1 for BG-Mixup (§2.6).
-        expand_resolution: 1, 2 or 4 times finer last map (§2.3).
+        iterations: T; 10 for boxes and masks of objects, 1 for BG-Mixup.
+        expand_resolution: 1, 2 or 4 times finer last map.
         variant: "paper" or "official"; it decides the two that follow where these are None.
         positive: "per_sample", or "batch_sum", the release's logarithm of the sum over the batch (D2).
         self_negative: "exclude" the image itself from its negatives, or give it the logit 0, "zero_logit" (D1).
@@ -131,13 +133,14 @@ def contrastive_score(
     self_negative: SelfNegative = "exclude",
     temperature: float = 1.0,
 ) -> Tensor:
-    """s_i = log exp(z_i·k_i/τ) − log Σ_u Σ_{j≠i} exp(z_i·n_j^u/τ), object_aware.md §2.1; in [code] with D1 and D2.
+    """s_i = log exp(z_i·k_i/τ) − log Σ_u Σ_{j≠i} exp(z_i·n_j^u/τ), docs/methods/contracam.md, Score; in [code] with D1
+    and D2.
 
     Args:
         embeddings: z (B, D), unit rows; the only argument that gets a gradient.
         keys: k (B, D), of the unmasked images.
         queue: n^0, n^1, …, each (B, D): row j of every one belongs to image j.
-        groups: (B,) int; rows of one group are no negatives of each other (clips of one video, §8).
+        groups: (B,) int; rows of one group are no negatives of each other (clips of one video).
         positive: "batch_sum": log Σ_n exp(z_n·k_n/τ) for every row.
         self_negative: "zero_logit": row i's own logit counts as 0 in every n^u.
         temperature: τ.
@@ -327,8 +330,8 @@ def contracam(
         images: images or clips as ``Encoder.prepare`` takes them: uint8 (B, H, W, C) or (B, T, H, W, C), or float in
             [0, 1], (B, C, H, W) or (B, C, T, H, W). Whole images: a crop has no background to tell from.
         iterations, expand_resolution, variant: see ``CamSettings``; the paper's own are 10, 2 for boxes, 1, 1 for soft
-            masks (§2.6).
-        groups: (B,) int, such as the video's number; rows of one group are no negatives of each other (§8).
+            masks.
+        groups: (B,) int, such as the video's number; rows of one group are no negatives of each other.
         targets: (B,) classes for ``score="supervised"``; None explains the class with the highest logit.
         chunk: rows per pass of the backbone, which bounds the memory and changes nothing else.
         knobs: every other setting of ``CamSettings``.

@@ -1,4 +1,6 @@
-"""A fully connected CRF that snaps a soft mask to the image's edges (Krähenbühl & Koltun 2011; object_aware.md §2.7).
+"""A fully connected CRF that snaps a soft mask to the image's edges (Krähenbühl & Koltun 2011).
+
+Source: docs/methods/contracam.md, CRF.
 
 Mean field is computed exactly: every pixel hears every other. The Gaussian kernel is a product of one along y and one
 along x; the bilateral one is summed in blocks that stay in the cache, each pair of pixels once. An image of 224 × 224
@@ -21,7 +23,7 @@ from unreel.core.settings import Range
 
 Backend: TypeAlias = Literal["exact", "pydensecrf"]
 
-# object_aware.md §2.7: what is added to probabilities before the logarithm.
+# docs/methods/contracam.md, CRF: what is added to probabilities before the logarithm.
 _TINY = 1e-20
 # exp of less is 0 beside the pixel's own 1, in float64 too; denormal numbers would make it fifty times slower.
 _NEVER = -60.0
@@ -32,7 +34,7 @@ _BLOCK = {"cpu": (256, 1024), "cuda": (4096, 16384)}
 @checked
 @dataclass(frozen=True)
 class CrfSettings:
-    """The constants of the CRF; defaults: object_aware.md §2.7 [code]. Plain values, for a card.
+    """The constants of the CRF; defaults: docs/methods/contracam.md, CRF [code]. Plain values, for a card.
 
     Attributes:
         iterations: mean-field steps.
@@ -182,7 +184,7 @@ def _library(pixels: Tensor, probability: Tensor, settings: CrfSettings) -> Tens
         ) from None
     height, width = probability.shape
     p = probability.detach().cpu().to(torch.float32).numpy().ravel()
-    field = DenseCRF2D(width, height, 2)  # width first: the release has it the wrong way round (§6, 12)
+    field = DenseCRF2D(width, height, 2)  # width first: the release has it the wrong way round
     field.setUnaryEnergy(-np.log(np.stack([p, 1 - p]) + np.float32(_TINY)))
     field.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_weight)
     field.addPairwiseBilateral(

@@ -1,8 +1,8 @@
 """Maps for whole data sets: shuffled batches by a fixed seed, in the order of the data, with where they come from.
 
-A ContraCAM depends on the other rows of its batch (object_aware.md §2.5). Data are often stored class by class, which
-would set every image against its own kind: rows are shuffled by a key and come back by number. A batch that has no
-negatives, such as a last row alone, is joined by rows of the one before it.
+A ContraCAM depends on the other rows of its batch (docs/methods/contracam.md, Batches). Data are often stored class by
+class, which would set every image against its own kind: rows are shuffled by a key and come back by number. A batch
+that has no negatives, such as a last row alone, is joined by rows of the one before it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class CamMaps:
 
 
 def whole_frames(spec: InputSpec, *, num_clips: int = 1, size_px: int | None = None) -> ClipPlan:
-    """Clips as the encoder was trained, of whole frames: resized to size × size, the aspect not kept (§2.5)."""
+    """Clips as the encoder was trained, of whole frames: resized to size × size, the aspect not kept."""
     size = spec.size_px if size_px is None else size_px
     return ClipPlan(
         num_frames=spec.num_frames,
@@ -95,7 +95,7 @@ def provenance(
     plan: ClipPlan | None = None,
     resolution: Resolution = "input",
 ) -> dict[str, object]:
-    """What maps of the same data depend on, as plain values: goes with every file of boxes or masks (§7)."""
+    """What maps of the same data depend on, as plain values: goes with every file of boxes or masks."""
     return {
         "contracam": 1,
         "settings": settings.to_card(),
@@ -127,7 +127,7 @@ class _Blocks:
     """Which rows are mapped together: settled by the groups of all rows, the number of rows and the seed alone.
 
     A batch is a block of shuffled rows. One that shows a single group, as a last row alone does, is joined by rows of
-    other groups from the block before it, or from the nearest that has some (object_aware.md §2.5 a).
+    other groups from the block before it, or from the nearest that has some (docs/methods/contracam.md, Batches).
     """
 
     def __init__(self, groups: Sequence[int], size: int, seed: int) -> None:
@@ -230,7 +230,7 @@ def array_maps(
         images: as ``contracam`` takes them, N of them.
         settings: or single ``knobs`` of ``CamSettings``.
         groups: (N,) int; rows of one group are no negatives of each other.
-        batch_size, seed: who is set against whom: recorded with the result, since it depends on them (§2.5).
+        batch_size, seed: who is set against whom: recorded with the result, since it depends on them.
     Returns: (N, 1, H, W) for images, (N, 1, T, H, W) for clips, float32 on the CPU.
         Where all are of one group, the maps are zero, with a warning.
     Raises: UsageError as ``contracam``.

@@ -114,7 +114,7 @@ def write_gallery(
 
     Writes ``overlays/`` (a PNG per image, an mp4 per video), ``maps/`` (8 bits without loss: a grey PNG per image; per
     video an archive with ``masks`` (F, S, S) and ``times_s``), ``explain.json`` (settings and digests), ``index.html``,
-    and with ``objects`` also ``boxes.txt`` (object_aware.md §2.9) and, of videos, ``tubelets.json``.
+    and with ``objects`` also ``boxes.txt`` (docs/methods/contracam.md, Boxes) and, of videos, ``tubelets.json``.
 
     Args:
         encoder, projector, cam, batch_size, seed, chunk, workers: as in ``iterate_maps``.

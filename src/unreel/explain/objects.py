@@ -1,4 +1,6 @@
-"""Maps of sources, and the objects in them: everything between an encoder and boxes (object_aware.md §2.6–2.9, §8).
+"""Maps of sources, and the objects in them: everything between an encoder and boxes.
+
+Source: docs/methods/contracam.md, Settings and Video.
 
 A source is an image or a whole video, whose clips' maps are joined in time.
 """
@@ -120,11 +122,11 @@ def join_rows(clips: Iterator[ClipMap]) -> Iterator[SourceMaps]:
 @checked
 @dataclass(frozen=True)
 class ObjectSettings:
-    """How a map becomes objects (object_aware.md §7, "post"). Plain values, for a card.
+    """How a map becomes objects (docs/methods/contracam.md, Settings). Plain values, for a card.
 
     Attributes:
         variant: of cleaning and contours: "paper" or "official".
-        binarise_threshold, min_obj_scale, single: see ``clean_mask``; 0.01 before boxes (§2.8).
+        binarise_threshold, min_obj_scale, single: see ``clean_mask``; 0.01 before boxes.
         threshold, min_scale, margin, largest_only: see ``boxes_from_map``.
         contours: "outer", "tree", or what the variant says.
         min_iou, max_gap: see ``link_boxes``.
@@ -190,7 +192,7 @@ def find_objects(source: SourceMaps, settings: ObjectSettings | None = None) -> 
     """Clean a source's map, box what it shows, and link the boxes of a video.
 
     A map's values are judged as they are: ContraCAM's reach 1 in every clip, so that thresholds are shares of the
-    clip's maximum (§8).
+    clip's maximum.
     """
     chosen = settings if settings is not None else ObjectSettings()
     masks = clean_mask(
@@ -223,7 +225,7 @@ def _even(times_s: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.f
 
 
 def refine(source: SourceMaps, crf: CrfSettings | None, *, device: torch.device | str | None = None) -> SourceMaps:
-    """A source's map after the CRF, frame by frame (§2.7); itself without one.
+    """A source's map after the CRF, frame by frame; itself without one.
 
     Args:
         source: with its pixels. crf: constants; None changes nothing.

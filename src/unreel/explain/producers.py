@@ -1,4 +1,6 @@
-"""Boxes and masks as sidecars: ``unreel data annotate boxes|masks DATA --encoder RUN`` (object_aware.md §2.6, §7).
+"""Boxes and masks as sidecars: ``unreel data annotate boxes|masks DATA --encoder RUN``.
+
+Source: docs/methods/contracam.md, Settings.
 
 Maps of a data set depend on one another, so these producers see all sources at once. What they find is keyed by the
 encoder's and the projector's weights and by every setting; the table itself says them (``data.sidecars.made_by``).
@@ -32,9 +34,9 @@ from unreel.media.image import encode_image
 from unreel.nn.encoder import Encoder
 
 BOX_MAPS = CamSettings(iterations=10, expand_resolution=2)
-"""Maps that boxes are made of (object_aware.md §2.6)."""
+"""Maps that boxes are made of (docs/methods/contracam.md, Settings)."""
 MASK_MAPS = CamSettings(iterations=1, expand_resolution=1)
-"""Maps that are BG-Mixup's masks (object_aware.md §2.6)."""
+"""Maps that are BG-Mixup's masks (docs/methods/contracam.md, Settings)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class _Maps:
         encoder, projector: of one method; see ``contracam``.
         plan: which clips, see ``map_plan``.
         cam: settings of the maps.
-        batch_size, seed: who is set against whom, in clips (§2.5).
+        batch_size, seed: who is set against whom, in clips.
         chunk: rows per pass of the backbone; changes nothing but the memory.
     """
 
@@ -147,8 +149,8 @@ class BoxProducer(_Maps):
 class MaskProducer(_Maps):
     """The sidecar ``masks``: soft masks in 8 bits, as files in a folder named like the table.
 
-    Of an image a grey PNG of its size (§2.6), of a video an archive with ``masks`` (T', h, w) at the resolution of the
-    features and ``times_s`` (T',) (§8). Fact: ``file``, its path beside the table. Maps are not refined: what
+    Of an image a grey PNG of its size, of a video an archive with ``masks`` (T', h, w) at the resolution of the
+    features and ``times_s`` (T',). Fact: ``file``, its path beside the table. Maps are not refined: what
     BG-Mixup mixes by is the map itself.
     """
 

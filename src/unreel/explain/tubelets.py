@@ -1,4 +1,4 @@
-"""Objects through time: boxes of single frames, linked (object_aware.md §8).
+"""Objects through time: boxes of single frames, linked (docs/methods/contracam.md, Video).
 
 A tubelet is what one object occupies in consecutive frames. Linking is greedy: of all pairs of a tubelet's newest box
 and a box of the next frame, the one that overlaps most goes first.
@@ -22,9 +22,9 @@ from unreel.explain.boxes import boxes_from_map
 from unreel.metrics.localization import box_iou
 
 MIN_IOU = 0.3
-"""Boxes of consecutive frames that overlap by this much show one object (object_aware.md §8)."""
+"""Boxes of consecutive frames that overlap by this much show one object (docs/methods/contracam.md, Video)."""
 MAX_GAP = 2
-"""An object may be missing from this many frames; its boxes there are interpolated (object_aware.md §8)."""
+"""An object may be missing from this many frames; its boxes there are interpolated."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _filled(chain: list[tuple[int, NDArray[np.float64]]]) -> Tubelet:
 
 
 def frame_boxes(map: Tensor | NDArray[Any], **options: Any) -> list[Tensor]:
-    """The boxes of each frame of a clip's map (T, H, W); what is object is judged by the clip's maximum (§8).
+    """The boxes of each frame of a clip's map (T, H, W); what is object is judged by the clip's maximum.
 
     ``options`` are those of ``boxes_from_map``. A frame without the object, where the map stays low, has no box.
     """

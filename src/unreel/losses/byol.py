@@ -1,4 +1,4 @@
-"""BYOL's regression of the teacher's projection (Grill et al., NeurIPS 2020; object_aware.md §1.3)."""
+"""BYOL's regression of the teacher's projection (Grill et al., NeurIPS 2020; docs/methods/byol.md, Heads and loss)."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from unreel.core.modules import wide
 
 Reduction: TypeAlias = Literal["mean", "sum_of_views"]
 
-# Under the squared norm, as TensorFlow's l2_normalize has it (cvrl.md §2).
+# Under the squared norm, as TensorFlow's l2_normalize has it (docs/methods/cvrl.md, Head and loss).
 _NORM_EPS = 1e-12
-# Inside the logarithm of the logged entropy (cvrl.md §2, losses/losses.py of the release).
+# Inside the logarithm of the logged entropy (docs/methods/cvrl.md, Head and loss, losses/losses.py of the release).
 _ENTROPY_EPS = 1e-8
 
 
@@ -55,7 +55,9 @@ def nt_xent(
     normalize: bool = True,
     gather: bool = True,
 ) -> Tensor:
-    """Symmetric InfoNCE over two views (van den Oord 2018, eq. 4; CVRL, Qian 2021, eq. 1; cvrl.md §2).
+    """Symmetric InfoNCE over two views (van den Oord 2018, eq. 4; CVRL, Qian 2021, eq. 1).
+
+    Source: docs/methods/cvrl.md, Head and loss.
 
     For every anchor the positive is the other view of its video and the negatives are the other 2N − 2 clips of the
     global batch of N videos. Each process returns the mean over its own anchors, against the columns of all: with
@@ -100,7 +102,7 @@ def nt_xent(
 def contrast_statistics(
     z1: Tensor, z2: Tensor, *, temperature: Positive = 0.1, normalize: bool = True, gather: bool = True
 ) -> ContrastStatistics:
-    """Accuracy and entropy of the a→b block: N-way, without same-view logits (cvrl.md §2).
+    """Accuracy and entropy of the a→b block: N-way, without same-view logits (docs/methods/cvrl.md, Head and loss).
 
     Args: as ``nt_xent``.
     Returns: means over the anchors of all processes when ``gather``, of this one otherwise; chance accuracy is 1/N.

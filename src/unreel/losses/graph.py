@@ -15,7 +15,9 @@ from unreel.losses.contrastive import l2_normalize
 
 @checked
 def node_info_nce(u: Tensor, v: Tensor, temperature: Positive = 0.5) -> Tensor:
-    """InfoNCE over the nodes of two views of a graph (GRACE, Zhu et al. 2020, eq. 1–2; TCGL; tcgl.md §2.5).
+    """InfoNCE over the nodes of two views of a graph (GRACE, Zhu et al. 2020, eq. 1–2; TCGL).
+
+    Source: docs/methods/tcgl.md, Contrast.
 
     The positive of a node is the same node in the other view; its negatives are the N − 1 other nodes of each view.
     Graphs of a batch never meet, so several processes need no gather.

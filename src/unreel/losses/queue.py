@@ -1,4 +1,4 @@
-"""InfoNCE against a queue of earlier keys (MoCo, He et al., CVPR 2020; object_aware.md §1.2, §4.4)."""
+"""InfoNCE against a queue of earlier keys (He et al., CVPR 2020; docs/methods/moco.md, Head and queue)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def mixed_queue_info_nce(
     weighting: MixWeighting = "paper",
     gather: bool = True,
 ) -> Tensor:
-    """The loss of queries from mixed images: each is of two images, by their shares (object_aware.md §4.4).
+    """The loss of queries from mixed images: each is of two images, by their shares.
+
+    Source: docs/methods/object_views.md, Mixup and CutMix.
 
     The keys of the whole batch are columns beside the queue; a query's own key counts with its weight λ, the partner's
     with 1 − λ, the others are additional negatives.
@@ -71,7 +73,7 @@ def mixed_queue_info_nce(
         q, k, queue, temperature: as ``queue_info_nce``.
         mixed: λ and the partners, rows of this process.
         weighting: "paper" weighs each query's own cross-entropies; "official" averages them over the batch first, as
-            the released code does by mistake (§6, defect 14).
+            the released code does by mistake.
         gather: keys of all processes; every process must hold the same B.
     Returns: scalar, in float32 at least; chance level is log(B·W + K).
     Raises: UsageError as ``queue_info_nce``, and for an unknown weighting.

@@ -1,4 +1,4 @@
-"""Where is the object? Masks, boxes and soft maps against the truth (object_aware.md §5.2).
+"""Where is the object? Masks, boxes and soft maps against the truth (docs/methods/evaluation.md, Localisation).
 
 Each score that is a mean over images has a per-image form, which intervals and paired comparisons read. Images without
 an answer (a box score without a true box) are NaN there and left out of the mean.
@@ -22,7 +22,7 @@ Contours: TypeAlias = Literal["tree", "outer"]
 DELTAS = (0.3, 0.5, 0.7)
 """IoU that MaxBoxAccV2 asks for in turn (Choe et al. 2020, arXiv 2007.04178, §3.3)."""
 NUM_THRESHOLDS = 1000
-"""Thresholds 0, 0.001, …, 0.999 of a map's maximum (object_aware.md §5.2)."""
+"""Thresholds 0, 0.001, …, 0.999 of a map's maximum (docs/methods/evaluation.md, Localisation)."""
 CORLOC_IOU = 0.5
 """Overlap at which Pascal VOC's kit calls a box found (Everingham et al. 2010, §4.2)."""
 

@@ -229,8 +229,8 @@ def retrieval_outcomes(
     """Per-query hits, recalls and average precision in one pass.
 
     A gallery row is relevant when its label is the query's. A query whose label is nowhere in the gallery counts 0 in
-    every score: the number of queries never shrinks silently. Default ``ks`` are those of tcgl.md §6.2.
-    ``found``: the max(ks) nearest, where they are known. Other arguments and errors as ``nearest``.
+    every score: the number of queries never shrinks silently. Default ``ks`` are those of docs/methods/evaluation.md,
+    TCGL's retrieval. ``found``: the max(ks) nearest, where they are known. Other arguments and errors as ``nearest``.
     """
     if not ks:
         raise UsageError("ks: name at least one k")
@@ -289,7 +289,8 @@ def _relevance(
 def hit_at_k(
     queries: object, gallery: object, query_labels: object, gallery_labels: object, k: int = 1, **options: Any
 ) -> float:
-    """Share of queries with their label among the k nearest (tcgl.md §6.2: "Recall@k" of the video retrieval papers).
+    """Share of queries with their label among the k nearest (docs/methods/evaluation.md, TCGL's retrieval: "Recall@k"
+    of the video retrieval papers).
 
     Args:
         queries, gallery: (Q, D), (G, D); query_labels, gallery_labels: (Q,), (G,), any label type.

@@ -1,8 +1,8 @@
 """C3D with batch norm: eight 3×3×3 convolutions and four max pools, as the snippet-order methods train it.
 
-Source of every number: tcgl.md §1.4 (layers, shapes), checks 1 and 2. Parameters carry the names of the public code
-(``conv1``, ``bn1``, ``conv3a``, ``bn3a`` …), so that its checkpoints fit as they are. A stage is named after its
-convolutions and starts with the pool before them: ``conv1`` … ``conv5``.
+Source of every number: docs/methods/tcgl.md, Backbones. Parameters carry the names of
+the public code (``conv1``, ``bn1``, ``conv3a``, ``bn3a`` …), so that its checkpoints fit as they are. A stage is named
+after its convolutions and starts with the pool before them: ``conv1`` … ``conv5``.
 """
 
 from __future__ import annotations
@@ -121,6 +121,6 @@ class C3D(StagedEncoder):
 c3d = register_variant(
     "c3d",
     C3D,
-    "C3D with batch norm: 27,661,440 parameters, 512 features, strides 8 in time and 16 in space (tcgl.md §1.4).",
+    "C3D with batch norm: 27,661,440 parameters, 512 features, strides 8 in time and 16 in space.",
     fixed={},
 )

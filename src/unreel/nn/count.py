@@ -18,7 +18,8 @@ from unreel.nn.encoder import Encoder
 def count_parameters(module: nn.Module, trainable_only: bool = True) -> int:
     """Number of parameters; with ``trainable_only=False`` also frozen ones and batch norms' running mean and variance.
 
-    The second figure is the one papers round to (cvrl.md §1). The integer batch counters are never counted.
+    The second figure is the one papers round to (docs/methods/cvrl.md, Backbone). The integer batch counters are never
+    counted.
     """
     parameters = [p for p in module.parameters() if p.requires_grad or not trainable_only]
     buffers = [] if trainable_only else [b for b in module.buffers() if b.is_floating_point()]
@@ -48,8 +49,8 @@ def _module_macs(module: nn.Module, output: Tensor) -> int:
 def count_macs(module: nn.Module, shape: tuple[int, ...], *, linear: bool = False) -> int:
     """Multiply–accumulates of one forward pass over one input of ``shape``, (C, T, H, W) for an encoder.
 
-    Convolutions only, one multiply–accumulate counting 1 (cvrl.md §1); ``linear=True`` adds ``nn.Linear`` layers.
-    Padding counts as work, as everywhere; attention products, norms and pools do not count.
+    Convolutions only, one multiply–accumulate counting 1 (docs/methods/cvrl.md, Backbone); ``linear=True`` adds
+    ``nn.Linear`` layers. Padding counts as work, as everywhere; attention products, norms and pools do not count.
     """
     counted = (*_CONVOLUTIONS, nn.Linear) if linear else _CONVOLUTIONS
     total = 0

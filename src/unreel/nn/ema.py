@@ -18,7 +18,7 @@ MomentumSchedule: TypeAlias = Literal["constant", "cosine"]
 @checked
 @torch.no_grad()
 def ema_update(target: nn.Module, online: nn.Module, momentum: Share) -> None:
-    """target ← m · target + (1 − m) · online, in place; parameters only (object_aware.md §1.1).
+    """target ← m · target + (1 − m) · online, in place; parameters only (docs/methods/moco.md, Training).
 
     Buffers stay: a target that runs in training mode keeps its own batch-norm statistics.
 

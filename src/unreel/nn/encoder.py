@@ -32,8 +32,8 @@ class InputSpec:
     ``num_frames`` at ``stride_frames`` and ``size_px`` are what it was trained on (others work unless they are below
     ``min_frames``: shorter ones are repeated whole); ``mean`` and ``std`` are per channel on values in [0, 1];
     ``channels=1`` converts RGB to grey. ``dct_highpass`` = k takes away the k lowest temporal frequencies of every
-    clip (the first k coefficients of its DCT-II along time; tcgl.md §1.3, §4): 0 none, 1 the mean over time, so that
-    what moves is left.
+    clip (the first k coefficients of its DCT-II along time; docs/methods/tcgl.md, STKD): 0 none, 1 the mean over time,
+    so that what moves is left.
     """
 
     num_frames: int = 16
@@ -182,6 +182,6 @@ class Encoder(nn.Module):
         """A deep copy whose last map is ``factor`` (1, 2 or 4) times finer in space; weights unchanged, no dilation.
 
         The spatial strides of the last one (2) or two (4) strided stages become 1; temporal strides stay
-        (object_aware.md §2.3, §8). Raises UsageError where the architecture cannot.
+        (docs/methods/contracam.md, Resolution and Video). Raises UsageError where the architecture cannot.
         """
         raise NotImplementedError(f"{type(self).__name__} must write at_resolution")

@@ -1,7 +1,8 @@
 """Encoders for other people's code: 2-D ResNets under torchvision's and Detectron2's names.
 
-Detectron2's names are those of its C4 backbone (object_aware.md §5.6): ``stem.conv1``, ``res2.0.conv1``,
-``res2.0.conv1.norm``, ``res2.0.shortcut``. Its file is a pickle of NumPy arrays, as its model zoo has it.
+Detectron2's names are those of its C4 backbone (docs/methods/evaluation.md, Detection): ``stem.conv1``,
+``res2.0.conv1``, ``res2.0.conv1.norm``, ``res2.0.shortcut``. Its file is a pickle of NumPy arrays, as its model zoo has
+it.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ def detectron2_state(encoder: Encoder) -> dict[str, Tensor]:
 
 @checked
 def detectron2_settings(encoder: Encoder, data_set: DetectionSet = "coco", *, batch: Count = 16) -> dict[str, Any]:
-    """Settings of Detectron2 for fine-tuning this encoder as R-CNN C4 (object_aware.md §5.6), nested as its YAML.
+    """Settings of Detectron2 for fine-tuning this encoder as R-CNN C4, nested as its YAML.
+
+    Source: docs/methods/evaluation.md, Detection.
 
     Mask R-CNN on COCO train2017 → val2017: 180,000 iterations, steps at 120,000 and 160,000, sides of 640 to 800 px.
     Faster R-CNN on VOC 07+12 trainval → 07 test: 24,000, steps at 18,000 and 22,000, 100 of warm-up, 480 to 800 px.

@@ -1,7 +1,7 @@
 """Small dense graphs in batches: their edges, their corruption, and two layers that pass messages along them.
 
 A graph of N nodes is its adjacency A (N, N): row = target, column = source, so that A[t, s] counts the edges from s to
-t. Any number of leading dimensions are graphs of a batch. Nothing here knows of video (tcgl.md §2, problem P10).
+t. Any number of leading dimensions are graphs of a batch. Nothing here knows of video (docs/methods/tcgl.md, Graphs).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GAT_SLOPE = 0.2
 
 
 def chain(num_nodes: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """(N, N): node i joined with i + 1, both ways (tcgl.md §2.2)."""
+    """(N, N): node i joined with i + 1, both ways (docs/methods/tcgl.md, Graphs)."""
     return order_graph(torch.arange(num_nodes, device=device), dtype=dtype)
 
 
@@ -40,7 +40,7 @@ def edgeless(num_nodes: int, *, device: torch.device | None = None, dtype: torch
 
 
 def order_graph(order: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-    """The path through the nodes in the order given (tcgl.md §2.2, P5).
+    """The path through the nodes in the order given (docs/methods/tcgl.md, Graphs).
 
     With pos(a) the position p at which order[p] = a, the edges are {pos(a), pos(a + 1)}, both ways: nodes p and q are
     joined where order[p] and order[q] differ by one. An order and its reversal have the same graph.
@@ -67,7 +67,7 @@ def random_path(draws: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def drop_edges(adjacency: Tensor, draws: Tensor, p: float, *, directed: bool = True) -> Tensor:
-    """Remove edges with probability ``p``: A ∘ R with R ~ Bernoulli(1 − p) (GRACE; tcgl.md §2.3).
+    """Remove edges with probability ``p``: A ∘ R with R ~ Bernoulli(1 − p) (GRACE; docs/methods/tcgl.md, Graphs).
 
     Args:
         adjacency: (..., N, N); not changed.
@@ -87,7 +87,7 @@ def mask_features(x: Tensor, draws: Tensor, p: float) -> Tensor:
     Args:
         x: nodes, (..., N, F); not changed.
         draws: uniforms on [0, 1), (..., F): one per graph and dimension.
-        p: probability that a dimension is zeroed (tcgl.md §2.3: 0.1).
+        p: probability that a dimension is zeroed (docs/methods/tcgl.md, Graphs: 0.1).
     """
     return x * (draws >= p).to(x.dtype).unsqueeze(-2)
 
@@ -96,7 +96,7 @@ def mask_features(x: Tensor, draws: Tensor, p: float) -> Tensor:
 
 
 def normalized_adjacency(adjacency: Tensor, *, self_loops: bool = True) -> Tensor:
-    """S = D^−½ (A + I) D^−½ (Kipf & Welling 2017, eq. 2), for directed graphs as well (tcgl.md §2.4).
+    """S = D^−½ (A + I) D^−½ (Kipf & Welling 2017, eq. 2), for directed graphs as well (docs/methods/tcgl.md, Graphs).
 
     D is the in-degree with the self-loop, the row sum of A + I, for both factors. An edge that is there twice counts
     twice.
@@ -120,7 +120,7 @@ def normalized_adjacency(adjacency: Tensor, *, self_loops: bool = True) -> Tenso
 class GraphConv(nn.Module):
     """One graph convolution, H = S X Wᵀ + b, for many small graphs at once (Kipf & Welling 2017).
 
-    The weight is Glorot-uniform, the bias zero; there is no activation (tcgl.md §2.4).
+    The weight is Glorot-uniform, the bias zero; there is no activation (docs/methods/tcgl.md, Graphs).
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:

@@ -38,7 +38,7 @@ def keyed_dropout(x: Tensor, key: Key, ids: Tensor, p: Dropout) -> Tensor:
 
 
 def _glorot_(linear: nn.Linear) -> None:
-    """Glorot-uniform weights and a zero bias, in place (cvrl.md §1, initialisation of dense layers)."""
+    """Glorot-uniform weights and a zero bias, in place (docs/methods/cvrl.md, Backbone)."""
     nn.init.xavier_uniform_(linear.weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
@@ -58,8 +58,9 @@ def projection_mlp(
 ) -> nn.Sequential:
     """``hidden_layers`` × (Linear, BatchNorm, ReLU), then Linear: embeddings (B, in_dim) to projections (B, out_dim).
 
-    The defaults are CVRL's head (cvrl.md §2): four linear layers with bias, batch norm of decay 0.997 and epsilon
-    1e-5, no dropout. ``hidden_layers=0`` is one linear layer. Raises UsageError for sizes below 1.
+    The defaults are CVRL's head (docs/methods/cvrl.md, Head and loss): four linear layers with bias, batch norm of
+    decay 0.997 and epsilon 1e-5, no dropout. ``hidden_layers=0`` is one linear layer. Raises UsageError for sizes below
+    1.
     """
     layers: list[nn.Module] = []
     width = in_dim
@@ -102,8 +103,8 @@ def out_width(head: nn.Module) -> int:
 def normalized_mlp(in_dim: Count, hidden_dim: Count, out_dim: Count) -> nn.Sequential:
     """Linear without bias, BatchNorm, ReLU, Linear with bias, L2 norm: (B, in_dim) to unit rows (B, out_dim).
 
-    The heads of object_aware.md §1.1 (MoCo's projector, BYOL's projector and predictor); weights and biases start
-    uniform in ±1/√fan_in. Raises UsageError for sizes below 1.
+    MoCo's projector, BYOL's projector and predictor (docs/methods/moco.md, Head and queue); weights and biases
+    start uniform in ±1/√fan_in. Raises UsageError for sizes below 1.
     """
     return nn.Sequential(
         nn.Linear(in_dim, hidden_dim, bias=False),
@@ -166,7 +167,9 @@ class ConcatHead(nn.Module):
 
 
 class PairHead(nn.Module):
-    """Every pair of n clips compared by one shared layer, then all pairs together to scores (VCOP; tcgl.md §8).
+    """Every pair of n clips compared by one shared layer, then all pairs together to scores.
+
+    Source: docs/methods/vcop.md, Numbers.
 
     p_ij = ReLU(W [f_i; f_j] + b) for i < j, in the order (0,1), (0,2), …, (1,2), …; their concatenation, n(n − 1)/2
     times ``hidden``, dropout, and a linear layer.

@@ -1,4 +1,4 @@
-"""From 2-D kernels to 3-D ones, the usual start of a video net (cvrl.md §1, "Inflation baselines")."""
+"""From 2-D kernels to 3-D ones, the usual start of a video net (docs/methods/cvrl.md, Inflation)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def initial_weights(
     """Load weights into an encoder, in place; a depth or width that differs is refused with the reason.
 
     What unreel's own encoders were trained to see travels with their weights: mean, standard deviation and temporal
-    high-pass of their input (tcgl.md §9, check 16).
+    high-pass of their input (docs/methods/tcgl.md, STKD).
 
     Args:
         encoder: left as it was when the weights do not fit.

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from unreel.core.text import first_few
 
-# What frameworks put before a backbone's names (virb.md §3.2, tcgl.md P2); the first of equally good ones wins, so
+# What frameworks put before a backbone's names (docs/methods/tcgl.md, Where we differ). The
+# first of equally good ones wins, so
 # the query encoder stands before the key encoder.
 PREFIXES: dict[str, tuple[str, ...]] = {
     "unreel": ("", "encoder."),

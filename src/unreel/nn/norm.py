@@ -140,7 +140,8 @@ def synchronise(module: nn.Module) -> nn.Module:
 
     Children are replaced in place, keeping their parameters; returns ``module``, or its replacement when it is a
     batch norm itself. Needed wherever a loss compares samples across processes: otherwise each rank normalises by its
-    own part, and the network can tell ranks apart (CVRL synchronises backbone and head, cvrl.md §2).
+    own part, and the network can tell ranks apart (CVRL synchronises backbone and head, docs/methods/cvrl.md, Head and
+    loss).
     """
     if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
         return _converted(module)
@@ -311,8 +312,8 @@ def separate_calls(module: nn.Module, calls: Sequence[int], num_calls: int) -> I
     when contexts together covering 0 … num_calls − 1 have been left, in the order of the calls, whatever the order of
     the contexts. ``num_batches_tracked`` grows by ``len(calls)`` in each. In evaluation nothing changes.
 
-    So a method whose release calls its encoder many times per step (tcgl.md §1.4, "BN statistics") runs all clips of
-    one length together, and gets the same outputs, gradients and buffers.
+    So a method whose release calls its encoder many times per step (docs/methods/tcgl.md, Batch norm)
+    runs all clips of one length together, and gets the same outputs, gradients and buffers.
 
     A context that is left by an exception leaves no trace in the buffers; a step that broke off between its contexts
     is forgotten when its first calls are made again. Passes replayed in the backward pass (activation checkpointing)

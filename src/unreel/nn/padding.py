@@ -1,7 +1,8 @@
 """Three-dimensional convolution and max pooling with PyTorch's symmetric padding or TensorFlow's "SAME".
 
 Both give out = ceil(in / stride) for odd kernels; the numbers differ where the total pad is odd: an even size with
-stride 2 gets 7-tap (2, 3), 5-tap (1, 2), 3-tap (0, 1) in TensorFlow and (3, 3), (2, 2), (1, 1) here (cvrl.md §1).
+stride 2 gets 7-tap (2, 3), 5-tap (1, 2), 3-tap (0, 1) in TensorFlow and (3, 3), (2, 2), (1, 1) here
+(docs/methods/cvrl.md, Backbone).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """R3D-50, -101 and -152: the backbones of CVRL, a slow-pathway bottleneck ResNet with a strided five-frame stem.
 
-Source of every number: cvrl.md §1 (table of stages, "Details", counts in check 1, values in check 4). Parameters carry
-torchvision's names (``conv1``, ``bn1``, ``layer1.0.conv1`` …), so that a 2-D ResNet inflates name by name; stages are
-``stem``, ``pool``, ``res2`` … ``res5`` as in the paper.
+Source of every number: docs/methods/cvrl.md, Backbone. Parameters carry torchvision's names (``conv1``, ``bn1``,
+``layer1.0.conv1`` …), so that a 2-D ResNet inflates name by name; stages are ``stem``, ``pool``, ``res2`` … ``res5`` as
+in the paper.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class R3D(ResNetLayout):
         self.conv1 = conv3d(in_channels, channels, (stem_kernel_t, 7, 7), (stem_stride_t, 2, 2), padding=padding)
         self.bn1 = norm(channels)
         self.relu = nn.ReLU(inplace=True)
-        # The pool looks along time only when it also strides there (cvrl.md §1).
+        # The pool looks along time only when it also strides there (docs/methods/cvrl.md, Backbone).
         self.maxpool = max_pool3d((1 if pool_stride_t == 1 else 3, 3, 3), (pool_stride_t, 2, 2), padding=padding)
         steps = {"stem": StageStep(channels, stem_stride_t, 2), "pool": StageStep(channels, pool_stride_t, 2)}
         for i, (depth, temporal_kernel) in enumerate(zip(layers, temporal_kernels, strict=True)):
@@ -166,18 +166,18 @@ class R3D(ResNetLayout):
 r3d_50 = register_variant(
     "r3d_50",
     R3D,
-    "R3D-50: 31,672,128 parameters, 2048 features, blocks (3, 4, 6, 3) (cvrl.md §1); arguments as ``R3D``.",
+    "R3D-50: 31,672,128 parameters, 2048 features, blocks (3, 4, 6, 3) (docs/methods/cvrl.md); arguments as ``R3D``.",
     fixed={"layers": (3, 4, 6, 3)},
 )
 r3d_101 = register_variant(
     "r3d_101",
     R3D,
-    "R3D-101: 59,577,152 parameters, 2048 features, blocks (3, 4, 23, 3) (cvrl.md §1); arguments as ``R3D``.",
+    "R3D-101: 59,577,152 parameters, 2048 features, blocks (3, 4, 23, 3) (docs/methods/cvrl.md); arguments as ``R3D``.",
     fixed={"layers": (3, 4, 23, 3)},
 )
 r3d_152 = register_variant(
     "r3d_152",
     R3D,
-    "R3D-152: 82,036,544 parameters, 2048 features, blocks (3, 8, 36, 3) (cvrl.md §1); arguments as ``R3D``.",
+    "R3D-152: 82,036,544 parameters, 2048 features, blocks (3, 8, 36, 3) (docs/methods/cvrl.md); arguments as ``R3D``.",
     fixed={"layers": (3, 8, 36, 3)},
 )

@@ -1,7 +1,7 @@
 """R3D-18 and R(2+1)D-18: basic-block video ResNets, the backbones of the snippet-order methods.
 
-Source of every number: tcgl.md §1.4 (layers, middle widths), checks 1 and 2. ``layers=(2, 2, 2, 2)`` is the usual
-18-layer net; the tables of VCOP and TCGL have (1, 1, 1, 1), ten layers really, under the same name.
+Source of every number: docs/methods/tcgl.md, Backbones. ``layers=(2, 2, 2, 2)``
+is the usual 18-layer net; the tables of VCOP and TCGL have (1, 1, 1, 1), ten layers really, under the same name.
 
 Parameters carry torchvision's names for video ResNets (``stem.0``, ``layer1.0.conv1.0`` …): its R3D-18 is this one and
 its weights fit. Its R(2+1)D-18 is another net (45 channels inside the stem, one middle width per block, a plain 1×1×1
@@ -30,7 +30,8 @@ MakeConv: TypeAlias = Callable[[int, int, Size3, Size3], list[nn.Module]]
 def middle_width(in_channels: int, out_channels: int, kernel: Size3) -> int:
     """Channels between the spatial and the temporal half of a factored convolution, ≥ 1.
 
-    floor(kt·kh·kw·cin·cout / (kh·kw·cin + kt·cout)): as many parameters as the whole convolution (tcgl.md §1.4).
+    floor(kt·kh·kw·cin·cout / (kh·kw·cin + kt·cout)): as many parameters as the whole convolution (docs/methods/tcgl.md,
+    Backbones).
     """
     time, area = kernel[0], kernel[1] * kernel[2]
     return max(1, (time * area * in_channels * out_channels) // (area * in_channels + time * out_channels))
@@ -142,12 +143,12 @@ class BasicR3D(StagedEncoder):
 r3d_18 = register_variant(
     "r3d_18",
     BasicR3D,
-    "R3D-18: 33,166,272 parameters, 512 features, strides 8 in time and 16 in space (tcgl.md §1.4).",
+    "R3D-18: 33,166,272 parameters, 512 features, strides 8 in time and 16 in space (docs/methods/tcgl.md, Backbones).",
     fixed={"factored": False},
 )
 r2plus1d_18 = register_variant(
     "r2plus1d_18",
     BasicR3D,
-    "R(2+1)D-18: 33,178,423 parameters, 512 features (tcgl.md §1.4).",
+    "R(2+1)D-18: 33,178,423 parameters, 512 features (docs/methods/tcgl.md, Backbones).",
     fixed={"factored": True},
 )

@@ -119,8 +119,8 @@ class StagedEncoder(Encoder):
         """A deep copy whose last map is ``factor`` (1, 2 or 4) times finer in space; weights unchanged, no dilation.
 
         The spatial strides of the last one (2) or two (4) strided stages become 1; temporal strides stay
-        (object_aware.md §2.3). Raises UsageError for another factor, for a net that was refined already, and where the
-        strided stages to undo have a stride other than 2.
+        (docs/methods/contracam.md, Resolution). Raises UsageError for another factor, for a net that was refined
+        already, and where the strided stages to undo have a stride other than 2.
         """
         if factor not in (1, 2, 4):
             raise UsageError(f"at_resolution takes 1, 2 or 4, got {factor!r}")

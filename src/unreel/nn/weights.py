@@ -28,7 +28,7 @@ FILE_NAME = "encoder.safetensors"
 _CARD = "unreel_card"
 _FORMAT = 2  # 1 said remove_dc: true where 2 says dct_highpass: 1
 
-# Where frameworks keep the state dict inside a checkpoint, tried in order (virb.md §3.2).
+# Where frameworks keep the state dict inside a checkpoint, tried in order.
 _NESTS = (
     ("classy_state_dict", "base_model", "model", "trunk"),
     ("state_dict",),

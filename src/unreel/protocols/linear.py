@@ -27,8 +27,9 @@ VIEW_RULES: tuple[ViewRule, ...] = ("vectors", "probabilities", "logits")
 def average_views(logits: NDArray[np.float64], rule: HeadViewRule) -> NDArray[np.float64]:
     """(N, V, C) logits to (N, C) probabilities.
 
-    ``probabilities`` averages softmax over views (CVRL, cvrl.md §6.1); ``logits`` averages logits (TCGL, tcgl.md
-    §6.1). They can disagree: one confident view weighs more among logits.
+    ``probabilities`` averages softmax over views (CVRL, docs/methods/evaluation.md, CVRL's linear probe); ``logits``
+    averages logits (TCGL, docs/methods/evaluation.md, TCGL's fine-tuning). They can disagree: one confident view weighs
+    more among logits.
     """
     if rule == "logits":
         return softmax(logits.mean(1))
@@ -147,7 +148,7 @@ class LinearProbe:
         c: one value (no selection), or ``None`` to go through ``c_values``.
         c_values: ascending; each starts from the last solution. The path ends early once accuracy has not risen
             and log loss has grown twice in a row. Best accuracy wins, then lower log loss.
-        l2_normalize: divide each vector by its length (CVRL's probe, cvrl.md §6.1).
+        l2_normalize: divide each vector by its length (CVRL's probe, docs/methods/evaluation.md, CVRL's linear probe).
         standardize: zero mean and unit variance per feature, measured on training samples.
         views: with (N, V, D) features: ``vectors`` averages them first; ``probabilities`` and ``logits`` train on
             every view and average behind the head.

@@ -1,7 +1,7 @@
 """Linear evaluation along a path of penalties: full-batch L-BFGS with warm starts, chosen on validation.
 
-The protocol of the object-aware paper (object_aware.md §5.3): raw features, one head whose optimiser goes on from one
-penalty to the next, ascending; the head that is best on validation is the one tested, without a refit.
+The protocol of the object-aware paper (docs/methods/evaluation.md, Linear path): raw features, one head whose optimiser
+goes on from one penalty to the next, ascending; the head that is best on validation is the one tested, without a refit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WORSE = 1e-3
 
 
 def penalty(weight: Tensor, bias: Tensor, w: float) -> Tensor:
-    """w/2 · (mean of the squared weights + mean of the squared biases): means, not sums (object_aware.md §5.3)."""
+    """w/2 · (mean of the squared weights + mean of the squared biases): means, not sums."""
     return 0.5 * w * (weight.square().mean() + bias.square().mean())
 
 
@@ -98,7 +98,9 @@ class _Path:
 
 @dataclass(frozen=True)
 class LinearPath:
-    """Multinomial logistic regression whose penalty is chosen on validation along a path (object_aware.md §5.3).
+    """Multinomial logistic regression whose penalty is chosen on validation along a path.
+
+    Source: docs/methods/evaluation.md, Linear path.
 
     Minimises mean cross-entropy + w/2 · (mean W² + mean b²) with full-batch L-BFGS. Weights start once from a normal
     distribution of standard deviation 0.01; each w, ascending, goes on with the weights and the optimiser of the one

@@ -26,7 +26,8 @@ class Pooling:
             value in each ``window``, flattened in the order C, T, h, w.
         window: (t, h, w) of ``max``, in cells of the map; windows do not overlap, and what is left at the end of a
             side is not seen. (1, 2, 2) is the video retrieval papers', 512 × 2 × 7 × 7 to 9,216 values; (2, 5, 5) is
-            what TCGL's release does for R(2+1)D, 512 values of the top left corner (tcgl.md §6.2).
+            what TCGL's release does for R(2+1)D, 512 values of the top left corner (docs/methods/evaluation.md, TCGL's
+            retrieval).
         keep_views: whether a row of the store holds a vector per view, or their mean. ``None``: a vector per view,
             except for ``max``, whose rows would be large: UCF101 in ten clips is 4.9 GB at 9,216 values a view and
             0.5 GB as means.

@@ -59,7 +59,9 @@ class FittedRetrieval:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Test samples as queries, training (and validation) samples as gallery, no training (tcgl.md §6.2).
+    """Test samples as queries, training (and validation) samples as gallery, no training.
+
+    Source: docs/methods/evaluation.md, TCGL's retrieval.
 
     Views of a sample are averaged before the cosine, as there. hit@k is 1 where any of the k nearest has the query's
     label; k above the size of the gallery is left out, with a note.

@@ -20,7 +20,9 @@ SVMViewRule: TypeAlias = Literal["vectors", "scores"]
 
 @dataclass(frozen=True)
 class LinearSVM:
-    """L2-regularised squared hinge, one class against the rest, solved in the primal (tcgl.md §4).
+    """L2-regularised squared hinge, one class against the rest, solved in the primal.
+
+    Source: docs/methods/evaluation.md, Linear SVM.
 
     Nothing is selected, so validation samples are trained on too. The solver is scikit-learn's (LIBLINEAR's trust
     region method), whose intercept is regularised like the weights.

@@ -1,7 +1,7 @@
 """The Background Challenge: one head, tested on pictures whose backgrounds were kept, removed or swapped.
 
-Xiao et al. 2021, arXiv 2006.09994; object_aware.md §5.4. ``unreel data prepare imagenet9`` writes the manifest;
-``data.synthetic.backgrounds`` makes one of the built-in world.
+Xiao et al. 2021, arXiv 2006.09994; docs/methods/evaluation.md, Background Challenge. ``unreel data prepare imagenet9``
+writes the manifest; ``data.synthetic.backgrounds`` makes one of the built-in world.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ DIRECTIONS: dict[str, bool | None] = {
     "only_bg_b": False,
     "only_bg_t": False,
 }
-"""Whether higher is better: what only the background shows should not be told; ``no_fg`` keeps the silhouette of the
-object and has no direction (object_aware.md §5.4)."""
+"""Whether higher is better. ``no_fg`` keeps the object's outline, so it has no direction.
+
+Source: docs/methods/evaluation.md, Background Challenge.
+"""
 GAP = ("mixed_same", "mixed_rand")
 """The two variants whose difference is the BG-gap."""
 
@@ -193,7 +195,9 @@ def _chance(outcomes: Outcomes, rows: NDArray[np.bool_]) -> float:
 
 @TASKS.register("background")
 class BackgroundTask(VariantTask):
-    """The Background Challenge: how far does a head look at the background? (object_aware.md §5.4)
+    """The Background Challenge: how far does a head look at the background?
+
+    Source: docs/methods/evaluation.md, Background Challenge.
 
     Fitted on ``original``, tested on every variant that the test part has: ``original``, ``mixed_same``,
     ``mixed_rand``, ``mixed_next``, ``only_fg``, ``no_fg``, ``only_bg_b``, ``only_bg_t``. "bg_gap" is the accuracy on

@@ -1,6 +1,7 @@
 """Fine-tuned recognition: all layers trained on labels, then tested once on clips spread over each test video.
 
-tcgl.md §6.1, cvrl.md §6.3. The random-init control, fine-tuned by the same recipe, is "supervised from scratch".
+docs/methods/evaluation.md, TCGL's fine-tuning and CVRL's fine-tuning. The random-init control, fine-tuned by the same
+recipe, is "supervised from scratch".
 """
 
 from __future__ import annotations
@@ -275,7 +276,7 @@ def _owned(folder: Path | None) -> AbstractContextManager[None]:
 
 
 def paper_tcgl() -> FineTune:
-    """TCGL's fine-tuning (tcgl.md §6.1): UCF101 keeps 800 of 9,537 training videos for validation, HMDB51 400."""
+    """As in docs/methods/evaluation.md, TCGL's fine-tuning; a tenth is held out, as UCF101 keeps 800 of 9,537."""
     return FineTune(
         optimizer="sgd",
         lr=1e-3,
@@ -297,7 +298,7 @@ def paper_tcgl() -> FineTune:
 
 
 def paper_cvrl() -> FineTune:
-    """CVRL's fine-tuning on UCF101 and HMDB51 (cvrl.md §6.3, uncertain): nothing selected; augmented as its probe."""
+    """As in docs/methods/evaluation.md, CVRL's fine-tuning: nothing is selected; clips are augmented as its probe's."""
     return FineTune(
         optimizer="sgd",
         lr=0.16,

@@ -134,14 +134,15 @@ PROFILES: dict[str, Profile] = {
         training={"finetune": FineTune()},
     ),
     # CVRL's encoders were trained on 16 frames of 224 px and are tested on 30 views of 32 frames, the defaults of
-    # ``ClipPlan`` (cvrl.md §5, §6.1).
+    # ``ClipPlan`` (docs/methods/cvrl.md, Training; docs/methods/evaluation.md, CVRL's linear probe).
     "paper-cvrl": Profile(
         {"linear": SGDProbe()},
         clips=ClipPlan(),
         trained=TrainedOn(num_frames=16, size_px=224),
         training={"finetune": paper_cvrl()},
     ),
-    # tcgl.md §6.2: ten clips of 16 frames, frames resized to 128 × 171, centre crop of 112; the whole train part.
+    # docs/methods/evaluation.md, TCGL's retrieval: ten clips of 16 frames, frames resized to 128 × 171, centre crop of
+    # 112; the whole train part.
     "paper-tcgl": Profile(
         {"retrieval": Retrieval(ks=(1, 5, 10, 20, 50), exclude="source"), "svm": LinearSVM()},
         clips=ClipPlan(
@@ -158,7 +159,7 @@ PROFILES: dict[str, Profile] = {
         pooling=Pooling("max", (1, 2, 2)),
         training={"finetune": paper_tcgl()},
     ),
-    # object_aware.md §5.3: one image, its shorter side resized to 256, centre crop of 224.
+    # docs/methods/evaluation.md, Linear path: one image, its shorter side resized to 256, centre crop of 224.
     "paper-occon": Profile(
         {"linear": LinearPath()},
         clips=ClipPlan(num_frames=1, stride=1, num_clips=1, num_crops=1, size_px=224, short_side_px=256),

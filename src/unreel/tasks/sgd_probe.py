@@ -1,4 +1,7 @@
-"""The linear probe of CVRL: SGD at a learning rate of 32 on L2-normalised frozen features (cvrl.md §6.1)."""
+"""CVRL's linear probe: SGD at a rate of 32 on frozen features of unit length.
+
+Source of every number: docs/methods/evaluation.md, CVRL's linear probe.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ class SGDProbe:
 
     Args:
         lr: at a batch of 1024, scaled linearly to the batch used. 32 needs ``l2_normalize``; without it 0.1 to 1.
-        epochs, warmup_epochs, batch_size, momentum: 100, 5, 1024, 0.9 (cvrl.md §6.1). A training part smaller than
-            the batch is one batch.
+        epochs, warmup_epochs, batch_size, momentum: 100, 5, 1024, 0.9 (docs/methods/evaluation.md, CVRL's linear
+            probe). A training part smaller than the batch is one batch.
         views: ``probabilities`` (CVRL) or ``logits`` (TCGL) averages test views behind the head; ``vectors`` before.
     """
 

@@ -1,4 +1,6 @@
-"""Shifted test sets under ImageNet-9's head: renditions, sketches, corruptions, other textures (object_aware.md §5.5).
+"""Shifted test sets under ImageNet-9's head: renditions, sketches, corruptions, other textures.
+
+Source: docs/methods/evaluation.md, Distribution shift.
 
 ImageNet-R, -Sketch, -C and Stylized-ImageNet name their classes by WordNet id. Which of the nine super-classes a class
 belongs to follows from WordNet's hierarchy, which is not a part of this package: give the file of any copy of it.
@@ -36,8 +38,10 @@ SUPER_CLASSES: dict[str, str] = {
     "primate": "n02469914",
     "fish": "n02512053",
 }
-"""The nine super-classes and their roots in WordNet 3.0 (object_aware.md §5.5), the first that fits being taken: a dog
-is a carnivore, too."""
+"""The nine super-classes and their roots in WordNet 3.0, the first that fits being taken: a dog is a carnivore, too.
+
+Source: docs/methods/evaluation.md, Distribution shift.
+"""
 SHIFTED = "shifted"
 """The name of the shifted set among the variants where it has none of its own."""
 
@@ -140,7 +144,9 @@ def super_class(wnid: str, hypernyms: Hypernyms) -> str | None:
 
 @TASKS.register("shift")
 class ShiftTask(VariantTask):
-    """ImageNet-9's head on a shifted test set of the same nine super-classes (object_aware.md §5.5).
+    """ImageNet-9's head on a shifted test set of the same nine super-classes.
+
+    Source: docs/methods/evaluation.md, Distribution shift.
 
     "accuracy" is that on the shifted set, all of it; "accuracy.original" that on ImageNet-9's own test part, where it
     has one; "shift_gap" the second minus the first, lower being better. Where the shifted set has the column

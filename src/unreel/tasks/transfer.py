@@ -28,7 +28,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class TransferSet:
-    """One data set of object_aware.md §5.3: its layout, the layout's options, and the sizes of complete data."""
+    """One set of docs/methods/evaluation.md, Transfer sets: its layout, the layout's options, complete sizes."""
 
     layout: str
     sizes: Sizes
@@ -65,8 +65,10 @@ TRANSFER_SETS: dict[str, TransferSet] = {
     # task "background".
     "imagenet9": TransferSet("imagenet9", Sizes(43_135, 2_270, None), 9, _LINEAR),
 }
-"""The transfer sets by name (object_aware.md §5.3). CIFAR has no validation part in that list: the protocol keeps
-a share of training for choosing."""
+"""The transfer sets by name. CIFAR has no validation part: the protocol keeps a share of training for choosing.
+
+Source: docs/methods/evaluation.md, Transfer sets.
+"""
 
 
 def transfer_set(

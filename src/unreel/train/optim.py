@@ -81,7 +81,7 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
     """Trainable parameters as (kernels, the rest).
 
     A kernel is the weight of a convolution or of a linear map: named ``…weight``, two or more axes, not an embedding
-    table. Biases, norms, tokens and positions are the rest (cvrl.md §2: only variables named "kernel" are decayed).
+    table. Biases, norms, tokens and positions are the rest (docs/methods/cvrl.md, Training).
     """
     kernels: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
@@ -114,7 +114,7 @@ def build_optimizer(
     """An optimiser over the trainable parameters of ``module``, in one decayed and one undecayed group.
 
     Defaults are CVRL's: SGD, momentum 0.9 without Nesterov, 0.32 at 1,024 videos = 0.08 per 256, weight decay 1e-6 on
-    kernels only (cvrl.md §5).
+    kernels only (docs/methods/cvrl.md, Training).
 
     Args:
         module: whose parameters; frozen ones are left out.

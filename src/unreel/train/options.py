@@ -22,14 +22,14 @@ class Training:
     Args:
         epochs, steps: how long; exactly one. warmup_epochs, warmup_steps: the linear start; steps win.
         schedule: "cosine" (to ``final_lr``), "constant", "multistep" (times ``milestone_factor`` at each of
-            ``milestones``, epochs), "plateau" (see ``Plateau``; tcgl.md §5), or a function from step to learning rate;
-            the base rate is the optimiser's.
-        schedule_per: "epoch" lets "cosine" move at the beginning of each epoch only (object_aware.md §1.1).
+            ``milestones``, epochs), "plateau" (see ``Plateau``; docs/methods/tcgl.md, Training), or a function from
+            step to learning rate; the base rate is the optimiser's.
+        schedule_per: "epoch" lets "cosine" move at the beginning of each epoch only (docs/methods/moco.md, Training).
         plateau_metric, plateau_factor, plateau_patience, min_lr: what "plateau" watches, by what it lowers the rate,
             after how many epochs without a better value, and how far.
         validate_every: epochs between measurements of held-out videos; the end is measured too. They are the metrics
             "val_loss" and "val_<name>".
-        validation_draws: "fixed" draws the same clips every time, "fresh" others (P11).
+        validation_draws: "fixed" draws the same clips every time, "fresh" others.
         select: which weights the encoder is left with: "last", or the best of "val_loss", "val_accuracy", ….
             The last ones stay in the checkpoint.
         seed, accumulate, max_grad_norm: as in ``fit``.

@@ -22,7 +22,7 @@ _THRESHOLD = 1e-4
 def warmup_cosine(
     step: int, base_lr: float, total_steps: int, warmup_steps: int = 0, *, final_lr: float = 0.0
 ) -> float:
-    """Cosine decay over all steps, with a linear start (cvrl.md §5).
+    """Cosine decay over all steps, with a linear start (docs/methods/cvrl.md, Training).
 
     η(t) = η₁ + ½·(η₀ − η₁)·(1 + cos(π·t/T)) for every t, except that below W it is the line from 0 to η(W). The cosine
     starts at step 0, not at W: the peak is η(W) < η₀.
@@ -71,7 +71,7 @@ class Plateau:
     Args:
         base_lr: the rate at the start.
         patience: steps without a better value that are borne; the first value after them lowers the rate.
-        factor: what the rate is multiplied by. min_lr: it never goes below this (tcgl.md §5: 1e-7).
+        factor: what the rate is multiplied by. min_lr: it never goes below this (docs/methods/tcgl.md, Training: 1e-7).
         warmup_steps: a linear start from 0.
     Raises: UsageError for values out of range.
     """
@@ -112,7 +112,8 @@ class Plateau:
 def per_epoch(schedule: Schedule, steps_per_epoch: float, *, after: int = 0) -> Schedule:
     """``schedule`` in steps of whole epochs: during an epoch the rate stays what it is at its first step.
 
-    With a cosine over E epochs this is lr(e) = f + ½·(b − f)·(1 + cos(π·e/E)), e = 0 … E − 1 (object_aware.md §1.1).
+    With a cosine over E epochs this is lr(e) = f + ½·(b − f)·(1 + cos(π·e/E)), e = 0 … E − 1 (docs/methods/moco.md,
+    Training).
 
     Args:
         schedule: by step. steps_per_epoch: need not be whole. after: until this step (a warm-up) every step counts.

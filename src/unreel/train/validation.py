@@ -106,7 +106,8 @@ class Validation:
             "val_accuracy", …). Of equal ones the first wins.
         plateau: told of ``plateau_metric`` after every measurement; the same object is ``fit``'s schedule.
         plateau_metric: which value that is.
-        fresh: draw crops and times anew at every measurement, as TCGL's release does; noisy (tcgl.md §7, P11).
+        fresh: draw crops and times anew at every measurement, as TCGL's release does; noisy (docs/methods/tcgl.md,
+            Where we differ).
     Raises: UsageError for a value that is not "last" and does not begin with "val_".
     """
 

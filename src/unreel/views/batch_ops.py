@@ -108,7 +108,9 @@ class _Mixing(Stateless):
 @checked
 @dataclass(frozen=True)
 class Mixup(_Mixing):
-    """x ← λ x + (1 − λ) x_partner, λ ~ Beta(α, α) per sample (Zhang 2018; as in object_aware.md §4.4).
+    """x ← λ x + (1 − λ) x_partner, λ ~ Beta(α, α) per sample (Zhang 2018).
+
+    Source: docs/methods/object_views.md, Mixup and CutMix.
 
     Args:
         alpha: of the Beta distribution; 1 is uniform.
@@ -142,7 +144,9 @@ class Mixup(_Mixing):
 @checked
 @dataclass(frozen=True)
 class CutMix(_Mixing):
-    """Paste a rectangle of the partner, the same in every frame (Yun 2019; as in object_aware.md §4.4).
+    """Paste a rectangle of the partner, the same in every frame (Yun 2019).
+
+    Source: docs/methods/object_views.md, Mixup and CutMix.
 
     One rectangle per step for the whole global batch (``per_sample=True``: one per row), of area 1 − λ about a uniform
     centre, clipped to the frame; the recorded weight is recomputed from what was pasted. All mixed views have one size.

@@ -1,4 +1,6 @@
-"""BG-Mixup: an object before another sample's background (Mo et al., NeurIPS 2021; object_aware.md §4, §8).
+"""BG-Mixup: an object before another sample's background (Mo et al., NeurIPS 2021).
+
+Source: docs/methods/object_views.md, BG-Mixup; docs/methods/contracam.md, Video.
 
     x_mix = m · x_i + (1 − m) · b_j
 
@@ -48,7 +50,7 @@ class Rectangle(NamedTuple):
 def background_only(
     clip: Tensor, box: Rectangle, *, variant: Variant = "paper", fill: Fill = "strip", motion: Motion = "moving"
 ) -> Tensor:
-    """A clip (C, T, H, W) without its object: every pixel outside of the box stays (§4.3, step 3).
+    """A clip (C, T, H, W) without its object: every pixel outside of the box stays.
 
     Args:
         box: around the object in all frames; not the whole frame.
@@ -117,7 +119,7 @@ class _Choice(NamedTuple):
 class BGMixup:
     """Put objects before other samples' backgrounds; a batch operation.
 
-    A row's background is built, and the row mixed, with one draw of probability ``probability`` (§4.3). It gets the
+    A row's background is built, and the row mixed, with one draw of probability ``probability``. It gets the
     background of its partner under a permutation or, where that has none, one of the memory's. What cannot be mixed
     stays. Masks are the view's aligned data "mask" (soft, in [0, 1]), which has followed its crop and flip.
 
@@ -140,7 +142,7 @@ class BGMixup:
         fill, motion: see ``background_only``.
         block: slots that are permuted together.
         same_video: whether a background may come from the row's own group (itself included). None: in images, as in
-            the paper, and never in clips (§8).
+            the paper, and never in clips.
         mask: name of the aligned data.
     Raises: UsageError for values out of range, views without masks, or clips that are still uint8.
     """
@@ -280,7 +282,7 @@ class BGMixup:
                     f"BGMixup: the memory holds backgrounds {tuple(kept.shape)}, the clips are "
                     f"{tuple(clips.shape[1:])}; a run keeps its size"
                 )
-            if kept.shape[1] != frames:  # loop or truncate in time (§8)
+            if kept.shape[1] != frames:  # loop or truncate in time
                 kept = kept[:, torch.arange(frames, device=kept.device) % kept.shape[1]]
             pool.append(kept)
         for row in built:

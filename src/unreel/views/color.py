@@ -1,8 +1,8 @@
 """Colour operations on float clips (..., C, T, H, W) in [0, 1]; one factor per clip (...) or per frame (..., T).
 
-The defaults are those of CVRL's release (cvrl.md §4): brightness multiplies, contrast turns about the per-channel mean
-of the whole clip, saturation and hue act in HSV, and every operation clips to [0, 1]. Grey clips (C = 1) have neither
-saturation nor hue and pass those unchanged. Nothing here is differentiable.
+The defaults are those of CVRL's release (docs/methods/cvrl.md, Augmentation): brightness multiplies, contrast turns
+about the per-channel mean of the whole clip, saturation and hue act in HSV, and every operation clips to [0, 1]. Grey
+clips (C = 1) have neither saturation nor hue and pass those unchanged. Nothing here is differentiable.
 
 The functions ending in an underscore write into their argument, (N, C, T, H, W): they are what a view plan runs. They
 use no masks and no ``torch.where``, which is several times slower on CPU than the few arithmetic passes that replace
@@ -242,7 +242,9 @@ def hue(clips: Tensor, shift: Tensor | float) -> Tensor:
 
 
 def grayscale(clips: Tensor) -> Tensor:
-    """All channels become the luma 0.2989 R + 0.587 G + 0.114 B (cvrl.md §4); the channel count stays.
+    """All channels become the luma 0.2989 R + 0.587 G + 0.114 B; the channel count stays.
+
+    Source: docs/methods/cvrl.md, Augmentation.
 
     Raises: UsageError for another dtype or a channel count other than 1 and 3.
     """
@@ -250,7 +252,7 @@ def grayscale(clips: Tensor) -> Tensor:
 
 
 def solarize(clips: Tensor, threshold: Tensor | float = 0.5) -> Tensor:
-    """x ≥ threshold becomes 1 − x (cvrl.md §4, step 7: threshold 0.5).
+    """x ≥ threshold becomes 1 − x (docs/methods/cvrl.md, Augmentation, step 7: threshold 0.5).
 
     Args:
         clips: float (..., C, T, H, W) in [0, 1].

@@ -36,7 +36,8 @@ def resize(frames: Tensor, size: Size, *, antialias: bool = True) -> Tensor:
     Args:
         frames: uint8 (T, H, W, C) as decoded, or float (..., C, T, H, W).
         size: height and width of the result, pixels.
-        antialias: widen the filter when shrinking (default). CVRL's release does not (cvrl.md §4).
+        antialias: widen the filter when shrinking (default). CVRL's release does not (docs/methods/cvrl.md,
+            Augmentation).
     Returns: the same layout and dtype; contiguous. uint8 is rounded to nearest. The same size returns the input.
     Raises: UsageError for another dtype or rank.
     """
@@ -123,7 +124,7 @@ def hflip(clips: Tensor, flags: Tensor | bool = True) -> Tensor:
 
 
 def default_blur_radius(height: int, width: int) -> int:
-    """(size // 10) // 2 pixels, CVRL's rule: 11 (23 taps) at 224 (cvrl.md §4, step 6); the short side of a frame."""
+    """(size // 10) // 2 pixels of the short side: 11, or 23 taps, at 224 (docs/methods/cvrl.md, Augmentation)."""
     return (min(height, width) // 10) // 2
 
 
@@ -237,7 +238,8 @@ def gaussian_blur(
     Args:
         clips: float (..., C, T, H, W).
         sigma: standard deviation in pixels, (...) per clip or (..., T) per frame; 0 changes nothing.
-        radius: taps reach this many pixels to each side; default (size // 10) // 2 of the short side (cvrl.md §4).
+        radius: taps reach this many pixels to each side; default (size // 10) // 2 of the short side
+            (docs/methods/cvrl.md, Augmentation).
         padding: ``zero`` as in CVRL's release (borders darken), ``reflect`` (without the edge pixel), ``edge``.
     Returns: the same shape and dtype. Raises: UsageError for an unknown padding, a negative radius, another shape.
     """
@@ -258,7 +260,7 @@ def gaussian_blur(
 def affine(clips: Tensor, matrix: Tensor, *, padding: Padding = "zero") -> Tensor:
     """Move pixels by p_out = M p_in + t, in pixels from the frame's centre, x right, y down.
 
-    An output pixel is the bilinear sample of the input at M⁻¹(p_out − t) (ultrasound_order.md §4).
+    An output pixel is the bilinear sample of the input at M⁻¹(p_out − t).
 
     Args:
         clips: float (..., C, T, H, W).

@@ -193,12 +193,14 @@ CropSampler: TypeAlias = Literal["tf", "torchvision"]
 
 _TF_ATTEMPTS = 100
 _TF_MIN_COVERED = 0.1
-"""min_object_covered of TensorFlow's sampler, whose object is the whole frame (cvrl.md §4)."""
+"""min_object_covered of TensorFlow's sampler, whose object is the whole frame (docs/methods/cvrl.md, Augmentation)."""
 _TORCHVISION_ATTEMPTS = 10
 
 
 def tf_crop_box(key: Key, height: int, width: int, area: Range, aspect: Range) -> tuple[int, int, int, int]:
-    """A box x1 y1 x2 y2 as TensorFlow's distorted-bounding-box op draws it (cvrl.md §4, fidelity traps).
+    """A box x1 y1 x2 y2 as TensorFlow's distorted-bounding-box op draws it.
+
+    Source: docs/methods/cvrl.md, Augmentation, fidelity traps.
 
     Aspect (w/h) uniform, then an integer height uniform between those of the least and the greatest area, offsets
     uniform in [0, H − h) and [0, W − w). Attempt i has i in its key; after 100 failures the full frame.
@@ -256,9 +258,9 @@ def torchvision_crop_box(key: Key, height: int, width: int, area: Range, aspect:
 class RandomResizedCrop(_SourceOperation):
     """Cut a random box and resize it to ``size``.
 
-    ``area`` is a share of the frame, ``aspect`` width over height (defaults: cvrl.md §4, step 1). ``sampler``: ``tf``
-    as in CVRL's release, ``torchvision`` (area uniform, aspect log-uniform). ``antialias=False`` resizes as the
-    release does.
+    ``area`` is a share of the frame, ``aspect`` width over height (defaults: docs/methods/cvrl.md, Augmentation, step
+    1). ``sampler``: ``tf`` as in CVRL's release, ``torchvision`` (area uniform, aspect log-uniform).
+    ``antialias=False`` resizes as the release does.
     """
 
     size: Size = 224
@@ -343,7 +345,8 @@ class _PlainCrop(_SourceOperation):
 class CenterCrop(_PlainCrop):
     """Cut ``size`` without resize; ``position`` moves it along the longer remainder: 0 left or top, 1 right or bottom.
 
-    Positions 0, 0.5, 1 are the three test crops of cvrl.md §6 (check 22: x = 0, 42, 84 for 256 of 340).
+    Positions 0, 0.5, 1 are the three test crops of docs/methods/evaluation.md, CVRL's linear probe (check 22: x = 0,
+    42, 84 for 256 of 340).
     """
 
     size: Size = 224
@@ -365,7 +368,7 @@ class CenterCrop(_PlainCrop):
 
 @dataclass(frozen=True)
 class RandomCrop(_PlainCrop):
-    """Cut ``size`` at a uniform place, without resize (tcgl.md §1.2: 112 out of 128 × 171)."""
+    """Cut ``size`` at a uniform place, without resize (docs/methods/tcgl.md, Views: 112 out of 128 × 171)."""
 
     size: Size = 112
     consistent: bool = True
@@ -387,7 +390,9 @@ class RandomCrop(_PlainCrop):
 @checked
 @dataclass(frozen=True)
 class ObjectCrop(_SourceOperation):
-    """Cut out one of the source's object boxes, for the crops after it (object_aware.md §3).
+    """Cut out one of the source's object boxes, for the crops after it.
+
+    Source: docs/methods/object_views.md, Object-aware crop.
 
     The sidecar holds boxes x1 y1 x2 y2 as shares of the frame: (N, 4), or what ``unreel.data.objects`` knows; none
     means the whole frame, as does a box below one pixel. Share it between views (``ViewPlan(shared=…)``) to give all
@@ -448,7 +453,7 @@ class ObjectCrop(_SourceOperation):
 @checked
 @dataclass(frozen=True)
 class HorizontalFlip(_ByChance):
-    """Mirror left and right with probability ``p`` (cvrl.md §4, step 2)."""
+    """Mirror left and right with probability ``p`` (docs/methods/cvrl.md, Augmentation, step 2)."""
 
     p: Share = 0.5
     consistent: bool = True
@@ -472,9 +477,9 @@ JITTER_OPERATIONS = ("brightness", "contrast", "saturation", "hue")
 class ColorJitter(_DeviceOperation):
     """Brightness, contrast, saturation and hue in random order, the whole block with probability ``p``.
 
-    Factors are uniform in [max(0, 1 − s), 1 + s], the hue shift in [−hue, hue] of the circle (cvrl.md §4, step 4);
-    a strength of 0 leaves that operation out. ``contrast_pivot`` and ``saturation_mode`` as in ``views.color``. With
-    one draw per frame, the pivot ``clip`` is each frame's own mean.
+    Factors are uniform in [max(0, 1 − s), 1 + s], the hue shift in [−hue, hue] of the circle (docs/methods/cvrl.md,
+    Augmentation, step 4); a strength of 0 leaves that operation out. ``contrast_pivot`` and ``saturation_mode`` as in
+    ``views.color``. With one draw per frame, the pivot ``clip`` is each frame's own mean.
 
     ``compiled`` runs one kernel per operation instead of some thirty, after tens of seconds of torch.compile in the
     first batch: for long runs on a GPU (on CPU it gains little at 224 pixels and nothing at 56). The result is that of
@@ -585,7 +590,7 @@ class ColorJitter(_DeviceOperation):
 @checked
 @dataclass(frozen=True)
 class Grayscale(_ByChance):
-    """Luma in all channels with probability ``p`` (cvrl.md §4, step 5)."""
+    """Luma in all channels with probability ``p`` (docs/methods/cvrl.md, Augmentation, step 5)."""
 
     p: Share = 0.2
     consistent: bool = True
@@ -598,7 +603,7 @@ class Grayscale(_ByChance):
 @checked
 @dataclass(frozen=True)
 class ChannelReplication(_DeviceOperation):
-    """One of the channels, uniformly drawn, in the place of all, with probability ``p`` (tcgl.md §8, puzzles).
+    """One of the channels, uniformly drawn, in the place of all, with probability ``p`` (docs/methods/opn.md, Numbers).
 
     Against shortcuts of order tasks: chromatic aberration and the drift of white balance tell where or when a crop was
     taken (Noroozi & Favaro 2016; OPN's channel splitting, Lee et al. 2017).
@@ -621,10 +626,12 @@ class ChannelReplication(_DeviceOperation):
 @checked
 @dataclass(frozen=True)
 class GaussianBlur(_DeviceOperation):
-    """Gaussian blur with σ uniform in ``sigma`` pixels, with probability ``p`` (cvrl.md §4, step 6).
+    """Gaussian blur with σ uniform in ``sigma`` pixels, with probability ``p``.
+
+    Source: docs/methods/cvrl.md, Augmentation, step 6.
 
     ``radius=None`` is (size // 10) // 2 of the view's short side: 11 (23 taps) at 224. ``padding`` is ``zero`` in
-    CVRL's release, ``reflect`` in the object-aware code (object_aware.md §1.4).
+    CVRL's release, ``reflect`` in the object-aware code (docs/methods/moco.md, Views).
     """
 
     p: Share = 0.5
@@ -651,7 +658,7 @@ class GaussianBlur(_DeviceOperation):
 @checked
 @dataclass(frozen=True)
 class Solarize(_ByChance):
-    """x ≥ ``threshold`` becomes 1 − x, with probability ``p`` (cvrl.md §4, step 7)."""
+    """x ≥ ``threshold`` becomes 1 − x, with probability ``p`` (docs/methods/cvrl.md, Augmentation, step 7)."""
 
     p: Share = 0.2
     threshold: float = 0.5

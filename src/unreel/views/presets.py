@@ -28,7 +28,7 @@ ViewPreset: TypeAlias = Literal["paper", "release", "occon", "mocov2", "crop_onl
 DrawPer: TypeAlias = Literal["tuple", "snippet", "frame"]
 
 # Probabilities of blur and solarise in the release: view 1 always blurred, view 2 rarely blurred and sometimes
-# solarised (cvrl.md §4, steps 6 and 7). Views beyond the second follow the second.
+# solarised (docs/methods/cvrl.md, Augmentation, steps 6 and 7). Views beyond the second follow the second.
 _RELEASE_BLUR = (1.0, 0.1)
 _RELEASE_SOLARIZE = (0.0, 0.2)
 
@@ -47,8 +47,8 @@ class _Defaults(NamedTuple):
     blur_padding: Padding = "zero"
 
 
-# object_aware.md §1.4: jitter 0.4, 0.4, 0.4, 0.1 (strength 0.5 of SimCLR's), crops from 8 % of the frame; MoCo v2's
-# own lower bound is 0.2 (Chen 2020, arXiv 2003.04297).
+# docs/methods/moco.md, Views: jitter 0.4, 0.4, 0.4, 0.1 (strength 0.5 of SimCLR's), crops from 8 % of the frame; MoCo
+# v2's own lower bound is 0.2 (Chen 2020, arXiv 2003.04297).
 _OCCON = _Defaults(0.08, 3 / 4, 4 / 3, "torchvision", 0.4, 0.1, "gray", 0.5, "reflect")
 _IMAGE_PRESETS: dict[str, _Defaults] = {"occon": _OCCON, "mocov2": _OCCON._replace(crop_area_min=0.2)}
 
@@ -90,7 +90,9 @@ def view_plan(
     solarize_threshold: Annotated[float, Range(ge=0, le=1)] = 0.5,
     compiled: bool = False,
 ) -> ViewPlan:
-    """The views of CVRL and their ablations (cvrl.md §4), and those of the image methods (object_aware.md §1.4).
+    """The views of CVRL and their ablations, and those of the image methods (docs/methods/moco.md, Views).
+
+    Source: docs/methods/cvrl.md, Augmentation.
 
     Args:
         preset: ``paper`` crop, flip, jitter, grey (Algorithm 1, steps 1–5), antialiased resize; ``release`` adds the
@@ -188,7 +190,7 @@ def snippet_views(
     channel_p: Annotated[float, Range(ge=0, le=1)] = 0.0,
     color_per: DrawPer = "tuple",
 ) -> ViewPlan:
-    """The views of tasks about time and order: resize, then one random crop (tcgl.md §1.2).
+    """The views of tasks about time and order: resize, then one random crop (docs/methods/tcgl.md, Views).
 
     Flip and colour are off, as in the papers' code. Where they are on, all snippets of a tuple share the draw: one
     that differs between snippets is a cue or noise, not content.
@@ -201,7 +203,7 @@ def snippet_views(
         crop: "random", or "center" as in the papers' tests.
         crop_per: "snippet" draws a place for each snippet, so that their offset tells nothing, the same for all its
             frames; "tuple" one for all snippets; "frame" one for each frame, which shakes the clip (OPN's jitter, and
-            the fault P4 of the released TCGL loaders).
+            the fault of TCGL's loaders: docs/methods/tcgl.md, Where we differ).
         flip_p: probability of a mirror image; flip_per: "tuple" or "snippet".
         jitter_p: probability of the colour jitter; brightness, contrast, saturation, hue: its strengths (defined in
             the release and not used there, with p 0.8).

@@ -66,7 +66,7 @@ def coco(
     the class where there is one only. With ``objects=True`` a row is an object, cut out and written as a file, with
     ``label``, ``label.area`` (of its outline, in pixels), ``label.crowd`` (0 or 1), ``label.annotation`` (its id) and
     ``group`` the image: boxes of at least 1 % of the image with 20 % margin on each side, shorter side 256 px
-    (object_aware.md §5.3).
+    (docs/methods/evaluation.md, Transfer sets).
 
     Complete data has 118,287 train and 5,000 val images of 80 classes.
 
@@ -78,7 +78,7 @@ def coco(
         objects: rows are objects, which needs ``files``.
         crowd: count regions marked as crowds among the objects; they are in masks in any case.
         splits: ``linear``: val2017 becomes ``test``, and 10,000 of the training rows become ``val`` (10,000 / 118,287
-            of fewer than 118,287 rows), objects of one image together (object_aware.md §5.3).
+            of fewer than 118,287 rows), objects of one image together (docs/methods/evaluation.md, Transfer sets).
         seed: of that draw.
         files: a folder to write to: ``boxes.txt`` and ``objects.txt`` (columns ``file.boxes``, ``file.objects``; see
             ``layouts.objects.add_boxes``), masks, crops.

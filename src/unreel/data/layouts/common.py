@@ -18,7 +18,7 @@ from unreel.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 Missing: TypeAlias = Literal["error", "skip"]
 SPLIT_SEED = 42
-"""Seed of the validation parts that the object-aware paper draws (object_aware.md §5.3)."""
+"""Seed of the validation parts that the object-aware paper draws (docs/methods/evaluation.md, Transfer sets)."""
 
 
 class LayoutResult(NamedTuple):
@@ -58,7 +58,7 @@ def read_list(path: Path) -> SplitList:
     """The lines of a text list, without empty ones.
 
     A first line that is a bare "0" is the header that pandas gives a column without a name; helpers of order-prediction
-    code write split lists with it (tcgl.md §7, P8). It is skipped, with a notice.
+    code write split lists with it (docs/methods/tcgl.md, Where we differ). It is skipped, with a notice.
     Raises: DataError where the file cannot be read or holds nothing.
     """
     text = read_text(path)

@@ -14,7 +14,7 @@ from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.layouts.objects import Mask, Objects, add_boxes, add_masks, image_size, read_image, reference
 from unreel.data.splits import hash_unit
 
-# ReDO's split for segmentation: train, val, test (object_aware.md §5.1).
+# ReDO's split for segmentation: train, val, test (docs/methods/evaluation.md, Transfer sets).
 _SEGMENTATION = (10_000, 788, 1_000)
 _LISTS = ("images.txt", "train_test_split.txt")
 
@@ -40,12 +40,13 @@ def cub(
         split_number: 1, the only official one: 5,994 train and 5,794 test.
         missing: ``error`` for listed names that do not exist, or ``skip``, which counts them.
         splits: ``official``; ``linear``, where 1,000 of train become ``val`` (4,994 / 1,000 / 5,794,
-            object_aware.md §5.3); ``segmentation``: all images drawn anew as 10,000 / 788 / 1,000, the sizes of ReDO's
-            (§5.1), whose own list is not part of the data set. Fewer images are shared out likewise.
+            docs/methods/evaluation.md, Transfer sets); ``segmentation``: all images drawn anew as 10,000 / 788 / 1,000,
+            the sizes of ReDO's, whose own list is not part of the data set. Fewer images are shared out
+            likewise.
         seed: of those draws.
         files: a folder to write to: ``boxes.txt`` and ``objects.txt`` (columns ``file.boxes``, ``file.objects``; see
             ``layouts.objects.add_boxes``), and masks of the birds as ``masks/….png`` (``file.mask``), the pixels above
-            half of white (§5.2). Opens every image for its size.
+            half of white. Opens every image for its size.
     Raises: UsageError for another split; DataError for missing lists or images, or a malformed line.
     """
     common.check_split_number(split_number, 1, "CUB-200-2011")

@@ -16,7 +16,7 @@ from unreel.data.layouts.objects import Mask, add_masks, read_image, reference
 
 _LISTS = ("imagelabels.mat", "setid.mat")
 _OFFICIAL = {"trnid": "train", "valid": "val", "tstid": "test"}
-# The largest list to train on (object_aware.md §5.1).
+# The largest list to train on (docs/methods/evaluation.md, Transfer sets).
 _SEGMENTATION = {"tstid": "train", "valid": "val", "trnid": "test"}
 
 
@@ -39,9 +39,9 @@ def flowers102(
         split_number: 1, the only one.
         missing: ``error`` for listed names that do not exist, or ``skip``, which counts them.
         splits: ``official``: 1,020 train, 1,020 val, 6,149 test, as linear evaluation takes them too
-            (object_aware.md §5.3); ``segmentation``: train and test change places (§5.1).
+            (docs/methods/evaluation.md, Transfer sets); ``segmentation``: train and test change places.
         files: a folder; masks of the flowers are written to it as ``masks/….png`` (``file.mask``): what is not
-            background, which is R = 0 or G = 0 or B = 254 in the segmented image (§5.2).
+            background, which is R = 0 or G = 0 or B = 254 in the segmented image.
     Raises: UsageError for another split; DataError for missing or malformed lists, or missing images.
     """
     common.check_split_number(split_number, 1, "Flowers-102")

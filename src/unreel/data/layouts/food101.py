@@ -29,8 +29,8 @@ def food101(
         root: the folder.
         split_number: 1, the only one: 75,750 train and 25,250 test.
         missing: ``error`` for listed names that do not exist, or ``skip``, which counts them.
-        splits: ``linear``: 7,575 of train become ``val`` (68,175 / 7,575 / 25,250, object_aware.md §5.3; a tenth of
-            fewer images).
+        splits: ``linear``: 7,575 of train become ``val`` (68,175 / 7,575 / 25,250, docs/methods/evaluation.md, Transfer
+            sets; a tenth of fewer images).
         seed: of that draw.
     Raises: UsageError for another split; DataError for missing lists or images, or a malformed line.
     """

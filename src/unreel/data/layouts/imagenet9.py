@@ -17,9 +17,9 @@ from unreel.data.layouts.objects import Mask, add_masks, read_image, reference
 
 Variant = Literal["original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
-"""The eight variants (object_aware.md §5.4)."""
+"""The eight variants (docs/methods/evaluation.md, Background Challenge)."""
 CLASSES = ("dog", "bird", "vehicle", "reptile", "carnivore", "insect", "instrument", "primate", "fish")
-"""The nine super-classes in the order of their folders' numbers (object_aware.md §5.5)."""
+"""The nine super-classes in the order of their folders' numbers (docs/methods/evaluation.md, Distribution shift)."""
 _CLASS = re.compile(r"(\d\d)_(.+)")
 _IMAGE = re.compile(r"n\d{8}_\d+")
 
@@ -51,10 +51,12 @@ def imagenet9(
         split_number: 1, the only one.
         missing: kept for all layouts; folders list what there is, so nothing can be missing.
         train_variant: whose ``train`` folder is the split ``train``.
-        splits: ``linear`` draws 5 % of ``train`` as ``val``, for choosing the linear head (object_aware.md §5.3).
+        splits: ``linear`` draws 5 % of ``train`` as ``val``, for choosing the linear head (docs/methods/evaluation.md,
+            Transfer sets).
         seed: of that draw.
         files: a folder; masks of the ``original`` images are written below it as ``masks/…`` (``file.mask``), where
-            ``only_fg`` holds the same picture: its pixels with all three channels above 0 (object_aware.md §5.2).
+            ``only_fg`` holds the same picture: its pixels with all three channels above 0 (docs/methods/evaluation.md,
+            Localisation).
             Without it ``file.foreground`` names that picture.
     Raises: UsageError for another split or variant; DataError where no variant is there, or a class is none of nine.
     """

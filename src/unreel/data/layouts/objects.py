@@ -61,8 +61,8 @@ def add_boxes(result: LayoutResult, objects: Mapping[str, Objects], files: Path)
     """Write ``boxes.txt`` and ``objects.txt``, a line per row, and name them in ``file.boxes`` and ``file.objects``.
 
     ``file.boxes`` holds the ground truth to train with: objects of more than 1 % of the image, with 20 % margin on
-    each side (object_aware.md §2.9); ``file.objects`` holds every object as annotated, to compare with. Read both by
-    ``unreel.data.boxes.manifest_boxes``.
+    each side (docs/methods/contracam.md, Boxes); ``file.objects`` holds every object as annotated, to compare with.
+    Read both by ``unreel.data.boxes.manifest_boxes``.
 
     Args:
         result: rows to add to.

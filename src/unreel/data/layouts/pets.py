@@ -39,8 +39,8 @@ def pets(
         root: the folder.
         split_number: 1, the only one: 3,680 train (listed as trainval) and 3,669 test.
         missing: ``error`` for listed names that do not exist, or ``skip``, which counts them.
-        splits: ``linear``: 740 of train become ``val`` (2,940 / 740 / 3,669, object_aware.md §5.3; as large a share of
-            fewer images).
+        splits: ``linear``: 740 of train become ``val`` (2,940 / 740 / 3,669, docs/methods/evaluation.md, Transfer sets;
+            as large a share of fewer images).
         seed: of that draw.
         border: count the border of the trimaps as pet.
         files: a folder; masks of the pets are written to it as ``masks/….png`` (``file.mask``).

@@ -1,7 +1,7 @@
 """The Background Challenge of the built-in world: equal objects in front of kept, swapped, removed backgrounds.
 
-The eight variants are those of ImageNet-9 (Xiao et al. 2021, arXiv 2006.09994; object_aware.md §5.4). Draws being
-addressed, a test video has the same object in every variant: ``group`` pairs them.
+The eight variants are those of ImageNet-9 (Xiao et al. 2021, arXiv 2006.09994; docs/methods/evaluation.md, Background
+Challenge). Draws being addressed, a test video has the same object in every variant: ``group`` pairs them.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _WORLDS: dict[str, tuple[Literal["same", "swapped", "random"], float | None]] = 
 def tile_box(frame: NDArray[np.uint8], box: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
     """A frame (H, W, 3) whose box x1 y1 x2 y2 (pixels, ends behind) shows the largest strip beside it, repeated.
 
-    The strip runs along a whole side (object_aware.md §4.3) and repeats along its axis from the frame's edge on; a box
-    that leaves no strip, the whole frame, becomes black.
+    The strip runs along a whole side (docs/methods/object_views.md, BG-Mixup) and repeats along its axis from the
+    frame's edge on; a box that leaves no strip, the whole frame, becomes black.
     """
     height, width = frame.shape[:2]
     x1, y1, x2, y2 = (int(v) for v in box)

@@ -140,7 +140,7 @@ def _write_manifest(world: ActionWorld, root: Path, truth: bool) -> Path:
 def _training_boxes(boxes: NDArray[np.float32], size: int) -> NDArray[np.float64]:
     """Boxes (T, N, 4) in pixels as what ``unreel.data.objects`` reads: (N, T, 4) shares with their margin.
 
-    NaN where an object covers no more than the least share of the frame (object_aware.md §2.9).
+    NaN where an object covers no more than the least share of the frame (docs/methods/contracam.md, Boxes).
     """
     shares = boxes.astype(np.float64).transpose(1, 0, 2) / size
     extent = shares[..., 2:] - shares[..., :2]
