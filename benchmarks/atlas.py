@@ -148,7 +148,7 @@ class Entry:
 
 
 # One encoder and one optimiser for all. The mean over time is taken away from every clip: without that, contrast learns
-# the backgrounds (docs/results/demo.md) and TCGL is not TCGL (tcgl.md §1.3).
+# the backgrounds (docs/results/demo.md) and TCGL is not TCGL (docs/methods/tcgl.md, STKD).
 COMMON: Mapping[str, Any] = {
     "encoder.name": "r3d_tiny",
     "encoder.dct_highpass": 1,
@@ -213,7 +213,7 @@ ENTRIES: Mapping[str, Entry] = {
         64,
     ),
     "tcgl": Entry(
-        {  # the head's graph knows nothing of the order (tcgl.md §7, P1); statistics as in evaluation
+        {  # the head's graph knows nothing of the order (docs/methods/tcgl.md, The label leak)
             **_ORDER,
             "method.bn_grouping": "joint",
             "method.bn_statistics": "snippets",

@@ -8,7 +8,7 @@
 ``world``: in scenes whose background mostly gives the class away, an image method (MoCo) and a video method
 (CVRL) are trained plainly; their ContraCAMs are compared with the truth; then both are trained again from the same
 first weights with object crops, and with background mixup, both from those maps. The frozen encoders are asked for the
-class on test scenes whose background names another class (object_aware.md §5.4, §9 C18).
+class on test scenes whose background names another class (docs/methods/evaluation.md, Background Challenge).
 
 ``real``: one encoder is trained without labels on all pictures of three small collections; where its ContraCAM sees
 objects is compared with annotated boxes and masks, beside a centre square, the full image, the same net before
@@ -671,7 +671,7 @@ REAL_PX = 96  # of the pictures that maps are made of
 CRF_PX = 64
 # The paper's reaches in pixels of 224, at CRF_PX.
 SMALL_CRF = CrfSettings(gaussian_sxy=3 * CRF_PX / 224, bilateral_sxy=80 * CRF_PX / 224)
-REAL_CAM = CamSettings(iterations=10, expand_resolution=2)  # object_aware.md §2.6
+REAL_CAM = CamSettings(iterations=10, expand_resolution=2)  # docs/methods/contracam.md, Settings
 REAL_BATCH = 64
 REAL_STEPS, REAL_BATCH_SIZE = 700, 32
 REAL_SUPERVISED_STEPS = 220
@@ -706,7 +706,7 @@ class Real(NamedTuple):
 
 
 def small(path: Path) -> Tensor:
-    """A picture (S, S, 3), the aspect not kept (object_aware.md §2.5)."""
+    """A picture (S, S, 3), the aspect not kept (docs/methods/contracam.md, Batches)."""
     return resize_frames(torch.from_numpy(read_image(path))[None], REAL_PX, REAL_PX)[0]
 
 
@@ -1041,7 +1041,7 @@ iterations and of the best centre square, accuracy on swapped and on kept backgr
 5. Video, class = how the object moves: no encoder told motions apart beside a background (swapped .000, all of them),
    so the class is the object's appearance there, too.
 
-On real pictures ContraCAM's own settings are the paper's for masks (ten iterations, a map twice as fine, §2.6) and
+On real pictures ContraCAM's own settings are the paper's for masks (ten iterations, a map twice as fine) and
 were not chosen. Training was, by the pictures that are not scored: 150 steps with larger crops gave box IoU .545 on
 raccoon and .049 on blood cells, 700 steps .454 and .066; neither is clearly above its first weights (.537, .100). 700
 were kept, with crops nearer to the paper's.

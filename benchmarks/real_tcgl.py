@@ -5,10 +5,10 @@
     python benchmarks/real_tcgl.py --render                      # docs/results/tcgl.md from tcgl.json, nothing is run
 
 Each seed pre-trains two encoders on the training part, from the same weights and on the same snippets: one whose order
-head is given the graph built from the order (the paper's setting, which leaks: tcgl.md §7, P1), one whose head is given
-a graph that knows nothing of it. Both, the same architecture with random weights, and plain statistics of the same
-clips are then probed as ``real_cvrl.py`` does it, and the test part's order is predicted. No group (scene, patient) is
-in both parts. Nothing is chosen by looking at the test part.
+head is given the graph built from the order (the paper's setting, which leaks: docs/methods/tcgl.md, Where we differ,
+P1), one whose head is given a graph that knows nothing of it. Both, the same architecture with random weights, and
+plain statistics of the same clips are then probed as ``real_cvrl.py`` does it, and the test part's order is predicted.
+No group (scene, patient) is in both parts. Nothing is chosen by looking at the test part.
 
 ``--develop`` leaves the test part out altogether: a third of the training part, cut by whole groups (another third for
 each of three consecutive seeds), is held out and scored instead. Settings were chosen so.
@@ -99,13 +99,14 @@ PAIRS = {
 ORDER_PAIRS = {f"{FAITHFUL} − {LEAK_FREE}": (FAITHFUL, LEAK_FREE)}
 ORDER_METRICS = ("order", "order_up_to_reversal", "order_mixed")
 TRAINING_LOGS = ("order_accuracy", "order_accuracy_up_to_reversal")
-KS = (1, 5, 10, 20, 50)  # tcgl.md §6.2
-POOLING = "max-1x2x2"  # of the last map, for retrieval (tcgl.md §6.2)
+KS = (1, 5, 10, 20, 50)  # docs/methods/evaluation.md, TCGL's retrieval
+POOLING = "max-1x2x2"  # of the last map, for retrieval (docs/methods/evaluation.md, TCGL's retrieval)
 FEW_GROUPS = 10  # below, a bootstrap over groups is too narrow and each group's sign is told
-TEST_CLIPS = 10  # uniform clips per video (tcgl.md §6.2)
+TEST_CLIPS = 10  # uniform clips per video (docs/methods/evaluation.md, TCGL's retrieval)
 # Tuples drawn per video to measure order accuracy; each is shown in all orders.
 DRAWS = {"train": 1, "test": 3}
-# A step is 15 calls of every batch norm (tcgl.md §1.4), at momentum 0.1: a few steps forget where they began.
+# A step is 15 calls of every batch norm (docs/methods/tcgl.md, Backbones), at momentum 0.1: a few steps forget where
+# they began.
 SETTLING_EPOCHS = 2
 
 # What a collection's nature asks of the recipe.
@@ -254,7 +255,7 @@ def order_outcomes(trained: Trained, manifest: Manifest, kept: KeptFrames) -> di
     held_out = order_accuracy(method, kept.facts(replace(manifest, rows=rows)), kept, draws=DRAWS["test"])
     blind = 1 / len(permutations(method.sampler.num_snippets))
     # The graph of the order tells it up to reversal where each pair of reversed orders has a graph of its own, as with
-    # three snippets; of the two that are left one is a guess (tcgl.md §2.2, §7 P1).
+    # three snippets; of the two that are left one is a guess (docs/methods/tcgl.md, Graphs and Where we differ P1).
     leaks = trained.prepared.settings["graph"]["head_graph"] == "order"
     chance = {
         "order": 0.5 if leaks else blind,
@@ -333,7 +334,7 @@ def run_seed(name: str, manifest: Manifest, seed: int, out: Path) -> Seed:
 def probe(
     nets: Mapping[str, Encoder], manifest: Manifest, seed: int, kept: KeptFrames
 ) -> tuple[dict[str, dict[str, Outcomes]], dict[str, tuple[Any, ...]], tuple[str, ...]]:
-    """Every encoder frozen: linear and neighbours on its embedding, retrieval on its last map (tcgl.md §6.2)."""
+    """Every encoder frozen: linear and neighbours on its embedding, retrieval on its last map."""
     task = LabelTask(manifest, seed=seed)
     plan = replace(default_plan(nets[FAITHFUL].input_spec, num_clips=TEST_CLIPS), resize_px=(kept.height, kept.width))
     clips = task.clips(plan, decoder=kept)

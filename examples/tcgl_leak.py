@@ -1,4 +1,4 @@
-"""The leak in TCGL's order head, in one figure (tcgl.md §7, P1).
+"""The leak in TCGL's order head, in one figure (docs/methods/tcgl.md, Where we differ, P1).
 
 Features without any content, nearly equal between a video's snippets, go through TCGL's own graph convolution and order
 head. What to see: with the paper's graph (``head_graph="order"``) the head finds the order of three snippets half of

@@ -229,7 +229,7 @@ def test_every_recipe_resolves_completely(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "videos", "steps"), [("cvrl_k400", 215_570, 42_104), ("cvrl_k600", 366_016, 71_488)])
 def test_kinetics_recipes_are_the_papers(name: str, videos: int, steps: int) -> None:
-    """cvrl.md §5: 0.32 at 1024 videos on the sum of both views, 1e-6 on kernels, 200 epochs, 5 of them warm-up."""
+    """docs/methods/cvrl.md, Training: 0.32 at 1024 videos, 1e-6 on kernels, 200 epochs, 5 of them warm-up."""
     values = {row["setting"]: row["value"] for row in list_all(name)}
     assert values["encoder.name"] == "r3d_50"
     assert float(values["optimizer.lr"]) == pytest.approx(0.32)

@@ -41,7 +41,7 @@ def test_every_registered_method_has_an_entry(atlas):
     assert atlas.missing_entries() == []
 
 
-# Frames that pass the encoder for one video: clips of 8 frames; TCGL's frame-sets double its three (tcgl.md §8).
+# Frames that pass the encoder for one video: clips of 8 frames; TCGL's frame-sets double its three.
 FRAMES = {
     "cvrl": 16, "simclr": 16, "moco": 16, "byol": 16, "swav": 16, "pirl": 40, "tcgl": 48, "vcop": 24, "opn": 32,
     "shuffle_learn": 24, "vcp": 24, "arrow_of_time": 8, "pace": 8, "rotation": 32, "supervised": 8,

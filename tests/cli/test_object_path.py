@@ -1,6 +1,6 @@
 """The object-aware path of commands at a size where nothing can be learned: what comes out, not how good it is.
 
-object_aware.md §9, C18; its numbers are those of ``benchmarks/object_aware.py``.
+The numbers are those of ``benchmarks/object_aware.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Boxes as shares of the image and their text file (object_aware.md §2.9, §9)."""
+"""Boxes as shares of the image and their text file (docs/methods/contracam.md, Boxes)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Rows too short for a sampler (tcgl.md §1.1, §7 P8)."""
+"""Rows too short for a sampler (docs/methods/tcgl.md, Sampling)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where objects are: tubelets within clips (object_aware.md §8), files of boxes and masks, tables to choose from."""
+"""Where objects are: tubelets within clips, files of boxes and masks, tables to choose from."""
 
 from __future__ import annotations
 

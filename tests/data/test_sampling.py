@@ -265,7 +265,7 @@ def test_draws_are_pure_and_separate():
 
 
 def test_clip_sets_of_rho_clips():
-    """cvrl.md §6.5: independent starts, as many views as clips and at least two; ρ = 1 is one clip twice."""
+    """Independent starts, as many views as clips and at least two; ρ = 1 is one clip twice."""
     sampler = ClipSetSampler(4, clip_frames=8, stride=2)
     assert isinstance(sampler, Sampler)
     draw = sampler.draw(Key(1), source(99))
@@ -331,7 +331,7 @@ def test_check_22_three_crops():
 
 
 def test_tcgl_check_8_ten_clip_starts():
-    """tcgl.md check 8."""
+    """docs/methods/evaluation.md, TCGL's fine-tuning: centres, truncated."""
     assert clip_starts(16, 16, 10, "tcgl") == [0] * 10
     assert clip_starts(20, 16, 10, "tcgl") == [0, 0, 0, 1, 1, 2, 2, 3, 3, 4]
     assert clip_starts(64, 16, 10, "tcgl") == [0, 5, 10, 16, 21, 26, 32, 37, 42, 48]

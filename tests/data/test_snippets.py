@@ -1,4 +1,4 @@
-"""Snippets and orders against tcgl.md §1.1 and checks 3 and 9 of its §9."""
+"""Snippets and orders (docs/methods/tcgl.md, Sampling)."""
 
 from __future__ import annotations
 

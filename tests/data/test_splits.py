@@ -17,7 +17,7 @@ THREE = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
 def test_medical_normative_examples() -> None:
-    """medical_data.md §6: u = first 8 bytes of sha256(salt:id), big endian, / 2^64, salt usvid; 0.70 / 0.15 / 0.15."""
+    """u = first 8 bytes of sha256(salt:id), big endian, / 2^64, salt usvid; 0.70 / 0.15 / 0.15."""
     expected = {"demo-1": 0.992530, "demo-2": 0.249243, "case-11": 0.294130, "patient0450": 0.052897}
     for name, unit in expected.items():
         assert hash_unit(name, "usvid") == pytest.approx(unit, abs=1e-6)
@@ -79,7 +79,7 @@ def test_folds_keep_groups_whole(groups: list[int], k: int) -> None:
 
 
 def test_folds_follow_the_specified_order() -> None:
-    """medical_data.md §6: by (count descending, id), each to the fold with least clips, ties to the lowest fold."""
+    """By (count descending, id), each to the fold with least clips, ties to the lowest fold."""
     groups = ["b"] * 3 + ["a"] * 3 + ["c"] * 2 + ["d"] * 2 + ["e"]
     folds = dict(zip(groups, group_kfold(groups, 2), strict=True))
     assert folds == {"a": 0, "b": 1, "c": 0, "d": 1, "e": 0}

@@ -1,4 +1,4 @@
-"""Boxes and clean masks (object_aware.md §2.8, §2.9, §9: C5, C6, C8's round trip)."""
+"""Boxes and clean masks (docs/methods/contracam.md, Cleaning and Boxes), and their file, there and back."""
 
 from __future__ import annotations
 

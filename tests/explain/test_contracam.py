@@ -1,4 +1,4 @@
-"""ContraCAM (object_aware.md §2.1–2.5 and §8; checks C1–C4, the maps of C17, the shapes of §9)."""
+"""ContraCAM (docs/methods/contracam.md): worked maps, invariances, resolution, clips."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unreel.nn.heads import normalized_mlp
 
 module = importlib.import_module("unreel.explain.contracam")  # the folder's name for it is the function
 
-# C1: two images of two channels and 2 × 2 pixels, which are their own feature maps.
+# Two images of two channels and 2 × 2 pixels, which are their own feature maps.
 A = torch.tensor(
     [[[[2.4, 0], [0, 0]], [[1.6, 0], [0, 1.6]]], [[[1, 1], [1, 1]], [[0, 0], [0, 0]]]], dtype=torch.float64
 )
@@ -39,7 +39,7 @@ def _same_weights() -> Iterator[None]:
 
 
 def check_C1_gradients(self_negative: Any, positive: Any) -> tuple[Tensor, Tensor]:
-    """Scores (2,) and mean gradients (2, 2) of C1."""
+    """Scores (2,) and mean gradients (2, 2) of those two images."""
     maps = A[:, :, None]
     with torch.enable_grad():
         leaf, embeddings = open_graph(Identity(2), maps)
@@ -87,7 +87,7 @@ def test_check_C1_maps(variant: Any) -> None:
 def slow_maps(
     encoder: Cells, head: nn.Linear, images: Tensor, iterations: int, groups: list[int], official: bool
 ) -> Tensor:
-    """ContraCAM of images (B, 3, H, W) by the closed-form gradient of §2.1, row by row."""
+    """ContraCAM of images (B, 3, H, W) by the closed-form gradient of the score, row by row."""
     assert encoder.conv.bias is not None
     weight, batch = head.weight.detach(), len(images)
     x = original = (images - 0.5) / 0.25
@@ -137,7 +137,7 @@ def test_equals_the_closed_form(variant: Any, groups: list[int] | None, iteratio
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
-# ---------------------------------------------------------------------------------------------------- C2, C3, C4
+# ---------------------------------------------------------------------------------------------------- invariances
 
 
 def test_check_C2_the_positive_term_matters_from_the_second_iteration() -> None:
@@ -429,7 +429,7 @@ def test_settings_make_a_complete_card() -> None:
     assert replace(official, variant="paper").positive_rule == "per_sample"
 
 
-# ---------------------------------------------------------------------------------------------------- C17: video
+# --------------------------------------------------------------------------------------------------------- video
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])

@@ -1,4 +1,4 @@
-"""The fully connected CRF (object_aware.md §2.7; §9, C7)."""
+"""The fully connected CRF (docs/methods/contracam.md, CRF)."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_refusals() -> None:
 
 
 def test_the_library_is_asked_width_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Defect 12 of §6; the library stands in as one that computes exactly."""
+    """Width goes first, unlike in the release; the library stands in as one that computes exactly."""
     image, p = _scene()
     asked: dict[str, object] = {}
 

@@ -1,4 +1,4 @@
-"""Maps of whole data sets (object_aware.md §2.5, §7, §8)."""
+"""Maps of whole data sets (docs/methods/contracam.md, Batches and Settings and Video)."""
 
 from __future__ import annotations
 

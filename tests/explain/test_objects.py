@@ -1,4 +1,4 @@
-"""From maps of a source to its objects (object_aware.md §2.6–2.9, §8)."""
+"""From maps of a source to its objects (docs/methods/contracam.md, Settings and Video)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_objects_of_an_image() -> None:
 
 
 def test_objects_of_a_video_and_holes_between_its_clips() -> None:
-    """Two clips with a hole: one tubelet where the hole is two frames, two where it is longer (§8)."""
+    """Two clips with a hole: one tubelet where the hole is two frames, two where it is longer."""
     for missing, expected in ((2, 1), (3, 2)):
         second = 4 + missing
         places = [10 + t for t in (*range(4), *range(second, second + 4))]

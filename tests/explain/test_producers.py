@@ -1,4 +1,4 @@
-"""Boxes and masks as sidecars: written, kept, resumed, and read by what learns from them (object_aware.md §2.6, §7)."""
+"""Boxes and masks as sidecars: written, kept, resumed, and read by what learns from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes linked through time (object_aware.md §8)."""
+"""Boxes linked through time (docs/methods/contracam.md, Video)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BYOL's loss against object_aware.md C13."""
+"""BYOL's loss (docs/methods/byol.md, Heads and loss)."""
 
 from __future__ import annotations
 

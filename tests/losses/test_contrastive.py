@@ -28,7 +28,7 @@ def check_10() -> tuple[Tensor, Tensor]:
 
 
 def by_loops(a: Tensor, b: Tensor, tau: float, *, same: bool = True) -> tuple[list[float], list[float]]:
-    """The formula of cvrl.md §2, anchor by anchor."""
+    """The formula of docs/methods/cvrl.md, Head and loss, anchor by anchor."""
 
     def cosine(x: Tensor, y: Tensor) -> float:
         return float(x @ y / (x.norm() * y.norm()))

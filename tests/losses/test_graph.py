@@ -1,4 +1,4 @@
-"""The node contrast of tcgl.md §2.5: its worked values (check 5), an oracle, invariances."""
+"""The node contrast (docs/methods/tcgl.md, Contrast): worked values, an oracle, invariances."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_check_5_one_node_gives_exactly_zero_and_no_gradient() -> None:
     ],
 )
 def test_values_to_expect(n: int, collapsed: float, orthogonal: float, simplex: float) -> None:
-    """§2.5: log(2N − 1) when all nodes coincide, the value of orthogonal nodes, the floor of the simplex."""
+    """log(2N − 1) when all nodes coincide, the value of orthogonal nodes, the floor of the simplex."""
     same = torch.ones(2, n, 3, dtype=torch.float64)
     eye = torch.eye(n, dtype=torch.float64)
     corners = eye - 1 / n

@@ -1,4 +1,4 @@
-"""MoCo's loss against object_aware.md C12, slow loops and closed forms."""
+"""MoCo's loss (docs/methods/moco.md, Head and queue), slow loops and closed forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrow of time against tcgl.md §8."""
+"""Arrow of time (docs/methods/arrow_of_time.md)."""
 
 from __future__ import annotations
 

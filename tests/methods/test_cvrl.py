@@ -123,7 +123,7 @@ def test_head_options_reach_the_head() -> None:
     assert all(m.bias is None for m in bare if isinstance(m, nn.Linear))
 
 
-# --- two processes (check 11) -----------------------------------------------------------------------------------
+# --- two processes ----------------------------------------------------------------------------------------------
 
 
 def global_batch(step: int = 0) -> Batch:

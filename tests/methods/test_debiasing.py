@@ -1,4 +1,4 @@
-"""One line for any method (object_aware.md §3, §4, §8): what the switches change, end to end on files, and resume."""
+"""One line for any method (docs/methods/object_views.md): what the switches change, end to end on files, and resume."""
 
 from __future__ import annotations
 

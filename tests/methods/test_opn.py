@@ -1,4 +1,4 @@
-"""OPN against tcgl.md §8: order without direction."""
+"""OPN (docs/methods/opn.md): order without direction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pace, and PRP's and SpeedNet's rates, against tcgl.md §8."""
+"""Pace, and PRP's and SpeedNet's rates (docs/methods/pace.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tasks on clips share (tcgl.md §8 and checks 1, 17, 19 of its §9)."""
+"""What the tasks on clips share (docs/methods/vcop.md and others)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_labels_are_balanced_and_random_scores_are_at_chance(name: str) -> None:
 
 
 def test_per_call_is_a_call_for_each_position() -> None:
-    """tcgl.md §1.4, BN statistics: in the papers' code each position of the tuple is a batch of its own."""
+    """docs/methods/tcgl.md, Batch norm: in the papers' code each position of the tuple is a batch of its own."""
     outputs = {}
     for grouping in ("per_call", "joint", "loop"):
         method = tiny("vcop", bn_grouping="joint" if grouping == "loop" else grouping).double()

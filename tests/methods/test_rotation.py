@@ -1,4 +1,4 @@
-"""3-D rotation against tcgl.md §8: exact transposes and flips."""
+"""3-D rotation (docs/methods/rotation.md): exact transposes and flips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shuffle & Learn against tcgl.md §8."""
+"""Shuffle & Learn (docs/methods/shuffle_learn.md)."""
 
 from __future__ import annotations
 

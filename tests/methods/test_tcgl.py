@@ -1,5 +1,5 @@
-"""TCGL against tcgl.md: head counts (check 1), classes (3), gate (6), frame-sets (7), corruption (10), 11, 12, 13, the
-leak (15), batching (18), learning the order of moving squares (20); and two processes against one."""
+"""TCGL (docs/methods/tcgl.md): head counts, classes, gate, frame-sets, corruption, gradients, the leak, batching, and
+learning the order of moving squares; and two processes against one."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_dropout_of_the_head_is_for_training_and_keyed_by_sample() -> None:
 
 
 def test_frame_sets_lose_the_mean_over_their_own_frames() -> None:
-    """§1.3, check 7: cut first, then centre; calls in the order of positions, then of frame-sets."""
+    """docs/methods/tcgl.md, STKD: cut first, then centre; calls in the order of positions, then of frame-sets."""
     method, batch = tiny_tcgl(bn_grouping="joint"), snippet_batch(2)
     seen: list[Tensor] = []
     method.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -275,7 +275,7 @@ def test_frame_sets_lose_the_mean_over_their_own_frames() -> None:
 
 
 def test_batch_norms_see_each_call_by_itself() -> None:
-    """§1.4: 15 calls, snippet p and then its frame-sets, each with statistics of its own; running statistics too."""
+    """15 calls, snippet p and then its frame-sets, each with statistics of its own; running statistics too."""
     batch = snippet_batch(3, dtype=torch.float64)
     method, twin, joint = (tiny_tcgl(**options).double() for options in ({}, {}, {"bn_grouping": "joint"}))
     snippets, frame_sets = method.encode(batch)
@@ -322,7 +322,7 @@ def test_one_frame_set_and_no_intra_loss_leave_the_passes_out() -> None:
 
 
 def slow_losses(method: TCGL, batch: Batch, *, head_graph: str) -> dict[str, float]:
-    """L_intra, L_inter, L_order of uncorrupted views, graph by graph, in the words of §2 and §3."""
+    """L_intra, L_inter, L_order of uncorrupted views, graph by graph, in the words of docs/methods/tcgl.md."""
     snippets, frame_sets = method.encode(batch)
     assert frame_sets is not None
     assert method.order_head is not None
@@ -438,7 +438,7 @@ def test_check_10_nothing_removed_makes_the_views_identical() -> None:
         assert float(logs["intra_loss"]) == pytest.approx(expected["intra_loss"], abs=1e-5)
         assert float(logs["inter_loss"]) == pytest.approx(expected["inter_loss"], abs=1e-5)
     for options in ({}, {"kind": "edges"}, {"kind": "nodes"}, {"kind": "noise"}):
-        other = tiny_tcgl(p_edge=0.6, p_feat=0.6, **options).eval()(batch).logs  # in evaluation too (§2.3)
+        other = tiny_tcgl(p_edge=0.6, p_feat=0.6, **options).eval()(batch).logs  # in evaluation too
         assert abs(float(other["intra_loss"]) - expected["intra_loss"]) > 1e-4
 
 
@@ -541,7 +541,7 @@ def test_check_13_loss_of_a_random_start() -> None:
     assert float(output.logs["order_loss"]) == pytest.approx(np.log(6), abs=0.1)
 
 
-# --- the leak (check 15) ----------------------------------------------------------------------------------------
+# --- the leak ---------------------------------------------------------------------------------------------------
 
 
 def read_from_the_graph(head_graph: str, steps: int = 350, rows: int = 128) -> tuple[float, float]:
@@ -629,7 +629,7 @@ def test_two_processes_give_loss_gradients_and_buffers_of_one(ddp: Any, case: st
             torch.testing.assert_close(torch.as_tensor(rank["buffers"][name]), buffer, atol=1e-9, rtol=1e-9)
 
 
-# --- learning (check 20) ----------------------------------------------------------------------------------------
+# --- learning ---------------------------------------------------------------------------------------------------
 
 
 def moving_square(number: int, speeds: tuple[float, ...], *, third: int = 10, size: int = 24, side: int = 7) -> Tensor:

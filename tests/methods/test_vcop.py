@@ -1,4 +1,4 @@
-"""VCOP against tcgl.md §8 and check 1 of its §9."""
+"""VCOP (docs/methods/vcop.md)."""
 
 from __future__ import annotations
 

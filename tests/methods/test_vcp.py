@@ -1,4 +1,4 @@
-"""VCP's cloze against tcgl.md §8."""
+"""VCP's cloze (docs/methods/vcp.md)."""
 
 from __future__ import annotations
 

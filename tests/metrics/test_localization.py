@@ -1,4 +1,4 @@
-"""Masks, boxes and soft maps against the truth: worked values of object_aware.md §9 (C15), slow loops as oracles."""
+"""Masks, boxes and soft maps against the truth: worked values, slow loops as oracles."""
 
 import numpy as np
 import pytest

@@ -81,7 +81,7 @@ def test_resnets_carry_torchvisions_names_and_counts() -> None:
         deep, flat = create_encoder("resnet_50"), create_encoder("resnet_18")
     assert set(deep.state_dict()) == torchvision_names((3, 4, 6, 3), 3, (True, True, True, True))
     assert set(flat.state_dict()) == torchvision_names((2, 2, 2, 2), 2, (False, True, True, True))
-    # check 1: with the classifier of 1000 classes, the public counts
+    # With the classifier of 1000 classes, the public counts
     assert count_parameters(deep) + 1000 * 2049 == 25_557_032
     assert count_parameters(flat) + 1000 * 513 == 11_689_512
     assert round(count_macs(deep, (3, 1, 224, 224)) / 1e9, 3) == 4.087  # "4.09 GMAC", the usual figure less fc

@@ -1,4 +1,4 @@
-"""C3D (tcgl.md §1.4; checks 1 and 2): counts, shapes, short clips, order of layers, finer copies."""
+"""C3D (docs/methods/tcgl.md, Backbones): counts, shapes, short clips, order of layers, finer copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Removal of low temporal frequencies (tcgl.md §1.3, §4; check 7)."""
+"""Removal of low temporal frequencies (docs/methods/tcgl.md, STKD)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The moving average against object_aware.md C12 and §1.1."""
+"""The moving average (docs/methods/moco.md, Training)."""
 
 from __future__ import annotations
 

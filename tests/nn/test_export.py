@@ -1,4 +1,4 @@
-"""Names, shapes and files of exported encoders, against the public naming schemes (object_aware.md §5.6)."""
+"""Names, shapes and files of exported encoders, against the public naming schemes."""
 
 from __future__ import annotations
 

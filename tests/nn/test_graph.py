@@ -1,4 +1,4 @@
-"""Graphs of tcgl.md: edges (check 3), normalised adjacency (4), corruption (10), batched layers (18)."""
+"""Graphs (docs/methods/tcgl.md, Graphs): edges, normalised adjacency, corruption, batched layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unreel.core.keys import Key, uniforms
 from unreel.nn import graph
 from unreel.nn.graph import GraphAttention, GraphConv, chain, drop_edges, full, mask_features, normalized_adjacency
 
-# §2.2: class → (order, edges).
+# Class → (order, edges); docs/methods/tcgl.md, Graphs.
 ORDER_EDGES = [
     ((0, 1, 2), {(0, 1), (1, 2)}),
     ((0, 2, 1), {(0, 2), (1, 2)}),
@@ -83,7 +83,7 @@ def test_random_paths_are_paths_and_all_equally_likely() -> None:
     assert (counts - 1000).abs().max() < 100  # 4 standard deviations
 
 
-# --- check 4 ----------------------------------------------------------------------------------------------------
+# --- adjacency --------------------------------------------------------------------------------------------------
 
 CHAIN_3 = [[0.5, 0.408248, 0], [0.408248, 0.333333, 0.408248], [0, 0.408248, 0.5]]
 
@@ -144,7 +144,7 @@ def test_normalised_adjacency_of_directed_multigraphs_and_batches() -> None:
         normalized_adjacency(torch.zeros(2, 3))
 
 
-# --- corruption (check 10) --------------------------------------------------------------------------------------
+# --- corruption -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "average"), [(4, 4.8), (3, 3.2)])
@@ -243,7 +243,7 @@ def test_a_message_flows_from_column_to_row() -> None:
 
 def test_layers_start_glorot_uniform_with_zero_bias_and_count_as_the_paper_s() -> None:
     layer = GraphConv(512, 512)
-    assert sum(p.numel() for p in layer.parameters()) == 262_656  # §2.4
+    assert sum(p.numel() for p in layer.parameters()) == 262_656
     bound = (6 / 1024) ** 0.5
     assert 0.99 * bound < float(layer.weight.detach().abs().max()) <= bound
     assert float(layer.weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.01)

@@ -1,4 +1,4 @@
-"""Heads against cvrl.md §2 and check 2 of its §9."""
+"""Heads (docs/methods/cvrl.md, Head and loss; docs/methods/moco.md, Head and queue)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_refuses_empty_heads(bad: dict[str, int]) -> None:
         LinearHead(8, 0)
 
 
-# --- heads of several clips (tcgl.md §8) ------------------------------------------------------------------------
+# --- heads of several clips (docs/methods/vcop.md) --------------------------------------------------------------
 
 
 def test_keyed_dropout_follows_the_sample_and_keeps_the_mean() -> None:
@@ -121,7 +121,7 @@ def test_concat_head_with_and_without_a_layer_between() -> None:
 
 
 def test_normalized_mlp_is_the_head_of_the_object_aware_code() -> None:
-    """object_aware.md §1.1: layers, biases, range of the initial weights, unit rows as its last layer."""
+    """docs/methods/moco.md, Training: layers, biases, range of the initial weights, unit rows as its last layer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         head = normalized_mlp(400, 300, 200)

@@ -1,4 +1,4 @@
-"""Inflation against check 5 of cvrl.md §9."""
+"""Inflation (docs/methods/cvrl.md, Inflation)."""
 
 from __future__ import annotations
 

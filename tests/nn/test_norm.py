@@ -115,7 +115,8 @@ def test_half_inputs_keep_their_type_and_are_summed_in_float32(ddp: Any) -> None
 
 # -- several calls in one ------------------------------------------------------------------------------------------
 
-# TCGL's fifteen calls: three snippets, each followed by its four frame-sets (tcgl.md §1.4, "BN statistics").
+# TCGL's fifteen calls: three snippets, each followed by its four frame-sets (docs/methods/tcgl.md, Backbones, "BN
+# statistics").
 SNIPPETS, FRAME_SETS = (0, 5, 10), (1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14)
 ROWS = 4
 

@@ -1,4 +1,4 @@
-"""R3D against cvrl.md §1 and checks 1, 3, 4, 6 of its §9."""
+"""R3D (docs/methods/cvrl.md, Backbone)."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_check_3_shapes_and_macs() -> None:
 
 
 def numbered(padding: str) -> tuple[Encoder, Tensor]:
-    """The net and the clip of check 4, in float64."""
+    """The net and the clip whose features were worked out apart, in float64."""
     encoder = meta("r3d_50", padding=padding).double().to_empty(device="cpu").eval()
     with torch.no_grad():
         for m in encoder.modules():

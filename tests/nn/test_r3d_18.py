@@ -1,4 +1,4 @@
-"""R3D-18 and R(2+1)D-18 (tcgl.md §1.4; checks 1 and 2): counts at every depth, middle widths, shapes, layers."""
+"""R3D-18 and R(2+1)D-18 (docs/methods/tcgl.md, Backbones): counts at every depth, middle widths, shapes, layers."""
 
 from __future__ import annotations
 

@@ -286,7 +286,7 @@ def test_the_prefix_that_matches_most_wins() -> None:
     assert best_prefix(["a", "b", "module.a"], ["a", "b"], "auto") == ""
 
 
-# -- the snippet-order papers' checkpoints (tcgl.md §7, P2 and P3; check 16) ------------------------------------------
+# -- the snippet-order papers' checkpoints (docs/methods/tcgl.md, Where we differ) ------------------------------------
 
 
 def order_net(name: str, seed: int, **arguments: object) -> Encoder:

@@ -1,4 +1,4 @@
-"""Linear evaluation along a path of penalties (object_aware.md §5.3, §9 C16), scikit-learn as oracle."""
+"""Linear evaluation along a path of penalties (docs/methods/evaluation.md, Linear path), scikit-learn as oracle."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Pooling a feature map: a slow loop as oracle, the store's key, encoders of every kind (tcgl.md §6.2, §9 check 2)."""
+"""Pooling a feature map: a slow loop as oracle, the store's key, encoders of every kind."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_max_pooling_equals_a_loop(window):
 
 @pytest.mark.parametrize(("name", "width"), [("max-1x2x2", 9216), ("max-2x5x5", 512), ("gap", 512), ("encoder", 512)])
 def test_check_2_conv_features_of_a_paper_sized_map(name, width):
-    """tcgl.md check 2: of 512 × 2 × 7 × 7, 9,216 values at (1, 2, 2); 512 at (2, 5, 5), seeing the top left only."""
+    """Of 512 × 2 × 7 × 7, 9,216 values at (1, 2, 2); 512 at (2, 5, 5), seeing the top left only."""
     x = torch.rand(1, 512, 2, 7, 7, generator=torch.Generator().manual_seed(0))
     found = Pooling.of(name)(Identity(), x)
     assert found.shape == (1, width)
@@ -70,7 +70,7 @@ def test_check_2_conv_features_of_a_paper_sized_map(name, width):
 
 @pytest.mark.parametrize("name", ["c3d", "r3d_18", "r2plus1d_18"])
 def test_check_2_conv_features_of_the_papers_encoders(name):
-    """tcgl.md check 2, without weights: 9,216 values at 16 × 112 × 112; 512 of R(2+1)D with (2, 5, 5)."""
+    """Without weights: 9,216 values at 16 × 112 × 112; 512 of R(2+1)D with (2, 5, 5)."""
     with torch.device("meta"):
         encoder = create_encoder(name)
         feature_map = encoder.forward_features(torch.empty(1, 3, 16, 112, 112))[encoder.last_stage]

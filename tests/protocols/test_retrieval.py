@@ -1,4 +1,4 @@
-"""The retrieval protocol: the contract, the metric functions as oracle, exclusions, tcgl.md check 14."""
+"""The retrieval protocol: the contract, the metric functions as oracle, exclusions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The linear SVM probe: the contract, scikit-learn and the primal problem itself as oracles (tcgl.md §4)."""
+"""The linear SVM probe: the contract, scikit-learn and the primal problem itself as oracles."""
 
 import numpy as np
 import pytest

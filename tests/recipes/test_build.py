@@ -1,4 +1,4 @@
-"""What a recipe makes of data that only partly fit (tcgl.md §7 P8)."""
+"""What a recipe makes of data that only partly fit."""
 
 from __future__ import annotations
 

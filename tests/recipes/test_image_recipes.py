@@ -1,4 +1,4 @@
-"""Recipes of the image methods (object_aware.md §1.1–1.3), and what a run with a teacher says of itself."""
+"""Recipes of the image methods (docs/methods/moco.md, Training), and what a run with a teacher says of itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAPER = ["moco_in9", "moco_coco", "moco_cub", "moco_flowers", "byol_in9", "byol_
 
 @pytest.mark.parametrize("name", PAPER)
 def test_check_C14_recipes_of_the_object_aware_paper(name: str) -> None:
-    """object_aware.md §1.1–1.3: 0.03 per 256 images, to 0.001 by epochs, decay on all, no warm-up.
+    """docs/methods/moco.md, Training: 0.03 per 256 images, to 0.001 by epochs, decay on all, no warm-up.
 
     800 epochs, or 2,000 of the two small sets.
     """
@@ -49,7 +49,7 @@ def test_check_C14_recipes_of_the_object_aware_paper(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_recipes_of_the_paper_build(name: str) -> None:
-    """Encoder and method of each, without memory for them; with the switch of BG-Mixup as §4 has it."""
+    """Encoder and method of each, without memory for them; with the switch of BG-Mixup as the paper has it."""
     switch = Layer("test", place_overrides(load_recipe(name).layers, {"bg_mixup": "cam"}))
     settings = resolve([*load_recipe(name).layers, switch])
     with torch.device("meta"):

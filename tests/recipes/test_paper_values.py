@@ -1,7 +1,7 @@
 """Values of the papers' recipes against the papers: each value that a recipe gives a source for stands here once more.
 
-Typed from cvrl.md §2, §3, §5, tcgl.md §1, §4, §5, §8, object_aware.md §1 and, for PIRL and SwAV, from VISSL's and the
-authors' released configurations; computed where a paper's numbers determine them.
+Typed from the numbers in docs/methods and, for PIRL and SwAV, from VISSL's and the authors' released configurations;
+computed where a paper's numbers determine them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ PAPERS: dict[str, dict[str, Any]] = {
     "byol_in9": BYOL | BG_MIXUP,
     "byol_coco": BYOL,
 }
-_SOURCED = re.compile(r"^  (\w+): .*#.*(\[code|\[release\]|\[paper\]|§)")
+_SOURCED = re.compile(r"^  (\w+): .*#.*(\[code|\[release\]|\[paper\])")
 
 
 def sourced(name: str) -> dict[str, str]:

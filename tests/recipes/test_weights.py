@@ -1,4 +1,4 @@
-"""Where a run starts, and what it holds out: settings of every recipe (tcgl.md §7 P2, P3; §9 check 16)."""
+"""Where a run starts, and what it holds out: settings of every recipe (docs/methods/tcgl.md, Where we differ)."""
 
 from __future__ import annotations
 

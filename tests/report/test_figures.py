@@ -135,7 +135,7 @@ def test_scores_stand_beside_chance_and_controls() -> None:
 
 @pytest.mark.parametrize("kind", ["decreasing", "uniform", "increasing", "none", "fixed", "independent", "exponential"])
 def test_interval_histogram_follows_the_probabilities(kind: str) -> None:
-    """Check of cvrl.md §3: the drawn shares lie within five standard errors of the exact ones."""
+    """Check of docs/methods/cvrl.md, Sampling: the drawn shares lie within five standard errors of the exact ones."""
     distribution = IntervalDistribution(kind, frames=30)  # type: ignore[arg-type]
     drawing = interval_figure(distribution)
     _check_svg(drawing.svg())

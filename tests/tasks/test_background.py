@@ -1,4 +1,4 @@
-"""The Background Challenge (object_aware.md §5.4, §9 C15): variants, directions, the gap and its interval."""
+"""The Background Challenge (docs/methods/evaluation.md): variants, directions, the gap and its interval."""
 
 import csv
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_asked_is_refused(root) -> None:
 def test_a_box_is_tiled_with_the_largest_strip_beside_it() -> None:
     frame = np.repeat(np.arange(6, dtype=np.uint8)[:, None, None], 6, 1).repeat(3, 2)
     tiled = tile_box(frame, np.array([0, 3, 6, 5]))
-    np.testing.assert_array_equal(tiled[:, 0, 0], [0, 1, 2, 0, 1, 5])  # object_aware.md §9, C9
+    np.testing.assert_array_equal(tiled[:, 0, 0], [0, 1, 2, 0, 1, 5])
     assert not tile_box(frame, np.array([0, 0, 6, 6])).any()
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: it learns, it is scored like the other protocols, its control sees the same videos (tcgl.md §6.1)."""
+"""Fine-tuning: it learns, it is scored like the other protocols, its control sees the same videos."""
 
 from __future__ import annotations
 

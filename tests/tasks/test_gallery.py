@@ -74,7 +74,7 @@ OPTIONS = {"num_resamples": 50, "progress": False}
 
 
 def test_the_profile_of_tcgl_end_to_end(sets, tmp_path):
-    """tcgl.md §6.2: train part (with validation) as gallery, pooled maps; a video below 16 frames is a fault."""
+    """TCGL's retrieval: train part (with validation) as gallery, pooled maps; a video below 16 frames is a fault."""
     report = evaluate(Colour(), sets[0], profile="paper-tcgl", store=tmp_path, **OPTIONS)
     assert [s.metric for s in report.scores if s.encoder == "encoder"] == ["hit@1", "hit@5", "mAP"]
     score = report.score()

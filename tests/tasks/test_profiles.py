@@ -21,7 +21,7 @@ def test_standard_is_as_the_encoder_was_trained():
 
 @pytest.mark.parametrize("size", [112, 224])
 def test_paper_tcgl_is_section_6_2(size):
-    """tcgl.md §6.1, §6.2: also encoders trained at 224 px are tested at 128 × 171 and 112."""
+    """TCGL's fine-tuning and retrieval: also encoders trained at 224 px are tested at 128 × 171 and 112."""
     plan = TCGL.plan(InputSpec(16, 1, size))
     assert (plan.num_clips, plan.num_frames, plan.stride, plan.rule) == (10, 16, 1, "tcgl")
     assert (plan.resize_px, plan.size_px, plan.num_crops) == ((128, 171), 112, 1)
@@ -35,7 +35,7 @@ def test_paper_tcgl_is_section_6_2(size):
 
 
 def test_paper_cvrl_is_thirty_views_of_32_frames():
-    """cvrl.md §6.1: encoders trained on 16 × 2 frames of 224 px are tested on 32 × 2 frames of 256."""
+    """CVRL's linear probe: encoders trained on 16 × 2 frames of 224 px are tested on 32 × 2 frames of 256."""
     plan = CVRL.plan(InputSpec(16, 2, 224))
     assert plan == ClipPlan(
         num_frames=32, stride=2, num_clips=10, num_crops=3, size_px=256, short_side_px=256, rule="cvrl"

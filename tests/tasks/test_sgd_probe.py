@@ -1,4 +1,4 @@
-"""CVRL's probe on cached features: the protocol contract, check 24, agreement with logistic regression."""
+"""CVRL's probe on cached features: the protocol contract, agreement with logistic regression."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_every_view_is_trained_on():
 
 
 def test_learning_rate_32_needs_the_norm():
-    """cvrl.md §6.1: 32 only makes sense with the L2 norm, which makes the probe blind to the features' scale."""
+    """A rate of 32 only makes sense with the L2 norm, which makes the probe blind to the features' scale."""
     train, test = blobs(1, n=200), blobs(2, n=200)
     scaled = [FeatureSet(100 * s.vectors, s.labels, s.groups, s.ids) for s in (train, test)]
     plain = SGDProbe().fit(train).predict(test).probabilities

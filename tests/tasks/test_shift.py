@@ -1,4 +1,4 @@
-"""Shifted test sets of the nine super-classes (object_aware.md §5.5): WordNet's files, descent, the joint task."""
+"""Shifted test sets of the nine super-classes: WordNet's files, descent, the joint task."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_descent_takes_dog_before_carnivore(listed) -> None:
     assert super_class("n01514859", kinds) == "bird"
     assert super_class("n01317541", kinds) is None
     assert list(SUPER_CLASSES).index("dog") < list(SUPER_CLASSES).index("carnivore")
-    assert SUPER_CLASSES == {  # object_aware.md §5.5
+    assert SUPER_CLASSES == {  # docs/methods/evaluation.md, Distribution shift
         "dog": "n02084071",
         "bird": "n01503061",
         "vehicle": "n04576211",

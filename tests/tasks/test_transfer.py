@@ -1,4 +1,4 @@
-"""The transfer sets of object_aware.md §5.3 as data: layouts take their options, sizes are the paper's."""
+"""The transfer sets of docs/methods/evaluation.md as data: layouts take their options, sizes are the paper's."""
 
 import inspect
 

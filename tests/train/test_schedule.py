@@ -53,7 +53,7 @@ def test_other_schedules() -> None:
 
 
 def test_check_C14_cosine_per_epoch() -> None:
-    """object_aware.md §1.1 and C14: b = 0.03, f = 0.001, E = 800; set at the start of an epoch, f never reached."""
+    """docs/methods/moco.md, Training: b = 0.03, f = 0.001, E = 800; set at the start of an epoch, f never reached."""
     steps = 7
     rate = make_schedule("cosine", 0.03, 800 * steps, final_lr=0.001, steps_per_epoch=steps)
     assert rate(0) == 0.03

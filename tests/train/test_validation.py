@@ -1,4 +1,4 @@
-"""Validation while training: the measure itself, what it decides, and that stopping changes nothing (tcgl.md §5)."""
+"""Validation while training: the measure itself, what it decides, and that stopping changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BG-Mixup against object_aware.md §4.3 and §8: checks C9, C10, and C17's part; a slow loop as oracle."""
+"""BG-Mixup against docs/methods/object_views.md, BG-Mixup and Video; a slow loop is the oracle."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def rows_of(result: Tensor) -> list[float]:
     return result[0, 0, :, 0].tolist()
 
 
-# ------------------------------------------------------------------------------------------------------------ check C9
+# --------------------------------------------------------------------------------------------------------- background
 
 
 def six_by_six() -> Tensor:
@@ -102,7 +102,7 @@ def test_check_C9_three_sides_touched_the_fourth_is_used(box: Rectangle, source:
 
 
 def slow_background(image: Tensor, box: Rectangle, variant: str) -> Tensor:
-    """§4.3 step 3 pixel by pixel: a whole tile of the strip, then the rectangle out of it."""
+    """Step 3 pixel by pixel: a whole tile of the strip, then the rectangle out of it."""
     height, width = image.shape[-2:]
     t, b, le, r = box
     areas = [t * width, le * height, (width - 1 - r) * height, (height - 1 - b) * width]
@@ -149,7 +149,7 @@ def test_in_fill_keeps_the_outside_and_meets_the_edges() -> None:
     torch.testing.assert_close(flat, torch.full((1, 1, 6, 6), 3.0))
 
 
-# ----------------------------------------------------------------------------------------------------------- check C10
+# ------------------------------------------------------------------------------------------------------------- mixing
 
 
 @pytest.mark.parametrize(("m", "want"), [(1.0, 4.0), (0.25, 1.0)])
@@ -169,7 +169,7 @@ def test_check_C10_mixing_by_the_mask(m: float, want: float) -> None:
 
 
 def test_a_pixel_at_the_threshold_is_of_the_object() -> None:
-    """§4.3 step 2: hard mask = m ≥ τ."""
+    """Step 2: hard mask = m ≥ τ."""
     batch = make_batch(2, masks=torch.stack([square(value=0.25), square(value=0.25)]))
     mixed = BGMixup(probability=1.0, threshold=0.25, mask_mode="hard")(batch, Key(0))
     assert bool((mixed.targets["bg_mixup.partner"] >= 0).all())
@@ -217,7 +217,7 @@ def test_check_C10_self_partner_mixes_with_its_own_background() -> None:
 
 
 class Slow:
-    """§4.3 step by step, with a deque for the memory and the spec's order."""
+    """Step by step, with a deque for the memory, in the page's order."""
 
     def __init__(self, probability: float, memory: int, variant: str) -> None:
         self.probability, self.variant = probability, variant
@@ -372,7 +372,7 @@ def test_all_views_are_mixed_apart() -> None:
     assert {name.split(".")[0] for name in operation.state_dict()} == {"view0", "view1"}
 
 
-# --------------------------------------------------------------------------------------------------------- video (§8)
+# -------------------------------------------------------------------------------------------------------------- video
 
 
 def test_video_box_is_the_union_over_frames_and_backgrounds_move() -> None:

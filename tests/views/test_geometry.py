@@ -1,4 +1,4 @@
-"""Geometry against slow loops, the worked values of check 20, and its own symmetries."""
+"""Geometry against slow loops, worked values, and its own symmetries."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_blur_errors() -> None:
 
 
 def slow_affine(frame: Tensor, matrix: Tensor) -> Tensor:
-    """ultrasound_order.md §4, word for word: sample at M⁻¹(p_out − t), neighbours outside count as 0."""
+    """Word for word: sample at M⁻¹(p_out − t), neighbours outside count as 0."""
     height, width = frame.shape
     (a, b, tx), (c, d, ty) = matrix.tolist()
     det = a * d - b * c

@@ -1,4 +1,4 @@
-"""Object crops and masks that follow: checks C8, C11 and C17's part of object_aware.md, on sampled views."""
+"""Object crops and masks that follow (docs/methods/object_views.md, Object-aware crop), on sampled views."""
 
 from __future__ import annotations
 

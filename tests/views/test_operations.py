@@ -49,7 +49,7 @@ def test_operations_satisfy_their_contracts() -> None:
 
 
 def test_check_19_rates_and_ranges_over_5000_draws() -> None:
-    """Check 19: flip 0.5, jitter 0.8, grey 0.2, solarise 0.2 (view 2), blur 1.0 / 0.1; ranges of cvrl.md §4."""
+    """Flip 0.5, jitter 0.8, grey 0.2, solarise 0.2 (view 2), blur 1.0 / 0.1, and ranges (docs/methods/cvrl.md)."""
     plan = view_plan("release")
     rates = ({"flip": 0.5, "jitter": 0.8, "gray": 0.2, "blur": 1.0}, {"flip": 0.5, "jitter": 0.8, "gray": 0.2})
     rates[1].update(blur=0.1, solarize=0.2)
@@ -114,7 +114,7 @@ def test_check_21_crops(sampler: str, size: tuple[int, int]) -> None:
 
 
 def reference_tf_crop(draw: random.Random, height: int, width: int) -> tuple[int, int, int, int]:
-    """An independent reading of cvrl.md §4: list the heights whose crop fits, then choose one."""
+    """Read independently from docs/methods/cvrl.md, Augmentation: list the heights that fit, then choose one."""
     while True:
         aspect = draw.uniform(0.5, 2.0)
         low, high = round(math.sqrt(0.3 * height * width / aspect)), round(math.sqrt(height * width / aspect))

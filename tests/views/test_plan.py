@@ -1,4 +1,4 @@
-"""View plans: the contract, checks 17 and 21, and equality with a clip-by-clip, operation-by-operation loop."""
+"""View plans: the contract, and equality with a clip-by-clip, operation-by-operation loop."""
 
 from __future__ import annotations
 

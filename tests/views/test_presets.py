@@ -1,4 +1,4 @@
-"""Presets hold what cvrl.md §4 says, as plain settings."""
+"""Presets hold what docs/methods/cvrl.md, Augmentation says, as plain settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views of snippets against tcgl.md §1.2, §7 P4 and check 17 of its §9."""
+"""Views of snippets (docs/methods/tcgl.md, Views)."""
 
 from __future__ import annotations
 

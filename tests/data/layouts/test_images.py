@@ -1,6 +1,6 @@
 """Layouts of image data sets, from small trees written after their public descriptions, and from real samples.
 
-object_aware.md §2.9 (boxes), §5.1 and §5.3 (sizes of splits), §5.2 (masks), §5.4 (variants).
+docs/methods/evaluation.md has sizes of splits, masks and variants; docs/methods/contracam.md, Boxes the boxes.
 """
 
 import json
@@ -199,7 +199,7 @@ def test_imagenet9_linear_split_is_a_twentieth_of_train(tmp_path):
     ("part", "whole"), [(1_000, 5_994), (7_575, 75_750), (740, 3_680), (5, 100), (10_000, 118_287)]
 )
 def test_linear_splits_have_the_sizes_of_the_paper(part, whole):
-    """object_aware.md §5.3: CUB 4,994 / 1,000, Food 68,175 / 7,575, Pets 2,940 / 740 on complete data."""
+    """Sizes of complete data: CUB 4,994 / 1,000, Food 68,175 / 7,575, Pets 2,940 / 740."""
     count = whole if whole < 10_000 else whole // 50
     rows = [Entry(f"{i}.jpg", f"{i}.jpg", "train", "x") for i in range(count)]
     made = assemble("x", Path("/x"), Path("/x"), rows, missing="error")

@@ -1,4 +1,4 @@
-"""Layouts read from small trees written after the data sets' public descriptions; no video is opened (tcgl.md §5)."""
+"""Layouts read from small trees written after the data sets' public descriptions; no video is opened."""
 
 import os
 from pathlib import Path
@@ -94,7 +94,7 @@ def test_names_that_do_not_exist_are_an_error_or_counted(ucf):
 
 
 def test_p8_a_header_row_0_is_skipped_with_a_notice(ucf):
-    """tcgl.md §7, P8: lists written by newer pandas begin with "0", which is no file."""
+    """docs/methods/tcgl.md, Where we differ: lists written by newer pandas begin with "0", which is no file."""
     path = ucf / "ucfTrainTestlist" / "testlist01.txt"
     whole, _ = ucf101(ucf)
     path.write_text("0\n" + path.read_text())

@@ -1,4 +1,4 @@
-"""Boxes and masks that a world writes for methods: what the scene shows, with §2.9's margin and least size."""
+"""Boxes and masks that a world writes for methods: what the scene shows, with their margin and least size."""
 
 from __future__ import annotations
 
