@@ -320,7 +320,7 @@ def predict(
 
 def _predicted(found: PredictionTable, out: Path | None) -> str:
     """The first predictions, how many of each label, and what to know of them."""
-    spans = any(row.start_s for row in found.rows)
+    spans = any(row.start_s is not None for row in found.rows)
 
     def cells(row: Predicted) -> tuple[object, ...]:
         span = (row.start_s, row.end_s) if spans else ()

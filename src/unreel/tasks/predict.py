@@ -33,7 +33,7 @@ from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.protocol import FeatureProtocol
 from unreel.protocols.samples import FeatureSet, check_unique
 from unreel.protocols.store import encoder_digest
-from unreel.tasks.classification import choose_column
+from unreel.tasks.labelled import choose_column
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 _SHOWN = 5
