@@ -1,5 +1,6 @@
-"""What SimCLR, MoCo and BYOL share, on the reading of object_aware.md §1, §4.4 and cvrl.md §6.5: views of ρ clips,
-queue and teacher on two processes (SyncBN included), stop and resume to the bit."""
+"""What SimCLR, MoCo and BYOL share, on the reading of docs/methods/moco.md; docs/methods/object_views.md, Mixup and
+CutMix and docs/methods/simclr.md, Clips: views of ρ clips, queue and teacher on two processes (SyncBN included), stop
+and resume to the bit."""
 
 from __future__ import annotations
 
@@ -68,7 +69,7 @@ def test_trains_on_images_and_on_rho_clips(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["moco", "byol"])
 def test_check_C12_the_target_moves_before_the_loss_of_the_same_step(name: str) -> None:
-    """§1.1, too: before the forward, parameters only, as a copy at first; the optimiser leaves it."""
+    """Before the forward, parameters only, as a copy at first; the optimiser leaves it."""
     method = tiny(name, momentum=0.5)
     seen: list[torch.Tensor] = []
     weight, copy = method.encoder.conv1.weight, method.teacher.parts[0].conv1.weight

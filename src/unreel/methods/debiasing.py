@@ -1,4 +1,6 @@
-"""Object-aware views as a part of any method whose views are a plan (object_aware.md §3, §4, §8).
+"""Object-aware views as a part of any method whose views are a plan.
+
+Source: docs/methods/object_views.md, Object-aware crop and BG-Mixup; docs/methods/contracam.md, Video.
 
 ``object_crop`` shows objects instead of scenes, ``bg_mixup`` puts them before other backgrounds. Where the objects are
 is computed before the run by another encoder (``cam``), or given with the data (``gt``, the upper bound).
@@ -32,7 +34,7 @@ class ObjectViews:
         object_crop: cut every view out of an object's box: "cam" (the sidecar "boxes") or "gt" (``file.boxes``).
         object_pick: "uniform" among a source's objects, one for all views; "largest"; "per_view" draws for each view.
         object_margin, object_area_min: widens boxes by this share of their size on each side; those that cover no more
-            than this share of the frame do not count. Off: what writes boxes has done both, with 0.2 and 0.01 (§2.9).
+            than this share of the frame do not count. Off: what writes boxes has done both, with 0.2 and 0.01.
         bg_mixup: put the object before another sample's background: "cam" (masks of ``unreel data annotate masks``) or
             "gt" (``file.mask``).
         bg_variant, bg_probability, bg_threshold, bg_memory, bg_mask, bg_fill, bg_motion, bg_block: of ``BGMixup``.
