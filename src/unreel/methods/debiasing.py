@@ -9,9 +9,10 @@ is computed before the run by another encoder (``cam``), or given with the data 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import checked
+from unreel.core.errors import UsageError
 from unreel.core.settings import Range
 from unreel.methods.method import Method
 from unreel.methods.parts import Part
@@ -26,6 +27,7 @@ _BOXES = {"cam": "boxes", "gt": "file.boxes"}
 _MASKS = {"cam": "masks", "gt": "file.mask"}
 
 
+@checked
 @dataclass(frozen=True)
 class ObjectViews:
     """Object-aware views of a method. Defaults, where a switch is on, are the paper's.
@@ -59,17 +61,6 @@ class ObjectViews:
     bg_fill: Fill = "strip"
     bg_motion: Motion = "moving"
     bg_block: Annotated[int, Range(ge=1, unit="clips")] = 64
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("object_crop", get_args(ObjectSource)),
-            ("object_pick", get_args(ObjectPick)),
-            ("bg_mixup", get_args(ObjectSource)),
-            ("bg_views", ("first", "all")),
-            ("bg_stage", ("after", "before")),
-        ):
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
 
     def change(self, method: Method) -> None:
         """Give a method these views, in place. Raises UsageError where its ``views`` are no ``ViewPlan``."""
