@@ -38,9 +38,9 @@ def index(
         data: A folder of videos or images, or a manifest (CSV or Parquet).
         out: The manifest to write, .csv or .parquet. Without it, only the summary is shown.
         root: The folder that a table's paths are relative to. The default is the table's own folder.
-        kind: What a folder holds: videos, images, or frames (each sub-folder holds the frames of one video). auto finds out
-            from the files. The default reads the folder's table (manifest.csv); if there is none, it is auto.
-        decode: Also decode every frame of every file, to find damage further on. It takes as long as watching them.
+        kind: What a folder holds: videos, images, or frames (each sub-folder holds the frames of one video). auto finds
+            out from the files. The default reads the folder's table (manifest.csv); if there is none, it is auto.
+        decode: Also decode every frame, to find files that are damaged further on. It takes as long as watching them.
         workers: How many files to probe at the same time.
     """
     if out is not None and out.suffix.lower() not in (".csv", ".parquet"):
