@@ -11,25 +11,26 @@ one encoder and about the same number of frames through it; then the frozen enco
 every factor of the world, beside the same encoder with random weights and plain statistics of the same clips. What a
 method was trained to tell is asked too, of the method as it was left, on the test videos.
 
-A run that is done (``runs/atlas/<method>-<seed>.json``) is not made again. Development seeds are 0 to 9; report seeds
+A run that is done (``runs/atlas/<method>-<seed>.json``) is not made again, and any number of processes may share the
+runs. Development seeds are 0 to 9; report seeds
 are run once, with settings that were fixed before.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import numpy as np
 import torch
+from common import REPOSITORY, RESULTS, arguments, cell, difference, load, percent, save, seeds_of, take_turns
 from numpy.typing import NDArray
 
 from unreel import api
@@ -37,7 +38,7 @@ from unreel.core.errors import DataError, UsageError
 from unreel.core.files import write_whole
 from unreel.core.keys import Key
 from unreel.core.memory import keep_freed_memory
-from unreel.data.batch import collate
+from unreel.data.batch import Batch, collate
 from unreel.data.dataset import ClipDataset
 from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
@@ -46,20 +47,18 @@ from unreel.methods import Method, StepsDone, list_methods
 from unreel.nn import Encoder, count_parameters
 from unreel.nn.kernels import channels_last
 from unreel.protocols import Compute, LinearProbe, Retrieval
-from unreel.protocols.features import embed_all
 from unreel.protocols.protocol import FeatureProtocol
 from unreel.protocols.store import encoder_digest
 from unreel.recipes.build import Prepared, prepare
 from unreel.report.heat_map import heat_map, standalone_svg
-from unreel.stats import bootstrap_ci, paired_bootstrap
 from unreel.tasks import FrameStatistics, LabelTask, random_init
-from unreel.tasks.classification import score_head
+from unreel.tasks.evaluate import Asked
+from unreel.tasks.evaluate import ask as question
+from unreel.tasks.jobs import JobStore
 from unreel.tasks.order import ClipOrderTask
 from unreel.train.feed import place
 from unreel.train.run import describe_environment
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = REPOSITORY / "docs" / "results"
 REPORT_SEEDS = (3001, 3002, 3003)
 BUDGET = 150_000  # frames through the encoder while training: 60 to 90 s of one thread
 
@@ -185,7 +184,7 @@ ENTRIES: Mapping[str, Entry] = {
     # The queue is two thirds of the videos; at the paper's 65,536 it would not fill in this run.
     "moco": Entry({**_PAIRS, "method.queue_size": 512, "method.momentum": 0.99}, 64),
     "byol": Entry({**_PAIRS, "method.momentum": 0.99}, 64),
-    "simsiam": Entry({**_PAIRS, "predictor.bottleneck": 48}, 64),
+    "simsiam": Entry({k: v for k, v in _PAIRS.items() if k != "head.out_dim"}, 64),
     # With the release's ε, temperature and small crops every development run ended at log K, where all predictions are
     # alike: the views of so small a frame agree too little for sharp targets. These settings leave it behind.
     "swav": Entry(
@@ -323,19 +322,18 @@ def ask(net: Encoder, manifest: Manifest, store: Path, seed: int) -> dict[str, d
     """Every factor's outcome on the test videos: metric, chance, n, and hits per video."""
     found: dict[str, dict[str, Any]] = {}
     for name, factor in FACTORS.items():
-        task = factor.task(manifest, seed)
-        embeddings = embed_all([net], task.clips(PLAN), compute=Compute(store=store, progress=False))[0]
-        if embeddings.faults:
-            raise DataError(f"{name}: {embeddings.faults[0].message}")
-        parts = task.parts(embeddings)
-        outcome = score_head(PROTOCOLS[factor.protocol].fit(parts.train, seed=seed), parts.test)
+        nets, compute = {"encoder": Asked(net, PLAN)}, Compute(store=store, progress=False)
+        asked = question(factor.task(manifest, seed), [PROTOCOLS[factor.protocol]], nets, seed=seed, compute=compute)
+        if asked.faults:
+            raise DataError(f"{name}: {asked.faults[0].message}")
+        record = asked.records["encoder"][factor.protocol]
         found[name] = {
             "protocol": factor.protocol,
             "metric": factor.metric,
-            "chance": float(outcome.chance[factor.metric]),
-            "n": outcome.n,
-            "n_train": len(parts.train),
-            "hits": pack(outcome.values[factor.metric]),
+            "chance": float(record.outcomes.chance[factor.metric]),
+            "n": record.outcomes.n,
+            "n_train": record.n_train,
+            "hits": pack(record.outcomes.values[factor.metric]),
         }
     return found
 
@@ -371,11 +369,9 @@ def ask_pretext(method: Method, entry: Entry, manifest: Manifest, seed: int) -> 
 # -------------------------------------------------------------------------------------------------------------- the run
 
 
-def run_one(method: str, seed: int, folder: Path, budget: int, threads: int) -> Path:
-    """One method on one seed's world: train, ask, write the result; returns its file."""
-    target = folder / f"{method}-{seed}.json"
-    if target.is_file():
-        return target
+def run_one(method: str, seed: int, records: JobStore, budget: int, threads: int) -> str:
+    """One method on one seed's world: train and ask; returns the result as JSON."""
+    folder = records.folder
     torch.set_num_threads(threads)
     started = time.perf_counter()
     entry = ENTRIES[method]
@@ -395,9 +391,15 @@ def run_one(method: str, seed: int, folder: Path, budget: int, threads: int) -> 
     encoder.input_spec = replace(encoder.input_spec, num_frames=CLIP_FRAMES, stride_frames=1, size_px=SIZE_PX)
     store = folder / f"features-{seed}"
     scores = ask(encoder, manifest, store, seed)
-    controls = {
-        "random-init": _control(random_init(encoder, seed=seed), manifest, store, seed, folder),
-        "frame-statistics": _control(FrameStatistics(encoder.input_spec), manifest, store, seed, folder),
+    nets = {"random-init": random_init(encoder, seed=seed), "frame-statistics": FrameStatistics(encoder.input_spec)}
+    controls = {  # of an encoder that no method changed: asked once per seed
+        name: json.loads(
+            records.keep(
+                f"control-{encoder_digest(net)[:16]}-{seed}",
+                lambda net=net: json.dumps(ask(net, manifest, store, seed)),
+            )
+        )
+        for name, net in nets.items()
     }
     for name, score in scores.items():
         for control, theirs in controls.items():
@@ -426,30 +428,26 @@ def run_one(method: str, seed: int, folder: Path, budget: int, threads: int) -> 
         "scores": scores,
         "pretext": pretext,
     }
-    write_whole(target, json.dumps(result, indent=1) + "\n")
-    return target
+    return json.dumps(result, indent=1) + "\n"
 
 
-def _control(net: Encoder, manifest: Manifest, store: Path, seed: int, folder: Path) -> dict[str, dict[str, Any]]:
-    """The outcome of an encoder that no method changed: asked once per seed."""
-    path = folder / f"control-{encoder_digest(net)[:16]}-{seed}.json"
-    if not path.is_file():
-        write_whole(path, json.dumps(ask(net, manifest, store, seed)))
-    found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def work(todo: Sequence[tuple[str, int]], folder: Path, budget: int, threads: int) -> None:
+    """Make the runs that no other process makes, and wait for the others'."""
+    records = JobStore(folder)
+    jobs = {f"{m}-{s}": partial(run_one, m, s, records, budget, threads) for m, s in todo}
+    for name, _ in records.work(jobs):
+        print(f"done: {name}", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- summary
 
 
 def _cell(mine: NDArray[np.float64], control: NDArray[np.float64] | None, chance: float) -> dict[str, Any]:
-    interval = bootstrap_ci(mine)
-    cell: dict[str, Any] = {"n": len(mine), "chance": chance, "value": float(mine.mean())}
-    cell |= {"low": interval.low, "high": interval.high}
+    found: dict[str, Any] = {"n": len(mine), "chance": chance, **cell(mine)}
     if control is not None:
-        d = paired_bootstrap(mine, control)
-        cell |= {"difference": d.difference, "difference_low": d.low, "difference_high": d.high, "p": d.p_value}
-    return cell
+        d = difference(mine, control)
+        found |= {"difference": d["difference"], "difference_low": d["low"], "difference_high": d["high"], "p": d["p"]}
+    return found
 
 
 def _hits(score: Mapping[str, Any], who: str = "hits") -> NDArray[np.float64]:
@@ -530,38 +528,6 @@ def draw(summary: Mapping[str, Any], cost: Mapping[str, Mapping[str, float]] | N
     return standalone_svg(drawing)
 
 
-TUNING = """\
-On development seed 0: 6-way order accuracy (chance 16.7 %) and accuracy up to reversal (33.3 %) of an order head on 480
-test videos, in this order. Only TCGL's own task was looked at, and the same world and price then given to all; probes,
-controls and the other methods' settings were not tuned, but for SwAV's (below).
-
-1. A ring of 6 to 7 px in the object's colours, videos of 40 frames, snippets 4 frames apart, pairwise head (VCOP's),
-   150 steps of 32: nothing learned (17.1, 35.2). A ring of 9 to 10 px, objects of 8 to 9 px, 350 steps of 16: 28.3,
-   42.9 after 280. Frames as they are instead of less their mean over time: 22.9, 39.2.
-2. Videos of 48 frames, snippets 11 apart (the event's beginning, middle and end): 42.7, 62.5. Denser time, 32 frames
-   and snippets 2 apart: 33.5, 47.3. A ring of 11 to 12 px: 48.8, 66.0.
-3. TCGL at its price (48 frames a video instead of 24, 195 steps of 16): 17.7, 35.4 after 117 steps. A white ring that
-   crosses the middle of the frame, ever slower: 38.3, 71.9 in training, but 23.8, 41.0 on test videos.
-4. The gap was batch norm: TCGL's running statistics are mostly those of two-frame frame-sets, which evaluation never
-   meets. A rate of 0.004 and 768 videos: 30.8, 59.6 on test videos; with statistics of the snippets measured again,
-   44.4, 91.7. Hence `bn_statistics: snippets`. With this script, 576 test videos: 51.9, 95.8
-   on seed 0 and 52.8, 93.6 on seed 1, which nothing was chosen on.
-
-SwAV, with the views of the other contrastive methods and the release's ε of 0.05 and temperature of 0.1, ended at a
-loss of log K, where all predictions are alike (motion 31.9 on seed 0, random-init 32.3); so did five other settings of
-ε, K and width. Crops of at least 0.7 of the frame, no small crops, ε 0.02, temperature 0.3: 53.5. Larger crops may
-serve the other methods, too; that was not tried, so its place among them says little.
-
-What the columns can show: with each clip's mean over time removed, what stands still under a still camera is not in the
-input. Nobody can count still objects so (frame statistics, which see the clip as it is, can a little), and a background
-can mislead only where the camera moves: hence the drifting cameras of the swapped world.
-"""
-
-
-def _pct(value: float, low: float, high: float, sign: str = "") -> str:
-    return f"{100 * value:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
-
-
 def page(results: Mapping[str, Any]) -> str:
     """The whole page from the merged results."""
     runs, summary = results["runs"], results["summary"]
@@ -610,7 +576,7 @@ def page(results: Mapping[str, Any]) -> str:
             for name, c in cells["pretext"].items():
                 lines.append(
                     f"| {method} | {seed} | {name.replace('_', ' ')} | {c['n']} | {100 * c['chance']:.1f} "
-                    f"| {_pct(c['value'], c['low'], c['high'])} |"
+                    f"| {percent(c['value'], c['low'], c['high'])} |"
                 )
     lines += ["", *_criterion(summary), "", "## Factors", ""]
     for name, factor in FACTORS.items():
@@ -627,9 +593,10 @@ def page(results: Mapping[str, Any]) -> str:
                 random, plain = (summary["controls"][k][seed][name] for k in CONTROLS)
                 lines.append(
                     f"| {method} | {seed} | {c['n']} | {100 * c['chance']:.1f} "
-                    f"| {_pct(random['value'], random['low'], random['high'])} "
-                    f"| {_pct(plain['value'], plain['low'], plain['high'])} | {_pct(c['value'], c['low'], c['high'])} "
-                    f"| {_pct(c['difference'], c['difference_low'], c['difference_high'], '+')} |"
+                    f"| {percent(random['value'], random['low'], random['high'])} "
+                    f"| {percent(plain['value'], plain['low'], plain['high'])} "
+                    f"| {percent(c['value'], c['low'], c['high'])} "
+                    f"| {percent(c['difference'], c['difference_low'], c['difference_high'], '+')} |"
                 )
         lines.append("")
     lines += [
@@ -649,11 +616,10 @@ def page(results: Mapping[str, Any]) -> str:
             f"| {r['s_per_step']:.3f} | {1000 * r['s_per_step'] / r['frames_per_step']:.2f} | {r['train_s']:.0f} "
             f"| {r['ask_s']:.0f} | {r['head_parameters']:,} |"
         )
-    lines += ["", "## Settings", "", "For all methods: " + _settings(COMMON) + ".", ""]
-    lines += [
-        f"- `{m}`: {ENTRIES[m].batch_size} videos a step; {_settings(ENTRIES[m].settings)}" for m in summary["methods"]
-    ]
-    lines += ["", f"World: {_settings(WORLD)}.", "", "## How it was tuned", "", TUNING.strip(), ""]
+    settings = results["settings"]
+    lines += ["", "## Settings", "", f"For all methods: {settings['all']}.", ""]
+    lines += [f"- `{m}`: {settings[m]}" for m in summary["methods"]]
+    lines += ["", f"World: {_settings(WORLD)}.", "", "## How it was tuned", "", results["tuning"], ""]
     return "\n".join(lines)
 
 
@@ -725,18 +691,7 @@ def measure_cost(
         channels_last(prepared.method)
         batch = place(prepared.method.views, prepared.loader.first(entry.batch_size), torch.device("cpu"))
         jobs[method] = (prepared, batch, frames_per_video(prepared) * entry.batch_size)
-    times: dict[str, list[float]] = {method: [] for method in methods}
-    for round_ in range(rounds + 1):
-        for method, (prepared, batch, _) in jobs.items():
-            start = time.process_time()
-            prepared.method.on_step_begin(StepsDone(round_, rounds + 1))
-            prepared.optimizer.zero_grad(set_to_none=True)
-            prepared.method(batch).loss.backward()
-            prepared.method.on_gradients()
-            prepared.optimizer.step()
-            prepared.method.on_step_end(StepsDone(round_ + 1, rounds + 1), True)
-            if round_:
-                times[method].append(time.process_time() - start)
+    times = take_turns({m: partial(_step, p, batch) for m, (p, batch, _) in jobs.items()}, rounds, clock=process_time)
     return {
         method: {
             "s_per_step": float(np.median(times[method])),
@@ -748,14 +703,23 @@ def measure_cost(
     }
 
 
+def _step(prepared: Prepared, batch: Batch) -> None:
+    prepared.method.on_step_begin(StepsDone(0, 10))
+    prepared.optimizer.zero_grad(set_to_none=True)
+    prepared.method(batch).loss.backward()
+    prepared.method.on_gradients()
+    prepared.optimizer.step()
+    prepared.method.on_step_end(StepsDone(1, 10), True)
+
+
 def publish(results: Mapping[str, Any], folder: Path) -> None:
     """Write atlas.json, atlas.md and atlas.svg."""
-    write_whole(folder / "atlas.json", json.dumps(results, indent=1) + "\n")
+    save(folder / "atlas.json", results, ascii=True)
     write_whole(folder / "atlas.md", page(results))
     write_whole(folder / "atlas.svg", draw(results["summary"], results.get("cost")))
 
 
-def table(results: Mapping[str, Any]) -> str:
+def table_of(results: Mapping[str, Any]) -> str:
     """A few lines per run for people who wait."""
     lines = []
     for method, by_seed in results["summary"]["methods"].items():
@@ -763,14 +727,13 @@ def table(results: Mapping[str, Any]) -> str:
             parts = [
                 f"{name} {100 * c['value']:.1f} ({100 * c['difference']:+.1f})" for name, c in cells["factors"].items()
             ]
-            parts += [f"{n} {_pct(c['value'], c['low'], c['high'])}" for n, c in cells["pretext"].items()]
+            parts += [f"{n} {percent(c['value'], c['low'], c['high'])}" for n, c in cells["pretext"].items()]
             lines.append(f"{method} {seed}: " + ", ".join(parts))
     return "\n".join(lines)
 
 
-@lru_cache(maxsize=1)
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__, out=False)
     parser.add_argument("--methods", nargs="+", choices=tuple(ENTRIES), default=list(ENTRIES))
     parser.add_argument("--seeds", nargs="+", type=int, help="default: the report seeds, or 0 with --develop")
     parser.add_argument("--budget", type=int, default=BUDGET, help="frames through the encoder per run")
@@ -780,22 +743,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--develop", action="store_true", help="seeds 0 to 9; results stay in the folder")
     parser.add_argument("--cost", action="store_true", help="only measure what a step of each method costs")
     parser.add_argument("--render", action="store_true", help="run nothing")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
-    seeds = tuple(options.seeds or ((0,) if options.develop else REPORT_SEEDS))
-    if options.develop != all(seed < 10 for seed in seeds):
-        raise UsageError("development seeds are 0 to 9 and go with --develop, others are for reports")
+    options = parser.parse_args(words)
+    seeds = seeds_of(options, REPORT_SEEDS)
     if (missing := missing_entries()) and not options.develop:
         raise UsageError(f"methods without an entry in the atlas: {', '.join(missing)}")
     out = options.folder if options.develop else RESULTS
-    known: list[Any] = []
-    cost: dict[str, Any] = {}
-    if (out / "atlas.json").is_file():
-        before = json.loads((out / "atlas.json").read_text(encoding="utf-8"))
-        known, cost = [] if options.develop else before["runs"], before.get("cost", {})
+    before = load(out / "atlas.json", {})
+    known, cost = [] if options.develop else before.get("runs", []), before.get("cost", {})
     if options.cost:
         torch.set_num_threads(1)
         keep_freed_memory()  # as training does on a CPU
@@ -805,18 +759,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         todo = [(m, s) for s in seeds for m in options.methods if (m, s) not in done]
         for seed in dict.fromkeys(s for _, s in todo):
             write_worlds(options.folder / f"world-{seed}", seed, workers=options.jobs if options.jobs > 1 else 0)
-        arguments_of = [(m, s, options.folder, options.budget, options.threads) for m, s in todo]
-        if options.jobs > 1 and len(todo) > 1:
-            with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-                jobs = {pool.submit(run_one, *args): args for args in arguments_of}
-                for job in as_completed(jobs):
-                    print(f"done: {job.result().stem}", flush=True)
-        else:
-            for args in arguments_of:
-                print(f"done: {run_one(*args).stem}", flush=True)
-    results = {**merge(options.folder, seeds, known), "cost": cost}
+        given = (todo, options.folder, options.budget, options.threads)
+        others = [get_context("spawn").Process(target=work, args=given) for _ in range(options.jobs - 1)]
+        for process in others:
+            process.start()
+        work(*given)
+        for process in others:
+            process.join()
+    results = {**merge(options.folder, seeds, known), "cost": cost, "tuning": before.get("tuning", "")}
+    made = dict.fromkeys(r["method"] for r in results["runs"])
+    now = {m: f"{ENTRIES[m].batch_size} videos a step; {_settings(ENTRIES[m].settings)}" for m in made}
+    # Those of runs made before are told as they were.
+    results["settings"] = {"all": _settings(COMMON), **now, **before.get("settings", {})}
     publish(results, out)
-    print(table(results))
+    print(table_of(results))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ least one protocol, for one of the two class sets in the standard demo and for b
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import tempfile
@@ -20,32 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import RESULTS, arguments, load, percent, save
 
 from unreel.cli.demo import CLASS_SETS, PROTOCOLS, run_demo
 
 REPORT_SEEDS = (2001, 2002, 2003)
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 COMMANDS = {"standard": "unreel demo --seed SEED", "full": "unreel demo --full --seed SEED"}
-TUNING = """\
-On development seeds 0 to 2, by prototype and by the demo itself; "a → b" is random-init → pre-trained, 480 test videos,
-chance 12.5 %. The statistics, the probes and the control were never touched.
-
-1. Frames as they are, 8 or 4 shared backgrounds, 300 steps: the net learns the background (kNN 88 and 100 %) and
-   nothing else (motion, linear 15 → 14 and 16 → 16). With a single background motion begins at once (200 steps,
-   linear 20 → 37), but not with views of 32 instead of 48 pixels (150 steps, 15 → 18).
-2. Each clip minus its mean over time (`dct_highpass: 1`), 4 backgrounds: motion in 100 steps, linear 54 → 68,
-   kNN 38 → 58.
-   Appearance stays at chance: period, swing and pose tell the videos apart, so nothing asks for it.
-3. Larger objects, fewer hues, periods of 9 to 13 instead of 8 to 16 frames: appearance after 225 steps, linear 16 → 23.
-   A slow turn of every object (pose no longer stands for a video) and a uniform interval: kNN 12 → 19, motion 25 → 42.
-   700 steps on 1,024 videos: motion, linear 42 → 90; appearance, kNN 14.0 → 20.2.
-4. Discs and bars instead of discs and crosses, textures further apart in grain, sizes less mixed (log radius ± 0.25
-   instead of ± 0.35), periods of 10 to 12 frames: appearance after 225 steps, linear 20 → 30, kNN 17 → 27. Kept.
-   `unreel demo --seed 1`, 160 steps: motion, linear 39 → 54; appearance, linear 18 → 27, kNN 16 → 19.
-5. Not varied beyond that: AdamW at 0.002, 64 videos a step, temperature 0.1 (0.2 before step 3). A control with batch
-   norms calibrated on the training videos is weaker on motion (linear 44 instead of 54) and no better on appearance;
-   the demo's control keeps its statistics as initialised.
-"""
 
 
 def decided(runs: Sequence[Mapping[str, Any]], classes: str, protocol: str) -> int:
@@ -58,11 +36,6 @@ def passed(size: str, runs: Sequence[Mapping[str, Any]]) -> bool:
     """The criterion of the module's text."""
     sets = [any(decided(runs, classes, p) >= 2 for p in PROTOCOLS) for classes in CLASS_SETS]
     return all(sets) if size == "full" else any(sets)
-
-
-def _percent(value: float, bounds: Sequence[float] | None, sign: str = "") -> str:
-    inner = "" if bounds is None else f" [{100 * bounds[0]:{sign}.1f}, {100 * bounds[1]:{sign}.1f}]"
-    return f"{100 * value:{sign}.1f}{inner}"
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -99,16 +72,16 @@ def render(results: Mapping[str, Any]) -> str:
             for r in run["scores"]:
                 lines.append(
                     f"| {run['seed']} | {r['classes']} | {r['protocol']} ({r['metric']}) | {r['n']} "
-                    f"| {100 * r['chance']:.1f} | {_percent(r['random_init'], r['random_init_interval'])} "
-                    f"| {_percent(r['pretrained'], r['pretrained_interval'])} "
-                    f"| {_percent(r['difference'], r['difference_interval'], '+')} |"
+                    f"| {100 * r['chance']:.1f} | {percent(r['random_init'], *r['random_init_interval'])} "
+                    f"| {percent(r['pretrained'], *r['pretrained_interval'])} "
+                    f"| {percent(r['difference'], *r['difference_interval'], '+')} |"
                 )
         lines += ["", "Seeds in which the difference is decided: " + _counts(runs) + ".", ""]
         for run in runs:
             spent = ", ".join(f"{name} {seconds:g}" for name, seconds in run["seconds"].items())
             lines.append(f"- seed {run['seed']}: seconds {spent}; {run['total_s']:g} in all ({run['machine']})")
         lines.append("")
-    return "\n".join([*lines, "## How it was tuned", "", TUNING.strip(), ""])
+    return "\n".join([*lines, "## How it was tuned", "", results["tuning"], ""])
 
 
 def _counts(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -121,16 +94,14 @@ def machine() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, out=False)
     parser.add_argument("--size", action="append", choices=tuple(COMMANDS), default=[])
     parser.add_argument("--seed", action="append", type=int, default=[], help="other seeds, written nowhere in docs/")
     parser.add_argument("--out", type=Path, help="where the runs are kept; by default nowhere")
     parser.add_argument("--render", action="store_true", help="only write the page again")
     options = parser.parse_args()
     store = RESULTS / "demo.json"
-    results: dict[str, Any] = {"runs": {}}
-    if store.is_file():
-        results = json.loads(store.read_text(encoding="utf-8"))
+    results: dict[str, Any] = load(store, {"runs": {}, "tuning": ""})
     development = bool(options.seed)
     for size in [] if options.render else options.size:
         known = [] if development else results["runs"].setdefault(size, [])
@@ -145,8 +116,7 @@ def main() -> None:
             kept = {k: v for k, v in outcome.data.items() if k != "report"}
             known.append({**kept, "machine": machine()})
             if not development:
-                RESULTS.mkdir(parents=True, exist_ok=True)
-                store.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+                save(store, results)
         if development:
             print(f"{size}: {_counts(known)}; criterion {'met' if passed(size, known) else 'not met'}")
     if results["runs"]:

@@ -16,38 +16,20 @@ The last four are faults of unreel: the command then exits with 1, and ``--keep`
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import itertools
-import json
-import multiprocessing
-import shutil
-import tempfile
-from collections import Counter
-from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
+from mutants import Kind, Mutant, main
 from numpy.typing import NDArray
 
 from unreel.media import MediaError, PyAVDecoder, has_encoder, write_video
 from unreel.media.display import Converter
 from unreel.media.source import opened
-
-FAULTS = ("MADE UP", "UNTYPED", "CRASH", "HANG")
-SECONDS = 60.0  # after which a file hangs; each is read in a fraction of one
-
-
-class Kind(NamedTuple):
-    """One kind of media: ``make`` writes good files into a folder; ``read`` names the outcome of a mutated one."""
-
-    make: Callable[[Path], list[Path]]
-    read: Callable[[Path], str]
-
 
 # ------------------------------------------------------------------------------------------------------------- videos
 
@@ -158,9 +140,6 @@ def read_video(path: Path) -> str:
         return type(error).__name__
 
 
-KINDS = {"video": Kind(make_videos, read_video)}
-
-
 # ---------------------------------------------------------------------------------------------------------- mutations
 
 
@@ -207,107 +186,18 @@ def _repeat(data: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
 MUTATIONS = {f.__name__[1:]: f for f in (_flips, _cut, _splice, _swap, _drop, _zero, _repeat)}
 
 
-def mutated(good: list[Path], number: int, seed: int) -> tuple[str, str, bytes]:
-    """The mutation's name, the file's name and the bytes of mutated file ``number``: a function of the seed alone."""
+def mutant(good: list[Path], number: int, seed: int) -> Mutant:
+    """Damaged file ``number``: a function of the seed alone."""
     rng = np.random.default_rng([seed, number])
     path = good[number % len(good)]
-    name = [*MUTATIONS][int(rng.integers(len(MUTATIONS)))]
+    way = [*MUTATIONS][int(rng.integers(len(MUTATIONS)))]
     same_kind = [p for p in good if p.suffix == path.suffix]
     other = same_kind[int(rng.integers(len(same_kind)))].read_bytes()
-    return name, path.name, MUTATIONS[name](bytearray(path.read_bytes()), rng, other)
+    return Mutant(path.name, way, path.name, MUTATIONS[way](bytearray(path.read_bytes()), rng, other))
 
 
-# ------------------------------------------------------------------------------------------------------------ running
-
-
-def _serve(kind: str, line: Connection) -> None:
-    while True:
-        path = line.recv()
-        try:
-            outcome = KINDS[kind].read(Path(path))
-        except Exception as error:
-            outcome = f"UNTYPED {type(error).__name__}: {error}"
-        line.send(outcome)
-
-
-class Reader:
-    """Reads files in another process, which is started again where a file ends it."""
-
-    def __init__(self, kind: str) -> None:
-        self._kind, self._context = kind, multiprocessing.get_context("spawn")
-        self._start()
-
-    def _start(self) -> None:
-        self._line, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=_serve, args=(self._kind, theirs), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def read(self, path: Path) -> str:
-        """The outcome of a file, by the kind's own words, or CRASH or HANG."""
-        self._line.send(str(path))
-        try:
-            if self._line.poll(SECONDS):
-                return str(self._line.recv())
-            outcome = "HANG"
-        except (EOFError, OSError):
-            outcome = "CRASH"
-        self.close()
-        self._start()
-        return outcome
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.join()
-        self._line.close()
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=KINDS, default="video")
-    parser.add_argument("--count", type=int, default=1000, help="mutated files")
-    parser.add_argument("--first", type=int, default=0, help="number of the first, to repeat one")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=None, help="folder for the files that found a fault")
-    parser.add_argument("--out", type=Path, default=None, help="JSON file")
-    args = parser.parse_args()
-    av.logging.set_level(None)
-    by_mutation: dict[str, Counter[str]] = {name: Counter() for name in MUTATIONS}
-    by_file: dict[str, Counter[str]] = {}
-    faults = []
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "good").mkdir()
-        good = KINDS[args.kind].make(Path(folder) / "good")
-        reader = Reader(args.kind)
-        for number in range(args.first, args.first + args.count):
-            mutation, name, data = mutated(good, number, args.seed)
-            path = Path(folder) / f"{number}{Path(name).suffix}"
-            path.write_bytes(data)
-            outcome = reader.read(path)
-            cause = next((f for f in FAULTS if outcome.startswith(f)), outcome)
-            by_mutation[mutation][cause] += 1
-            by_file.setdefault(name, Counter())[cause] += 1
-            if cause in FAULTS:
-                faults.append({"number": number, "file": name, "mutation": mutation, "outcome": outcome})
-                print(f"{outcome}: number {number}, {mutation} of {name}", flush=True)
-                if args.keep is not None:
-                    args.keep.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(path, args.keep / f"{number}_{mutation}_{name}")
-            path.unlink()
-        reader.close()
-    outcomes = sorted({o for counts in by_file.values() for o in counts})
-    for title, table in (("mutation", by_mutation), ("file", by_file)):
-        print("\n" + f"{title:12}" + "".join(f"{o:>17}" for o in outcomes))
-        for key, counts in table.items():
-            print(f"{key:12}" + "".join(f"{counts[o]:17}" for o in outcomes))
-    if args.out is not None:
-        report = {"kind": args.kind, "count": args.count, "first": args.first, "seed": args.seed, "faults": faults}
-        report |= {"by_mutation": by_mutation, "by_file": by_file}
-        args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\n{args.count} mutated files, {len(faults)} faults")
-    return 1 if faults else 0
-
+KIND = Kind(make_videos, mutant, read_video)
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    av.logging.set_level(None)
+    raise SystemExit(main(KIND, __doc__))

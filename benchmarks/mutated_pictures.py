@@ -2,33 +2,28 @@
 
     python benchmarks/mutated_pictures.py --count 1000 --seed 0
 
-Prints per format what happened, the longest read and the memory at its highest; ends with 1 where anything is wrong: a
-crash, a hang, another error than MediaError, pixels that are not Pillow's, a picture from a file that was cut.
+Outcomes: ``unchanged``, ``as Pillow`` (reads it), or an error's name; and what must not be, ``WRONG``: another error
+than MediaError, pixels that are not Pillow's, a picture from a file that was cut, ten seconds. 800 MB are the most.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import faulthandler
 import io
-import resource
-import sys
-import tempfile
 import time
 import warnings
-from collections import Counter
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from mutants import Kind, Mutant, main
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, ImageOps
 
 from unreel.media import ImageDecoder, MediaError
 
 LONGEST_S = 10.0
-MOST_MB = 800
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "png": ("PNG", {}),
@@ -125,78 +120,47 @@ def as_pillow_reads(data: bytes) -> NDArray[np.uint8] | None:
     return np.asarray(image.convert("RGB"))
 
 
-class Outcome(NamedTuple):
-    """What became of a damaged file: ``unchanged``, ``as Pillow`` or an error's name; ``wrong``: what must not be."""
+def make(folder: Path) -> list[Path]:
+    """A sound file of every kind, named by it."""
+    for kind in KINDS:
+        (folder / kind).write_bytes(whole(kind))
+    return [folder / kind for kind in KINDS]
 
-    result: str
-    seconds: float
-    wrong: str
+
+@lru_cache(maxsize=64)
+def pixels_of(path: Path) -> NDArray[np.uint8]:
+    return ImageDecoder().read(path, indices=np.zeros(1, dtype=np.int64)).pixels[0]
 
 
-def judge(path: Path, kind: str, way: str, data: bytes, original: NDArray[np.uint8]) -> Outcome:
+def mutant(good: list[Path], number: int, seed: int) -> Mutant:
+    """Damaged file ``number``: a function of the seed alone."""
+    path = good[number % len(good)]
+    way, data = mutated(path.read_bytes(), np.random.default_rng([seed, number]))
+    return Mutant(path.name, way, f"{path.name}.png", data)
+
+
+def judge(path: Path) -> str:
     """Read a damaged file, and say whether what happened is allowed."""
-    path.write_bytes(data)
-    start, result, wrong = time.monotonic(), "", ""
+    _, way, name = path.name.split("~")
+    kind, data, start = name.removesuffix(".png"), path.read_bytes(), time.monotonic()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             pixels = ImageDecoder().read(path, indices=np.zeros(1, dtype=np.int64)).pixels[0]
-        result = "unchanged" if np.array_equal(pixels, original) else "as Pillow"
+        result = "unchanged" if np.array_equal(pixels, pixels_of(path.with_name(kind))) else "as Pillow"
         plain = as_pillow_reads(data)
         if result != "unchanged" and (plain is None or not np.array_equal(pixels, plain)):
-            wrong = "pixels that are not Pillow's"
-        if result != "unchanged" and (way == "cut" or "png" in kind):
-            wrong = "pixels that the file does not hold"
+            result = "WRONG: pixels that are not Pillow's"
+        elif result != "unchanged" and (way == "cut" or "png" in kind):
+            result = "WRONG: pixels that the file does not hold"
     except MediaError as error:
         result = type(error).__name__
         if result == "MediaError" or not str(error).startswith(f"{path}: "):
-            wrong = f"an error that does not name its cause or file: {error}"
-    except BaseException as error:
-        result, wrong = type(error).__name__, f"not a MediaError: {error!r}"
-    seconds = time.monotonic() - start
-    return Outcome(result, seconds, wrong or ("too slow" if seconds > LONGEST_S else ""))
+            result = f"WRONG: an error that does not name its cause or file: {error}"
+    return f"WRONG: too slow, after {result}" if time.monotonic() - start > LONGEST_S else result
 
 
-def run(folder: Path, count: int, seed: int) -> tuple[dict[str, list[Outcome]], list[str]]:
-    """Outcomes by kind, and what is wrong."""
-    outcomes: dict[str, list[Outcome]] = {kind: [] for kind in KINDS}
-    wrong = []
-    originals = {kind: whole(kind) for kind in KINDS}
-    decoded = {}
-    for kind, data in originals.items():
-        (folder / "whole").write_bytes(data)
-        decoded[kind] = ImageDecoder().read(folder / "whole", indices=np.zeros(1, dtype=np.int64)).pixels[0]
-    for number in range(count):
-        kind = list(KINDS)[number % len(KINDS)]
-        way, data = mutated(originals[kind], np.random.default_rng([seed, number]))
-        outcome = judge(folder / f"{number}.png", kind, way, data, decoded[kind])
-        outcomes[kind].append(outcome)
-        if outcome.wrong:
-            wrong.append(f"number {number}, {kind}, {way}: {outcome.wrong}")
-        else:
-            (folder / f"{number}.png").unlink()
-    return outcomes, wrong
-
-
-def main() -> int:
-    """Run, print, and say with the exit code whether all is well."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    faulthandler.enable()
-    faulthandler.dump_traceback_later(600, exit=True)
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes, wrong = run(Path(folder), options.count, options.seed)
-    for kind, found in outcomes.items():
-        counts = Counter(outcome.result for outcome in found)
-        told = ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
-        print(f"{kind:26} {len(found):4}  {max((o.seconds for o in found), default=0):5.2f} s  {told}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-    print(f"{options.count} files, at most {peak:.0f} MB of memory, {len(wrong)} wrong")
-    print(*wrong, sep="\n")
-    return 1 if wrong or peak > MOST_MB else 0
-
+KIND = Kind(make, mutant, judge, most_mb=800)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main(KIND, __doc__))

@@ -1,43 +1,34 @@
 """Is every damaged table read as it stands, or refused by name and line?
 
 A CSV and a Parquet table of twelve pictures are damaged at random: bytes flipped, inserted and zeroed, cut off, columns
-dropped, swapped and given other types, quotes opened, cells made huge, other encodings, delimiters and line ends. Each
-is opened in a process of its own kind, so that a crash or a hang costs one table. What comes back is set beside a plain
-reading by ``csv`` or ``pyarrow``.
+dropped, swapped and given other types, quotes opened, cells made huge, other encodings, delimiters and line ends. What
+comes back is set beside a plain reading by ``csv`` or ``pyarrow``.
 
     python benchmarks/mutated_tables.py --count 500 --out mutated_tables.json
 
-Outcomes: ``right`` (the manifest says what the table says), ``refused`` (a DataError that names the file; those that
-also name a line are counted again as ``refused with line``); and what must not be: ``wrong``, ``unnamed``, ``untyped``,
-``crash``, ``hang``. The exit code is 1 where any of these is.
+Outcomes: ``right`` (the manifest says what the table says), ``refused`` (a DataError that names the file), ``refused
+with line`` (one that names a line, too); and the faults ``WRONG``, ``UNNAMED``, ``UNTYPED``, ``CRASH``, ``HANG``.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
-import json
 import math
-import multiprocessing
 import re
-import tempfile
 import unicodedata
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, TimeoutError
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from mutants import Kind, Mutant, main
 
 from unreel.core.errors import DataError
 from unreel.data.manifest import Manifest
 
 NAMES = ("path", "label", "group", "split", "start_s", "end_s")
-BAD = ("wrong", "unnamed", "untyped", "crash", "hang")
 ROWS: dict[str, list[Any]] = {
     "path": [f"{i}.png" for i in range(11)] + ["a, b.png"],
     "label": ["wave", "Öffnen", "手洗い", 'say "hi"', "run", "run", "NA", "", "two\nlines", "wave", "x;y", " run "],
@@ -47,45 +38,17 @@ ROWS: dict[str, list[Any]] = {
     "end_s": [0.5 * i + 2 for i in range(11)] + [None],
     "age": list(range(12)),
 }
-CELLS = [
-    "",
-    " ",
-    "abc",
-    "-1",
-    "1e400",
-    "nan",
-    "inf",
-    "None",
-    "[",
-    "é",
-    "1,5",
-    "x" * 200_000,
-    '"',
-    "\x00",
-    "\x1b$B",
-    "🎈",
-]
-CSV_KINDS = (
-    "flip",
-    "insert",
-    "zero",
-    "cut",
-    "drop",
-    "swap",
-    "cell",
-    "quote",
-    "encoding",
-    "delimiter",
-    "ends",
-    "ragged",
-)
-PARQUET_KINDS = ("flip", "insert", "zero", "cut", "drop", "swap", "type", "rename")
+CELLS = ["", " ", *"abc -1 1e400 nan inf None [ é 1,5".split(), "x" * 200_000, '"', "\x00", "\x1b$B", "🎈"]  # noqa: SIM905
+CSV_KINDS = "flip insert zero cut drop swap cell quote encoding delimiter ends ragged".split()  # noqa: SIM905
+PARQUET_KINDS = "flip insert zero cut drop swap type rename".split()  # noqa: SIM905
+ENCODINGS = "utf-16 utf-16-le utf-16-be utf-32 cp1252 shift-jis utf-8-sig gb18030 utf-7".split()  # noqa: SIM905
 
 
-def tables(folder: Path) -> None:
+def make(folder: Path) -> list[Path]:
     """The pictures that the tables name; empty files, as nothing here is decoded."""
     for name in ROWS["path"]:
         (folder / name).write_bytes(b"")
+    return []
 
 
 def _csv(columns: dict[str, list[Any]], delimiter: str = ",", newline: str = "\n") -> str:
@@ -129,18 +92,7 @@ def mutated_csv(number: int, seed: int = 0) -> tuple[str, bytes]:
     if kind == "ends":
         return kind, _csv(columns, newline=str(rng.choice(["\r\n", "\r", "\n\n"]))).encode()
     if kind == "encoding":
-        encodings = [
-            "utf-16",
-            "utf-16-le",
-            "utf-16-be",
-            "utf-32",
-            "cp1252",
-            "shift-jis",
-            "utf-8-sig",
-            "gb18030",
-            "utf-7",
-        ]
-        return kind, text.encode(str(rng.choice(encodings)), "replace")
+        return kind, text.encode(str(rng.choice(ENCODINGS)), "replace")
     if kind in ("quote", "ragged"):
         at = int(rng.integers(len(text)))
         return kind, (text[:at] + ('"' if kind == "quote" else ",") + text[at:]).encode()
@@ -223,15 +175,16 @@ def _plain_csv(data: bytes) -> list[list[tuple[Any, ...]]]:
     return readings
 
 
-def judge(path: Path) -> tuple[str, str]:
-    """The outcome of opening a table, and what was said."""
+def judge(path: Path) -> str:
+    """The outcome of opening a table."""
     try:
         manifest = Manifest.open(path)
     except DataError as error:
         said = str(error)
-        return ("refused" if path.name in said else "unnamed"), said
-    except Exception as error:  # whatever else it is, is a finding
-        return "untyped", f"{type(error).__name__}: {error}"
+        if path.name not in said:
+            return f"UNNAMED: {said}"
+        placed = re.search(re.escape(path.name) + r"(:\d+|, row \d+)|first in ", said)
+        return "refused with line" if placed else "refused"
     own = [
         (row.path, row.labels.get("label", ""), row.groups.get("group", ""), row.split, row.start_s, row.end_s)
         for row in manifest
@@ -242,65 +195,18 @@ def judge(path: Path) -> tuple[str, str]:
             _plain_csv(path.read_bytes()) if path.suffix == ".csv" else [_plain_rows(pq.read_table(path).to_pylist())]
         )
     except Exception as error:
-        return "wrong", f"read although a plain reading fails: {type(error).__name__}: {error}"
-    return ("right", "") if own in plain else ("wrong", f"{own} is none of {plain}"[:2000])
+        return f"WRONG: read although a plain reading fails: {type(error).__name__}: {error}"
+    return "right" if own in plain else f"WRONG: {own} is none of {plain}"[:2000]
 
 
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+def mutant(_: list[Path], number: int, seed: int) -> Mutant:
+    """Damaged table ``number``, CSV and Parquet in turn."""
+    suffix, damage = (".csv", mutated_csv) if number % 2 == 0 else (".parquet", mutated_parquet)
+    way, data = damage(number // 2, seed)
+    return Mutant(suffix, way, f"t{suffix}", data)
 
 
-def run(count: int, seed: int, timeout_s: float) -> list[dict[str, str]]:
-    """Outcomes of ``count`` tables, CSV and Parquet in turn."""
-    found = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        tables(folder)
-        pool = _pool()
-        for number in range(count):
-            suffix, make = (".csv", mutated_csv) if number % 2 == 0 else (".parquet", mutated_parquet)
-            kind, data = make(number // 2, seed)
-            path = folder / f"t{suffix}"
-            path.write_bytes(data)
-            try:
-                outcome, said = pool.submit(judge, path).result(timeout_s)
-            except (BrokenProcessPool, TimeoutError) as error:
-                outcome, said = ("hang" if isinstance(error, TimeoutError) else "crash"), ""
-                for process in (pool._processes or {}).values():
-                    process.kill()
-                pool.shutdown(wait=False, cancel_futures=True)
-                pool = _pool()
-            found.append({"table": f"{number // 2}{suffix}", "kind": kind, "outcome": outcome, "said": said})
-        pool.shutdown()
-    return found
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--timeout", type=float, default=60)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    found = run(options.count, options.seed, options.timeout)
-    counts = Counter(one["outcome"] for one in found)
-    placed = re.compile(r"t\.csv:\d+|t\.parquet, row \d+|first in t")
-    counts["refused with line"] = sum(one["outcome"] == "refused" and bool(placed.search(one["said"])) for one in found)
-    by_kind = Counter(f"{one['table'].rpartition('.')[2]} {one['kind']}: {one['outcome']}" for one in found)
-    result = {
-        "count": options.count,
-        "seed": options.seed,
-        "outcomes": counts,
-        "by_kind": dict(sorted(by_kind.items())),
-    }
-    for one in found:
-        if one["outcome"] in BAD:
-            print(f"{one['table']} ({one['kind']}): {one['outcome']}: {one['said'][:600]}")
-    print(json.dumps(result, indent=1))
-    if options.out is not None:
-        options.out.write_text(json.dumps({**result, "tables": found}, indent=1) + "\n", encoding="utf-8")
-    return int(any(counts[name] for name in BAD))
-
+KIND = Kind(make, mutant, judge)
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(KIND, __doc__))

@@ -27,19 +27,35 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from common import (
+    COLLECTIONS_ROOT,
+    REPOSITORY,
+    RESULTS,
+    arguments,
+    cell,
+    difference,
+    environment,
+    load,
+    mean_of,
+    number,
+    save,
+    seeds_of,
+    settled,
+    span,
+    table,
+)
 from numpy.typing import NDArray
-from real_data import environment, number, span, table
 from torch import Tensor, nn
 
 from unreel.api import run_prepared
 from unreel.core.errors import DataError, UsageError
 from unreel.core.files import write_whole
-from unreel.data.batch import collate
 from unreel.data.boxes import boxes_to_shares, manifest_boxes, write_boxes
 from unreel.data.dataset import resize_frames
 from unreel.data.layouts import read_layout
@@ -62,16 +78,12 @@ from unreel.media.image import encode_image
 from unreel.metrics.localization import box_scores, localized, mask_iou, max_box_acc_v2
 from unreel.nn import Encoder, count_parameters
 from unreel.protocols import Compute, LinearProbe
-from unreel.protocols.features import embed_all
-from unreel.recipes.build import Prepared, prepare
+from unreel.recipes.build import prepare
 from unreel.recipes.trained import load_method
-from unreel.stats import bootstrap_ci, paired_bootstrap
-from unreel.tasks import LabelTask
-from unreel.tasks.classification import score_head
-from unreel.train.feed import place
+from unreel.tasks import JobStore, LabelTask
+from unreel.tasks.evaluate import Asked
+from unreel.tasks.evaluate import ask as question
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = REPOSITORY / "docs" / "results"
 REPORT_SEEDS = (5001, 5002, 5003)
 
 Array = NDArray[np.float64]
@@ -234,23 +246,12 @@ def train(method: str, recipe: str, rows: Manifest, call: Mapping[str, Any], out
     return load_method(run_prepared(prepare(method, rows, recipe=recipe, call=call), out=out))
 
 
-def fresh(method: str, recipe: str, rows: Manifest, call: Mapping[str, Any], *, settled: bool) -> nn.Module:
-    """The method before its first step; ``settled``: with the statistics of its norms from the training part.
-
-    Fresh norms normalise by a mean of 0 and a variance of 1, which no layer has: settling them is no learning, but
-    changes maps and scores. What training learned is the difference to this.
-    """
-    prepared: Prepared = prepare(method, rows, recipe=recipe, call=call)
-    model, dataset = prepared.method, prepared.loader.dataset
-    if settled:
-        model.train()
-        size = int(call["train.batch_size"])
-        with torch.no_grad():
-            for epoch in range(SETTLING_EPOCHS):
-                for begin in range(0, len(dataset) - size + 1, size):
-                    samples = [dataset.sample(row, epoch) for row in range(begin, begin + size)]
-                    model(place(model.views, collate(samples), torch.device("cpu")))
-    return model.eval()
+def fresh(method: str, recipe: str, rows: Manifest, call: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """The method before its first step: as it is made, and with its batch statistics settled."""
+    return {
+        "settled": settled(prepare(method, rows, recipe=recipe, call=call), epochs=SETTLING_EPOCHS),
+        "random-init": prepare(method, rows, recipe=recipe, call=call).method.eval(),
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ the world
@@ -457,17 +458,14 @@ def eval_plan(family: str) -> ClipPlan:
 def ask(nets: Mapping[str, Encoder], manifest: Manifest, family: str, store: Path, seed: int) -> dict[str, Any]:
     """Right or wrong on every test scene by a linear probe of the training part: hits[net][split]."""
     label, found = FAMILIES[family].label, {name: {} for name in nets}
-    chance = 0.0
+    asked = {name: Asked(net, eval_plan(family)) for name, net in nets.items()}
+    compute = Compute(store=store, progress=False)
     for split in ("swapped", "same"):
         task = LabelTask(manifest.select(split=("train", split)), label=label, train="train", test=split, seed=seed)
-        embedded = embed_all(
-            list(nets.values()), task.clips(eval_plan(family)), compute=Compute(store=store, progress=False)
-        )
-        for name, embeddings in zip(nets, embedded, strict=True):
-            parts = task.parts(embeddings)
-            outcome = score_head(LinearProbe().fit(parts.train, seed=seed), parts.test)
-            found[name][split] = [int(v) for v in outcome.values["accuracy"]]
-            chance = float(outcome.chance["accuracy"])
+        for name, records in question(task, [LinearProbe()], asked, seed=seed, compute=compute).records.items():
+            outcomes = records["linear"].outcomes
+            found[name][split] = [int(v) for v in outcomes.values["accuracy"]]
+            chance = float(outcomes.chance["accuracy"])
     return {"hits": found, "chance": chance}
 
 
@@ -602,13 +600,7 @@ def run_family(
         )
         out = folder / f"{family}-{name}"
         models[name] = clock(f"{family}: {name}", lambda c=call, o=out: train(about.method, about.recipe, rows, c, o))
-    controls = {
-        name: clock(
-            f"{family}: first weights",
-            lambda s=name == "settled": fresh(about.method, about.recipe, rows, own, settled=s),
-        )
-        for name in ("settled", "random-init")
-    }
+    controls = clock(f"{family}: first weights", lambda: fresh(about.method, about.recipe, rows, own))
     maps = {CONTRACAM: models[PLAIN], **controls}
     most = max(16, round(NUM_LOCATED * scale))
     asked = {**{n: m.encoder for n, m in models.items()}, **{n: m.encoder for n, m in controls.items()}}
@@ -799,8 +791,7 @@ def run_real(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, 
     call = settings(REAL_METHOD, seed=seed, steps=steps, batch_size=REAL_BATCH_SIZE)
     models = {
         CONTRACAM: clock("train", lambda: train("moco", "moco_small", rows, call, home / "moco")),
-        "settled": clock("first weights", lambda: fresh("moco", "moco_small", rows, call, settled=True)),
-        "random-init": clock("first weights", lambda: fresh("moco", "moco_small", rows, call, settled=False)),
+        **clock("first weights", lambda: fresh("moco", "moco_small", rows, call)),
     }
     told_steps = max(2, round(REAL_SUPERVISED_STEPS * options.scale))
     told_call = settings(REAL_SUPERVISED, seed=seed, steps=told_steps, batch_size=REAL_BATCH_SIZE)
@@ -876,18 +867,6 @@ def locate_real(
 # -------------------------------------------------------------------------------------------------------------- summary
 
 
-def cell(values: Array, groups: Sequence[str] | None = None) -> dict[str, Any]:
-    """A mean with its 95 % interval over groups."""
-    interval = bootstrap_ci(values, groups=groups)
-    return {"value": float(values.mean()), "low": interval.low, "high": interval.high, "n": len(values)}
-
-
-def difference(a: Array, b: Array, groups: Sequence[str] | None = None) -> dict[str, Any]:
-    """a − b on the same samples."""
-    found = paired_bootstrap(a, b, groups=groups)
-    return {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p_value}
-
-
 def located_rows(
     parts: Sequence[Mapping[str, Any]], *, same_pictures: bool, first: str = CONTRACAM
 ) -> list[dict[str, Any]]:
@@ -913,7 +892,7 @@ def located_rows(
                 "metric": metric,
                 "n": len(groups),
                 "groups": len(set(groups)),
-                "values": {n: cell(v, groups) for n, v in values.items()},
+                "values": {n: {**cell(v, groups), "n": len(v)} for n, v in values.items()},
                 "spread": {n: [round(float(v.mean()), 4) for v in c] for n, c in columns.items()},
                 "differences": {n: difference(values[first], v, groups) for n, v in values.items() if n != first},
             }
@@ -936,9 +915,7 @@ def asked_rows(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "net": name,
             "n": len(gap),
             "chance": float(np.mean([p["chance"] for p in parts])),
-            "swapped": cell(own["swapped"]),
-            "same": cell(own["same"]),
-            "gap": cell(gap),
+            **{k: {**cell(v), "n": len(v)} for k, v in {**own, "gap": gap}.items()},
             "spread": [round(float(np.mean(p["hits"][name]["swapped"])), 4) for p in parts],
         }
         if name != PLAIN:
@@ -986,66 +963,13 @@ def summarise_real(raw: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 **{str(r["seed"]): located_rows([p], same_pictures=True) for r, p in zip(raw, parts, strict=True)},
             },
             "square_area": parts[0]["square_area"],
-            "nature": {k: float(np.mean([p["nature"][k] for p in parts])) for k in parts[0]["nature"]},
+            "nature": mean_of([p["nature"] for p in parts]),
         }
     keys = ("steps", "supervised_steps", "sources", "classes", "parameters")
     return {**found, **{k: raw[0][k] for k in keys}}
 
 
 # ----------------------------------------------------------------------------------------------------------------- page
-
-# What tables and overlays of the report seeds show. The text belongs to these results: new ones need new words.
-WHY: Mapping[str, str] = {
-    "image": "C18 (a) holds in each seed: three iterations are above the centre square and the full image (by "
-    "seed above), "
-    "above the first weights by .01 to .09. One iteration is better: each iteration's map is stretched to reach "
-    "1, so that once the object is masked out something else is raised to its height, and the union keeps it. C18 "
-    "(b) is not decided. By seed, the switches move accuracy on swapped backgrounds by as much down as up, far "
-    "beyond the intervals, which know these encoders and other images, not another training: with three trainings "
-    "neither OA-Crop nor BG-Mixup, from maps or from the truth, is told apart from none, and what looked like a "
-    "gain on both development seeds (OA-Crop +.107 and +.042, BG-Mixup +.029 and +.057) is not one. Over the "
-    "seeds all encoders without labels are below chance on swapped backgrounds: the probe learns where "
-    "backgrounds help, and they hold those more plainly than the object; labels undo most of it (supervised).",
-    "video": "After three iterations ContraCAM loses to the centre square, in each seed, for the same reason as "
-    "above. One iteration wins in each (.41, .41, .47 against .37, .40, .38), and is above the first weights' by "
-    ".11 to .14. As for images, no switch is told apart from another training: by seed BG-Mixup moves accuracy by "
-    "+.01, +.03 and −.05.",
-    "raccoon": "Why it loses: the animal fills half of the picture and sits in its middle, so that a square or "
-    "the whole frame is nearly right, and a map must follow the outline to beat them. The overlays show that it "
-    "follows coarse texture and light instead, animal and ground alike; 208 pictures are told apart by those. The "
-    "classifier's boxes are no better, and the first weights' is above it: training taught this net nothing about "
-    "where raccoons are.",
-    "bccd": "Why the scores are low although every control without a net loses: the overlays of seed 5002 show "
-    "the map on the one white cell and on none of the dozen red ones. That is what the score asks for, what makes a "
-    "picture differ from others; red cells are in all of them. The annotation asks for all cells. Seeds disagree: "
-    "in 5003 the map covers three quarters of the picture.",
-    "davis2016_val": "Why it loses: ten sequences are ten places, and the overlays show the place: wall, grass, "
-    "road. Nothing in this data tells an object from the scene that it is always in, and the classifier with labels "
-    "looks at the scene, too. The camera follows the object, which is what the small square in the middle knows.",
-}
-TUNING = """\
-On development seeds only: worlds of seed 0, and seed 1 once with everything fixed. Mask IoU of ContraCAM after three
-iterations and of the best centre square, accuracy on swapped and on kept backgrounds.
-
-1. Objects of a sixth of the frame and eight backgrounds, each of a class in 60 % of the training scenes, 135 steps:
-   .169 against .245, .005 and .984. Contrast told scenes apart by their backgrounds, and that is what the map shows;
-   no encoder saw anything else, not even one trained with labels (.005, .990). Paler backgrounds (.139, .159) and 500
-   steps (.182) changed nothing.
-2. Objects of a quarter of the frame: .289 against .314 after 135 steps (.467 after one iteration), but .299 (.229)
-   after 500: the longer such a run, the more it looks at backgrounds.
-3. Two backgrounds, so that half of the others have the same one, 24 colours, 1,024 images, larger crops, 270 steps:
-   .439 against .314; with a last map of 16 × 16 instead of 8 × 8 .498. Swapped .029, with object crops from those
-   maps .135. Seed 1: .566 against .295.
-4. Maps of one iteration are narrower (they cover 24 % of a clip, three cover 61 %) and better on video (.48, .30):
-   boxes and masks for training are made of them. Not compared by what training makes of them.
-5. Video, class = how the object moves: no encoder told motions apart beside a background (swapped .000, all of them),
-   so the class is the object's appearance there, too.
-
-On real pictures ContraCAM's own settings are the paper's for masks (ten iterations, a map twice as fine) and
-were not chosen. Training was, by the pictures that are not scored: 150 steps with larger crops gave box IoU .545 on
-raccoon and .049 on blood cells, 700 steps .454 and .066; neither is clearly above its first weights (.537, .100). 700
-were kept, with crops nearer to the paper's.
-"""
 
 
 def located_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -1134,7 +1058,7 @@ def cost_line(costs: Sequence[Mapping[str, float]]) -> str:
     return f"CPU seconds per seed: {', '.join(f'{t:.0f}' for t in total)} in all; on average {parts}."
 
 
-def world_section(found: Mapping[str, Any]) -> list[str]:
+def world_section(found: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
     seeds = " ".join(map(str, found["seeds"]))
     nets = {row["net"] for family in FAMILIES if family in found for row in found[family]["asked"]["all"]}
     bounds = " --bounds" if nets & set(BOUNDS) else ""
@@ -1175,10 +1099,9 @@ def world_section(found: Mapping[str, Any]) -> list[str]:
             *by_seed(located),
         ]
         if f["nature"]:
-            mean = {k: float(np.mean([n[k] for n in f["nature"]])) for k in f["nature"][0]}
-            lines += [nature_line(mean, float(np.mean(f["square_areas"]))), ""]
-        if WHY.get(family):
-            lines += [WHY[family], ""]
+            lines += [nature_line(mean_of(f["nature"]), float(np.mean(f["square_areas"]))), ""]
+        if words.get(family):
+            lines += [words[family], ""]
     image = "object_aware_world.png"
     if "image" in found:
         lines += [
@@ -1191,7 +1114,7 @@ def world_section(found: Mapping[str, Any]) -> list[str]:
     return [*lines, cost_line(found["cost"]), ""]
 
 
-def real_section(found: Mapping[str, Any]) -> list[str]:
+def real_section(found: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
     seeds = " ".join(map(str, found["seeds"]))
     lines = [
         "## Real images and sequences",
@@ -1230,8 +1153,8 @@ def real_section(found: Mapping[str, Any]) -> list[str]:
             *located_table(rows),
             *located_verdict(rows),
         ]
-        if WHY.get(name):
-            lines += [WHY[name], ""]
+        if words.get(name):
+            lines += [words[name], ""]
         by_seed = "; ".join(
             f"{METRICS[q['metric']]} {', '.join(number(v) for v in q['spread'][CONTRACAM])}" for q in rows
         )
@@ -1267,75 +1190,65 @@ def render(found: Mapping[str, Any]) -> str:
         "",
     ]
     if "world" in found:
-        lines += world_section(found["world"])
+        lines += world_section(found["world"], found.get("words", {}))
     if "real" in found:
-        lines += real_section(found["real"])
+        lines += real_section(found["real"], found.get("words", {}))
     if "environment" in found:
         e = found["environment"]
         packages = ", ".join(f"{k} {v}" for k, v in e["packages"].items())
         lines += [f"One thread of {e['cores']} cores; Python {e['python']}, {packages}.", ""]
-    if TUNING:
-        lines += ["## How the settings were chosen", "", TUNING.strip(), ""]
+    if "tuning" in found:
+        lines += ["## How the settings were chosen", "", found["tuning"], ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 # --------------------------------------------------------------------------------------------------------- command line
 
 
-def run_part(part: str, seeds: Sequence[int], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """What every seed found; those that are done are read."""
-    raw = []
-    for seed in seeds:
-        path = options.folder / f"{part}-{seed}.json"
-        if not path.is_file():
-            begin = time.perf_counter()
-            entry = (
-                run_world(seed, options.folder, options) if part == "world" else run_real(seed, options.folder, options)
-            )
-            write_whole(path, json.dumps(entry))
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            cpu = sum(entry["cost"].values())
-            print(f"{part} {seed}: {time.perf_counter() - begin:.0f} s, {cpu:.0f} s CPU, {peak:.0f} MiB", flush=True)
-        raw.append(json.loads(path.read_text(encoding="utf-8")))
-    return raw
+def run_seed(part: str, seed: int, options: argparse.Namespace) -> str:
+    """What one seed found, as JSON; its seconds and memory are told."""
+    begin = time.perf_counter()
+    entry = (run_world if part == "world" else run_real)(seed, options.folder, options)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    cpu = sum(entry["cost"].values())
+    print(f"{part} {seed}: {time.perf_counter() - begin:.0f} s, {cpu:.0f} s CPU, {peak:.0f} MiB", flush=True)
+    return json.dumps(entry)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__, out=False)
     parser.add_argument("part", choices=("world", "real", "render"))
     parser.add_argument("--seeds", nargs="+", type=int, help="default: the report seeds, or 0 with --develop")
     parser.add_argument("--develop", action="store_true", help="seeds 0 to 9; results stay in the folder")
-    parser.add_argument("--root", type=Path, default=REPOSITORY.parent / "shared" / "data")
+    parser.add_argument("--root", type=Path, default=COLLECTIONS_ROOT)
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "runs" / "object_aware")
     parser.add_argument("--families", nargs="+", choices=tuple(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--bounds", action="store_true", help="world: also train with true boxes and masks")
     parser.add_argument("--scale", type=float, default=1.0, help="of steps and scenes, to try the script")
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    seeds = tuple(options.seeds or ((0,) if options.develop else REPORT_SEEDS))
-    if options.develop != all(seed < 10 for seed in seeds) and options.part != "render":
-        raise UsageError("development seeds are 0 to 9 and go with --develop, others are for reports")
+    options = parser.parse_args(words)
+    part, seeds = options.part, (*REPORT_SEEDS,) if options.part == "render" else seeds_of(options, REPORT_SEEDS)
     if not options.develop and options.scale != 1.0:
         raise UsageError("--scale is for development: results are reported at scale 1")
     torch.set_num_threads(options.threads)
     out = (options.folder if options.develop else RESULTS) / "object_aware.json"
-    raw: list[dict[str, Any]] = []
-    if options.part != "render":
-        try:
-            raw = run_part(options.part, seeds, options)
+    found: dict[str, Any] = load(out, {"format": 1})
+    if part != "render":
+        records = JobStore(options.folder)
+        try:  # a seed that is done is read; several processes may share the seeds
+            jobs = {f"{part}-{seed}": partial(run_seed, part, seed, options) for seed in seeds}
+            raw = [json.loads(text) for _, text in sorted(records.work(jobs))]
         except DataError as error:
-            print(f"skipped {options.part}: {error}")
+            print(f"skipped {part}: {error}")
             return
-    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"format": 1}
-    if raw:
-        found[options.part] = summarise_world(raw) if options.part == "world" else summarise_real(raw)
+        found[part] = summarise_world(raw) if part == "world" else summarise_real(raw)
         found["environment"] = environment()
         sheet = options.folder / "overlays" / f"world-{seeds[0]}.png"
-        if options.part == "world" and sheet.is_file():
+        if part == "world" and sheet.is_file():
             write_whole(out.with_name("object_aware_world.png"), sheet.read_bytes())
-        write_whole(out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        save(out, found)
     write_whole(out.with_suffix(".md"), render(found))
-    if options.develop and options.part != "render":
+    if options.develop and part != "render":
         print(out.with_suffix(".md"))
 
 

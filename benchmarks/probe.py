@@ -11,16 +11,13 @@ cut short once it gets worse), against fitting every C of the grid from zero and
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import sklearn
+from common import arguments, ratio, save, take_turns
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
@@ -50,15 +47,13 @@ def objective(x: np.ndarray, y: np.ndarray, weight: np.ndarray, bias: np.ndarray
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--train", type=int, default=5_000)
     parser.add_argument("--test", type=int, default=2_000)
     parser.add_argument("--features", type=int, default=512)
     parser.add_argument("--classes", type=int, default=50)
     parser.add_argument("--noise", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     train = features(options.train, options.features, options.classes, "train", options.noise)
     test = features(options.test, options.features, options.classes, "test", options.noise)
@@ -101,13 +96,7 @@ def main() -> None:
     }
     with threadpool_limits(options.threads):
         answers = {name: run() for name, run in variants.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in variants}
-        for number in range(options.rounds):
-            names = list(variants)
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                start = time.perf_counter()
-                variants[name]()
-                seconds[name].append(time.perf_counter() - start)
+        seconds = take_turns(variants, options.rounds)
     rows = {}
     for name, times in seconds.items():
         peer = seconds[name.split(":")[0] + ": scikit-learn"]
@@ -115,7 +104,7 @@ def main() -> None:
         rows[name] = {
             "seconds_median": statistics.median(times),
             "seconds_best": min(times),
-            "speed_to_scikit_learn": statistics.median(b / a for a, b in zip(times, peer, strict=True)),
+            "speed_to_scikit_learn": ratio(peer, times),
             "accuracy": accuracy,
             "c": c,
             "objective": reached,
@@ -131,8 +120,7 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "variants": rows,
     }
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(options.out, result)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ Each takes turns with the others within a round; medians of processor time on on
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import statistics
@@ -18,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from common import arguments, save, take_turns
 
 from unreel.core.keys import Key
 from unreel.data.index import index
@@ -47,28 +46,19 @@ def jobs(folder: Path, files: int) -> dict[str, tuple[int, Callable[[], object]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=7)
     parser.add_argument("--files", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         todo = jobs(Path(folder), options.files)
-        spent: dict[str, list[float]] = {name: [] for name in todo}
-        for number in range(options.rounds + 1):
-            for name, (units, call) in todo.items():
-                begin = time.process_time()
-                call()
-                if number:
-                    spent[name].append((time.process_time() - begin) / units)
+        found = take_turns({name: call for name, (_, call) in todo.items()}, options.rounds, clock=time.process_time)
+        spent = {name: [t / todo[name][0] for t in times] for name, times in found.items()}
     rows = {name: {"seconds_median": statistics.median(times)} for name, times in spent.items()}
     for name, row in rows.items():
         limit = ASKED.get(name)
         share = "" if limit is None else f", {row['seconds_median'] / limit:.2f} of what is asked for"
         print(f"{name:20s} {1000 * row['seconds_median']:8.3f} ms each{share}")
-    if options.out is not None:
-        result = {"machine": platform.processor() or platform.machine(), "asked": ASKED, "variants": rows}
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(options.out, {"machine": platform.processor() or platform.machine(), "asked": ASKED, "variants": rows})
 
 
 if __name__ == "__main__":

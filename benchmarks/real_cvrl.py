@@ -24,39 +24,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from common import number
 from real_data import (
     COLLECTIONS,
     CONTROLS,
     METRIC_NAMES,
     Change,
     Seed,
-    arguments,
+    Study,
     compare_all,
-    describe,
-    development,
-    environment,
+    developed,
     limits,
-    number,
+    main,
+    page,
     pooled,
-    recipe_rows,
+    probe,
+    score_table,
     setting_table,
-    span,
-    statistic_of,
-    table,
 )
-from real_data import main as run_main
 
 import unreel
 from unreel.data.manifest import Manifest
 from unreel.nn import count_parameters
 from unreel.protocols import Compute
 from unreel.protocols.clips import default_plan
-from unreel.protocols.features import embed_all
-from unreel.tasks import FrameStatistics, LabelTask, random_init
-from unreel.tasks.classification import score_head
+from unreel.tasks import FrameStatistics, random_init
 from unreel.tasks.profiles import resolve_protocols
-from unreel.tasks.task import Outcomes
 
 RECIPE = "cvrl_small"
 PROTOCOLS = ("linear", "knn", "retrieval")
@@ -85,9 +78,9 @@ CHANGES = {
 # ------------------------------------------------------------------------------------------------------------ the run
 
 
-def run_seed(name: str, manifest: Manifest, seed: int, out: Path, workers: int) -> Seed:
+def run_seed(name: str, manifest: Manifest, seed: int, out: Path, options: argparse.Namespace) -> Seed:
     """Pre-train and fit every protocol on the training part, score the test part."""
-    start = time.perf_counter()
+    start, workers = time.perf_counter(), options.workers
     settings: dict[str, Any] = {change.setting: change.value for change in CHANGES[name]}
     # ``data.split`` is left at its default: the split called train, and no label is looked at.
     run = unreel.pretrain(
@@ -95,24 +88,14 @@ def run_seed(name: str, manifest: Manifest, seed: int, out: Path, workers: int) 
     )
     trained = time.perf_counter()
     encoder = unreel.load_encoder(run)
-    task = LabelTask(manifest, seed=seed)
     nets = {
         CVRL: encoder,
         "random-init": random_init(encoder, seed=seed),
         "frame-statistics": FrameStatistics(encoder.input_spec),
     }
     plan = default_plan(encoder.input_spec)
-    embeddings = dict(
-        zip(nets, embed_all(list(nets.values()), task.clips(plan), compute=Compute(workers=workers)), strict=True)
-    )
-    protocols = resolve_protocols(PROTOCOLS)
-    outcomes: dict[str, dict[str, Outcomes]] = {}
-    notes: list[str] = list(task.notes)
-    for net, found in embeddings.items():
-        parts = task.parts(found)
-        outcomes[net] = {p.name: score_head(p.fit(parts.train, seed=seed), parts.test) for p in protocols}
-        notes += [f"{found.path} could not be read ({found.cause})" for found in found.faults]
-        notes += [f"{net}, {o.protocol}: {note}" for o in outcomes[net].values() for note in o.notes]
+    protocols, compute = resolve_protocols(PROTOCOLS), Compute(workers=workers)
+    outcomes, metrics, notes = probe(nets, manifest, plan, protocols, seed, compute=compute)
     record = [r for r in run.metrics() if "loss" in r][-1]
     cost = {
         "seed": seed,
@@ -127,7 +110,6 @@ def run_seed(name: str, manifest: Manifest, seed: int, out: Path, workers: int) 
         "contrast_accuracy": round(float(record["contrast_accuracy"]), 3),
         "probe": {p: dict(o.card.settings) for p, o in outcomes[CVRL].items()},
     }
-    metrics = {p.name: task.metrics(outcomes[CVRL][p.name]) for p in protocols}
     return Seed(seed, outcomes, metrics, tuple(dict.fromkeys(notes)), cost)
 
 
@@ -149,65 +131,21 @@ def pooled_scores(name: str, seeds: Sequence[Seed]) -> list[dict[str, Any]]:
     return pooled((("linear", metric), ("knn", metric), ("retrieval", "mAP")), seeds, (CVRL, *CONTROLS))
 
 
-def run_collection(name: str, whole: Manifest, options: argparse.Namespace) -> dict[str, Any]:
-    """Every seed of one collection, and their scores."""
-    seeds = []
-    for seed in options.seeds:
-        manifest = development(whole, seed) if options.develop else whole
-        kind = "develop" if options.develop else "report"
-        found = run_seed(name, manifest, seed, options.runs / f"{name}-{kind}-{seed}", options.workers)
-        seeds.append(found)
-        primary = COLLECTIONS[name].metric
-        for protocol in ("linear", "knn"):
-            shown = {
-                net: statistic_of(found, net, protocol, primary)[0](np.arange(found.outcomes[net][protocol].n))
-                for net in (CVRL, *CONTROLS)
-            }
-            print(f"{name} seed {seed} {protocol} {primary}: " + ", ".join(f"{k} {v:.3f}" for k, v in shown.items()))
-        print(f"{name} seed {seed}: {found.cost['pretrain_s']} s + {found.cost['evaluate_s']} s", flush=True)
-    return {
-        "seeds": list(options.seeds),
-        "data": describe(whole),
-        "recipe": recipe_rows(RECIPE, CHANGES[name]),
-        "scores": pooled_scores(name, seeds) if options.develop else all_scores(name, seeds),
-        "cost": [s.cost for s in seeds],
-        "notes": list(dict.fromkeys(note for s in seeds for note in s.notes)),
-        "environment": environment(),
-    }
+def told(name: str, found: Seed) -> tuple[list[tuple[str, str, Sequence[str]]], list[float]]:
+    """What is printed of a seed."""
+    rows = [(p, COLLECTIONS[name].metric, (CVRL, *CONTROLS)) for p in ("linear", "knn")]
+    return rows, [found.cost["pretrain_s"], found.cost["evaluate_s"]]
 
 
 # --------------------------------------------------------------------------------------------------------------- page
 
 
-def score_rows(scores: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    rows = []
-    for s in scores:
-        strong = "**" if s["seed"] == "mean" else ""
-        rows.append(
-            [
-                f"{s['protocol']}, {METRIC_NAMES[s['metric']]}",
-                f"{strong}{s['seed']}{strong}",
-                number(s["chance"]),
-                number(s["values"]["frame-statistics"]["value"]),
-                number(s["values"]["random-init"]["value"]),
-                strong + span(s["values"][CVRL], "value") + strong,
-                span(s["differences"]["random-init"], "difference"),
-                span(s["differences"]["frame-statistics"], "difference"),
-            ]
-        )
-    return rows
-
-
-SCORE_HEADER = (
-    "protocol",
-    "seed",
-    "chance",
-    "frame statistics",
-    "random weights",
-    "CVRL",
-    "CVRL − random weights",
-    "CVRL − frame statistics",
-)
+def score_rows(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    header = ("frame statistics", "random weights", "CVRL", "CVRL − random weights", "CVRL − frame statistics")
+    controls = ("frame-statistics", "random-init")
+    return score_table(
+        scores, header, lambda s: f"{s['protocol']}, {METRIC_NAMES[s['metric']]}", controls, (CVRL,), controls[::-1]
+    )
 
 
 def verdicts(scores: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -235,7 +173,7 @@ def verdicts(scores: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def render(found: Mapping[str, Any]) -> str:
     """The page, every number from the JSON beside it."""
-    lines = [
+    intro = [
         "# CVRL on real video",
         "",
         "Rendered from [cvrl.json](cvrl.json) by `python benchmarks/real_cvrl.py --render`; all numbers are in it.",
@@ -252,12 +190,12 @@ def render(found: Mapping[str, Any]) -> str:
         "this page has no such control.",
         "",
     ]
-    if not found.get("report"):
-        lines += ["The report seeds have not been run yet.", ""]
-    for name, entry in found.get("report", {}).items():
-        lines += section(name, entry)
-    lines += developed(found.get("development", {}), found.get("screening", {}))
-    return "\n".join(lines).rstrip() + "\n"
+
+    def row(_: str, s: Mapping[str, Any]) -> list[str]:
+        shown = [number(s["values"][net]) for net in ("frame-statistics", "random-init", CVRL)]
+        return [f"{s['protocol']}, {METRIC_NAMES[s['metric']]}", *shown]
+
+    return page(intro, section, developed(found, ("frame statistics", "random weights", "CVRL"), row), found)
 
 
 def section(name: str, entry: Mapping[str, Any]) -> list[str]:
@@ -268,7 +206,7 @@ def section(name: str, entry: Mapping[str, Any]) -> list[str]:
     seconds = [c["pretrain_s"] + c["evaluate_s"] for c in cost]
     first = cost[0]
     primary = {("linear", about.metric), ("knn", about.metric), ("retrieval", "hit@1")}
-    main = [s for s in entry["scores"] if (s["protocol"], s["metric"]) in primary]
+    main_scores = [s for s in entry["scores"] if (s["protocol"], s["metric"]) in primary]
     rest = [s for s in entry["scores"] if (s["protocol"], s["metric"]) not in primary and s["seed"] == "mean"]
     versions = ", ".join(f"{k} {v}" for k, v in entry["environment"]["packages"].items())
     lines = [
@@ -287,13 +225,13 @@ def section(name: str, entry: Mapping[str, Any]) -> list[str]:
         f"{entry['environment']['cores']} cores ({versions}). Last contrast accuracy: "
         f"{', '.join(number(c['contrast_accuracy']) for c in cost)}.",
         "",
-        *table(SCORE_HEADER, score_rows(main)),
+        *score_rows(main_scores),
         "Other metrics, mean of the seeds:",
         "",
-        *table(SCORE_HEADER, score_rows(rest)),
+        *score_rows(rest),
         "**What it says.**",
         "",
-        *verdicts(main),
+        *verdicts(main_scores),
         "",
         "**What n can decide.** " + " ".join(limits(entry, about)),
         "",
@@ -303,46 +241,7 @@ def section(name: str, entry: Mapping[str, Any]) -> list[str]:
     return [*lines, *setting_table(entry["recipe"])]
 
 
-def developed(entries: Mapping[str, Any], screening: Mapping[str, Any]) -> list[str]:
-    """How the settings were chosen: what was tried, and the chosen ones on held-out groups."""
-    if not entries and not screening:
-        return []
-    lines = [
-        "## How the settings were chosen",
-        "",
-        "On development seeds and the training parts; no test part was opened.",
-    ]
-    lines.append("")
-    if screening:
-        rows = [
-            [r["data"], r["what"], r["seed"], *(number(r[k]) for k in ("linear", "knn", "hit1", "map"))]
-            for r in screening["rows"]
-        ]
-        lines += [screening["how"], ""]
-        lines += table(("data", "tried", "seed", "linear", "knn (k = 10)", "hit@1", "mAP"), rows)
-        lines += [screening["found"], ""]
-    if entries:
-        lines += [
-            "The chosen settings with `--develop`: a third of the training part, cut by whole groups, was held out of "
-            "pre-training and probing and scored, another third for each seed. Means over the seeds:",
-            "",
-        ]
-        rows = []
-        for name, entry in entries.items():
-            for s in entry["scores"]:
-                v = s["values"]
-                cells = [name, f"{s['protocol']}, {METRIC_NAMES[s['metric']]}", ", ".join(map(str, entry["seeds"]))]
-                rows.append(
-                    [*cells, str(s["n"]), *(number(v[net]) for net in ("frame-statistics", "random-init", CVRL))]
-                )
-        header = ("data", "protocol", "seeds", "n", "frame statistics", "random weights", "CVRL")
-        lines += table(header, rows)
-    return lines
-
-
-def main() -> None:
-    run_main(arguments(__doc__, page="cvrl", seeds=(1001, 1002, 1003), threads=2, workers=1), run_collection, render)
-
+STUDY = Study("cvrl", RECIPE, CHANGES, run_seed, all_scores, pooled_scores, told)
 
 if __name__ == "__main__":
-    main()
+    main(STUDY, __doc__, render, seeds=(1001, 1002, 1003), threads=2, workers=1)

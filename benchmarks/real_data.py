@@ -7,7 +7,6 @@ repository; their READMEs name source and licence.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 import time
@@ -20,6 +19,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from common import (
+    COLLECTIONS_ROOT,
+    REPOSITORY,
+    RESULTS,
+    arguments,
+    cell,
+    difference,
+    environment,
+    load,
+    number,
+    save,
+    span,
+    table,
+)
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -27,14 +40,17 @@ from unreel.core.errors import DataError, UsageError
 from unreel.data.dataset import resize_frames
 from unreel.data.index import index
 from unreel.data.manifest import Manifest
+from unreel.data.sampling import ClipPlan
 from unreel.data.splits import group_kfold
 from unreel.media import Frames, VideoInfo, decoder_for
+from unreel.nn import Encoder
+from unreel.protocols import Compute, Pooling
 from unreel.recipes import load_recipe
-from unreel.stats import bootstrap_ci, paired_bootstrap
-from unreel.tasks.task import Outcomes
-from unreel.train.run import describe_environment
+from unreel.tasks import LabelTask
+from unreel.tasks.evaluate import Asked, ask
+from unreel.tasks.profiles import AnyProtocol
+from unreel.tasks.task import Metric, Outcomes
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 CONTROLS = {"random-init": "random weights", "frame-statistics": "frame statistics"}
 
 
@@ -170,45 +186,59 @@ class KeptFrames:
 
 # -------------------------------------------------------------------------------------------------------------- scores
 
-Statistic = Callable[[NDArray[np.int64]], float]
-
 
 class Seed(NamedTuple):
     """What one seed's run found: outcomes[encoder][protocol] on the test part, and what it cost."""
 
     seed: int
     outcomes: dict[str, dict[str, Outcomes]]
-    metrics: dict[str, tuple[Any, ...]]
+    metrics: dict[str, tuple[Metric, ...]]
     notes: tuple[str, ...]
     cost: dict[str, Any]
 
+    def measured(self, net: str, protocol: str, metric: str) -> Any:
+        """A metric of one encoder: value, chance, and what intervals resample."""
+        chosen = next(m for m in self.metrics[protocol] if m.name == metric)
+        return chosen.measure(self.outcomes[net][protocol])
 
-def statistic_of(seed: Seed, net: str, protocol: str, metric: str) -> tuple[Statistic, float]:
-    """A metric of one encoder as a function of test rows, and the score of looking at nothing."""
-    outcomes = seed.outcomes[net][protocol]
-    chosen = next(m for m in seed.metrics[protocol] if m.name == metric)
-    if chosen.statistic is not None:
-        made = chosen.statistic(outcomes)
-        return made.statistic, float(made.chance)
-    values = outcomes.values[metric]
-    return (lambda rows: float(values[rows].mean())), float(outcomes.chance[metric])
+    def line(self, nets: Sequence[str], protocol: str, metric: str) -> str:
+        """Every encoder's score, for people who wait."""
+        return ", ".join(f"{net} {self.measured(net, protocol, metric).value:.3f}" for net in nets)
 
 
-def mean_of(
-    seeds: Sequence[Seed], net: str, protocol: str, metric: str
-) -> tuple[Statistic | NDArray[np.float64], float, float]:
+def probe(
+    nets: Mapping[str, Encoder],
+    manifest: Manifest,
+    plan: ClipPlan,
+    protocols: Sequence[AnyProtocol],
+    seed: int,
+    *,
+    compute: Compute,
+    pooling: str | None = None,
+) -> tuple[dict[str, dict[str, Outcomes]], dict[str, tuple[Metric, ...]], list[str]]:
+    """Every encoder frozen, by every protocol: outcomes, metrics, notes. Plain statistics have no map to pool."""
+    task = LabelTask(manifest, seed=seed)
+    pooled = None if pooling is None else Pooling.of(pooling)
+    asked = {name: Asked(net, plan, None if name == "frame-statistics" else pooled) for name, net in nets.items()}
+    found = ask(task, protocols, asked, seed=seed, compute=compute)
+    outcomes = {net: {p: r.outcomes for p, r in records.items()} for net, records in found.records.items()}
+    metrics = {p: task.metrics(o) for p, o in outcomes[next(iter(nets))].items()}
+    notes = [*task.notes, *(f"{fault.path} could not be read ({fault.cause})" for fault in found.faults)]
+    notes += [f"{net}, {p}: {note}" for net, by in outcomes.items() for p, o in by.items() for note in o.notes]
+    return outcomes, metrics, notes
+
+
+def mean_of(seeds: Sequence[Seed], net: str, protocol: str, metric: str) -> tuple[Any, float, float]:
     """The mean over seeds as ``bootstrap_ci`` takes it, on the same samples for all; its value; and chance.
 
     A mean over samples is given as their outcomes, which is the quicker way to resample it.
     """
-    made = [statistic_of(s, net, protocol, metric) for s in seeds]
-    chance = float(np.mean([c for _, c in made]))
-    if all(next(m for m in s.metrics[protocol] if m.name == metric).statistic is None for s in seeds):
-        values = np.mean([s.outcomes[net][protocol].values[metric] for s in seeds], axis=0)
+    made = [s.measured(net, protocol, metric) for s in seeds]
+    sources, chance = [m.source for m in made], float(np.mean([m.chance for m in made]))
+    if not any(callable(source) for source in sources):
+        values = np.mean(sources, axis=0)
         return values, float(values.mean()), chance
-    rows = np.arange(seeds[0].outcomes[net][protocol].n)
-    value = float(np.mean([f(rows) for f, _ in made]))
-    return (lambda chosen: float(np.mean([f(chosen) for f, _ in made]))), value, chance
+    return (lambda rows: float(np.mean([f(rows) for f in sources]))), float(np.mean([m.value for m in made])), chance
 
 
 def compare(
@@ -220,31 +250,20 @@ def compare(
     """
     nets = list(dict.fromkeys(net for pair in pairs.values() for net in pair))
     groups = seeds[0].outcomes[nets[0]][protocol].truth.groups
-    assert groups is not None
     means = {net: mean_of(seeds, net, protocol, metric) for net in nets}
-    values = {}
-    for net, (source, value, _) in means.items():
-        interval = bootstrap_ci(source, groups=groups)
-        values[net] = {"value": value, "low": interval.low, "high": interval.high}
-    differences = {}
-    for name, (a, b) in pairs.items():
-        d = paired_bootstrap(means[a][0], means[b][0], groups=groups)
-        differences[name] = {
-            "difference": d.difference,
-            "low": d.low,
-            "high": d.high,
-            "p": d.p_value,
-            "detectable": detectable(d.high - d.low, d.n_groups),
-        }
+    units = len(np.unique(groups))
+    differences = {name: difference(means[a][0], means[b][0], groups) for name, (a, b) in pairs.items()}
+    for d in differences.values():
+        d["detectable"] = detectable(d["high"] - d["low"], units)
     return {
         "seed": seeds[0].seed if len(seeds) == 1 else "mean",
         "protocol": protocol,
         "metric": metric,
         "n": len(groups),
-        "groups": len(np.unique(groups)),
+        "groups": units,
         "unit": unit,
         "chance": means[nets[0]][2],
-        "values": values,
+        "values": {net: cell(source, groups, value=value) for net, (source, value, _) in means.items()},
         "differences": differences,
     }
 
@@ -271,19 +290,10 @@ def pooled(asked: Sequence[tuple[str, str]], seeds: Sequence[Seed], nets: Sequen
     """Development: every seed has its own held-out third, so scores are means over seeds, without intervals."""
     rows = []
     for protocol, metric in asked:
-        found: dict[str, float] = {}
-        for net in nets:
-            pairs = [(statistic_of(s, net, protocol, metric)[0], s.outcomes[net][protocol].n) for s in seeds]
-            found[net] = float(np.mean([function(np.arange(n)) for function, n in pairs]))
+        found = {n: float(np.mean([s.measured(n, protocol, metric).value for s in seeds])) for n in nets}
         n = sum(s.outcomes[nets[0]][protocol].n for s in seeds)
         rows.append({"protocol": protocol, "metric": metric, "n": n, "values": found})
     return rows
-
-
-def environment() -> dict[str, Any]:
-    """What of the machine and the packages is worth a line on the page."""
-    found = describe_environment()
-    return {k: found[k] for k in ("python", "packages", "cores", "threads")}
 
 
 def recipe_rows(recipe: str, changes: Sequence[Change]) -> list[list[str]]:
@@ -306,26 +316,6 @@ def recipe_rows(recipe: str, changes: Sequence[Change]) -> list[list[str]]:
 # ---------------------------------------------------------------------------------------------------------------- page
 
 METRIC_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "hit@1": "hit@1", "mAP": "mAP"}
-
-
-def number(value: float, *, sign: bool = False) -> str:
-    text = f"{value:+.3f}" if sign else f"{value:.3f}"
-    return text.replace("-", "−")
-
-
-def span(entry: Mapping[str, float], key: str) -> str:
-    sign = key == "difference"
-    low, high = number(entry["low"], sign=sign), number(entry["high"], sign=sign)
-    return f"{number(entry[key], sign=sign)} [{low}, {high}]"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-    ]
 
 
 def setting_table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -354,37 +344,139 @@ def limits(entry: Mapping[str, Any], about: Collection) -> list[str]:
     return lines
 
 
+def score_table(
+    scores: Sequence[Mapping[str, Any]],
+    header: Sequence[str],
+    label: Callable[[Mapping[str, Any]], str],
+    controls: Sequence[str],
+    nets: Sequence[str],
+    pairs: Sequence[str],
+) -> list[str]:
+    """A row per score: chance and controls as numbers, encoders and differences with their intervals."""
+    rows = []
+    for s in scores:
+        strong = "**" if s["seed"] == "mean" else ""
+        values, differences = s["values"], s["differences"]
+        rows.append([label(s), f"{strong}{s['seed']}{strong}", number(s["chance"])])
+        rows[-1] += [number(values[net]["value"]) for net in controls]
+        rows[-1] += [strong + span(values[net], "value") + strong for net in nets]
+        rows[-1] += [span(differences[pair], "difference") for pair in pairs]
+    return table(("protocol", "seed", "chance", *header), rows)
+
+
+def page(
+    intro: Sequence[str],
+    section: Callable[[str, Mapping[str, Any]], list[str]],
+    chosen: Sequence[str],
+    found: Mapping[str, Any],
+) -> str:
+    """The whole page: the words before, a section per collection, how settings were chosen."""
+    lines = [*intro]
+    if not found.get("report"):
+        lines += ["The report seeds have not been run yet.", ""]
+    for name, entry in found.get("report", {}).items():
+        lines += section(name, entry)
+    return "\n".join([*lines, *chosen]).rstrip() + "\n"
+
+
+def _shown(value: object) -> str:
+    return "–" if value is None else number(value) if isinstance(value, float) else str(value)
+
+
+def developed(
+    found: Mapping[str, Any], header: Sequence[str], row: Callable[[str, Mapping[str, Any]], Sequence[str]]
+) -> list[str]:
+    """How the settings were chosen: what was tried, and the chosen ones on held-out groups."""
+    entries, screening = found.get("development", {}), found.get("screening", {})
+    if not entries and not screening:
+        return []
+    lines = ["## How the settings were chosen", ""]
+    lines += ["On development seeds and the training parts; no test part was opened.", ""]
+    if screening:
+        keys = screening["columns"]
+        shown = [
+            [number(v) if isinstance(v, float) else v or "–" for v in (r[k] for k in keys)] for r in screening["rows"]
+        ]
+        lines += [screening["how"], "", *table(tuple(keys.values()), shown), screening["found"], ""]
+    if entries:
+        lines += [
+            "The chosen settings with `--develop`: a third of the training part, cut by whole groups, was held out of "
+            "pre-training and probing and scored, another third for each seed. Means over the seeds:",
+            "",
+        ]
+        rows = [
+            [name, row(name, s)[0], ", ".join(map(str, entry["seeds"])), str(s["n"]), *row(name, s)[1:]]
+            for name, entry in entries.items()
+            for s in entry["scores"]
+        ]
+        lines += table(("data", "protocol", "seeds", "n", *header), rows)
+    return lines
+
+
 # -------------------------------------------------------------------------------------------------------- command line
 
 
-def arguments(
-    description: str | None, *, page: str, seeds: Sequence[int], threads: int, workers: int
-) -> argparse.ArgumentParser:
-    """The command line that both scripts share; ``page`` names the results (``cvrl``)."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+class Study(NamedTuple):
+    """One of the scripts: its page's name, its recipe and what a collection changes of it, and what it does.
+
+    ``run``: one seed of a collection; ``scores`` of report seeds, ``pooled`` of development seeds; ``told``: protocols,
+    metrics and encoders to print, and seconds.
+    """
+
+    name: str
+    recipe: str
+    changes: Mapping[str, Sequence[Change]]
+    run: Callable[[str, Manifest, int, Path, argparse.Namespace], Seed]
+    scores: Callable[[str, Sequence[Seed]], list[dict[str, Any]]]
+    pooled: Callable[[str, Sequence[Seed]], list[dict[str, Any]]]
+    told: Callable[[str, Seed], tuple[list[tuple[str, str, Sequence[str]]], list[float]]]
+
+    def collection(self, name: str, whole: Manifest, options: argparse.Namespace) -> dict[str, Any]:
+        """Every seed of one collection, and their scores."""
+        seeds = []
+        for seed in options.seeds:
+            manifest = development(whole, seed) if options.develop else whole
+            kind = "develop" if options.develop else "report"
+            found = self.run(name, manifest, seed, options.runs / f"{name}-{kind}-{seed}", options)
+            seeds.append(found)
+            rows, seconds = self.told(name, found)
+            for protocol, metric, nets in rows:
+                print(f"{name} seed {seed} {protocol} {metric}: {found.line(nets, protocol, metric)}")
+            print(f"{name} seed {seed}: {' s + '.join(map(str, seconds))} s", flush=True)
+        return {
+            "seeds": list(options.seeds),
+            "data": describe(whole),
+            "recipe": recipe_rows(self.recipe, self.changes[name]),
+            "scores": (self.pooled if options.develop else self.scores)(name, seeds),
+            "cost": [s.cost for s in seeds],
+            "notes": list(dict.fromkeys(note for s in seeds for note in s.notes)),
+            "environment": environment(),
+        }
+
+
+def main(
+    study: Study,
+    description: str | None,
+    render: Callable[[Mapping[str, Any]], str],
+    *,
+    seeds: Sequence[int],
+    threads: int,
+    workers: int,
+) -> None:
+    """Run one collection into the JSON (or nothing, with ``--render``), and write the page from it."""
+    parser = arguments(description, out=False)
     parser.add_argument("--data", choices=sorted(COLLECTIONS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
-    parser.add_argument("--root", type=Path, default=REPOSITORY.parent / "shared" / "data")
-    runs = REPOSITORY / "runs" / f"real_{page}"
+    parser.add_argument("--root", type=Path, default=COLLECTIONS_ROOT)
+    runs = REPOSITORY / "runs" / f"real_{study.name}"
     parser.add_argument("--runs", type=Path, default=runs, help="where runs are kept")
-    parser.add_argument("--json", type=Path, default=REPOSITORY / "docs" / "results" / f"{page}.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / f"{study.name}.json")
     parser.add_argument("--develop", action="store_true", help="score on a part of the training part instead")
     parser.add_argument("--render", action="store_true", help="only write the page from the JSON")
     parser.add_argument("--threads", type=int, default=threads)
     parser.add_argument("--workers", type=int, default=workers, help="processes that decode")
-    return parser
-
-
-def main(
-    parser: argparse.ArgumentParser,
-    run: Callable[[str, Manifest, argparse.Namespace], dict[str, Any]],
-    render: Callable[[Mapping[str, Any]], str],
-) -> None:
-    """Run one collection into the JSON (or nothing, with ``--render``), and write the page from it."""
     options = parser.parse_args()
-    found: dict[str, Any] = {"format": 1, "report": {}, "development": {}}
-    if options.json.is_file():
-        found = json.loads(options.json.read_text(encoding="utf-8"))
+    nothing: dict[str, Any] = {"format": 1, "report": {}, "development": {}}
     if not options.render:
         if options.data is None:
             parser.error("--data is missing: " + " or ".join(sorted(COLLECTIONS)))
@@ -395,11 +487,9 @@ def main(
             print(f"skipped {options.data}: {error}")
             return
         start = time.perf_counter()
-        entry = run(options.data, manifest, options)
+        entry = study.collection(options.data, manifest, options)
         print(f"{options.data}: {time.perf_counter() - start:.0f} s")
-        if options.json.is_file():  # again: another collection may have finished meanwhile
-            found = json.loads(options.json.read_text(encoding="utf-8"))
+        found = load(options.json, nothing)  # now: another collection may have finished meanwhile
         found["development" if options.develop else "report"][options.data] = entry
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    options.json.with_suffix(".md").write_text(render(found), encoding="utf-8")
+        save(options.json, found)
+    options.json.with_suffix(".md").write_text(render(load(options.json, nothing)), encoding="utf-8")

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from common import number, settled, span, table
 from numpy.typing import NDArray
 from real_data import (
     COLLECTIONS,
@@ -38,22 +39,18 @@ from real_data import (
     Collection,
     KeptFrames,
     Seed,
-    arguments,
+    Study,
     compare_all,
-    describe,
-    development,
-    environment,
+    developed,
     limits,
-    number,
+    main,
+    page,
     pooled,
-    recipe_rows,
+    probe,
+    score_table,
     setting_table,
-    span,
-    statistic_of,
-    table,
 )
 from real_data import CONTROLS as COMMON_CONTROLS
-from real_data import main as run_main
 from scipy import stats
 
 import unreel
@@ -65,7 +62,7 @@ from unreel.data.manifest import Manifest
 from unreel.data.snippets import SnippetSampler, permutation_class, permutations
 from unreel.methods import Method
 from unreel.nn import Encoder, count_parameters
-from unreel.protocols import Compute
+from unreel.protocols import KNN, Compute, LinearProbe
 from unreel.protocols.clips import default_plan
 from unreel.protocols.features import embed_all, evaluation_mode
 from unreel.protocols.head import HeadCard, Predictions, with_card
@@ -75,12 +72,10 @@ from unreel.recipes import load_recipe
 from unreel.recipes.build import Prepared, prepare
 from unreel.tasks import FrameStatistics, LabelTask, random_init
 from unreel.tasks.classification import score_head
-from unreel.tasks.profiles import resolve_protocols
 from unreel.tasks.task import Metric, Outcomes
 from unreel.train.run import Run
 
 RECIPE = "tcgl_small"
-PROTOCOLS = ("linear", "knn")
 FAITHFUL, LEAK_FREE = "faithful", "leak-free"
 # The one setting in which the two differ.
 VARIANTS = {FAITHFUL: "order", LEAK_FREE: "position_chain"}
@@ -105,8 +100,6 @@ FEW_GROUPS = 10  # below, a bootstrap over groups is too narrow and each group's
 TEST_CLIPS = 10  # uniform clips per video (docs/methods/evaluation.md, TCGL's retrieval)
 # Tuples drawn per video to measure order accuracy; each is shown in all orders.
 DRAWS = {"train": 1, "test": 3}
-# A step is 15 calls of every batch norm (docs/methods/tcgl.md, Backbones), at momentum 0.1: a few steps forget where
-# they began.
 SETTLING_EPOCHS = 2
 
 # What a collection's nature asks of the recipe.
@@ -155,23 +148,6 @@ def pretrain(manifest: Manifest, settings: Mapping[str, Any], seed: int, out: Pa
     prepared = made_ready(manifest, settings, seed, kept)
     run = run_prepared(prepared, out=out)
     return Trained(prepared, run, time.perf_counter() - start)
-
-
-def first_weights(manifest: Manifest, settings: Mapping[str, Any], seed: int, kept: KeptFrames) -> Encoder:
-    """The encoder that both variants start from, its batch norms settled on the training part: a run at rate zero.
-
-    Fresh weights as they are made normalise by a mean of 0 and a variance of 1, which no layer has; settling alone
-    changes what lies near what. What pre-training learns is what it adds to this.
-    """
-    prepared = made_ready(manifest, settings, seed, kept)
-    method, dataset = prepared.method.train(), prepared.loader.dataset
-    size = prepared.settings["train"]["batch_size"]
-    with torch.no_grad():
-        for epoch in range(SETTLING_EPOCHS):
-            for start in range(0, len(dataset) - size + 1, size):
-                samples = [dataset.sample(row, epoch) for row in range(start, start + size)]
-                method(method.views.apply(collate(samples)))
-    return method.encoder.eval()
 
 
 def kept_frames(settings: Mapping[str, Any]) -> KeptFrames:
@@ -280,7 +256,7 @@ def order_outcomes(trained: Trained, manifest: Manifest, kept: KeptFrames) -> di
 # -------------------------------------------------------------------------------------------------------- one seed
 
 
-def run_seed(name: str, manifest: Manifest, seed: int, out: Path) -> Seed:
+def run_seed(name: str, manifest: Manifest, seed: int, out: Path, options: argparse.Namespace) -> Seed:
     """Pre-train both variants, fit every protocol on the training part, score the test part."""
     settings: dict[str, Any] = {change.setting: change.value for change in CHANGES[name]}
     kept = kept_frames(settings)
@@ -295,11 +271,12 @@ def run_seed(name: str, manifest: Manifest, seed: int, out: Path) -> Seed:
     spec = encoders[FAITHFUL].input_spec
     nets = {
         **encoders,
-        FIRST: first_weights(manifest, settings, seed, kept),
+        # What both variants start from, as a run at a learning rate of zero would leave it.
+        FIRST: settled(made_ready(manifest, settings, seed, kept), epochs=SETTLING_EPOCHS).encoder,
         "random-init": random_init(encoders[FAITHFUL], seed=seed),
         "frame-statistics": FrameStatistics(spec),
     }
-    outcomes, metrics, notes = probe(nets, kept.facts(manifest), seed, kept)
+    outcomes, metrics, notes = asked_frozen(nets, kept.facts(manifest), seed, kept)
     for variant, found in order.items():
         outcomes[variant]["order"] = found["outcomes"]
     metrics["order"] = tuple(Metric(m) for m in order[FAITHFUL]["outcomes"].values)
@@ -331,37 +308,27 @@ def run_seed(name: str, manifest: Manifest, seed: int, out: Path) -> Seed:
     return Seed(seed, outcomes, metrics, notes, cost)
 
 
-def probe(
+def asked_frozen(
     nets: Mapping[str, Encoder], manifest: Manifest, seed: int, kept: KeptFrames
-) -> tuple[dict[str, dict[str, Outcomes]], dict[str, tuple[Any, ...]], tuple[str, ...]]:
+) -> tuple[dict[str, dict[str, Outcomes]], dict[str, tuple[Metric, ...]], list[str]]:
     """Every encoder frozen: linear and neighbours on its embedding, retrieval on its last map."""
-    task = LabelTask(manifest, seed=seed)
     plan = replace(default_plan(nets[FAITHFUL].input_spec, num_clips=TEST_CLIPS), resize_px=(kept.height, kept.width))
+    compute = Compute(workers=0, decoder=kept)
+    outcomes, metrics, notes = probe(nets, manifest, plan, [LinearProbe(), KNN()], seed, compute=compute)
+    retrieved, more, _ = probe(nets, manifest, plan, [Retrieval(ks=KS)], seed, compute=compute, pooling=POOLING)
+    for net, found in retrieved.items():
+        outcomes[net] |= found
+    metrics |= more
+    task = LabelTask(manifest, seed=seed)
     clips = task.clips(plan, decoder=kept)
-    with_map = [net for net in nets if net != "frame-statistics"]  # plain statistics have no map
-    embeddings = dict(zip(nets, embed_all(list(nets.values()), clips, compute=Compute(workers=0)), strict=True))
-    maps = dict(
-        zip(
-            with_map,
-            embed_all([nets[n] for n in with_map], clips, compute=Compute(workers=0), pooling=POOLING),
-            strict=True,
-        )
-    )
-    outcomes: dict[str, dict[str, Outcomes]] = {}
-    notes: list[str] = list(task.notes)
-    for net, found in embeddings.items():
-        parts = task.parts(found)
-        fitted = {p.name: score_head(p.fit(parts.train, seed=seed), parts.test) for p in resolve_protocols(PROTOCOLS)}
-        parts = task.parts(maps.get(net, found))
-        fitted["retrieval"] = score_head(Retrieval(ks=KS).fit(parts.train), parts.test)
-        assert parts.test.groups is not None
-        if len(set(parts.test.groups)) * 3 < len(parts.test):  # several videos of each group: patients, not scenes
-            fitted["patient retrieval"] = same_group(parts.test)
-        outcomes[net] = fitted
-        notes += [f"{fault.path} could not be read ({fault.cause})" for fault in found.faults]
-        notes += [f"{p}: {note}" for p, o in fitted.items() for note in o.notes]
-    metrics = {name: task.metrics(o) for name, o in outcomes[FAITHFUL].items()}
-    return outcomes, metrics, tuple(dict.fromkeys(notes))
+    for net, encoder in nets.items():
+        pooling = None if net == "frame-statistics" else POOLING
+        test = task.parts(embed_all([encoder], clips, pooling=pooling, compute=compute)[0]).test
+        assert test.groups is not None
+        if len(set(test.groups)) * 3 < len(test):  # several videos of each group: patients, not scenes
+            outcomes[net]["patient retrieval"] = same_group(test)
+            metrics["patient retrieval"] = task.metrics(outcomes[net]["patient retrieval"])
+    return outcomes, metrics, notes
 
 
 def same_group(test: FeatureSet) -> Outcomes:
@@ -424,72 +391,27 @@ def pooled_scores(name: str, seeds: Sequence[Seed]) -> list[dict[str, Any]]:
     return [*pooled(asked, seeds, tuple(NETS)), *pooled(order, seeds, tuple(VARIANTS))]
 
 
-def run_collection(name: str, whole: Manifest, options: argparse.Namespace) -> dict[str, Any]:
-    """Every seed of one collection, and their scores."""
-    seeds = []
-    for seed in options.seeds:
-        manifest = development(whole, seed) if options.develop else whole
-        kind = "develop" if options.develop else "report"
-        found = run_seed(name, manifest, seed, options.runs / f"{name}-{kind}-{seed}")
-        seeds.append(found)
-        for protocol, metric in [*asked_of(name, [found])[:4], *(("order", m) for m in ORDER_METRICS)]:
-            nets = VARIANTS if protocol == "order" else NETS
-            shown = {
-                net: statistic_of(found, net, protocol, metric)[0](np.arange(found.outcomes[net][protocol].n))
-                for net in nets
-            }
-            print(f"{name} seed {seed} {protocol} {metric}: " + ", ".join(f"{k} {v:.3f}" for k, v in shown.items()))
-        spent = [found.cost[v]["pretrain_s"] for v in VARIANTS] + [found.cost["order_s"], found.cost["evaluate_s"]]
-        print(f"{name} seed {seed}: {' s + '.join(map(str, spent))} s", flush=True)
-    return {
-        "seeds": list(options.seeds),
-        "data": describe(whole),
-        "recipe": recipe_rows(RECIPE, CHANGES[name]),
-        "scores": pooled_scores(name, seeds) if options.develop else all_scores(name, seeds),
-        "cost": [s.cost for s in seeds],
-        "notes": list(dict.fromkeys(note for s in seeds for note in s.notes)),
-        "environment": environment(),
-    }
+def told(name: str, found: Seed) -> tuple[list[tuple[str, str, Sequence[str]]], list[float]]:
+    """What is printed of a seed."""
+    rows = [(p, m, tuple(NETS)) for p, m in asked_of(name, [found])[:4]]
+    rows += [("order", m, tuple(VARIANTS)) for m in ORDER_METRICS]
+    return rows, [found.cost[v]["pretrain_s"] for v in VARIANTS] + [found.cost["order_s"], found.cost["evaluate_s"]]
 
 
 # --------------------------------------------------------------------------------------------------------------- page
 
-SCORE_HEADER = (
-    "protocol",
-    "seed",
-    "chance",
-    "frame statistics",
-    "random weights",
-    "first weights",
-    "faithful",
-    "leak-free",
-    "faithful − random",
-    "leak-free − random",
-    "faithful − first",
-    "leak-free − first",
-    "faithful − leak-free",
-)
 SHOWN_PAIRS = tuple(PAIRS)[:5]
+SCORE_HEADER = (
+    *("frame statistics", "random weights", "first weights", FAITHFUL, LEAK_FREE),
+    *(pair.replace("random-init", "random").replace(FIRST, "first") for pair in SHOWN_PAIRS),
+)
 
 
-def score_rows(scores: Sequence[Mapping[str, Any]], protocols: Mapping[str, str]) -> list[list[str]]:
-    rows = []
-    for s in scores:
-        strong = "**" if s["seed"] == "mean" else ""
-        v = s["values"]
-        rows.append(
-            [
-                f"{protocols[s['protocol']]}, {METRIC_NAMES.get(s['metric'], s['metric'])}",
-                f"{strong}{s['seed']}{strong}",
-                number(s["chance"]),
-                number(v["frame-statistics"]["value"]),
-                number(v["random-init"]["value"]),
-                number(v[FIRST]["value"]),
-                *(strong + span(v[variant], "value") + strong for variant in VARIANTS),
-                *(span(s["differences"][pair], "difference") for pair in SHOWN_PAIRS),
-            ]
-        )
-    return rows
+def score_rows(scores: Sequence[Mapping[str, Any]], protocols: Mapping[str, str]) -> list[str]:
+    def label(s: Mapping[str, Any]) -> str:
+        return f"{protocols[s['protocol']]}, {METRIC_NAMES.get(s['metric'], s['metric'])}"
+
+    return score_table(scores, SCORE_HEADER, label, tuple(CONTROLS)[::-1], tuple(VARIANTS), SHOWN_PAIRS)
 
 
 def order_table(entry: Mapping[str, Any]) -> list[str]:
@@ -597,40 +519,46 @@ def protocol_names(about: Collection) -> dict[str, str]:
 
 def render(found: Mapping[str, Any]) -> str:
     """The page, every number from the JSON beside it."""
-    lines = [
-        "# TCGL on real video",
-        "",
-        "Rendered from [tcgl.json](tcgl.json) by `python benchmarks/real_tcgl.py --render`; all numbers are in it.",
-        "",
-        "Two small public collections, pre-trained on their own training part without labels on a CPU, then probed "
-        "with the encoder frozen. Two variants stand side by side, from the same first weights and the same draws of "
-        "snippets. **Faithful** is the paper's setting: the head that is to tell the order of three snippets is given "
-        "a graph built from that order, so that half of all orders can be told without looking at the video, and all "
-        "of them up to reversal. **Leak-free** gives the head the chain of shuffled positions, which knows nothing: "
-        "chance is one in six. Nothing else differs.",
-        "",
-        "Controls: the same architecture with random weights; the first weights, which are what both variants start "
-        "from with their batch norms settled on the training part, as a run at a learning rate of zero would leave "
-        "them; and 46 plain statistics of the same clips (colour, layout, edges, change over time). Random weights as "
-        "they are made normalise by statistics that no layer has, and settling those alone moves scores: what "
-        "training *learned* is the difference to the first weights. Linear probe and nearest "
-        "neighbours read the embedding; retrieval reads "
-        "the last feature map after 2 × 2 max pooling, mean of ten clips, cosine, and a hit is any of the k nearest "
-        "(the papers' measure). Intervals are 95 % bootstraps that resample whole groups of the test part; "
-        "differences are paired; nothing is corrected for the number of comparisons. They hold for the encoders "
-        "trained here: what another training part would give they do not know; the spread over seeds shows what the "
-        "seed alone does.",
-        "",
-    ]
-    if not found.get("report"):
-        lines += ["The report seeds have not been run yet.", ""]
-    for name, entry in found.get("report", {}).items():
-        lines += section(name, entry)
-    lines += developed(found.get("development", {}), found.get("screening", {}))
-    return "\n".join(lines).rstrip() + "\n"
+    controls = tuple(CONTROLS)[::-1]
+
+    def row(name: str, s: Mapping[str, Any]) -> list[str]:
+        what = METRIC_NAMES.get(s["metric"], s["metric"].replace("_", " "))
+        label = what if s["protocol"] == "order" else f"{protocol_names(COLLECTIONS[name])[s['protocol']]}, {what}"
+        shown = (number(s["values"][net]) if net in s["values"] else "–" for net in (*controls, *VARIANTS))
+        return [label, *shown]
+
+    chosen = developed(found, (*(CONTROLS[c] for c in controls), *VARIANTS), row)
+    return page(INTRO, lambda name, entry: section(name, entry, found.get("words", {})), chosen, found)
 
 
-def section(name: str, entry: Mapping[str, Any]) -> list[str]:
+INTRO = [
+    "# TCGL on real video",
+    "",
+    "Rendered from [tcgl.json](tcgl.json) by `python benchmarks/real_tcgl.py --render`; all numbers are in it.",
+    "",
+    "Two small public collections, pre-trained on their own training part without labels on a CPU, then probed "
+    "with the encoder frozen. Two variants stand side by side, from the same first weights and the same draws of "
+    "snippets. **Faithful** is the paper's setting: the head that is to tell the order of three snippets is given "
+    "a graph built from that order, so that half of all orders can be told without looking at the video, and all "
+    "of them up to reversal. **Leak-free** gives the head the chain of shuffled positions, which knows nothing: "
+    "chance is one in six. Nothing else differs.",
+    "",
+    "Controls: the same architecture with random weights; the first weights, which are what both variants start "
+    "from with their batch norms settled on the training part, as a run at a learning rate of zero would leave "
+    "them; and 46 plain statistics of the same clips (colour, layout, edges, change over time). Random weights as "
+    "they are made normalise by statistics that no layer has, and settling those alone moves scores: what "
+    "training *learned* is the difference to the first weights. Linear probe and nearest "
+    "neighbours read the embedding; retrieval reads "
+    "the last feature map after 2 × 2 max pooling, mean of ten clips, cosine, and a hit is any of the k nearest "
+    "(the papers' measure). Intervals are 95 % bootstraps that resample whole groups of the test part; "
+    "differences are paired; nothing is corrected for the number of comparisons. They hold for the encoders "
+    "trained here: what another training part would give they do not know; the spread over seeds shows what the "
+    "seed alone does.",
+    "",
+]
+
+
+def section(name: str, entry: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
     about = COLLECTIONS[name]
     train, test = entry["data"]["train"], entry["data"]["test"]
     seeds = " ".join(str(s) for s in entry["seeds"])
@@ -678,16 +606,16 @@ def section(name: str, entry: Mapping[str, Any]) -> list[str]:
         "",
         "### Representation",
         "",
-        *table(SCORE_HEADER, score_rows(primary, names)),
+        *score_rows(primary, names),
         "Average precision:",
         "",
-        *table(SCORE_HEADER, score_rows(averages, names)),
+        *score_rows(averages, names),
     ]
     for protocol in ("retrieval", "patient retrieval"):
         if any(s["protocol"] == protocol for s in shown):
             lines += [f"{names[protocol].capitalize()}, any hit among the k nearest ({mean} of the seeds):", ""]
             lines += hits_table(entry, protocol, mean)
-            lines += [RETRIEVAL_TEXT[name, protocol], ""]
+            lines += [words.get(f"{name}, {protocol}", ""), ""]
     few = test["groups"] < FEW_GROUPS
     rule = f" and whose sign test over the {about.unit} gives at most 0.05" if few else ""
     lines += [
@@ -701,66 +629,7 @@ def section(name: str, entry: Mapping[str, Any]) -> list[str]:
     return [*lines, *setting_table(entry["recipe"])]
 
 
-RETRIEVAL_TEXT = {
-    ("fight_surv", "retrieval"): (
-        "Gallery: the training part; queries: the test part; a hit is a video of the same class. With two classes a "
-        "random order already finds one among five nearly always: only k = 1 and average precision say anything."
-    ),
-    ("covid_blues", "retrieval"): (
-        "Gallery: the training patients; queries: the test patients; a hit is a video of the same of six scan "
-        "positions, of another patient by construction. This is the retrieval with a clinical use (finding the same "
-        "view), and the one that an encoder cannot solve by recognising a person or a probe setting."
-    ),
-    ("covid_blues", "patient retrieval"): (
-        "Gallery and queries: the test patients' videos, each in turn left out; a hit is another video of the same "
-        "patient, in this test part always from another position. It measures identity: depth and gain settings, "
-        "probe, overlay, habitus and session, as well as anatomy or disease; which of them, it cannot tell. A high "
-        "value is no merit. It is a caution: embeddings that find a patient again are personal data, even without "
-        "names and pixels, and a split that is not by patient would be won by it. Where it is high while position "
-        "retrieval is at chance, the encoder mostly knows who and how, not what is shown. Every patient's own videos "
-        "are alike in the same way, so that its interval over patients is the one to read."
-    ),
-}
-
-
-def developed(entries: Mapping[str, Any], screening: Mapping[str, Any]) -> list[str]:
-    """How the settings were chosen: what was tried, and the chosen ones on held-out groups."""
-    if not entries and not screening:
-        return []
-    lines = ["## How the settings were chosen", ""]
-    lines += ["On development seeds and the training parts; no test part was opened.", ""]
-    if screening:
-        keys = screening["columns"]
-        rows = [
-            [r["data"], r["what"], r["head"], r["seed"], *(number(r[k]) if r[k] is not None else "–" for k in keys)]
-            for r in screening["rows"]
-        ]
-        lines += [screening["how"], ""]
-        lines += table(("data", "tried", "head", "seed", *keys.values()), rows)
-        lines += [screening["found"], ""]
-    if entries:
-        lines += [
-            "The chosen settings with `--develop`: a third of the training part, cut by whole groups, was held out of "
-            "pre-training and probing and scored, another third for each seed. Means over the seeds:",
-            "",
-        ]
-        rows = []
-        for name, entry in entries.items():
-            names = {**protocol_names(COLLECTIONS[name]), "order": "order"}
-            for s in entry["scores"]:
-                what = METRIC_NAMES.get(s["metric"], s["metric"].replace("_", " "))
-                label = what if s["protocol"] == "order" else f"{names[s['protocol']]}, {what}"
-                cells = [name, label, ", ".join(map(str, entry["seeds"])), str(s["n"])]
-                order = (*reversed(CONTROLS), *VARIANTS)
-                rows.append([*cells, *(number(s["values"][n]) if n in s["values"] else "–" for n in order)])
-        header = ("data", "protocol", "seeds", "n", *(CONTROLS[c] for c in reversed(CONTROLS)), *VARIANTS)
-        lines += table(header, rows)
-    return lines
-
-
-def main() -> None:
-    run_main(arguments(__doc__, page="tcgl", seeds=(4001, 4002, 4003), threads=1, workers=0), run_collection, render)
-
+STUDY = Study("tcgl", RECIPE, CHANGES, run_seed, all_scores, pooled_scores, told)
 
 if __name__ == "__main__":
-    main()
+    main(STUDY, __doc__, render, seeds=(4001, 4002, 4003), threads=1, workers=0)

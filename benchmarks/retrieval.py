@@ -13,16 +13,13 @@ faiss's neighbours found (of torch's where faiss is not installed).
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
+from common import arguments, ratio, save, take_turns
 
 from unreel.core.keys import Key
 from unreel.metrics.retrieval import nearest
@@ -33,14 +30,12 @@ def plain(queries: torch.Tensor, gallery: torch.Tensor, k: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=7)
     parser.add_argument("--gallery", type=int, default=100_000)
     parser.add_argument("--features", type=int, default=2048)
     parser.add_argument("--queries", type=int, default=256)
     parser.add_argument("--k", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
@@ -74,14 +69,7 @@ def main() -> None:
         variants["faiss once"] = once
 
     answers = {name: run() for name, run in variants.items()}  # also warms everything up
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(options.rounds):
-        names = list(variants)
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            start = time.perf_counter()
-            variants[name]()
-            seconds[name].append(time.perf_counter() - start)
-
+    seconds = take_turns(variants, options.rounds)
     reference = "faiss search" if faiss is not None else "torch matmul + topk"
     truth = answers[reference]
     rows = {}
@@ -92,7 +80,7 @@ def main() -> None:
             "queries_per_s": options.queries / statistics.median(times),
             "seconds_median": statistics.median(times),
             "seconds_best": min(times),
-            "speed_to_reference": statistics.median(b / a for a, b in zip(times, seconds[reference], strict=True)),
+            "speed_to_reference": ratio(seconds[reference], times),
             "recall": float(recall),
         }
         print(
@@ -106,8 +94,7 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "variants": rows,
     }
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(options.out, result)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ saturation are others than ours (per-frame grey mean, blend), kornia's likewise:
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import re
 import statistics
@@ -28,10 +26,10 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
+from common import arguments, ratio, save, take_turns
 from torch import Tensor
 from torch.nn import functional
 
@@ -234,26 +232,12 @@ def check(size: int, frames: int) -> float:
     return float((got - want).abs().max())
 
 
-def measure(chosen: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in chosen}
-    for job in chosen.values():
-        job()  # allocation, code paths, compilation
-    for _ in range(rounds):
-        for name, job in chosen.items():
-            begin = time.process_time()
-            job()
-            times[name].append(time.process_time() - begin)
-    return times
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 112, 56], help="view sizes, pixels")
     parser.add_argument("--clips", type=int, default=8, help="clips per batch at 224; four times as many per halving")
     parser.add_argument("--frames", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-compiled", action="store_true", help="leave out the variant that compiles")
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -271,17 +255,15 @@ def main() -> None:
         count = args.clips * max(1, (224 // size) ** 2)
         for crop in (True, False):
             title = "crop and all operations" if crop else "device part"
-            times = measure(
-                variants(size, count, args.frames, compiled=not args.no_compiled, crop=crop), rounds=args.rounds
-            )
+            chosen = variants(size, count, args.frames, compiled=not args.no_compiled, crop=crop)
+            times = take_turns(chosen, args.rounds, clock=time.process_time)
             print(f"\n{size} px, {count} clips × {args.frames} frames, {title}")
             rows = []
             for name, seconds in times.items():
-                ratios = [s / ours for s, ours in zip(seconds, times["unreel"], strict=True)]
                 row = {
                     "variant": name,
                     "clips_per_s": count / statistics.median(seconds),
-                    "unreel_is_faster_by": statistics.median(ratios),
+                    "unreel_is_faster_by": ratio(seconds, times["unreel"]),
                     "best_ratio": min(seconds) / min(times["unreel"]),
                 }
                 rows.append(row)
@@ -290,8 +272,7 @@ def main() -> None:
                     f"   unreel is {row['unreel_is_faster_by']:6.2f} × as fast (best of each: {row['best_ratio']:.2f})"
                 )
             results["tables"].append({"size_px": size, "clips": count, "part": title, "rows": rows})  # type: ignore[attr-defined]
-    if args.out:
-        args.out.write_text(json.dumps(results, indent=2) + "\n")
+    save(args.out, results)
 
 
 if __name__ == "__main__":

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from tests.scripts import script
 from unreel.data.manifest import Manifest
 from unreel.data.synthetic import ActionWorld
 from unreel.recipes.build import prepare
 from unreel.tasks.order import ClipOrderTask
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "atlas.py"
-
 
 @pytest.fixture(scope="module")
 def atlas():
-    spec = importlib.util.spec_from_file_location("atlas_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["atlas_script"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["atlas_script"]
+    return script("atlas")
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +31,8 @@ def test_every_registered_method_has_an_entry(atlas):
 
 # Frames that pass the encoder for one video: clips of 8 frames; TCGL's frame-sets double its three.
 FRAMES = {
-    "cvrl": 16, "simclr": 16, "moco": 16, "byol": 16, "swav": 16, "pirl": 40, "tcgl": 48, "vcop": 24, "opn": 32,
-    "shuffle_learn": 24, "vcp": 24, "arrow_of_time": 8, "pace": 8, "rotation": 32, "supervised": 8,
+    "cvrl": 16, "simclr": 16, "moco": 16, "byol": 16, "simsiam": 16, "swav": 16, "pirl": 40, "tcgl": 48, "vcop": 24,
+    "opn": 32, "shuffle_learn": 24, "vcp": 24, "arrow_of_time": 8, "pace": 8, "rotation": 32, "supervised": 8,
 }  # fmt: skip
 
 
@@ -127,7 +115,8 @@ def test_summary_page_and_map_hold_every_number(atlas):
     assert cell["high"] - cell["low"] < each[0]["high"] - each[0]["low"]
     assert summary["methods"]["tcgl"]["1"]["factors"]["motion"]["difference"] == 0
     assert list(summary["methods"]["tcgl"]) == ["1"]
-    page = atlas.page({"runs": runs, "summary": summary})
+    words = dict.fromkeys(("all", "cvrl", "tcgl"), "as ever")
+    page = atlas.page({"runs": runs, "summary": summary, "settings": words, "tuning": "by hand"})
     assert f"{100 * cell['value']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]" in page
     assert "TCGL without the leak, seed 1: order accuracy" in page
     assert "| tcgl | 1 | order accuracy up to reversal | 80 | 33.3 |" in page

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.scripts import script
 from unreel.data.batch import Batch, View
 from unreel.data.manifest import Manifest, Row
 from unreel.data.snippets import permutations
@@ -30,22 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def scripts() -> SimpleNamespace:
     """real_data, real_cvrl and real_tcgl, as ``python benchmarks/…`` sees them."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        return SimpleNamespace(**{name: _load(name) for name in ("real_data", "real_cvrl", "real_tcgl")})
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-
-
-def _load(name: str) -> ModuleType:
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return SimpleNamespace(**{name: script(name) for name in ("common", "real_data", "real_cvrl", "real_tcgl")})
 
 
 def _classified(rng: np.random.Generator, labels: Any, groups: Any, right: float) -> Outcomes:
@@ -98,7 +82,7 @@ def _seed(scripts: SimpleNamespace, seed: int) -> Any:
 @pytest.fixture(scope="module")
 def entry(scripts: SimpleNamespace) -> dict[str, Any]:
     """What one collection leaves in the JSON."""
-    data = scripts.real_data
+    data = scripts.common
     quick = {"num_resamples": 100}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "bootstrap_ci", functools.partial(bootstrap_ci, **quick))
@@ -134,9 +118,9 @@ def test_every_difference_is_that_of_its_two_scores(scripts, entry):
 def test_a_mean_is_resampled_as_its_function_is(scripts):
     seeds = [_seed(scripts, s) for s in (1, 2)]
     source, value, chance = scripts.real_data.mean_of(seeds, "faithful", "retrieval", "mAP")
-    functions = [scripts.real_data.statistic_of(s, "faithful", "retrieval", "mAP")[0] for s in seeds]
+    values = [s.measured("faithful", "retrieval", "mAP").source for s in seeds]
     groups = seeds[0].outcomes["faithful"]["retrieval"].truth.groups
-    slow = bootstrap_ci(lambda rows: np.mean([f(rows) for f in functions]), groups=groups, num_resamples=60)
+    slow = bootstrap_ci(lambda rows: np.mean([v[rows].mean() for v in values]), groups=groups, num_resamples=60)
     assert bootstrap_ci(source, groups=groups, num_resamples=60) == pytest.approx(slow)
     assert (value, chance) == (pytest.approx(np.mean(source)), 0.3)
 
@@ -209,7 +193,7 @@ def test_kept_frames_are_the_resized_ones_and_facts_say_so(scripts, tmp_path):
 
 
 def test_same_draws_tells_one_bit_and_forgives_another_name_and_what_is_new():
-    same = _load("same_draws")
+    same = script("same_draws")
     weights = {"a": torch.arange(3.0), "b": torch.zeros(2), "c": torch.zeros(2), "d": torch.tensor(True)}
     renamed = {"net": {"x": weights["d"]}, "others": [weights["c"], weights["a"], (weights["b"], torch.ones(1))]}
     moved = {**weights, "a": torch.nextafter(weights["a"], torch.tensor(9.0))}

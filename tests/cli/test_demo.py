@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from tests.scripts import script
 
 from unreel.cli import main as entry
 from unreel.cli.demo import CLASS_SETS, PROTOCOLS, SIZES, _text
 from unreel.recipes import list_recipes
-
-
-def _benchmark() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "demo_seeds.py"
-    spec = importlib.util.spec_from_file_location("demo_seeds", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow
@@ -67,7 +56,7 @@ def _run(seed: int, lows: dict[tuple[str, str], float]) -> dict[str, object]:
 
 
 def test_report_seeds_are_judged_by_two_of_three_on_one_protocol():
-    passed = _benchmark().passed
+    passed = script("demo_seeds").passed
     once = _run(1, {("motion", "knn"): 0.01})
     other = _run(2, {("motion", "linear"): 0.01})
     nothing = _run(3, {("motion", "knn"): 0.0})
