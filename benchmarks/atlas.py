@@ -184,7 +184,7 @@ ENTRIES: Mapping[str, Entry] = {
     # The queue is two thirds of the videos; at the paper's 65,536 it would not fill in this run.
     "moco": Entry({**_PAIRS, "method.queue_size": 512, "method.momentum": 0.99}, 64),
     "byol": Entry({**_PAIRS, "method.momentum": 0.99}, 64),
-    "simsiam": Entry({k: v for k, v in _PAIRS.items() if k != "head.out_dim"}, 64),
+    "simsiam": Entry({**_PAIRS, "predictor.bottleneck": 48}, 64),
     # With the release's ε, temperature and small crops every development run ended at log K, where all predictions are
     # alike: the views of so small a frame agree too little for sharp targets. These settings leave it behind.
     "swav": Entry(

@@ -199,7 +199,7 @@ def predict(
     elif isinstance(head_or_run, Head) or encoder is not None:
         raise UsageError("labels fit a new head on an encoder: give the encoder or the run first, and no head")
     else:
-        labelled, name = predictions.open_labels(labels, manifest, label=label)
+        labelled, name = predictions.open_labels(labels, manifest, label=label, group=group)
         net = _encoder(head_or_run)
         how = frozen_protocol(protocol) if isinstance(protocol, str) else protocol
         fitted = predictions.fit_head(net, labelled, protocol=how, label=name, group=group, seed=seed, compute=compute)

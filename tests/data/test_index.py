@@ -164,7 +164,7 @@ def test_where_facts_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cached_index_opens_no_file_and_its_cache_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What 100,000 files known already cost (performance.md; in seconds: benchmarks/quick.py): a stat of each."""
+    """What 100,000 files known already cost (in seconds: benchmarks/quick.py): a stat of each."""
     source = write_video(tmp_path / "v" / "0.mp4", numbered_frames(3, height=16), 25)
     for i in range(1, 30):
         os.link(source, tmp_path / "v" / f"{i}.mp4")

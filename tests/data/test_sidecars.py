@@ -260,5 +260,5 @@ def test_motion_energy_of_an_image_and_settings(tmp_path):
     assert MotionEnergy().compute(tmp_path / "one.mp4")["mean"] == 0
     assert producer_digest(MotionEnergy()) == producer_digest(create_producer("motion_energy"))
     assert producer_digest(MotionEnergy(fps=4)) != producer_digest(MotionEnergy())
-    with pytest.raises(UsageError, match="fps > 0"):
+    with pytest.raises(UsageError, match="fps must be > 0"):
         MotionEnergy(fps=0)

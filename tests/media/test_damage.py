@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,6 +14,7 @@ from tests.contracts import odd_streams as odd
 from tests.contracts.decoder_suite import numbered_frames
 from unreel.media import PyAVDecoder, TruncatedError, write_video
 from unreel.media.bits import ffv1_is_whole
+from unreel.media.video import _SpanReader
 
 
 def _packets(path: Path) -> list[bytes]:
@@ -33,6 +35,18 @@ def _decoded(path: Path) -> set[bytes]:
                 continue
             found |= {frame.to_ndarray(format="rgb24").tobytes() for frame in frames}
     return found
+
+
+def _is_refused(path: Path) -> bool:
+    """Whether a decoder that is told to be strict refuses any packet."""
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.options = {"err_detect": "explode"}
+        try:
+            for packet in container.demux(video=0):
+                packet.decode()
+        except av.error.InvalidDataError:
+            return True
+    return False
 
 
 def _read_singly(path: Path) -> list[bytes | None]:
@@ -130,3 +144,60 @@ def test_a_damaged_ffv1_packet_is_refused_with_the_rest_of_its_group(tmp_path: P
             np.testing.assert_array_equal(read[0], whole[index])
     with pytest.raises(TruncatedError, match="3 of 20 frames"):
         decoder.decode_whole(damaged)
+
+
+def _textured(path: Path, **coding: Any) -> odd.Coded:
+    """A moving square before noise, so that no part of a picture is like another."""
+    ground = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    frames = np.stack([ground] * 25)
+    for i, frame in enumerate(frames):
+        frame[16:32, 2 * i : 2 * i + 12] = (10 * i, 255 - 10 * i, 128)
+    return odd.read_packets(write_video(path, frames, 25, gop=8, **coding))
+
+
+def _with_flips(path: Path, source: odd.Coded, number: int, flips: dict[int, int]) -> Path:
+    """The file with bits of one packet flipped: a mask by the number of a byte."""
+    data = bytearray(source.items[number].data)
+    for at, mask in flips.items():
+        data[at] ^= mask
+    items = [item._replace(data=bytes(data)) if i == number else item for i, item in enumerate(source.items)]
+    return odd.write_packets(path, source, items)
+
+
+def test_an_hevc_picture_that_is_patched_without_a_word_is_as_in_a_plain_decode(tmp_path: Path) -> None:
+    """Its decoder leaves the rest of a damaged picture as its memory was, which skipping pictures changes."""
+    source = _textured(tmp_path / "whole.mp4", codec="libx265", options={"bf": "2"})
+    number = [i for i, item in enumerate(source.items) if item.key][2]
+    for at in range(75, len(source.items[number].data), 26):
+        path = _with_flips(tmp_path / "damaged.mp4", source, number, {at: 0x20})
+        if _is_refused(path):
+            break
+    assert set(_read_singly(path)) <= _decoded(path)
+    assert _is_refused(path)
+
+
+def test_an_h264_reference_that_is_refused_is_missed_even_where_nobody_asks_for_it(tmp_path: Path) -> None:
+    """Told to drop what nothing refers to, its decoder gives no sign where no picture comes out of a packet."""
+    source = _textured(tmp_path / "whole.mp4", **odd.CODECS["h264"])
+    assert source.items[20].data[4] & 0x60  # one that others refer to
+    for bit in range(4, 8):  # of the header of its slice
+        path = _with_flips(tmp_path / "damaged.mp4", source, 20, {8: 1 << bit})
+        assert set(_read_singly(path)) - {None} <= _decoded(path)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".ts"])
+def test_malformed_messages_beside_hevc_pictures_cost_no_plain_decode(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that says it is longer than its unit, before each picture: a strict decoder refuses every packet."""
+    source = odd.coded(tmp_path, "hevc", range(30), suffix=suffix)
+    message = bytes((39 << 1, 1, 137, 200, 1, 2, 3, 0x80))
+    before = (b"\0\0\0\1" if suffix == ".ts" else len(message).to_bytes(4, "big")) + message
+    noisy = [item._replace(data=before + item.data) for item in source.items]
+    path = odd.write_packets(tmp_path / f"noisy{suffix}", source, noisy)
+    asked: list[dict[str, bool]] = []
+    read = _SpanReader.read
+    monkeypatch.setattr(_SpanReader, "read", lambda self, *span, **how: asked.append(how) or read(self, *span, **how))
+    assert _read_singly(path) == _read_singly(source.template)
+    assert asked[:90] == [{}, {"pictures_only": True}, {}] * 30
+    assert asked[90:] == [{}] * 30

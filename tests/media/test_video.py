@@ -323,7 +323,7 @@ def test_times_just_short_of_a_frame_by_rounding(clip: Path) -> None:
 
 
 def test_no_growth_over_many_opens(clip: Path) -> None:
-    """performance.md: at most 20 MB over 5,000 opens."""
+    """At most 20 MB over 5,000 opens."""
 
     def resident() -> int:
         with open("/proc/self/statm") as stream:

@@ -1,4 +1,4 @@
-"""BYOL against object_aware.md §1.3 (heads, momentum, C13) and §4.4 (mixing)."""
+"""BYOL (docs/methods/byol.md): heads, momentum, mixing."""
 
 from __future__ import annotations
 

@@ -85,11 +85,11 @@ def test_options_arrive() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"object_crop": "auto"}, "object_crop 'auto'"),
-        ({"bg_mixup": "mask"}, "bg_mixup 'mask'"),
-        ({"object_pick": "first"}, "object_pick 'first'"),
-        ({"bg_views": "second"}, "bg_views 'second'"),
-        ({"bg_stage": "late"}, "bg_stage 'late'"),
+        ({"object_crop": "auto"}, "object_crop must be one of .*, got 'auto'"),
+        ({"bg_mixup": "mask"}, "bg_mixup must be one of .*, got 'mask'"),
+        ({"object_pick": "first"}, "object_pick must be one of .*, got 'first'"),
+        ({"bg_views": "second"}, "bg_views must be one of .*, got 'second'"),
+        ({"bg_stage": "late"}, "bg_stage must be one of .*, got 'late'"),
         ({"bg_mixup": "gt", "bg_probability": 2.0}, "probability must be"),
     ],
 )

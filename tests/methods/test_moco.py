@@ -1,4 +1,4 @@
-"""MoCo against object_aware.md §1.2 (head, temperature, C12: queue), §4.4 (mixing), defect 11 (pointer and wrap)."""
+"""MoCo (docs/methods/moco.md): head, temperature, queue, mixing, pointer and wrap."""
 
 from __future__ import annotations
 

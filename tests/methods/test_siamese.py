@@ -1,5 +1,6 @@
-"""What SimCLR, MoCo and BYOL share, on the reading of object_aware.md §1, §4.4 and cvrl.md §6.5: views of ρ clips,
-queue and teacher on two processes (SyncBN included), stop and resume to the bit."""
+"""What SimCLR, MoCo and BYOL share, on the reading of docs/methods/moco.md; docs/methods/object_views.md, Mixup and
+CutMix and docs/methods/simclr.md, Clips: views of ρ clips, queue and teacher on two processes (SyncBN included), stop
+and resume to the bit."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tests.methods.clips import sample, video
 from tests.methods.siamese_clips import (
+    OneLayer,
     batch_of_views,
     check_same_state,
     fit_on_share,
@@ -23,8 +26,9 @@ from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import collate
 from unreel.data.sampling import ClipSetSampler
-from unreel.methods import StepsDone, create_method
+from unreel.methods import BYOL, MoCo, StepsDone, SwAV, create_method
 from unreel.nn import create_encoder
+from unreel.nn.heads import unit_linear
 from unreel.train import build_optimizer, fit
 from unreel.views.batch_ops import CutMix, Mixup
 from unreel.views.presets import view_plan
@@ -65,7 +69,7 @@ def test_trains_on_images_and_on_rho_clips(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["moco", "byol"])
 def test_check_C12_the_target_moves_before_the_loss_of_the_same_step(name: str) -> None:
-    """§1.1, too: before the forward, parameters only, as a copy at first; the optimiser leaves it."""
+    """Before the forward, parameters only, as a copy at first; the optimiser leaves it."""
     method = tiny(name, momentum=0.5)
     seen: list[torch.Tensor] = []
     weight, copy = method.encoder.conv1.weight, method.teacher.parts[0].conv1.weight
@@ -98,6 +102,29 @@ def test_mix_is_one_setting(name: str) -> None:
     both = CutMix()(Mixup()(views_batch(2), Key(0)), Key(1))
     with pytest.raises(UsageError, match="mixed twice"):
         tiny(name)(both)
+
+
+def test_parts_given_in_python_are_the_methods() -> None:
+    clips = ClipSetSampler(3, clip_frames=2, stride=5)
+    views = view_plan("crop_only", size=12, num_views=3)
+    head = unit_linear(6, out_dim=5)
+    moco = MoCo(OneLayer(), clips=clips, views=views, head=head, queue_size=4)
+    assert moco.sampler is clips
+    assert moco.views is views
+    assert moco.head is head
+    spec = moco.encoder.input_spec
+    assert (spec.num_frames, spec.stride_frames, spec.size_px) == (2, 5, 12)
+    assert (moco.queue.shape, moco.temperature) == ((4, 5), 0.07)  # of one linear layer, as in v1
+    assert torch.isfinite(moco(views_batch(3, frames=2)).loss)
+    byol = BYOL(OneLayer(), clips=clips, views=views, head=head)
+    assert [m.weight.shape for m in byol.predictor.modules() if isinstance(m, nn.Linear)] == [(5, 5), (5, 5)]
+    assert torch.isfinite(byol(views_batch(3, frames=2)).loss)
+    own = nn.Linear(5, 5)
+    assert BYOL(OneLayer(), head=head, predictor=own).predictor is own
+    swav = SwAV(OneLayer(), clips=clips, views=view_plan("crop_only", size=12, num_views=4), head=head)
+    assert (swav.num_large, swav.sampler.num_views, swav.prototypes.in_features) == (3, 4, 5)
+    with pytest.raises(UsageError, match="needs a linear layer"):
+        MoCo(OneLayer(), head=nn.Identity())
 
 
 # --- half precision ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Learning from labels as a method: the loss, its targets, what is frozen, and a run on files (tcgl.md §6.1)."""
+"""Learning from labels as a method: the loss, its targets, what is frozen, and a run on files."""
 
 from __future__ import annotations
 

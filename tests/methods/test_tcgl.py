@@ -1,5 +1,7 @@
-"""TCGL (docs/methods/tcgl.md): head counts, classes, gate, frame-sets, corruption, gradients, the leak, batching, and
-learning the order of moving squares; and two processes against one."""
+"""TCGL: head counts, classes, gate, frame-sets, corruption, gradients, the leak, batching, learning; two processes.
+
+Source: docs/methods/tcgl.md.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ def test_check_1_head_counts() -> None:
     assert head_parameters(w_intra=0, w_inter=0) == gcn + gate + fc + classes
     assert head_parameters(w_inter=0, w_order=0) == 3 * gcn + projector
     assert head_parameters(gnn="gat") == 3_941_126 + 4 * 2 * 512
-    # n = 2 and 4: gates of 256 inside (P7), n! classes
+    # n = 2 and 4: gates of 256 inside, n! classes
     assert (
         head_parameters(num_snippets=2)
         == 3 * gcn + projector + 2 * (1024 * 256 + 256 + 256 * 512 + 512) + (1024 * 512 + 512) + 513 * 2

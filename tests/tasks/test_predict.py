@@ -17,6 +17,7 @@ import unreel
 from tests.contracts.test_task import blobs
 from unreel.cli.main import main
 from unreel.core.errors import DataError, UsageError
+from unreel.data.manifest import Manifest
 from unreel.data.row import Row
 from unreel.media import write_video
 from unreel.media.decoder import VideoInfo
@@ -25,7 +26,7 @@ from unreel.protocols import KNN, FeatureProtocol, FeatureSet, LinearProbe, Line
 from unreel.protocols.calibration import fit_calibrated, fit_temperature
 from unreel.protocols.head import HeadCard, Predictions, with_card
 from unreel.tasks.classification import score_head
-from unreel.tasks.predict import windows
+from unreel.tasks.predict import open_labels, windows
 
 COLOURS = {"red": (170, 90, 50), "blue": (50, 90, 170)}
 QUIET: dict[str, Any] = {"device": "cpu", "progress": False, "workers": 0}
@@ -97,6 +98,20 @@ def test_windows_say_when(folder: Path, tmp_path: Path) -> None:
     table = unreel.predict(folder / "run", both, **options)
     assert [(r.label, r.start_s, r.end_s) for r in table.rows] == [("red", 0, 1), ("red", 1, 2), ("blue", 2, 3)]
     assert pq.read_table(out).to_pylist() == [r._asdict() for r in table.rows]
+
+
+def test_any_column_may_be_the_label_or_the_group_and_a_test_split_is_left_out(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = Manifest.open(folder / "films")
+    found, name = open_labels(folder / "few.csv", data, label="class", group="who")
+    assert (name, found.labels("class")[:2], found.groups("who")[:3]) == ("class", ["red", "blue"], ["0", "0", "1"])
+    rows = "00.mp4,red,train\n01.mp4,blue,val\n02.mp4,red,test\n03.mp4,,train"
+    (tmp_path / "split.csv").write_text(f"path,label,split\n{rows}\n")
+    with caplog.at_level("INFO"):
+        found, _ = open_labels(tmp_path / "split.csv", data)
+    assert [row.path for row in found] == ["00.mp4", "01.mp4"]
+    assert "split.csv: 1 labelled row of a test split left out" in caplog.text
 
 
 def _table(folder: Path, place: Path, rows: str = "") -> Path:

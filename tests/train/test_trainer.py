@@ -112,9 +112,11 @@ def test_a_wish_to_save_is_granted_once(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     train(Toy(), checkpoint=tmp_path)
+    before = [p.stat().st_mtime_ns for p in Checkpoints(tmp_path).paths()]
     method = Toy()
     again = train(method, checkpoint=tmp_path)
     assert (again.step, again.resumed_from, method.calls) == (20, 20, [])
+    assert [p.stat().st_mtime_ns for p in Checkpoints(tmp_path).paths()] == before
 
 
 def in_new_process(folder: Path, mode: str, seed: int) -> subprocess.Popen[str]:
@@ -211,6 +213,15 @@ def test_accumulation_is_the_mean_of_the_parts() -> None:
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
 
 
+def test_accumulated_steps_go_on_at_their_batch_and_end_at_the_last(tmp_path: Path) -> None:
+    whole, parted = Toy(), Toy()
+    options = {"accumulate": 2, "total_steps": 8, "schedule": None}
+    assert train(whole, stop_after=99, **options).last["epoch"] == 2  # the eighth step reads batches 14 and 15 of six
+    train(Toy(), checkpoint=tmp_path, stop_after=5, **options)
+    assert train(parted, checkpoint=tmp_path, **options).step == 8
+    assert not differing(whole.state_dict(), parted.state_dict())
+
+
 def test_length_of_a_pass_counts_accumulated_batches() -> None:
     method = Toy()
     assert train(method, total_steps=None, schedule=None, accumulate=3).total_steps == 2
@@ -292,12 +303,14 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(at: int, tmp_path: Path
     assert all(torch.isfinite(v).all() for v in state["method"].values())
 
 
-def test_a_step_whose_gradients_are_not_finite_is_skipped() -> None:
+def test_a_step_whose_gradients_are_not_finite_is_skipped(tmp_path: Path) -> None:
     method = Broken(gradients_at=(2, 3))
     result = train(method, total_steps=6, max_grad_norm=1.0)
     assert result.skipped == 2
     assert [c for c in method.calls if "False" in c] == ["end 3 False", "end 4 False"]
     assert all(torch.isfinite(p).all() for p in method.parameters())
+    train(Broken(gradients_at=(2, 3)), checkpoint=tmp_path, total_steps=6, max_grad_norm=1.0, stop_after=5)
+    assert train(Broken(), checkpoint=tmp_path, total_steps=6, max_grad_norm=1.0).skipped == 2
     with pytest.raises(DivergedError, match="in a row"):
         train(Broken(gradients_at=tuple(range(40))), total_steps=40, max_grad_norm=1.0)
 

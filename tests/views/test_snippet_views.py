@@ -114,9 +114,9 @@ def test_channel_replication_shows_one_of_the_channels_in_all() -> None:
 def test_refusals_and_travel() -> None:
     for options, message in (
         ({"size": 130}, r"crop of 130 px does not fit .*\(128, 171\)"),
-        ({"crop_per": "clip"}, "unknown crop_per 'clip'"),
+        ({"crop_per": "clip"}, "crop_per must be one of .*, got 'clip'"),
         ({"color_per": "tupel"}, "did you mean 'tuple'"),
-        ({"flip_per": "frame"}, "unknown flip_per"),
+        ({"flip_per": "frame"}, "flip_per must be one of tuple, snippet"),
         ({"crop": "centre"}, "did you mean 'center'"),
     ):
         with pytest.raises(UsageError, match=message):

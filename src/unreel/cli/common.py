@@ -82,9 +82,9 @@ class Computing:
     """Options of every command that computes."""
 
     device: str | None = None
-    "cpu, cuda, cuda:1, mps; by default the best there is."
+    "cpu, cuda, cuda:1, or mps. The default is the best one there is."
     workers: int | None = None
-    "Processes that read files; 0 reads in this one. By default as many as suit the device and the cores."
+    "How many processes read files. 0 reads in this process. The default suits the device and the cores."
 
     def check(self) -> None:
         """Raise UsageError for what cannot be, before any work."""
@@ -107,7 +107,7 @@ class Embedding(Computing):
     """Options of every command that encodes videos."""
 
     batch_size: int | None = None
-    "Clips encoded at a time; by default what fits. A vector may differ in its last bits from one size to another."
+    "How many clips to encode at a time. The default is what fits. The last bits of a vector may depend on it."
     store: Path | None = None
     "Folder that keeps the embeddings, so that the same ones are not computed twice."
 

@@ -37,10 +37,10 @@ def index(
     Args:
         data: A folder of videos or images, or a manifest (CSV or Parquet).
         out: The manifest to write, .csv or .parquet. Without it, only the summary is shown.
-        root: The folder that a table's paths are relative to; by default the table's own.
-        kind: What a folder is made of: videos, images, or folders of which each holds the frames of one video. By
-            default its table (manifest.csv) is read, or what is there decides.
-        decode: Decode every frame of every file, to list what is damaged further on. It takes as long as watching them.
+        root: The folder that a table's paths are relative to. The default is the table's own folder.
+        kind: What a folder holds: videos, images, or frames (each sub-folder holds the frames of one video). auto finds
+            out from the files. The default reads the folder's table (manifest.csv); if there is none, it is auto.
+        decode: Also decode every frame, to find files that are damaged further on. It takes as long as watching them.
         workers: How many files to probe at the same time.
     """
     if out is not None and out.suffix.lower() not in (".csv", ".parquet"):
@@ -74,10 +74,10 @@ def annotate(
 ) -> int:
     """Compute a fact about every video or image, for methods that need it. The same command goes on after a stop.
 
-    motion_energy takes only --out and --workers. An encoder finds boxes and masks of objects, without labels: they need
-    --encoder and take every option, except that --crf is for boxes alone. --cam.iterations 3 changes how both are
-    found. --objects.margin 0.1 and --crf.iterations 5 change how boxes are found. Other settings make a second table,
-    and training then asks which one to read.
+    motion_energy takes only --out and --workers. boxes and masks show where objects are. An encoder finds them, without
+    labels, so they need --encoder. --cam.iterations 3 changes how both are found. --crf, --crf.iterations 5 and
+    --objects.margin 0.1 change how boxes are found. Other settings make a second table, and training then asks which
+    one to read.
 
     Args:
         name: What to compute: motion_energy, boxes, or masks.

@@ -51,8 +51,8 @@ def explain(
         data: A folder of images or videos, or a manifest (CSV or Parquet).
         out: Folder for the page (index.html), overlays, maps and boxes.
         iterations: How often to repeat the search, each time with everything found so far masked out.
-        expand_resolution: How many times finer to make the last feature map, by smaller strides.
-        variant: paper is the formula of the paper, official is what its released code computes.
+        expand_resolution: How many times finer to make the last feature map. It gets smaller strides.
+        variant: paper is the paper's formula. official is what the released code computes.
         crf: Snap the maps to the edges of the picture. This takes a few seconds per frame of 224 pixels.
         boxes: Also find boxes, draw them, and write them to boxes.txt. In videos they are linked through time.
         clips: How many clips per video. The default is enough to see most of it.

@@ -29,8 +29,8 @@ def pretrain(
 ) -> int:
     """Learn an encoder from videos or images without labels.
 
-    Every setting can be changed: --method.temperature 0.2 --train.epochs 50. A setting that only one section has goes
-    by its name alone: --epochs 50 --batch-size 32 --lr 0.05 --seed 1. --list-settings shows all of them.
+    You can change every setting: --method.temperature 0.2 --views.size 112. If only one section has the setting, its
+    name is enough: --epochs 50 --batch-size 32 --lr 0.05 --seed 1. --list-settings shows all of them.
     The same command goes on with a run that was interrupted.
 
     Args:
@@ -44,10 +44,10 @@ def pretrain(
         recipe: A built-in recipe, or a YAML file (a run's config.yaml repeats that run). The default is the method's
             small recipe, which a CPU can train, or cvrl_small. For images it is the method's recipe for images, or
             simclr_images.
-        object_crop: Show objects instead of scenes: cut every view out of a box. cam takes boxes that "unreel data
-            annotate boxes" computed, gt takes those of the data (file.boxes). Short for --objects.object_crop.
-        bg_mixup: Put objects in front of other backgrounds, by masks. cam takes masks that "unreel data annotate
-            masks" computed, gt takes those of the data (file.mask). Short for --objects.bg_mixup.
+        object_crop: Show objects instead of scenes: cut every view out of a box. cam takes the boxes that "unreel data
+            annotate boxes" found. gt takes the data's own boxes (file.boxes). Short for --objects.object_crop.
+        bg_mixup: Put objects in front of other backgrounds, by masks. cam takes the masks that "unreel data annotate
+            masks" found. gt takes the data's own masks (file.mask). Short for --objects.bg_mixup.
         dry_run: Check everything and say what would happen: steps, parameters, memory, time.
         list_settings: Show every setting with its value, its origin and what it may be.
     """

@@ -44,7 +44,7 @@ class Kept:
     out: Path | None = None
     "Also write the scores to this .json file."
     work: Path | None = None
-    "Folder for fine-tuning's checkpoints, so that it goes on after an interruption; by default in the run's folder."
+    "Folder for fine-tuning's checkpoints, so that it goes on after a stop. The default is in the run's folder."
 
 
 THE_ONLY = Columns()
@@ -111,32 +111,33 @@ def evaluate(
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Prove what an encoder is worth: each score comes with n, chance, the same net untrained, and an interval.
+    """Prove what an encoder is worth: each score comes with n, chance, the untrained net, and an interval.
 
-    The net untrained stands beside twice: random-init as it is made, and first-weights with its batch statistics
-    settled on the training part. What training taught is the difference to first-weights.
+    Each score is compared with two versions of the same net, untrained. random-init has fresh weights. first-weights
+    has the same weights, and its batch statistics are measured on the training part. The difference to first-weights
+    is what training taught.
 
-    The scores of a run's encoder are also kept in the run's folder, for its report: one file for each data set,
-    label and split. You can change every setting of a protocol: --protocol finetune --finetune.epochs 50. You can
+    The run's folder also keeps the scores of its encoder, for the report. There is one file for each data set, label
+    and split. You can change every setting of a protocol: --protocol finetune --finetune.epochs 50. You can
     change those of a task, too: --task shift --task.shifted imagenet_r.csv --task.hypernyms data.noun.
 
     Args:
-        encoder: A run's folder, or an encoder file (.safetensors); with --init the name of an encoder.
+        encoder: A run's folder, or an encoder file (.safetensors). With --init, the name of an encoder.
         data: A labelled manifest, or a folder with one sub-folder per class.
         protocol: What to do with the embeddings. finetune trains all layers. You may name several. The default is the
             profile's first protocol (linear in the standard profile), or retrieval if there is a gallery.
         task: What to ask for: label is the label itself; background is the label when backgrounds are kept, swapped
             and removed; shift is the label on a shifted data set.
-        gallery: Another data set, in which the data's test part is looked up. Labels are matched by name.
+        gallery: Another data set. The test part of the data is looked up in it. Labels are matched by name.
         profile: A named set of protocols, with their test clips and pooling: standard, paper-cvrl, paper-tcgl,
             paper-occon.
-        pooling: How the last map becomes a vector: encoder (its own way), gap, or windows such as max-1x2x2; by
-            default the profile's.
+        pooling: How the last map becomes a vector: encoder (as the encoder does it), gap (the mean), or windows such as
+            max-1x2x2. The default is the profile's.
         frame_statistics: Also score plain statistics of the pixels. This control needs no network.
-        init: Evaluate weights of another origin, or train them further with finetune: a checkpoint (.pth,
-            .safetensors) that names the layers as torchvision, timm, MoCo or VISSL do, or a run. ENCODER is then a
-            name that unreel models lists, such as resnet_18, and its settings are --encoder.SETTING. Weights of
-            ImageNet usually need --encoder.normalization imagenet.
+        init: Evaluate weights from elsewhere, or train them further with finetune. Give a run, or a checkpoint (.pth,
+            .safetensors) that names the layers as torchvision, timm, MoCo or VISSL do. ENCODER is then a name that
+            unreel models lists, such as resnet_18. Its settings are --encoder.SETTING. Weights of ImageNet usually need
+            --encoder.normalization imagenet.
         seed: Seed for the controls' weights, for the split where the data has none, and for the resampling.
     """
     out = kept.out
@@ -279,22 +280,22 @@ def predict(
 ) -> int:
     """Label every video or image, after learning from a few that are labelled.
 
-    With --labels, the command fits a head on the labelled files, on top of the frozen encoder, and keeps it in the
-    run's folder heads. Without --labels, the head that was kept before predicts. Each label comes with a probability,
-    which is calibrated on a part of the labelled files.
+    With --labels, the command fits a head (a small classifier) on the labelled files. The encoder stays as it is. The
+    head is kept in the folder heads of the run. Without --labels, the head that was kept before predicts. Each label
+    comes with a probability, which is calibrated on a part of the labelled files.
 
     Args:
         run: A run's folder, or an encoder file (.safetensors). Without --labels, a head file or a run that keeps one.
         data: What to predict: a folder of videos or images, or a manifest (CSV or Parquet).
-        labels: A table (CSV or Parquet) with the columns path and label. It names some of the files, as seen from the
-            folder of the data or from its own.
+        labels: A table (CSV or Parquet) with the columns path and label. Its paths start at the folder of the
+            data, or at the table's own.
         protocol: How the head is fitted: linear (logistic regression), knn (nearest neighbours), or svm (linear
             support vector machine).
-        window: Predict once for every so many seconds of a video, instead of once for the whole video.
+        window: Predict once for each stretch of this many seconds, instead of once for the whole video.
         out: Also write the table to this file: .csv, .parquet or .json.
         head: The file (.safetensors) to keep the fitted head in, instead of the run's folder.
         encoder: The encoder of the head, if it is no longer where it was.
-        seed: Seed for choosing the files that settings and calibration are tried on.
+        seed: Seed for choosing the files on which settings and calibration are tried.
     """
     embedding.check()
     from unreel import api
@@ -320,7 +321,7 @@ def predict(
 
 def _predicted(found: PredictionTable, out: Path | None) -> str:
     """The first predictions, how many of each label, and what to know of them."""
-    spans = any(row.start_s for row in found.rows)
+    spans = any(row.start_s is not None for row in found.rows)
 
     def cells(row: Predicted) -> tuple[object, ...]:
         span = (row.start_s, row.end_s) if spans else ()

@@ -246,6 +246,11 @@ def defaults(builder: Builder) -> dict[str, object]:
 # --- checking ---------------------------------------------------------------------------------------------------
 
 
+def _options(hint: Any) -> list[object]:
+    """What a ``Literal`` may be, alone or in a union."""
+    return [a for part in (hint, *get_args(hint)) if get_origin(part) is Literal for a in get_args(part)]
+
+
 def _refusal(name: str, parameter: _Parameter, value: object, error: ValidationError) -> UsageError:
     details = error.errors()
     limits, unit = _limits(parameter.hint)
@@ -256,8 +261,7 @@ def _refusal(name: str, parameter: _Parameter, value: object, error: ValidationE
     kinds = {d["type"] for d in details}
     where = "".join(f"[{i}]" for i in first["loc"] if isinstance(i, int))
     if kind == "literal_error" and len(kinds) == 1:
-        hint = parameter.hint
-        options = [a for part in (hint, *get_args(hint)) if get_origin(part) is Literal for a in get_args(part)]
+        options = _options(parameter.hint)
         close = nearest(inner, [str(o) for o in options]) if isinstance(inner, str) else []
         tail = f"; did you mean {close[0]!r}?" if close else ""
         found = repr(inner) if isinstance(inner, str) else shown
@@ -322,7 +326,9 @@ def _check(
         try:
             checked[name] = parameter.adapter.validate_python(value)
         except ValidationError as error:
-            raise _refusal(prefix + name, parameter, value, error) from None
+            if value is not None or "none" not in _options(parameter.hint):
+                raise _refusal(prefix + name, parameter, value, error) from None
+            checked[name] = "none"  # what a command line or YAML takes for nothing is an option here
     return checked
 
 

@@ -15,6 +15,7 @@ from unreel.core.errors import DataError, UsageError
 from unreel.core.files import write_whole
 from unreel.data.manifest import Manifest
 from unreel.data.text import read_text
+from unreel.metrics._arrays import boxes_of
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _BOX = re.compile(rf"{_NUMBER}(?:,{_NUMBER}){{3}}")
@@ -43,11 +44,8 @@ def boxes_to_shares(
     Returns: (M, 4) float64, M ≤ N, in the order given.
     Raises: UsageError for other shapes, a size below 1 or a negative margin.
     """
-    found = np.asarray(rectangles, dtype=np.float64)
-    found = found.reshape(0, 4) if found.size == 0 else found
+    found = boxes_of(rectangles, "rectangles", "(N, 4) x, y, width, height")
     height, width = size
-    if found.ndim != 2 or found.shape[1] != 4:
-        raise UsageError(f"rectangles: expected (N, 4) x, y, width, height, got {found.shape}")
     if height < 1 or width < 1 or not margin >= 0:
         raise UsageError(f"boxes need an image of at least 1 × 1 px and margin ≥ 0, got {size} and {margin}")
     area = found[:, 2] * found[:, 3] if areas is None else np.asarray(areas, dtype=np.float64)
@@ -74,11 +72,7 @@ def write_boxes(path: str | os.PathLike[str], boxes: Mapping[str, ArrayLike]) ->
         last = name.rpartition(" ")[2]
         if not name or name != name.strip() or len(name.splitlines()) != 1 or (last != name and _BOX.fullmatch(last)):
             raise UsageError(f"boxes: the id {name!r} could not be read back from a line of text")
-        shares = np.asarray(rows, dtype=np.float64)
-        shares = shares.reshape(0, 4) if shares.size == 0 else shares
-        if shares.ndim != 2 or shares.shape[1] != 4:
-            raise UsageError(f"boxes of {name!r}: expected (N, 4) x1 y1 x2 y2, got {shares.shape}")
-        rounded = shares.round(6) + 0.0  # no "-0.000000"
+        rounded = boxes_of(rows, f"boxes of {name!r}").round(6) + 0.0  # no "-0.000000"
         if (fault := _fault(rounded)) is not None:
             raise UsageError(f"boxes of {name!r}: {fault}")
         lines.append(" ".join([name, *(",".join(f"{v:.6f}" for v in row) for row in rounded.tolist())]))

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from unreel.core.errors import UsageError
 from unreel.data.contracts import LUMA
+from unreel.data.dataset import resize_frames
 
 COLOURS: tuple[tuple[int, int, int], ...] = (
     (86, 180, 233),
@@ -45,9 +46,7 @@ def fit(frames: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
     if scale >= 1:
         return frames
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    planes = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-    small = functional.interpolate(planes, size=size, mode="bilinear", antialias=True)
-    return np.ascontiguousarray(small.permute(0, 2, 3, 1).numpy())
+    return np.ascontiguousarray(resize_frames(torch.from_numpy(np.ascontiguousarray(frames)), *size).numpy())
 
 
 def heat(

@@ -38,6 +38,7 @@ _ONE_EACH = frozenset(
 )
 _HEADER_BYTES = 64  # of a slice or picture header: enough for every field read here
 _SLICE_BYTES = 12  # of a slice, as far as its frame number: 64 bits at most, and what keeps start codes apart
+_HEVC_FIRST_MESSAGE, _HEVC_RESERVED = 38, 41  # kinds of NAL units (H.265, table 7-1)
 _UNIT_BYTES = 512  # of a NAL unit: the longest parameter sets
 _BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
@@ -97,29 +98,38 @@ class _Bits:
         return (code + 1) // 2 if code & 1 else -(code // 2)
 
 
-def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
-    """The heads of a packet's NAL units: behind start codes, or behind their lengths of ``length_bytes`` each."""
+def _unit_places(data: bytes, length_bytes: int) -> Iterator[tuple[int, int]]:
+    """Where a packet's NAL units begin and end: behind start codes, or behind lengths of ``length_bytes`` each."""
     at = 0
     while length_bytes and at + length_bytes < len(data):
         size = int.from_bytes(data[at : at + length_bytes], "big")
         at += length_bytes
         if at + size > len(data):
             raise ValueError("a unit that ends beyond its packet")
-        yield data[at : at + min(size, _UNIT_BYTES)]
+        yield at, at + size
         at += size
     if length_bytes:
         return
     at = data.find(b"\0\0\1")
     while at >= 0:
-        at += 3
-        end = data.find(b"\0\0\1", at, at + _UNIT_BYTES)
-        yield data[at : end if end >= 0 else at + _UNIT_BYTES]
-        at = data.find(b"\0\0\1", at)
+        following = data.find(b"\0\0\1", at + 3)
+        yield at + 3, following if following >= 0 else len(data)
+        at = following
+
+
+def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
+    """The heads of a packet's NAL units."""
+    return (data[at : min(end, at + _UNIT_BYTES)] for at, end in _unit_places(data, length_bytes))
 
 
 def _plain(unit: bytes) -> _Bits:
     """The bits of a NAL unit's head, without its emulation prevention bytes."""
     return _Bits(unit[:_HEADER_BYTES].replace(b"\0\0\3", b"\0\0"))
+
+
+def _h264_length_bytes(extra: bytes) -> int:
+    """Bytes before each unit of a packet that hold its length; 0 where start codes part them."""
+    return (extra[4] & 3) + 1 if extra[:1] == b"\1" else 0  # avcC (ISO/IEC 14496-15, 5.3.3.1)
 
 
 class _H264:
@@ -130,9 +140,8 @@ class _H264:
         self._frames_only, self._number_bits, self._highest = True, 0, 0
         self._last_number: int | None = None  # frame_num of the last picture that others may refer to
         self.in_sequence = True
-        self._length_bytes = 0
-        if extra[:1] == b"\1":  # avcC (ISO/IEC 14496-15, 5.3.3.1)
-            self._length_bytes = (extra[4] & 3) + 1
+        self._length_bytes = _h264_length_bytes(extra)
+        if self._length_bytes:
             at = 6
             for _ in range(extra[5] & 31):
                 size = int.from_bytes(extra[at : at + 2], "big")
@@ -213,15 +222,19 @@ def _skip_scaling_list(bits: _Bits, size: int) -> None:
         last = following or last
 
 
+def _hevc_length_bytes(extra: bytes) -> int:
+    """As for H.264."""
+    return (extra[21] & 3) + 1 if extra[:1] == b"\1" else 0  # hvcC (ISO/IEC 14496-15, 8.3.3.1)
+
+
 class _HEVC:
     """ITU-T H.265: pictures may be marked as not shown, and leading pictures are dropped where a stream was joined."""
 
     def __init__(self, extra: bytes) -> None:
         self._sets: dict[tuple[int, bytes], bytes] = {}
-        self._length_bytes = 0
+        self._length_bytes = _hevc_length_bytes(extra)
         self._all_shown = self._ended = False
-        if extra[:1] == b"\1":  # hvcC (ISO/IEC 14496-15, 8.3.3.1)
-            self._length_bytes = (extra[21] & 3) + 1
+        if self._length_bytes:
             at = 23
             for _ in range(extra[22]):
                 count = int.from_bytes(extra[at + 1 : at + 3], "big")
@@ -383,3 +396,29 @@ def ffv1_is_whole(data: bytes) -> bool:
             return False
         end = begin
     return True
+
+
+def is_h264_reference(data: bytes, extradata: bytes | None) -> bool:
+    """Whether other pictures refer to an H.264 packet's, by its own mark; True where none can be read."""
+    try:
+        for unit in _units(data, _h264_length_bytes(bytes(extradata or b""))):
+            if unit and unit[0] & 31 in (1, 2, 5):
+                return bool(unit[0] & 0x60)  # nal_ref_idc
+    except (ValueError, IndexError):
+        pass
+    return True
+
+
+def pictures_of_hevc(data: bytes, extradata: bytes | None) -> bytes:
+    """An HEVC packet whose messages, and whatever else no picture is made from, are of a kind that decoders pass over.
+
+    A packet that breaks off is left as it is.
+    """
+    extra, found = bytes(extradata or b""), bytearray(data)
+    try:
+        for at, end in _unit_places(data, _hevc_length_bytes(extra)):
+            if at < end and (data[at] >> 1) & 63 >= _HEVC_FIRST_MESSAGE:
+                found[at] = (data[at] & 0x81) | _HEVC_RESERVED << 1
+    except (ValueError, IndexError):
+        return data
+    return bytes(found)

@@ -25,6 +25,7 @@ from unreel.media.signature import VIDEO_SUFFIXES, head_of, suffix_of
 
 # Codecs whose decoder refuses a damaged picture if told to; else it leaves the rest of it as an earlier one was.
 _STRICT = frozenset({"mjpeg"})
+_EXPLODE = {"err_detect": "explode"}
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -93,9 +94,10 @@ class Source:
                 )
             context.thread_type = "NONE"
             context.thread_count = 1
-            if context.name in _STRICT:
-                context.options = {"err_detect": "explode"}
             self.context = context
+            self.strict = False
+            if context.name in _STRICT:
+                context.options = _EXPLODE
         except BaseException:
             self.container.close()
             raise
@@ -107,9 +109,19 @@ class Source:
         self.container.close()
 
     def reopen(self) -> None:
-        """Be at the first packet again, with a decoder that has seen nothing; unlike a seek, this never fails."""
+        """Be at the first packet again, with a decoder that has seen nothing, and is not strict.
+
+        Unlike a seek, this never fails.
+        """
         self.close()
         self._open()
+
+    def be_strict(self) -> None:
+        """Be at the first packet, with a new decoder that refuses what it would else pass over or patch up."""
+        if self.context.is_open:
+            self.reopen()
+        self.context.options = _EXPLODE
+        self.strict = True
 
     def seek(self, ticks: int) -> bool:
         """Go to the keyframe at or before a decode time; False where the container cannot."""

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError
+from unreel.media.bits import is_h264_reference, pictures_of_hevc
 from unreel.media.decoder import Frames, Path, TooShortError, TruncatedError, VideoInfo
 from unreel.media.display import Converter
 from unreel.media.frame_table import NO_TIME, FrameTable, TableCache, build_table, decode_from_start
@@ -29,6 +30,8 @@ from unreel.media.source import Source, file_place, opened
 _SKIPPABLE = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "h263", "flv1"})
 # Times are floats made from ticks; a caller's i / fps may fall this far short of a frame's own time.
 _TIME_SLACK_S = 1e-6
+# Codecs whose decoder leaves the rest of a damaged picture as its memory was, and says so only where it is strict.
+_SILENT = frozenset({"hevc"})
 _TABLES_KEPT = 256
 _BACK_PACKETS = 250  # how far before damage decoding begins at least, to be what a plain decode makes of it
 _SEEK_WORTH_PACKETS = 64  # below this gap, demuxing on is cheaper than a seek
@@ -244,13 +247,24 @@ def _read_by_place(
         else:
             spans.append([begin, end])
 
+    if source.context.name in _SILENT:
+        source.be_strict()
     reader = _SpanReader(source, table, row_of, converter, found)
-    for begin, end in spans:
-        first, begins, plain = begin, _beginning(table, begin), False
-        while reader.read(first, end, plain=plain) and not (plain and first == begins):
-            # A damaged group is patched up with what came before it: go back until a good one has been decoded, whole.
-            found[(table.place[unique] >= begin) & (table.place[unique] <= end)] = False
-            first, plain = int(max(table.keys[table.keys <= first - _BACK_PACKETS].max(initial=0), begins)), True
+    damaged = [span for span in spans if reader.read(*span)]
+    if source.strict and damaged:
+        # A strict decoder also refuses messages beside the pictures: spans without another error are decoded as ever.
+        harmless = [span for span in damaged if not reader.read(*span, pictures_only=True)]
+        source.reopen()
+        reader = _SpanReader(source, table, row_of, converter, found)
+        damaged = [span for span in damaged if span not in harmless or reader.read(*span)]
+    for begin, end in damaged:
+        # A damaged group is patched up with what came before it: go back until a good one has been decoded, whole.
+        first, begins = begin, _beginning(table, begin)
+        while True:
+            first = int(max(table.keys[table.keys <= first - _BACK_PACKETS].max(initial=0), begins))
+            reader.forget(begin, end)
+            if not reader.read(first, end, plain=True) or first == begins:
+                break
 
 
 def _beginning(table: FrameTable, place: int) -> int:
@@ -273,11 +287,20 @@ class _SpanReader:
         self._converter, self._found = converter, found
         self._cursor = _Cursor(source, table)
 
-    def read(self, begin: int, end: int, *, plain: bool) -> bool:
+    def forget(self, begin: int, end: int) -> None:
+        """Let the frames of these packets be read again."""
+        for place, row in self._row_of.items():
+            if begin <= place <= end:
+                self._found[row] = False
+
+    def read(self, begin: int, end: int, *, plain: bool = False, pictures_only: bool = False) -> bool:
         """Decode the packets ``begin`` to ``end``; True where their first group is damaged.
 
+        A strict decoder stops at whatever packet is damaged, and then no frame of theirs is kept.
+
         ``plain`` decodes as a plain decode does: by a decoder that has seen nothing, and every picture. Otherwise
-        pictures that nobody asked for and nothing refers to are dropped.
+        pictures that nobody asked for and nothing refers to are dropped. ``pictures_only`` hides from the decoder
+        whatever else packets hold. How a picture is shown may depend on that, so no frame is kept.
         """
         source, keys = self._source, self._table.keys
         if plain:
@@ -294,14 +317,25 @@ class _SpanReader:
             if packet is None:
                 source.drain()  # pictures whose packets are not all there
                 return False
-            needless = skipping and place not in self._row_of
+            needless = skipping and place not in self._row_of and self._is_droppable(packet)
             if needless != skip_now:
                 source.context.skip_frame = "NONREF" if needless else "DEFAULT"
                 skip_now = needless
+            if pictures_only:
+                packet.update(pictures_of_hevc(bytes(packet), source.context.extradata))
             frames = source.decode(packet, place)  # kept while the next packet is decoded, as in any plain loop
             self._take(frames)
+            if source.strict and source.faults:
+                break
         self._take(source.drain())
-        return any(place < following for place in source.faults)
+        if pictures_only or (source.strict and source.faults):
+            self.forget(begin, end)
+        return any(source.strict or place < following for place in source.faults)
+
+    def _is_droppable(self, packet: av.Packet[Any]) -> bool:
+        """False where a decoder that is told to drop what nothing refers to would hide that it refuses a reference."""
+        context = self._source.context
+        return context.name != "h264" or not is_h264_reference(bytes(packet), context.extradata)
 
     def _take(self, frames: list[av.VideoFrame]) -> None:
         for frame in frames:

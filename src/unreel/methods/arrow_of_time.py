@@ -1,4 +1,4 @@
-"""Arrow of time: does this clip run forward or backward? (Wei et al., CVPR 2018; tcgl.md §8).
+"""Arrow of time: does this clip run forward or backward? (Wei et al., CVPR 2018; docs/methods/arrow_of_time.md).
 
 Differs from the paper: frames in place of optical flow, on any encoder.
 """

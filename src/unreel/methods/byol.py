@@ -1,7 +1,7 @@
 """BYOL: predict the teacher's projection of the other view; no negatives (Grill et al., NeurIPS 2020).
 
 What keeps all projections from becoming one is the predictor, the slow teacher and batch norm; the logged ``spread``
-tells whether it does. On video the views are ρ clips (cvrl.md §6.5).
+tells whether it does. On video the views are ρ clips (docs/methods/simclr.md, Clips).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def byol_head(
     Args:
         in_dim: width of the embedding.
         variant: "paper": the projection goes to the predictor as it is (Grill 2020, §3.3); "official": it is
-            normalised before, as in the object-aware code (object_aware.md §1.3).
+            normalised before, as in the object-aware code (docs/methods/byol.md, Heads and loss).
         hidden_dim, out_dim: of projector and predictor.
     Raises: UsageError for an unknown variant.
     """
@@ -72,10 +72,10 @@ class BYOL(SiameseMethod):
         clips, views, objects: see ``SiameseMethod``.
         head: the projector: 4096 wide, 256 out.
         predictor: from projections to projections; None: as the projector.
-        momentum: of the teacher, 0.996. momentum_schedule: "constant" (object_aware.md §1.3), or "cosine" to 1 at the
-            end (Grill 2020, §3.3).
+        momentum: of the teacher, 0.996. momentum_schedule: "constant" (docs/methods/byol.md, Heads and loss), or
+            "cosine" to 1 at the end (Grill 2020, §3.3).
         mix: "mixup" or "cutmix" of the first view with another sample's: its cosines with both count by their shares
-            (object_aware.md §4.4). mix_alpha: of the Beta distribution.
+            (docs/methods/object_views.md, Mixup and CutMix). mix_alpha: of the Beta distribution.
     Raises: UsageError for values that cannot be.
     """
 
@@ -103,7 +103,7 @@ class BYOL(SiameseMethod):
         self.momentum, self.momentum_schedule = momentum, momentum_schedule
 
     def on_step_begin(self, progress: StepsDone) -> None:
-        """The teacher follows, before the step's loss (object_aware.md §1.1)."""
+        """The teacher follows, before the step's loss (docs/methods/moco.md, Training)."""
         m = scheduled_momentum(self.momentum, progress.fraction, self.momentum_schedule)
         self.teacher.follow(self.encoder, self.head, momentum=m)
 

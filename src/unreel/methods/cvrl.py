@@ -2,7 +2,7 @@
 
 From one video draw two clips, an interval apart that is more often short than long; augment each with one draw for all
 of its frames; encode both with the same network; pull the two together and push all others of the batch away. The head
-is thrown away afterwards (cvrl.md §0).
+is thrown away afterwards (docs/methods/cvrl.md).
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class CVRL(Method):
 
     Args:
         encoder: trained in place; its ``input_spec`` is set to the clips this method is given.
-        clips: two clips of 16 frames at stride 2, an interval apart with P(t) ∝ c − t (§1, §3, a).
+        clips: two clips of 16 frames at stride 2, an interval apart with P(t) ∝ c − t.
         views: crop, flip, jitter, grey (Algorithm 1), drawn once per clip.
         objects: object-aware views; off.
-        head: the projection head: three hidden layers of 2048, 128 out (§2).
+        head: the projection head: three hidden layers of 2048, 128 out.
         temperature: of the loss.
         reduction: "mean" (the paper), or "sum_of_views" (the release: twice the mean; the learning rate is tied to it).
         same_view_negatives: False drops the other videos' clips of the anchor's own view.
         normalize: False compares projections as they are.
         gather: negatives from all processes ("global") or this one ("local").
         grad_scale: factor on the gradient of the loss, not on its value. The release, taken literally, multiplies the
-            gradient by the number of replicas (§2, replica scaling trap).
+            gradient by the number of replicas (docs/methods/cvrl.md, Head and loss).
 
     Raises: UsageError for values that cannot be.
     """
@@ -81,7 +81,7 @@ class CVRL(Method):
 
     @classmethod
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-        """Contrast accuracy 1/B, and the loss log(2B − 1) where it is the plain one (§2); B the global batch."""
+        """Contrast accuracy 1/B, and the loss log(2B − 1) where it is the plain one; B the global batch."""
         own, batch = settings["method"], settings["train"]["batch_size"]
         if own["gather"] != "global":
             return {}
@@ -89,9 +89,9 @@ class CVRL(Method):
         return {"contrast_accuracy": 1 / batch, **({"loss": math.log(2 * batch - 1)} if plain else {})}
 
     def forward(self, batch: Batch) -> LossOutput:
-        """Loss of B videos with two views each; logs contrast accuracy and entropy (§2)."""
+        """Loss of B videos with two views each; logs contrast accuracy and entropy."""
         first, second = batch.views
-        # All first views, then all second views, in one pass: batch norm sees both (§2).
+        # All first views, then all second views, in one pass: batch norm sees both.
         clips = torch.cat([first.data, second.data])
         projections = self.head(self.encoder(self.encoder.prepare(clips)))
         a, b = projections.chunk(2)

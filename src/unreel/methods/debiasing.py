@@ -1,4 +1,6 @@
-"""Object-aware views as a part of any method whose views are a plan (object_aware.md §3, §4, §8).
+"""Object-aware views as a part of any method whose views are a plan.
+
+Source: docs/methods/object_views.md, Object-aware crop and BG-Mixup; docs/methods/contracam.md, Video.
 
 ``object_crop`` shows objects instead of scenes, ``bg_mixup`` puts them before other backgrounds. Where the objects are
 is computed before the run by another encoder (``cam``), or given with the data (``gt``, the upper bound).
@@ -7,9 +9,10 @@ is computed before the run by another encoder (``cam``), or given with the data 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import checked
+from unreel.core.errors import UsageError
 from unreel.core.settings import Range
 from unreel.methods.method import Method
 from unreel.methods.parts import Part
@@ -24,6 +27,7 @@ _BOXES = {"cam": "boxes", "gt": "file.boxes"}
 _MASKS = {"cam": "masks", "gt": "file.mask"}
 
 
+@checked
 @dataclass(frozen=True)
 class ObjectViews:
     """Object-aware views of a method. Defaults, where a switch is on, are the paper's.
@@ -32,7 +36,7 @@ class ObjectViews:
         object_crop: cut every view out of an object's box: "cam" (the sidecar "boxes") or "gt" (``file.boxes``).
         object_pick: "uniform" among a source's objects, one for all views; "largest"; "per_view" draws for each view.
         object_margin, object_area_min: widens boxes by this share of their size on each side; those that cover no more
-            than this share of the frame do not count. Off: what writes boxes has done both, with 0.2 and 0.01 (§2.9).
+            than this share of the frame do not count. Off: what writes boxes has done both, with 0.2 and 0.01.
         bg_mixup: put the object before another sample's background: "cam" (masks of ``unreel data annotate masks``) or
             "gt" (``file.mask``).
         bg_variant, bg_probability, bg_threshold, bg_memory, bg_mask, bg_fill, bg_motion, bg_block: of ``BGMixup``.
@@ -57,17 +61,6 @@ class ObjectViews:
     bg_fill: Fill = "strip"
     bg_motion: Motion = "moving"
     bg_block: Annotated[int, Range(ge=1, unit="clips")] = 64
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("object_crop", get_args(ObjectSource)),
-            ("object_pick", get_args(ObjectPick)),
-            ("bg_mixup", get_args(ObjectSource)),
-            ("bg_views", ("first", "all")),
-            ("bg_stage", ("after", "before")),
-        ):
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
 
     def change(self, method: Method) -> None:
         """Give a method these views, in place. Raises UsageError where its ``views`` are no ``ViewPlan``."""

@@ -3,7 +3,7 @@
 Queries come from the encoder that is trained, keys from a teacher that follows it slowly, so that keys of many steps
 ago still fit. Negatives are thus no matter of batch size. Keys are encoded with batch norm over all processes, which
 takes the place of shuffling the batch between them: no process can tell its own rows by their statistics
-(object_aware.md §1.1). On video the views are ρ clips (cvrl.md §6.5).
+(docs/methods/moco.md, Training). On video the views are ρ clips (docs/methods/simclr.md, Clips).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from unreel.nn.heads import L2Norm, normalized_mlp, out_width, unit_linear
 
 Version: TypeAlias = Literal["v1", "v2", "occon"]
 
-# He 2020, §3.3, whose head is one layer; Chen 2020 (MoCo v2), table 1; object_aware.md §1.2.
+# He 2020, §3.3, whose head is one layer; Chen 2020 (MoCo v2), table 1; docs/methods/moco.md, Head and queue.
 _TEMPERATURE_V1, _TEMPERATURE = 0.07, 0.2
 
 
@@ -51,8 +51,8 @@ def moco_head(
     Args:
         in_dim: width of the embedding.
         version: "v1" one linear layer; "v2" linear, ReLU, linear; "occon" linear without bias, batch norm, ReLU,
-            linear, as the object-aware code has it (object_aware.md §1.1).
-        hidden_dim: None: as wide as the embedding (object_aware.md §1.2).
+            linear, as the object-aware code has it.
+        hidden_dim: None: as wide as the embedding (docs/methods/moco.md, Head and queue).
         out_dim: of keys.
     Raises: UsageError for an unknown version.
     """
@@ -85,7 +85,7 @@ class MoCo(SiameseMethod):
         temperature: None: 0.07 where the head is one linear layer, as v1's, and 0.2 where it is more.
         symmetric: each pair of views both ways round. Otherwise the earlier view is the query.
         mix: "mixup" or "cutmix" of the first view with another sample's, which makes the batch's other keys negatives,
-            too (object_aware.md §4.4). mix_alpha: of the Beta distribution.
+            too (docs/methods/object_views.md, Mixup and CutMix). mix_alpha: of the Beta distribution.
         mix_weighting: "official" averages before weighing, as the released code, see ``mixed_queue_info_nce``.
     Raises: UsageError for values that cannot be, such as mixing with ``symmetric``.
     """
@@ -130,12 +130,12 @@ class MoCo(SiameseMethod):
 
     @classmethod
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-        """A query's own key against the queue, whatever the batch (object_aware.md §1.2)."""
+        """A query's own key against the queue, whatever the batch (docs/methods/moco.md, Head and queue)."""
         keys, mixed = settings["method"]["queue_size"], settings["method"]["mix"] != "none"
         return {"contrast_accuracy": 1 / (1 + keys), **({} if mixed else {"loss": math.log(1 + keys)})}
 
     def on_step_begin(self, progress: StepsDone) -> None:
-        """The teacher follows, before the step's loss (object_aware.md §1.1)."""
+        """The teacher follows, before the step's loss (docs/methods/moco.md, Training)."""
         self._fresh.clear()
         m = scheduled_momentum(self.momentum, progress.fraction, self.momentum_schedule)
         self.teacher.follow(self.encoder, self.head, momentum=m)

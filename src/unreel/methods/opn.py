@@ -1,4 +1,4 @@
-"""OPN: sorting sequences, order without direction (Lee et al., ICCV 2017; tcgl.md §8, recalled).
+"""OPN: sorting sequences, order without direction (Lee et al., ICCV 2017; docs/methods/opn.md).
 
 From one video take four frames, or four short snippets, and shuffle them; tell their order, but not whether the video
 runs forward: an order and that of the same video played backwards are one class, of 4!/2.

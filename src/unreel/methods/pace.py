@@ -1,4 +1,4 @@
-"""Pace prediction: how fast does this clip play? (Wang et al., ECCV 2020; tcgl.md §8, recalled).
+"""Pace prediction: how fast does this clip play? (Wang et al., ECCV 2020; docs/methods/pace.md).
 
 A clip of pace s takes every s-th frame; tell s. The same with rates 1, 2, 4, 8 is the rate part of PRP (Yao et al.,
 CVPR 2020), with 1, 2 SpeedNet (Benaim et al., CVPR 2020): see the recipes ``prp_small`` and ``speednet_small``.

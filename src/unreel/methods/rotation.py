@@ -1,4 +1,4 @@
-"""3D rotation: by how many quarter turns was this clip turned? (3D-RotNet, Jing et al. 2018; tcgl.md §8, recalled).
+"""3D rotation: by how many quarter turns was this clip turned? (3D-RotNet, Jing et al. 2018; docs/methods/rotation.md).
 
 All frames of a square clip are turned alike, by exact transposes and flips: no resampling that could be seen.
 """

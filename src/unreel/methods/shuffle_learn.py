@@ -1,4 +1,4 @@
-"""Shuffle & Learn: is this order of events a possible one? (Misra et al., ECCV 2016; tcgl.md §8, recalled).
+"""Shuffle & Learn: is this order of events a possible one? (Misra et al., ECCV 2016; docs/methods/shuffle_learn.md).
 
 Of five moments a < b < c < d < e of one video, (b, c, d) is in order, (b, a, d) and (b, e, d) are not: they begin and
 end alike, and only the middle decides.

@@ -19,7 +19,9 @@ Mix: TypeAlias = Literal["none", "mixup", "cutmix"]
 
 
 class SiameseMethod(Method):
-    """Base of methods that compare views of one source, each encoded by itself (object_aware.md §1, cvrl.md §6.5).
+    """Base of methods that compare views of one source, each encoded by itself.
+
+    Source: docs/methods/simclr.md, Clips; docs/methods/moco.md, Views.
 
     By default two images, or two frames of a video, with the views of the object-aware paper.
     """

@@ -1,7 +1,7 @@
 """SimCLR: two views of one image agree, all other views of the batch are negatives (Chen et al., ICML 2020).
 
 The loss is CVRL's (``losses.contrastive.nt_xent``); what differs is where the views come from: an image, or ρ clips at
-independent times of a video (cvrl.md §6.5).
+independent times of a video (docs/methods/simclr.md, Clips).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SimCLR(SiameseMethod):
         encoder: trained in place; its ``input_spec`` is set to the clips and views this method is given.
         clips, views, objects: see ``SiameseMethod``.
         head: the projection head: one hidden layer as wide as ResNet-50's embedding, 128 out (Chen 2020, §4.2).
-        temperature: 0.1 (Chen 2020, appendix B.9; cvrl.md §6.5).
+        temperature: 0.1 (Chen 2020, appendix B.9).
     """
 
     parts: ClassVar = {

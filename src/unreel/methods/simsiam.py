@@ -29,7 +29,7 @@ def simsiam_head(
     """``hidden_layers`` × (linear, batch norm, ReLU), then linear and batch norm: (B, in_dim) to (B, out_dim).
 
     Three linear layers of 2048, batch norm behind the last one too (Chen and He 2021, §3); two layers for CIFAR-10
-    (§4.6).
+    (Chen 2021, §4.6).
     """
     mlp = projection_mlp(in_dim, hidden_layers=hidden_layers, hidden_dim=hidden_dim, out_dim=out_dim, bn_momentum=0.1)
     return nn.Sequential(*mlp, nn.BatchNorm1d(out_dim))
@@ -37,7 +37,7 @@ def simsiam_head(
 
 @checked
 def simsiam_predictor(head: nn.Module, *, bottleneck: Count = 512) -> nn.Sequential:
-    """Linear, batch norm, ReLU, linear, from projections to themselves; a quarter as wide inside (§3)."""
+    """Linear, batch norm, ReLU, linear, from projections to themselves; a quarter as wide inside (Chen 2021, §3)."""
     width = out_width(head)
     return projection_mlp(width, hidden_layers=1, hidden_dim=bottleneck, out_dim=width, bn_momentum=0.1)
 
@@ -50,7 +50,7 @@ class SimSiam(SiameseMethod):
 
     Args:
         encoder: trained in place; its ``input_spec`` is set to the clips and views this method is given.
-        clips, views, objects: see ``SiameseMethod``; the views are MoCo v2's, as in the paper (§3).
+        clips, views, objects: see ``SiameseMethod``; the views are MoCo v2's, as in the paper.
         head: the projector. predictor: from projections to projections.
     """
 

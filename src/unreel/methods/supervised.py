@@ -1,4 +1,6 @@
-"""Learning from labels: every layer, one random clip per video (tcgl.md §6.1; CVRL's, cvrl.md §6.3).
+"""Learning from labels: every layer, one random clip per video.
+
+Source: docs/methods/evaluation.md, TCGL's fine-tuning and CVRL's fine-tuning.
 
 Not a pretext task: the upper reference beside the methods without labels. From a pre-trained encoder it is fine-tuning
 (``unreel.tasks.finetune`` tests what it leads to), from fresh weights it is "supervised from scratch".
@@ -32,7 +34,7 @@ from unreel.views.plan import ViewPlan
 Cropping: TypeAlias = Literal["place", "box"]
 Frozen: TypeAlias = Literal["none", "norms", "trunk"]
 
-# The short side of a frame over the side of the crop: TCGL's 128 over 112 (tcgl.md §1.2).
+# The short side of a frame over the side of the crop: TCGL's 128 over 112 (docs/methods/tcgl.md, Views).
 _ROOM = 128 / 112
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -74,7 +76,7 @@ def labelled_views(
         crop: "place" resizes the frame and cuts at a random place (TCGL), "box" cuts a random box and resizes that
             (CVRL).
         resize: (high, wide) of the frame before "place", its aspect not kept; None: the short side to size · 128/112.
-        crop_area_min, crop_aspect_min, crop_aspect_max: of "box" (cvrl.md §6.1).
+        crop_area_min, crop_aspect_min, crop_aspect_max: of "box" (docs/methods/evaluation.md, CVRL's linear probe).
         flip_p: probability of a mirror image.
     Raises: UsageError for an unknown crop, or one that does not fit.
     """

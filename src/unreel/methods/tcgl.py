@@ -4,7 +4,7 @@ From one video take three snippets and shuffle them; cut each into four frame-se
 all of them; encode all with one network. Frame-sets are the nodes of a graph per snippet, snippets the nodes of a graph
 per video. Nodes agree with themselves in a corrupted copy of their graph (contrast), and the snippets tell in which
 order they were filmed (adaptive snippet order prediction). The graphs and heads are thrown away afterwards
-(tcgl.md §0).
+(docs/methods/tcgl.md).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU
 
 
 class SnippetGate(nn.Module):
-    """Every snippet's features, weighed in the light of all snippets: f_k = σ(W_k2 ReLU(W_k1 z)) ∘ h_k (§3, 1–3).
+    """Every snippet's features, weighed in the light of all snippets: f_k = σ(W_k2 ReLU(W_k1 z)) ∘ h_k.
 
     z is the concatenation of all h; the weights are separate for each position k, and kept together in one tensor.
     """
@@ -82,7 +82,7 @@ class SnippetGate(nn.Module):
 
 
 class OrderHead(nn.Module):
-    """Adaptive snippet order prediction: gate, concatenate, two linear layers, one logit per order (§3).
+    """Adaptive snippet order prediction: gate, concatenate, two linear layers, one logit per order.
 
     Args:
         num_snippets: n; there are n! orders, numbered as ``unreel.data.snippets.permutations``.
@@ -125,7 +125,7 @@ class GraphSettings:
         head_graph: of the snippets' graph before the order head: "order" is the paper's and leaks; "position_chain"
             and "full" do not; "none" convolves each snippet by itself.
         gnn: "gcn", or "gat" for graph attention.
-        gcn_layers: 2 gives the head a second layer; the contrast stays at the first (§2.4).
+        gcn_layers: 2 gives the head a second layer; the contrast stays at the first.
         share_intra_gcn: one graph convolution for the snippets at all positions; False has one for each.
         gcn_act: after each graph convolution: "none" (the code), "relu" or "elu".
         hidden: width of graph convolutions, projection and head, whatever the encoder's.
@@ -150,10 +150,10 @@ class Corruption:
     """How a graph's other view is made.
 
     Args:
-        p_edge, p_feat: probabilities that an edge is removed, and that a feature dimension is set to 0 (§2.3).
+        p_edge, p_feat: probabilities that an edge is removed, and that a feature dimension is set to 0.
         which: which views of a graph are corrupted: "second" (the code) or "both" (GRACE).
         kind: "both" edges and features, only "edges", only "nodes" (the features), or "noise": Gaussian noise on the
-            features and nothing else. noise_std: its standard deviation, 1 (P6).
+            features and nothing else. noise_std: its standard deviation, 1.
         edge_drop: "directed" removes each direction of an edge by itself, "undirected" both together.
         edge_mask_scope: of the snippets' own graphs: "batch" draws one set of edges per position for the whole batch
             (the code), "sample" one per graph. The snippets' graph, another for each order, has always its own.
@@ -186,7 +186,7 @@ class TCGL(Method):
 
     **The leak.** In the paper and its code the graph of the snippets is built from their order and then given to the
     head that predicts the order, so a large part of the answer can be read off the graph: features without any content
-    reach 1/2 (§7, P1; ``examples/tcgl_leak.py``). Here the head gets a graph that knows nothing of the order, unless
+    reach 1/2 (``examples/tcgl_leak.py``). Here the head gets a graph that knows nothing of the order, unless
     ``head_graph="order"`` asks for the paper's. The contrast keeps the paper's graph; the head then has a pass of its
     own through the same graph convolution.
 
@@ -196,14 +196,14 @@ class TCGL(Method):
 
     Args:
         encoder: trained in place; its ``input_spec`` is set to the clips this method is given.
-        clips: 2, 3 or 4 snippets: 3 of 16 consecutive frames, 8 apart, span 64 (§1.1).
+        clips: 2, 3 or 4 snippets: 3 of 16 consecutive frames, 8 apart, span 64.
         views: of 112 pixels, see ``snippet_views``. In validation the crop is the centre, and nothing else is drawn.
         objects: object-aware views; off.
         graph, corruption, head: the graphs, their other views, and the order head.
         num_frame_sets: parts of a snippet, the nodes of its graph: 4. With 1 there is nothing to contrast: the intra
             loss is 0 and its passes are left out.
         dct_highpass: temporal frequencies taken away from every snippet, and from every frame-set over its own frames:
-            1, the mean over time, is STKD as released; 0 is the earlier preprint (§1.3, §4).
+            1, the mean over time, is STKD as released; 0 is the earlier preprint.
         bn_grouping: whose statistics a batch norm sees. "per_call": the released code encodes each snippet of the
             tuple and each of its frame-sets in a call of its own; "joint": all snippets together and all frame-sets
             together.
@@ -351,10 +351,10 @@ class TCGL(Method):
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Nodes: snippets (B, 1, n, D), one graph of n per video; frame-sets (B, n, K, D), or None where unused.
 
-        Frame-sets are cut before ``prepare``, so that each loses the mean over its own frames (§1.3).
+        Frame-sets are cut before ``prepare``, so that each loses the mean over its own frames.
         """
         n, sets = self.num_snippets, self.num_frame_sets if self.w_intra else 0
-        # In the code: snippet p, then its frame-sets, for each p (§1.4); what keeps no statistics is a round by itself.
+        # In the code: snippet p, then its frame-sets, for each p; what keeps no statistics is a round by itself.
         every = 1 + sets if self.keep_all else 1
         calls = range(n * every)
         whole = torch.cat([view.data for view in batch.views])
@@ -402,7 +402,7 @@ class TCGL(Method):
     def contrast(
         self, x: Tensor, adjacency: Tensor, layers: nn.ModuleList, key: Key, ids: Tensor, *, edge_ids: Tensor
     ) -> Tensor:
-        """The node contrast of graphs (B, G, N, D) with their corrupted selves: a scalar (§2.3–2.5)."""
+        """The node contrast of graphs (B, G, N, D) with their corrupted selves: a scalar."""
         clean = (x, adjacency)
         second = self.corrupted(x, adjacency, key.child("second"), ids, edge_ids)
         first = (
@@ -414,7 +414,7 @@ class TCGL(Method):
         return node_info_nce(u, v, self.temperature)
 
     def corrupted(self, x: Tensor, adjacency: Tensor, key: Key, ids: Tensor, edge_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Nodes and edges of another view. In evaluation too, as in the code: only the losses see it (§2.3).
+        """Nodes and edges of another view. In evaluation too, as in the code: only the losses see it.
 
         ``ids`` (B,) address the draws of features, ``edge_ids`` (B,), or (1,) for the whole batch, those of edges.
         """

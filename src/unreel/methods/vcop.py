@@ -1,4 +1,4 @@
-"""VCOP: video clip order prediction (Xu et al., CVPR 2019; tcgl.md §8).
+"""VCOP: video clip order prediction (Xu et al., CVPR 2019; docs/methods/vcop.md).
 
 From one video take three snippets, a little apart, and shuffle them; compare every two of them; tell which of the 3!
 orders it was.
@@ -40,7 +40,7 @@ class VCOP(PretextTask):
 
     Args:
         encoder, clips, views, objects, head, bn_grouping: see ``PretextTask``. Three snippets of 16 frames, 8 apart, a
-            span of 64 frames (§1.1); shorter videos are left out. The head compares by 512 with a dropout of 0.5; the
+            span of 64 frames; shorter videos are left out. The head compares by 512 with a dropout of 0.5; the
             release calls its network once per position.
     """
 

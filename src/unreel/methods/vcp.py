@@ -1,4 +1,4 @@
-"""VCP: video cloze procedure (Luo et al., AAAI 2020; tcgl.md §8, recalled).
+"""VCP: video cloze procedure (Luo et al., AAAI 2020; docs/methods/vcp.md).
 
 Of three consecutive clips the middle one is taken out and a candidate put in its place: the clip itself, or what an
 operation made of it. Tell the operation.

@@ -31,6 +31,15 @@ def labels_of(values: object, name: str, *, length: int | None = None) -> NDArra
     return array
 
 
+def boxes_of(values: object, name: str, holds: str = "boxes (N, 4) x1 y1 x2 y2") -> NDArray[np.float64]:
+    """Rows of four numbers, (N, 4) float64, N ≥ 0. Raises UsageError for another shape."""
+    array = np.asarray(to_numpy(values), dtype=np.float64)
+    array = array.reshape(0, 4) if array.size == 0 else array
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise UsageError(f"{name}: expected {holds}, got shape {array.shape}")
+    return array
+
+
 def codes_of(*labels: NDArray[Any]) -> tuple[NDArray[np.int64], ...]:
     """The same integer for the same label across several arrays (0, 1, … in sorted order)."""
     kinds = {"text" if a.dtype.kind in "US" else "number" for a in labels}

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from unreel.core.checks import Count, checked
 from unreel.core.errors import UsageError
-from unreel.metrics._arrays import to_numpy
+from unreel.metrics._arrays import boxes_of, to_numpy
 
 Contours: TypeAlias = Literal["tree", "outer"]
 
@@ -103,10 +103,7 @@ def _extents(labels: NDArray[np.int32]) -> NDArray[np.int64]:
 
 
 def _boxes(values: object, name: str) -> NDArray[np.float64]:
-    array = np.asarray(to_numpy(values), dtype=np.float64)
-    array = array.reshape(0, 4) if array.size == 0 else array
-    if array.ndim != 2 or array.shape[1] != 4:
-        raise UsageError(f"{name}: expected boxes (N, 4) x1 y1 x2 y2, got shape {array.shape}")
+    array = boxes_of(values, name)
     if not np.isfinite(array).all() or (array[:, 2:] < array[:, :2]).any():
         raise UsageError(f"{name}: expected finite corners with x1 ≤ x2 and y1 ≤ y2")
     return array

@@ -19,13 +19,14 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Batch
+from unreel.data.dataset import resize_frames
 from unreel.data.sampling import IntervalDistribution
 from unreel.media import MediaError, probe, read_clip
 from unreel.tasks.scores import QueryNeighbours, Report, Score
@@ -177,7 +178,7 @@ def _curve(name: str, points: NDArray[np.float64], chance: float | None) -> Draw
                 fontsize=8,
             )
         if share:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
+            axes.yaxis.set_major_formatter(_percent)
         elif name == "lr":
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
         axes.grid(axis="x", visible=False)
@@ -212,6 +213,10 @@ def _limits(values: NDArray[np.float64], also: float | None, *, floor: float | N
         low, high = min(low, also), max(high, also)
     room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     return (floor if floor is not None else low - room), high + room
+
+
+def _percent(share: float, _place: object) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def _number(value: float, share: bool = False) -> str:
@@ -304,8 +309,8 @@ def interval_figure(distribution: IntervalDistribution, *, num_starts: int = 100
         figure, axes = _axes()
         axes.bar(edges[:-1], counts / draws, width=1 / parts, align="edge", color=SERIES[0], alpha=0.35, linewidth=0)
         axes.stairs(exact, edges, color=SERIES[0], linewidth=1.4)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
+        axes.yaxis.set_major_formatter(_percent)
+        axes.xaxis.set_major_formatter(_percent)
         axes.set_xlim(0, 1)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="x", visible=False)
@@ -342,18 +347,12 @@ def contact_sheet(
     height = max(c.shape[2] for c in clips)
     columns: list[NDArray[np.uint8]] = []
     for view, clip in enumerate(clips):
-        if view:
-            columns.append(np.full((rows, height, split_px, 3), 255, np.uint8))
         for frame in range(clip.shape[1]):
-            if frame:
-                columns.append(np.full((rows, height, gap_px, 3), 255, np.uint8))
-            image = clip[:rows, frame]
-            below = np.full((rows, height - image.shape[1], image.shape[2], 3), 255, np.uint8)
-            columns.append(np.concatenate([image, below], axis=1))
-    lines = np.concatenate(columns, axis=2)
-    sheet = np.full((rows, height + gap_px, lines.shape[2], 3), 255, np.uint8)
-    sheet[:, :height] = lines
-    return sheet.reshape(-1, lines.shape[2], 3)[: rows * (height + gap_px) - gap_px]
+            before = gap_px if frame else split_px if view else 0
+            around = ((0, 0), (0, height + gap_px - clip.shape[2]), (before, 0), (0, 0))
+            columns.append(np.pad(clip[:rows, frame], around, constant_values=255))
+    sheet = np.concatenate(columns, axis=2)
+    return sheet.reshape(-1, sheet.shape[2], 3)[: rows * (height + gap_px) - gap_px]
 
 
 def _as_uint8(clips: Tensor, max_videos: int, max_frames: int) -> NDArray[np.uint8]:
@@ -446,6 +445,4 @@ def shrink(image: NDArray[np.uint8], height_px: int) -> NDArray[np.uint8]:
     if height <= height_px:
         return image
     size = (height_px, max(1, math.floor(width * height_px / height + 0.5)))
-    planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    small = torch.nn.functional.interpolate(planes, size=size, mode="bilinear", antialias=True)
-    return np.array(small[0].permute(1, 2, 0).numpy(), dtype=np.uint8)
+    return np.array(resize_frames(torch.from_numpy(np.ascontiguousarray(image))[None], *size)[0].numpy())

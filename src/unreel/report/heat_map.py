@@ -81,15 +81,9 @@ def heat_map(
     shape = (len(rows), len(columns))
     if 0 in shape:
         raise UsageError("heat map: there is nothing to show")
-    value, lows, highs = (_array(a, shape, n) for a, n in ((values, "values"), (low, "low"), (high, "high")))
-    change, least, most = (
-        _array(a, shape, n)
-        for a, n in (
-            (difference, "difference"),
-            (difference_low, "difference_low"),
-            (difference_high, "difference_high"),
-        )
-    )
+    scores = {"values": values, "low": low, "high": high}
+    changes = {"difference": difference, "difference_low": difference_low, "difference_high": difference_high}
+    value, lows, highs, change, least, most = (_array(a, shape, name) for name, a in {**scores, **changes}.items())
     known = np.abs(change[np.isfinite(change)])
     top = limit if limit is not None else max(0.1, float(np.ceil(10 * known.max() - 1e-9)) / 10 if known.size else 0.1)
     scale, colours = Normalize(-100 * top, 100 * top), colormaps[_COLOURS]

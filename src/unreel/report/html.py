@@ -177,7 +177,7 @@ class _Page:
                 ("Training", duration(self.seconds), f"{rate:.3g} {'view' if clip == 1 else 'clip'}s/s" if rate else "")
             )
         if wait is not None:
-            # performance.md: at most 5 % where the loader can keep up.
+            # At most 5 % where the loader can keep up.
             tiles.append(
                 ("Data wait", f"{100 * wait:.0f} %", "of each step" if wait <= 0.05 else "of each step: add workers")
             )

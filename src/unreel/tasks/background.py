@@ -17,7 +17,8 @@ from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.data.manifest import Manifest, Source
 from unreel.protocols.clips import source_names
 from unreel.protocols.protocol import encode
-from unreel.tasks.classification import LabelTask, choose_column, class_shares
+from unreel.tasks.classification import LabelTask, class_shares
+from unreel.tasks.labelled import choose_column
 from unreel.tasks.task import TASKS, Metric, Outcomes, Resampled, source_name
 
 DIRECTIONS: dict[str, bool | None] = {

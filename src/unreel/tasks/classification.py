@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unreel.core.errors import DataError, UsageError, unknown_name
+from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
 from unreel.metrics.retrieval import chance_average_precision, chance_hit_at_k, retrieval_outcomes
-from unreel.protocols.clips import ArrayClips, ClipSource, ManifestClips
+from unreel.protocols.clips import ArrayClips, ClipSource
 from unreel.protocols.features import Embeddings
 from unreel.protocols.head import Head, HeadCard, Predictions
 from unreel.protocols.protocol import encode
 from unreel.protocols.samples import FeatureSet, Truth, check_unique
+from unreel.tasks.labelled import Labelled
 from unreel.tasks.split import SplitRule, check_parts
 from unreel.tasks.task import TASKS, Metric, Outcomes, Parts, Resampled, source_name
 from unreel.tasks.trained import Examples
@@ -190,25 +191,11 @@ class LabelTask(ScoresLabels):
     ) -> None:
         rule = SplitRule(train, validation, test, test_fraction, seed)
         self.source = source_name(data)
-        self.data: Manifest | ArrayClips = data if isinstance(data, ArrayClips) else Manifest.open(data)
-        self.label, self.group = "label", ""
-        notes: list[str] = []
-        if isinstance(self.data, Manifest):
-            self.label = choose_column("label", label, self.data.label_names, required=True)
-            self.group = choose_column("group", group, self.data.group_names, required=False)
-            labels = self.data.labels(self.label)
-            groups = self.data.groups(self.group) if self.group else [""] * len(self.data)
-            files = [row.path or "|".join(row.frames) for row in self.data]
-            own_splits = [row.split for row in self.data]
-        else:
-            if self.data.labels is None:
-                raise DataError("the arrays have no labels: give ArrayClips(labels=…)")
-            labels = self.data.labels
-            groups = self.data.groups if self.data.groups is not None else [""] * len(labels)
-            files = self.data.ids
-            own_splits = [""] * len(labels)
+        self.sources = known = Labelled.of(data, label, group)
+        self.data, self.label, self.group = known.data, known.label, known.group
+        labels, own_splits, notes = known.labels, known.splits, []
         #: What must stay together, per source.
-        self.identities = [g or f"file:{f}" for g, f in zip(groups, files, strict=True)]
+        self.identities = known.identities
         self.labels = np.array(labels)
         if splits is not None:
             if len(splits) != len(labels):
@@ -219,16 +206,13 @@ class LabelTask(ScoresLabels):
             notes.append(f"{int((~labelled).sum())} of {len(labels)} sources have no {self.label!r} label: left out")
         #: Where the parts come from, to tell two evaluations apart.
         self.split_rule = rule.told(own_splits)
-        self.roles, told = rule.roles(own_splits, labelled, self.identities, where=self._where, group=self.group)
-        names = self.data.one_name_each() if isinstance(self.data, Manifest) else files
+        self.roles, told = rule.roles(own_splits, labelled, self.identities, where=known.where, group=self.group)
+        names = self.data.one_name_each() if isinstance(self.data, Manifest) else known.files
         check_parts(self.roles, self.identities, names, noun="labelled source")
         classes = Counter(self.labels[self.roles != ""].tolist())
         if len(classes) < 2:
             raise DataError(f"label {self.label!r} has a single class, {next(iter(classes))!r}: nothing to tell apart")
         self.notes = (*notes, *told)
-
-    def _where(self, i: int) -> str:
-        return self.data.where(i) if isinstance(self.data, Manifest) else self.data.ids[i]
 
     @property
     def name(self) -> str:
@@ -246,17 +230,7 @@ class LabelTask(ScoresLabels):
 
     def clips(self, plan: ClipPlan, *, decoder: Decoder | None = None) -> ClipSource:
         """The labelled sources that are in a part, cut by a plan."""
-        if isinstance(self.data, ArrayClips):
-            used = self.used
-            return ArrayClips(
-                self.data.clips[used],
-                labels=[self.labels[i] for i in used],
-                groups=None if self.data.groups is None else [self.data.groups[i] for i in used],
-                ids=[self.data.ids[i] for i in used],
-            )
-        return ManifestClips(
-            self.data.subset(self.used), plan, label=self.label, group=self.group or "group", decoder=decoder
-        )
+        return self.sources.clips(self.used, plan, decoder)
 
     def examples(self, role: str) -> Examples | None:
         """The labelled rows of "train", "val" or "test", for protocols that train; None where there are none.
@@ -293,26 +267,3 @@ class LabelTask(ScoresLabels):
         if train is None or test is None:
             raise DataError(f"no source of the {'train' if train is None else 'test'} part could be read")
         return Parts(train, part("val"), test)
-
-
-def choose_column(family: str, name: str | None, known: Sequence[str], *, required: bool) -> str:
-    """The column asked for, or the obvious one; empty where there is none and none is needed."""
-    if name is not None:
-        if name not in known:
-            raise unknown_name(family, name, known) if known else DataError(f"the data has no {family} at all")
-        return name
-    if family in known:
-        return family
-    if len(known) == 1:
-        return known[0]
-    if known:
-        raise UsageError(
-            f"which {family}? The data has {', '.join(known)}; choose one with --{family} {known[0]} "
-            f"({family}={known[0]!r} in Python)"
-        )
-    if required:
-        raise DataError(
-            f"the data has no {family}: use a manifest with a {family!r} column, "
-            "or a folder with one sub-folder per class"
-        )
-    return ""

@@ -16,10 +16,11 @@ from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.data.split_names import split_role, unclear_splits
 from unreel.media import Decoder
-from unreel.protocols.clips import ArrayClips, ClipSource, JoinedClips, ManifestClips
+from unreel.protocols.clips import ArrayClips, ClipSource, JoinedClips
 from unreel.protocols.features import Embeddings
 from unreel.protocols.samples import FeatureSet, check_unique
-from unreel.tasks.classification import ScoresLabels, choose_column
+from unreel.tasks.classification import ScoresLabels
+from unreel.tasks.labelled import Labelled
 from unreel.tasks.task import TASKS, Parts, source_name
 
 _PREFIX = "gallery:"
@@ -27,68 +28,40 @@ _PREFIX = "gallery:"
 
 @dataclass(frozen=True)
 class _Side:
-    """The labelled sources of one part of a data set: positions in the data, labels and groups ("" where none)."""
+    """The labelled sources of one part of a data set, by their positions in it."""
 
-    data: Manifest | ArrayClips
-    label: str
-    group: str
+    known: Labelled
     part: str
     used: list[int]
-    labels: list[str]
-    groups: list[str]
     unlabelled: int
 
     @classmethod
-    def of(cls, source: Source | ArrayClips, wanted: tuple[str, ...], label: str | None, group: str | None) -> _Side:
+    def of(cls, known: Labelled, wanted: tuple[str, ...]) -> _Side:
         """The rows of the first split of ``wanted`` and those after it that belong with it; all rows without a split.
 
         Raises: DataError where no row has a label, and where only splits whose names are not understood could be meant.
         """
-        data: Manifest | ArrayClips = source if isinstance(source, ArrayClips) else Manifest.open(source)
-        if isinstance(data, ArrayClips):
-            if data.labels is None:
-                raise DataError("the arrays have no labels: give ArrayClips(labels=…)")
-            label, group = "label", "group"
-            roles: list[str | None] = [""] * len(data.labels)
-            labels = list(data.labels)
-            groups = list(data.groups) if data.groups is not None else [""] * len(labels)
-        else:
-            label = choose_column("label", label, data.label_names, required=True)
-            group = choose_column("group", group, data.group_names, required=False)
-            labels = data.labels(label)
-            groups = data.groups(group) if group else [""] * len(data)
-            roles = [split_role(row.split) for row in data]
+        labels, roles = known.labels, [split_role(split) for split in known.splits]
         chosen = [name for name in wanted if name in roles]
         unclear = [i for i, role in enumerate(roles) if role is None and labels[i] and not chosen]
-        if unclear and isinstance(data, Manifest):
+        if unclear:
             advice = f"Name the split to take {' or '.join(wanted)}, or leave the split column out to take all rows"
-            raise unclear_splits([(data.where(i), data[i].split) for i in unclear], advice)
+            raise unclear_splits([(known.where(i), known.splits[i]) for i in unclear], advice)
         inside = [i for i, role in enumerate(roles) if not chosen or role in chosen]
         used = [i for i in inside if labels[i]]
         if not used:
-            raise DataError(f"no source of {_name(data)} ({' and '.join(chosen) or 'all'}) has a {label!r} label")
+            what = " and ".join(chosen) or "all"
+            raise DataError(f"no source of {_name(known.data)} ({what}) has a {known.label!r} label")
         part = f"the {' and '.join(chosen)} part" if chosen else "all"
-        return cls(
-            data,
-            label,
-            group,
-            part,
-            used,
-            [labels[i] for i in used],
-            [groups[i] for i in used],
-            len(inside) - len(used),
-        )
+        return cls(known, part, used, len(inside) - len(used))
 
-    def clips(self, plan: ClipPlan, decoder: Decoder | None) -> ClipSource:
-        if isinstance(self.data, ArrayClips):
-            return ArrayClips(
-                self.data.clips[self.used],
-                labels=self.labels,
-                groups=None if self.data.groups is None else self.groups,
-                ids=[self.data.ids[i] for i in self.used],
-            )
-        rows = self.data.subset(self.used)
-        return ManifestClips(rows, plan, label=self.label, group=self.group or "group", decoder=decoder)
+    @property
+    def labels(self) -> list[str]:
+        return [self.known.labels[i] for i in self.used]
+
+    @property
+    def groups(self) -> list[str]:
+        return [self.known.groups[i] for i in self.used]
 
 
 def _name(data: Manifest | ArrayClips) -> str:
@@ -122,10 +95,11 @@ class GalleryTask(ScoresLabels):
     ) -> None:
         self.sources = (source_name(queries), source_name(gallery))
         # Where there is no test part, the validation part stands in, as in LabelTask; train and validation go together.
-        self.queries = _Side.of(queries, ("test",), label, group)
+        known = Labelled.of(queries, label, group)
+        self.queries = _Side.of(known, ("test",))
         if self.queries.part == "all":
-            self.queries = _Side.of(self.queries.data, ("val",), label, group)
-        self.gallery = _Side.of(gallery, ("train", "val"), label, group)
+            self.queries = _Side.of(known, ("val",))
+        self.gallery = _Side.of(Labelled.of(gallery, label, group), ("train", "val"))
         asked, held = set(self.queries.labels), set(self.gallery.labels)
         common = asked & held
         if not common:
@@ -133,8 +107,8 @@ class GalleryTask(ScoresLabels):
             raise DataError(f"queries and gallery share no label: {some[0]} against {some[1]}")
         count = Counter(label in common for label in self.queries.labels)
         notes = [
-            f"queries: {len(self.queries.used)} of {_name(self.queries.data)} ({self.queries.part}); "
-            f"gallery: {len(self.gallery.used)} of {_name(self.gallery.data)} ({self.gallery.part})"
+            f"queries: {len(self.queries.used)} of {_name(self.queries.known.data)} ({self.queries.part}); "
+            f"gallery: {len(self.gallery.used)} of {_name(self.gallery.known.data)} ({self.gallery.part})"
         ]
         if count[False]:
             notes.append(
@@ -143,27 +117,27 @@ class GalleryTask(ScoresLabels):
             )
         for side, what in ((self.queries, "queries"), (self.gallery, "gallery sources")):
             if side.unlabelled:
-                notes.append(f"{side.unlabelled} {what} have no {side.label!r} label: left out")
+                notes.append(f"{side.unlabelled} {what} have no {side.known.label!r} label: left out")
         self.notes = tuple(notes)
 
     @property
     def name(self) -> str:
-        return self.queries.label
+        return self.queries.known.label
 
     @property
     def about(self) -> dict[str, str]:
         """What tells this task from others in a run's folder."""
         parts = f"{self.queries.part} against {self.gallery.part}"
-        return {"data": self.sources[0], "gallery": self.sources[1], "label": self.queries.label, "split": parts}
+        return {"data": self.sources[0], "gallery": self.sources[1], "label": self.name, "split": parts}
 
     def clips(self, plan: ClipPlan, *, decoder: Decoder | None = None) -> ClipSource:
         """Queries, then the gallery, cut by a plan; ids of the gallery begin with "gallery:"."""
-        sides = [side.clips(plan, decoder) for side in (self.queries, self.gallery)]
+        sides = [side.known.clips(side.used, plan, decoder) for side in (self.queries, self.gallery)]
         return JoinedClips(sides, prefixes=("", _PREFIX))
 
     @property
     def _one_folder(self) -> bool:
-        a, b = self.queries.data, self.gallery.data
+        a, b = self.queries.known.data, self.gallery.known.data
         return a is b or (isinstance(a, Manifest) and isinstance(b, Manifest) and a.root == b.root)
 
     def parts(self, embeddings: Embeddings) -> Parts:

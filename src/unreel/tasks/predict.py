@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,10 +34,11 @@ from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.protocol import FeatureProtocol
 from unreel.protocols.samples import FeatureSet, check_unique
 from unreel.protocols.store import encoder_digest
-from unreel.tasks.classification import choose_column
+from unreel.tasks.labelled import choose_column
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 _SHOWN = 5
+_log = logging.getLogger(__name__)
 
 
 class Predicted(NamedTuple):
@@ -112,20 +114,23 @@ def check_predictions_suffix(path: str | os.PathLike[str]) -> Path:
 # --- fitting ----------------------------------------------------------------------------------------------------
 
 
-def open_labels(labels: Source, data: Manifest, *, label: str | None = None) -> tuple[Manifest, str]:
-    """The labelled rows, and the name of their label.
+def open_labels(
+    labels: Source, data: Manifest, *, label: str | None = None, group: str | None = None
+) -> tuple[Manifest, str]:
+    """The labelled rows but those of a test split, and the name of their label.
 
     The paths of a table are seen from the data's folder, or from the table's own.
+
     Args:
         labels: whatever makes a manifest. data: what will be predicted.
-        label: a label, or a column of the table; ``None``: "label", or the only one there is.
+        label, group: a label and a group, or columns of the table; ``None``: "label", or the only one there is.
     Raises: DataError for files that are in neither place, no labels, or a single class; UsageError where several
         columns could be meant.
     """
-    found = _opened(labels, data, {}, tell=label is None)
-    if label is not None:
-        columns = {} if label in found.label_names else {column_name("label", label): label}
-        found = _opened(labels, data, columns, tell=True)
+    found = _opened(labels, data, {}, tell=False)
+    asked = (("label", label, found.label_names), ("group", group, found.group_names))
+    columns = {column_name(family, name): name for family, name, known in asked if name and name not in known}
+    found = _opened(labels, data, columns, tell=True)
     where = os.path.basename(found.table or found.root)
     if not found.label_names:
         raise DataError(
@@ -134,6 +139,9 @@ def open_labels(labels: Source, data: Manifest, *, label: str | None = None) -> 
         )
     name = choose_column("label", label, found.label_names, required=True)
     kept = [i for i, row in enumerate(found) if row.labels.get(name) and split_role(row.split) != "test"]
+    tested = sum(bool(row.labels.get(name)) for row in found) - len(kept)
+    if tested:
+        _log.info("%s: %s of a test split left out", where, counted(tested, "labelled row"))
     classes = Counter(found[i].labels[name] for i in kept)
     if len(classes) < 2:
         only = f"all {counted(len(kept), 'labelled row')} are {next(iter(classes))!r}" if classes else "no row is left"

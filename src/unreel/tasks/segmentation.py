@@ -24,7 +24,7 @@ from unreel.protocols.clips import source_names
 from unreel.protocols.dense import encode_maps
 from unreel.protocols.head import Predictions
 from unreel.protocols.samples import Truth
-from unreel.tasks.classification import choose_column
+from unreel.tasks.labelled import choose_column
 from unreel.tasks.split import SplitRule, check_parts
 from unreel.tasks.task import Metric, Outcomes
 

@@ -24,7 +24,7 @@ from unreel.data.manifest import Manifest, Row, Source
 from unreel.data.split_names import split_role, unclear_splits
 from unreel.protocols.clips import source_names
 from unreel.tasks.background import VariantTask
-from unreel.tasks.classification import choose_column
+from unreel.tasks.labelled import choose_column
 from unreel.tasks.task import TASKS, Metric, Outcomes, source_name
 
 SUPER_CLASSES: dict[str, str] = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import Annotated, Literal, NamedTuple, TypeAlias, TypeVar
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import Count, checked
+from unreel.core.errors import UsageError
 from unreel.core.settings import Range
 from unreel.views.color import ContrastPivot, SaturationMode
 from unreel.views.geometry import Padding
@@ -60,6 +61,7 @@ def _or(value: Value | None, usual: Value) -> Value:
     return usual if value is None else value
 
 
+@checked
 def view_plan(
     preset: ViewPreset = "paper",
     *,
@@ -123,10 +125,6 @@ def view_plan(
             operation; for long runs on a GPU.
     Raises: UsageError for an unknown preset or a value out of range.
     """
-    if preset not in get_args(ViewPreset):
-        raise unknown_name("view preset", preset, get_args(ViewPreset))
-    if num_views < 1:
-        raise UsageError(f"view_plan: num_views must be at least 1, got {num_views}")
     smooth = preset != "release" if antialias is None else antialias
     if preset == "none":
         still: list[Operation] = [Resize(short_side_px=size, antialias=smooth), CenterCrop(size)]
@@ -171,8 +169,9 @@ def view_plan(
     return ViewPlan(pipelines)
 
 
+@checked
 def snippet_views(
-    num_views: int,
+    num_views: Count,
     *,
     size: Annotated[int, Range(ge=1, unit="px")] = 112,
     resize: tuple[int, int] | None = (128, 171),
@@ -211,15 +210,6 @@ def snippet_views(
         color_per: how often jitter, grey and channel are drawn.
     Raises: UsageError for a crop larger than the resized frame, an unknown name, or a number out of range.
     """
-    for name, value in (("crop_per", crop_per), ("color_per", color_per)):
-        if value not in get_args(DrawPer):
-            raise unknown_name(name, value, get_args(DrawPer))
-    if flip_per not in ("tuple", "snippet"):
-        raise unknown_name("flip_per", flip_per, ("tuple", "snippet"))
-    if crop not in ("random", "center"):
-        raise unknown_name("crop", crop, ("random", "center"))
-    if num_views < 1:
-        raise UsageError(f"snippet_views: num_views must be at least 1, got {num_views}")
     if resize is not None and size > min(resize):
         raise UsageError(f"snippet_views: a crop of {size} px does not fit the resized frame of {resize} (high, wide)")
     steady = color_per != "frame"
