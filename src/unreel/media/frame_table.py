@@ -123,6 +123,9 @@ def build_table(source: Source) -> FrameTable:
     Raises: TruncatedError without a packet; UnreadableError where nothing can be decoded.
     """
     packets, first = _read_packets(source)
+    if source.strict and (first is None or source.faults):
+        source.reopen()  # the first frame is one that any decoder gives
+        first = next(decode_from_start(source, frozenset()), None)
     if not len(packets):
         raise TruncatedError(source.path, "its video stream has no packets; the file is cut off or was never finished")
     if first is None:

@@ -107,6 +107,8 @@ class PyAVDecoder:
         key = _cache_key(path)
         with opened(path, self.max_seconds, self.max_packets) as source:
             table = _tables.get(key)
+            if source.context.name in _SILENT:
+                source.be_strict()  # now, while that opens nothing again
             if table is None:
                 table = build_table(source)
                 _tables.put(key, table)
@@ -247,7 +249,7 @@ def _read_by_place(
         else:
             spans.append([begin, end])
 
-    if source.context.name in _SILENT:
+    if source.context.name in _SILENT and not source.strict:
         source.be_strict()
     reader = _SpanReader(source, table, row_of, converter, found)
     damaged = [span for span in spans if reader.read(*span)]
@@ -408,7 +410,10 @@ class _Cursor:
 
     def _count_to(self, begin: int) -> bool:
         if self._packets is None or self._at > begin:
+            strict = self._source.strict
             self._source.reopen()
+            if strict:
+                self._source.be_strict()
             self._packets, self._at = self._source.packets(), 0
         return self._skip_to(begin)
 
