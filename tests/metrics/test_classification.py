@@ -99,3 +99,10 @@ def test_renaming_and_permuting_leave_scores(metric):
 def test_what_makes_no_sense_is_refused(call, words):
     with pytest.raises(UsageError, match=words):
         call()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_class_is_counted_without_a_word():
+    found = c.confusion_matrix(["a", "a"], ["a", "a"])
+    assert found.counts.tolist() == [[2]]
+    assert c.macro_f1(["a", "a"], ["a", "a"]) == 1.0

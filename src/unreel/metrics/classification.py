@@ -5,6 +5,7 @@ Each score that is a mean over samples has a per-sample form, which intervals an
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,7 +96,9 @@ def confusion_matrix(predictions: object, labels: object, *, classes: object | N
         raise UsageError(f"classes: {', '.join(unseen[:5])} occur but are not among the {len(known)} classes given")
     from sklearn.metrics import confusion_matrix as count_pairs  # here: commands that score nothing need not wait
 
-    return ConfusionMatrix(count_pairs(row, column, labels=known), names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a single class, which a small part may well have
+        return ConfusionMatrix(count_pairs(row, column, labels=known), names)
 
 
 def balanced_accuracy(predictions: object, labels: object) -> float:
