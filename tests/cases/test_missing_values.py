@@ -146,4 +146,4 @@ def test_the_case(shared_cases: Path) -> None:
         task = LabelTask(Manifest.open(shared_cases / "missing_values" / name))
         assert task.classes == classes
         assert len(task.used) == 6
-        assert task.notes[0] == "2 of 8 sources have no 'label' label: left out"
+        assert task.notes[0] == "2 of 8 sources have no 'label' label and are left out"

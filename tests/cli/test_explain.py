@@ -168,4 +168,4 @@ def test_annotate_makes_tables_that_training_finds(
     assert f"\n  unreel data annotate boxes {pictures} --encoder RUN\n" in capsys.readouterr().err
     assert main(["data", "annotate", "motion_energy", str(pictures), "--crf"]) == 2
     assert main(["data", "annotate", "masks", str(pictures), "--encoder", str(run), "--crf"]) == 2
-    assert "masks are maps as they are" in capsys.readouterr().err
+    assert "masks are kept as they are found" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def test_prepare_writes_a_manifest_and_says_what_it_met(tree: Path, capsys: pyte
     assert main(["data", "prepare", "ucf101", str(tree), "--out", str(out), "--split-number", "2"]) == 0
     text = capsys.readouterr().out
     assert "6 videos of 2 classes (test: 2, train: 4)" in text
-    assert "note: testlist02.txt:1: a header row '0'" in text
+    assert "note: testlist02.txt:1: skipped the header row '0'" in text
     manifest = Manifest.from_csv(out)
     assert [len(manifest.select(split=s)) for s in ("train", "test")] == [4, 2]
     assert manifest[0].groups["group"] == "Archery/g08"

@@ -246,7 +246,7 @@ def test_sizes_that_differ_from_what_probing_told_are_faults():
             frames = super().read(path, indices=indices)
             return Frames(frames.pixels[:, :20], frames.times_s)
 
-    with pytest.raises(UnreadableError, match="32x20, probing told 32x24"):
+    with pytest.raises(UnreadableError, match="32x20, but probing found 32x24"):
         ClipDataset(videos(1), Fixed(indices(0)), WholeFrames(1), decoder=Lies()).sample(0)
 
 

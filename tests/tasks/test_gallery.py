@@ -176,4 +176,4 @@ def test_what_cannot_be_asked_is_named(sets):
     with pytest.raises(UsageError, match="does not fit"):
         evaluate(Oracle(), world(), pooling="max-9x9x9", **OPTIONS)
     some = Manifest(sets[0].root, (*sets[0].rows, Row("dark0.mp4", 0.0, 0.5, split="test")))
-    assert "1 queries have no 'label' label: left out" in GalleryTask(some, sets[1]).notes[-1]
+    assert "1 queries have no 'label' label and are left out" in GalleryTask(some, sets[1]).notes[-1]

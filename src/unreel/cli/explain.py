@@ -92,7 +92,7 @@ def explain(
     )
     post = _post(sections, cam.variant, crf=crf)
     if nets.embed == "backbone":
-        common.say("no projector here: embeddings are compared in place of projections")
+        common.say("this encoder has no projector, so its embeddings are compared instead")
     with claimed(out), Progress("explain", len(manifest), unit="videos" if plan.video else "images") as bar:
         found = write_gallery(
             nets.encoder,
@@ -172,7 +172,9 @@ def learned_producer(
 
     sections = _sections(settings)
     if name == "masks" and (crf or sections["crf"] or sections["objects"]):
-        raise UsageError("masks are maps as they are: --crf and --objects.… belong to boxes")
+        raise UsageError(
+            "--crf and --objects.… change boxes alone, and masks are kept as they are found; leave them out"
+        )
     if crf is False and sections["crf"]:
         given = ", ".join(f"--crf.{key}" for key in sections["crf"])
         raise UsageError(f"--no-crf leaves out what {given} would change; leave out one of them")

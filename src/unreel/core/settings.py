@@ -452,7 +452,7 @@ class Settings(Mapping[str, Mapping[str, Any]]):
             raise UsageError(f"{section}.name {error}" if name is None else f"{section}.name: {error}") from None
         wired = sorted(part.omit & entries.keys())
         if wired:
-            raise UsageError(f"{section}.{wired[0]} is not a setting: unreel puts it in place")
+            raise UsageError(f"{section}.{wired[0]} is not a setting: unreel fills it in itself")
         parameters = {key: p for key, p in parameters.items() if key not in part.omit}
         checked = _check(parameters, {key: value for key, (value, _) in entries.items()}, section, elsewhere)
         for key, parameter in parameters.items():

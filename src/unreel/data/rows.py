@@ -175,7 +175,7 @@ class RowReader:
         """What each request asks for, in their order; all frames come from one call of the decoder.
 
         Raises: MediaError, by cause: TooShortError where a request leaves the span, UnreadableError where frames
-            differ in size from what probing told; UsageError for an unknown stream, or unless a request holds either
+            differ in size from what probing found; UsageError for an unknown stream, or unless a request holds either
             indices or times.
         """
         numbers = {n: self.frame_numbers(row, r) for n, r in enumerate(requests) if r.stream != "audio"}
@@ -290,7 +290,7 @@ class RowReader:
         if frames.pixels.shape[1:3] != (video.height, video.width):
             raise UnreadableError(
                 self.manifest.absolute(row),
-                f"its frames are {frames.pixels.shape[2]}x{frames.pixels.shape[1]}, probing told "
+                f"its frames are {frames.pixels.shape[2]}x{frames.pixels.shape[1]}, but probing found "
                 f"{video.width}x{video.height}",
             )
         return torch.from_numpy(frames.pixels), frames.times_s

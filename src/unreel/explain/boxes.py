@@ -30,7 +30,7 @@ _SIDES_ONLY = ndimage.generate_binary_structure(2, 1)
 def _array(values: Any, what: str) -> NDArray[Any]:
     data = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if data.dtype.kind == "f" and not np.isfinite(data).all():
-        raise UsageError(f"{what}: has values that are not finite; a map of an image lies in [0, 1]")
+        raise UsageError(f"{what}: has values that are not finite; expected a map in [0, 1]")
     return data
 
 

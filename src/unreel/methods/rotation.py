@@ -73,7 +73,7 @@ class Rotation(PretextTask):
     ) -> None:
         super().__init__(encoder, clips=clips, views=views, objects=objects, head=head, bn_grouping="joint")
         if any(op.name == "flip" for pipeline in getattr(self.views, "pipelines", ()) for op in pipeline):
-            raise UsageError("no quarter turn makes a mirrored clip, so there must be none: set views.flip_p to 0")
+            raise UsageError("a mirrored clip is no quarter turn of the original: set views.flip_p to 0")
         self.all_copies = copies == "all"
 
     @classmethod

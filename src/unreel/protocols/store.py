@@ -172,7 +172,7 @@ class FeatureTable:
             if not _is_refusal(error):
                 raise
             self.full = True
-            _log.warning("%s: %s; features are computed, and no more of them kept", self.path, error)
+            _log.warning("%s: %s; features are still computed, but no more of them are kept", self.path, error)
             return
         self.store.evict(keep=self.path)
 

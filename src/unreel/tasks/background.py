@@ -119,7 +119,7 @@ class VariantTask(LabelTask):
         sizes = ", ".join(f"{name} {tested[name]}" for name in self.tested)
         notes = [f"fitted on {train_variant}, tested on {sizes}"]
         if elsewhere.any():
-            notes.append(f"{int(elsewhere.sum())} training sources of other variants left out")
+            notes.append(f"{int(elsewhere.sum())} training sources of other variants are left out")
         if not self.group:
             notes.append("no group says which variants are of one picture: differences between variants are not paired")
         self.notes = (*self.notes, *notes)

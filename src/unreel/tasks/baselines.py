@@ -135,7 +135,7 @@ def settle(module: nn.Module, batches: Iterable[T], run: Callable[[T], object]) 
             assert norm.num_batches_tracked is not None
             norm.num_batches_tracked.zero_()
     if norms and not count:
-        raise DataError("batch statistics cannot settle without a batch of at least two clips")
+        raise DataError("batch statistics need a batch of at least two clips to settle")
 
 
 def first_weights(encoder: Encoder, task: Task, plan: ClipPlan, *, seed: int = 0, compute: Compute = USUAL) -> Encoder:

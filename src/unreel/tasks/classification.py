@@ -37,7 +37,7 @@ def score_labels(predictions: Predictions, truth: Truth) -> Outcomes:
     if predictions.kind == "neighbours":
         return _score_neighbours(predictions, truth)
     if predictions.kind != "classes":
-        raise UsageError(f"labels are told by classes or neighbours, this head predicts {predictions.kind}")
+        raise UsageError(f"labels are compared with classes or neighbours, and this head predicts {predictions.kind}")
     assert predictions.scores is not None
     card, classes = predictions.card, predictions.classes
     codes, counts, shares = encode(truth.labels, classes), np.array(card.counts), class_shares(card)
@@ -203,7 +203,9 @@ class LabelTask(ScoresLabels):
             own_splits = [str(s) for s in splits]
         labelled = np.array([bool(v) for v in labels])
         if not labelled.all():
-            notes.append(f"{int((~labelled).sum())} of {len(labels)} sources have no {self.label!r} label: left out")
+            notes.append(
+                f"{int((~labelled).sum())} of {len(labels)} sources have no {self.label!r} label and are left out"
+            )
         #: Where the parts come from, to tell two evaluations apart.
         self.split_rule = rule.told(own_splits)
         self.roles, told = rule.roles(own_splits, labelled, self.identities, where=known.where, group=self.group)

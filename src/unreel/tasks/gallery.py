@@ -117,7 +117,7 @@ class GalleryTask(ScoresLabels):
             )
         for side, what in ((self.queries, "queries"), (self.gallery, "gallery sources")):
             if side.unlabelled:
-                notes.append(f"{side.unlabelled} {what} have no {side.known.label!r} label: left out")
+                notes.append(f"{side.unlabelled} {what} have no {side.known.label!r} label and are left out")
         self.notes = tuple(notes)
 
     @property

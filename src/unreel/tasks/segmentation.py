@@ -140,7 +140,7 @@ class MaskTask:
         """
         masks = np.asarray(truth.labels)
         if predictions.kind != "maps" or predictions.maps is None:
-            raise UsageError(f"masks are told by maps, this head predicts {predictions.kind}")
+            raise UsageError(f"masks are compared with maps, and this head predicts {predictions.kind}")
         if (len(predictions), *predictions.maps.shape[2:]) != masks.shape:
             raise UsageError(f"maps {predictions.maps.shape} do not belong to masks {masks.shape}")
         guess, num = predictions.maps.argmax(1), len(self.classes)

@@ -296,7 +296,7 @@ def _shifted_rows(
     shown = ", ".join(f"{name} {sizes[name]}" for name in SUPER_CLASSES if name in sizes)
     told = [f"{set_name}: {len(rows)} sources of {sum(v is not None for v in classes.values())} classes ({shown})"]
     if elsewhere:
-        told.append(f"{set_name}: {elsewhere} sources of classes outside the nine left out")
+        told.append(f"{set_name}: {elsewhere} sources of classes outside the nine are left out")
     return rows, told
 
 

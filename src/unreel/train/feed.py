@@ -49,7 +49,9 @@ def batches_from(loader: Loader, start: int, total: int) -> Generator[Batch, Non
             if count > skip:
                 yield batch
         if not count:
-            raise DataError("the loader is empty, or a generator that cannot be started again; pass a list or a loader")
+            raise DataError(
+                "the loader is empty, or it is a generator, which cannot be started again; pass a list or a loader"
+            )
         skip = max(0, skip - count)  # without a length, the passes before ``start`` are counted by reading them
 
 

@@ -361,4 +361,4 @@ def _write_end(
     }
     write_whole(run.path / "environment.json", json.dumps(record, indent=1))
     if not result.completed:
-        log.info("%s: stopped at step %d of %d; call again to go on", run.path, result.step, result.total_steps)
+        log.info("%s: stopped at step %d of %d; the same call goes on", run.path, result.step, result.total_steps)

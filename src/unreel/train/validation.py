@@ -173,7 +173,7 @@ class Validation:
         if self._best is not None:
             method.load_state_dict(self._best)
         elif self.select != "last":
-            log.warning("no measurement of %s was a number: the last weights are left", self.select)
+            log.warning("no measurement of %s was a number, so the last weights are kept", self.select)
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs, the best weights included: they are on disk whenever the checkpoint is."""

@@ -101,7 +101,9 @@ def test_p8_a_header_row_0_is_skipped_with_a_notice(ucf):
     manifest, missing = ucf101(ucf)
     assert manifest == whole
     assert missing == ()
-    assert manifest.notices == ("testlist01.txt:1: a header row '0' (written by pandas), no file name: skipped",)
+    assert manifest.notices == (
+        "testlist01.txt:1: skipped the header row '0', which pandas wrote and which is no file name",
+    )
     path.write_text("0\n")
     with pytest.raises(DataError, match="empty"):
         ucf101(ucf)

@@ -69,7 +69,7 @@ def read_list(path: Path) -> SplitList:
     ]
     notices = []
     if lines and lines[0].text.strip("\"',; ") == "0":
-        notices.append(f"{lines[0].where}: a header row '0' (written by pandas), no file name: skipped")
+        notices.append(f"{lines[0].where}: skipped the header row '0', which pandas wrote and which is no file name")
         lines = lines[1:]
     if not lines:
         raise DataError(f"{path}: the list is empty")
