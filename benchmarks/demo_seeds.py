@@ -40,20 +40,7 @@ def passed(size: str, runs: Sequence[Mapping[str, Any]]) -> bool:
 
 def render(results: Mapping[str, Any]) -> str:
     """The page: every row of every report seed, whatever it shows."""
-    lines = [
-        "# The demo on report seeds",
-        "",
-        "Written by `benchmarks/demo_seeds.py` from `demo.json`. Percent, with 95 % bootstrap intervals over test",
-        "videos; the difference is paired (pre-trained − random-init, same videos). Report seeds were run once.",
-        "",
-        "Seed 1001 of the standard demo had been run, and 1002 begun, on the world of step 3 below while step 4",
-        "was being tried on development seeds; with the final world they were replaced by new seeds. What 1001",
-        "showed there: motion, linear +5.0 [-0.4, +10.4], kNN +10.4 [+4.8, +16.0], retrieval +6.7 [+0.8, +12.1];",
-        "appearance, linear +2.5 [-2.1, +6.9], kNN +3.8 [-0.6, +8.3], retrieval +5.4 [+0.8, +9.6].",
-        "",
-        "Seconds are of runs with one thread each that shared the two cores with one or two others.",
-        "",
-    ]
+    lines = [*results["intro"]]
     for size, runs in results["runs"].items():
         if not runs:
             continue
@@ -101,7 +88,7 @@ def main() -> None:
     parser.add_argument("--render", action="store_true", help="only write the page again")
     options = parser.parse_args()
     store = RESULTS / "demo.json"
-    results: dict[str, Any] = load(store, {"runs": {}, "tuning": ""})
+    results: dict[str, Any] = load(store, {"runs": {}, "intro": [], "tuning": ""})
     development = bool(options.seed)
     for size in [] if options.render else options.size:
         known = [] if development else results["runs"].setdefault(size, [])

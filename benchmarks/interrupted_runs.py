@@ -11,7 +11,6 @@ a bit from an uninterrupted run's. Exits with 1 when a file was blamed or a bit 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -24,6 +23,8 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from common import arguments as options
+from common import save
 from safetensors.torch import load_file
 
 from unreel.data.synthetic import ActionWorld
@@ -58,12 +59,11 @@ def stopped(command: list[str], signal_name: str, seconds: float, *, group: bool
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--signal", default="TERM")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, help="also write the counts here (JSON)")
     arguments = parser.parse_args()
     if shutil.which("timeout") is None:
         print("timeout is not installed (coreutils has it)")
@@ -105,8 +105,7 @@ def main() -> int:
             )
             shutil.rmtree(run.path)
     print(json.dumps(counts))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps({"signal": arguments.signal, "runs": arguments.runs, **counts}, indent=1))
+    save(arguments.out, {"signal": arguments.signal, "runs": arguments.runs, **counts})
     return int(counts["blamed"] > 0 or counts["differing"] > 0)
 
 

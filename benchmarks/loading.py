@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from common import arguments, ratio, save
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -169,9 +170,7 @@ def _summary(times: dict[str, list[float]], clips: int, reference: str) -> dict[
         name: {
             "clips_per_s_median": clips / statistics.median(rounds),
             "clips_per_s_best": clips / min(rounds),
-            f"ratio_to_{reference.replace(' ', '_')}": statistics.median(
-                r / t for r, t in zip(times[reference], rounds, strict=True)
-            ),
+            f"ratio_to_{reference.replace(' ', '_')}": ratio(times[reference], rounds),
         }
         for name, rounds in times.items()
     }
@@ -195,9 +194,7 @@ def decoding(folder: Path, gop: int, args: argparse.Namespace) -> dict[str, Any]
     result = _summary(times, 2 * args.videos, reference)
     if "torchcodec one call" in found:
         for name, rounds in times.items():
-            result[name]["ratio_to_torchcodec_one_call"] = statistics.median(
-                r / t for r, t in zip(times["torchcodec one call"], rounds, strict=True)
-            )
+            result[name]["ratio_to_torchcodec_one_call"] = ratio(times["torchcodec one call"], rounds)
     size = sum(Path(manifest.absolute(i)).stat().st_size for i in range(len(manifest)))
     return {"variants": result, "mean_difference_to_unreel": difference, "megabytes": size / 1e6}
 
@@ -276,9 +273,7 @@ def handing_over(args: argparse.Namespace) -> dict[str, Any]:
             name: {
                 "ms_per_batch_median": 1e3 * statistics.median(times[name]),
                 "ms_to_first_batch_median": 1e3 * statistics.median(first[name]),
-                "ratio_to_torch": statistics.median(
-                    t / o for t, o in zip(times["torch DataLoader"], times[name], strict=True)
-                ),
+                "ratio_to_torch": ratio(times["torch DataLoader"], times[name]),
             }
             for name in times
         }
@@ -286,14 +281,12 @@ def handing_over(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=7)
     parser.add_argument("--videos", type=int, default=4, help="videos per group-of-pictures length")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each video")
     parser.add_argument("--width", type=int, default=340)
     parser.add_argument("--height", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=30, help="batches per round when handing over")
-    parser.add_argument("--out", type=Path, default=None, help="JSON file")
     args = parser.parse_args()
     torch.set_num_threads(1)
     report: dict[str, Any] = {
@@ -308,10 +301,8 @@ def main() -> None:
             report[f"gop {gop}"] = decoding(Path(folder), gop, args)
     report["handing over"] = handing_over(args)
     report["load_after"] = os.getloadavg()
-    text = json.dumps(report, indent=2)
-    print(text)
-    if args.out is not None:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=1))
+    save(args.out, report)
 
 
 if __name__ == "__main__":

@@ -1171,24 +1171,7 @@ def real_section(found: Mapping[str, Any], words: Mapping[str, str]) -> list[str
 
 def render(found: Mapping[str, Any]) -> str:
     """The page, every number from the JSON beside it."""
-    lines = [
-        "# Object-aware learning: ContraCAM, OA-Crop, BG-Mixup",
-        "",
-        "Rendered from [object_aware.json](object_aware.json) by `python benchmarks/object_aware.py render`; all "
-        "numbers are in it.",
-        "",
-        "Two questions. Does the map of a contrastive net, made without labels, show where objects are, better than "
-        "what needs no learning? And do views made of those maps keep an encoder from relying on backgrounds? Nets, "
-        "pictures and training are as small as one CPU core asks for: differences between rows are what this page is "
-        "about, not the papers' levels.",
-        "",
-        "Controls: a centre square, the full image, the same net with random weights, the same weights with settled "
-        "norms (random weights as they are made normalise by statistics that no layer has; settling them is no "
-        "learning), and the class-activation map of a classifier that was trained with labels. Boxes are parts above "
-        "half of a map's maximum, without a margin. Differences are paired, intervals are 95 % bootstraps, nothing is "
-        "corrected for the number of comparisons.",
-        "",
-    ]
+    lines = [*found.get("intro", [])]
     if "world" in found:
         lines += world_section(found["world"], found.get("words", {}))
     if "real" in found:

@@ -173,29 +173,14 @@ def verdicts(scores: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def render(found: Mapping[str, Any]) -> str:
     """The page, every number from the JSON beside it."""
-    intro = [
-        "# CVRL on real video",
-        "",
-        "Rendered from [cvrl.json](cvrl.json) by `python benchmarks/real_cvrl.py --render`; all numbers are in it.",
-        "",
-        "Two small public collections, pre-trained on their own training part without labels on a CPU, then probed "
-        "with the encoder frozen. Controls: the same architecture with random weights, and 46 plain statistics of "
-        "the same clips (colour, layout, edges, change over time). Intervals are 95 % bootstraps that resample whole "
-        "groups of the test part; differences are paired. They hold for the encoders trained here: what another "
-        "training part would give they do not know; the spread over seeds shows what the seed alone does.",
-        "",
-        "**Read later.** Random weights as they are made normalise by statistics that no layer has. Settling those "
-        "alone, without learning, moves scores on these collections by as much as training did here "
-        "([tcgl.md](tcgl.md), first weights). A difference to random weights below may be no more than that; "
-        "this page has no such control.",
-        "",
-    ]
 
     def row(_: str, s: Mapping[str, Any]) -> list[str]:
         shown = [number(s["values"][net]) for net in ("frame-statistics", "random-init", CVRL)]
         return [f"{s['protocol']}, {METRIC_NAMES[s['metric']]}", *shown]
 
-    return page(intro, section, developed(found, ("frame statistics", "random weights", "CVRL"), row), found)
+    return page(
+        found.get("intro", []), section, developed(found, ("frame statistics", "random weights", "CVRL"), row), found
+    )
 
 
 def section(name: str, entry: Mapping[str, Any]) -> list[str]:

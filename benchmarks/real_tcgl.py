@@ -528,34 +528,7 @@ def render(found: Mapping[str, Any]) -> str:
         return [label, *shown]
 
     chosen = developed(found, (*(CONTROLS[c] for c in controls), *VARIANTS), row)
-    return page(INTRO, lambda name, entry: section(name, entry, found.get("words", {})), chosen, found)
-
-
-INTRO = [
-    "# TCGL on real video",
-    "",
-    "Rendered from [tcgl.json](tcgl.json) by `python benchmarks/real_tcgl.py --render`; all numbers are in it.",
-    "",
-    "Two small public collections, pre-trained on their own training part without labels on a CPU, then probed "
-    "with the encoder frozen. Two variants stand side by side, from the same first weights and the same draws of "
-    "snippets. **Faithful** is the paper's setting: the head that is to tell the order of three snippets is given "
-    "a graph built from that order, so that half of all orders can be told without looking at the video, and all "
-    "of them up to reversal. **Leak-free** gives the head the chain of shuffled positions, which knows nothing: "
-    "chance is one in six. Nothing else differs.",
-    "",
-    "Controls: the same architecture with random weights; the first weights, which are what both variants start "
-    "from with their batch norms settled on the training part, as a run at a learning rate of zero would leave "
-    "them; and 46 plain statistics of the same clips (colour, layout, edges, change over time). Random weights as "
-    "they are made normalise by statistics that no layer has, and settling those alone moves scores: what "
-    "training *learned* is the difference to the first weights. Linear probe and nearest "
-    "neighbours read the embedding; retrieval reads "
-    "the last feature map after 2 × 2 max pooling, mean of ten clips, cosine, and a hit is any of the k nearest "
-    "(the papers' measure). Intervals are 95 % bootstraps that resample whole groups of the test part; "
-    "differences are paired; nothing is corrected for the number of comparisons. They hold for the encoders "
-    "trained here: what another training part would give they do not know; the spread over seeds shows what the "
-    "seed alone does.",
-    "",
-]
+    return page(found.get("intro", []), lambda name, entry: section(name, entry, found.get("words", {})), chosen, found)
 
 
 def section(name: str, entry: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:

@@ -10,8 +10,6 @@ beside it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import statistics
@@ -20,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from common import arguments, ratio, save
 
 BARE = ("-c", "import cyclopts")
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,30 +63,27 @@ def measure(commands: list[str], sources: list[Path], rounds: int) -> dict[str, 
         name: {
             "processor_s": statistics.median(s.processor for s in times),
             "wall_s": statistics.median(s.wall for s in times),
-            "ratio": statistics.median(s.processor / b.processor for s, b in zip(times, spent["bare"], strict=True)),
+            "ratio": ratio([s.processor for s in times], [b.processor for b in spent["bare"]]),
         }
         for name, times in spent.items()
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=15)
     parser.add_argument("--commands", nargs="+", default=["", "pretrain", "doctor"], help="'' is unreel itself")
     parser.add_argument("--source", type=Path, nargs="+", default=[ROOT / "src"], help="folders that hold unreel")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found = measure(options.commands, options.source, options.rounds)
     for name, row in found.items():
         print(f"{row['ratio']:5.2f} × bare  {row['processor_s']:6.3f} s  {row['wall_s']:6.3f} s wall  {name} --help")
-    if options.out is not None:
-        result = {
-            "setting": {"rounds": options.rounds},
-            "python": platform.python_version(),
-            "machine": platform.processor() or platform.machine(),
-            "variants": found,
-        }
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = {
+        "setting": {"rounds": options.rounds},
+        "python": platform.python_version(),
+        "machine": platform.processor() or platform.machine(),
+        "variants": found,
+    }
+    save(options.out, result)
 
 
 if __name__ == "__main__":

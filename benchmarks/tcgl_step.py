@@ -21,7 +21,6 @@ The share of a step outside the encoder is rest / step.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import RESULTS, arguments, load, save
 from torch import Tensor
 from torch.nn import functional
 
@@ -42,7 +42,7 @@ from unreel.methods import TCGL, create_method
 from unreel.nn import create_encoder
 from unreel.nn.norm import separate_calls
 
-RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "tcgl_step.json"
+RESULT = RESULTS / "tcgl_step.json"
 #: the most that may lie outside the encoder
 FLOOR = 0.05
 
@@ -301,11 +301,10 @@ def render(found: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=5, out=False)
     parser.add_argument("--batch", type=int, default=8, help="videos")
     parser.add_argument("--frames", type=int, default=16, help="of a snippet")
     parser.add_argument("--size", type=int, default=112, help="pixels of a side")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--encoder", default="r3d_18", choices=["r3d_18", "r2plus1d_18"])
     parser.add_argument("--layers", type=int, nargs=4, default=[1, 1, 1, 1])
     parser.add_argument("--width", type=int, default=64)
@@ -316,7 +315,7 @@ def main() -> None:
     if not args.render:
         torch.set_num_threads(1)
         keep_freed_memory()  # as training does on a CPU
-        load = os.getloadavg()[0]
+        load_before = os.getloadavg()[0]
         difference = greatest_difference(args)
         print(f"step against loop, greatest relative difference: {difference:.1e}")
         if difference > 1e-8:
@@ -329,16 +328,16 @@ def main() -> None:
                 "processor": processor(),
                 "torch": torch.__version__,
                 "python": platform.python_version(),
-                "load_before": load,
+                "load_before": load_before,
                 "load_after": os.getloadavg()[0],
             },
             "greatest_difference": difference,
             "summary": summary(rounds),
             "rounds": rounds,
         }
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+        save(args.out, found)
     page = args.out.with_suffix(".md")
-    page.write_text(render(json.loads(args.out.read_text())))
+    page.write_text(render(load(args.out)))
     print(page)
 
 
