@@ -165,14 +165,14 @@ def predict(
         head_or_run: with ``labels`` an encoder, a run, or the path of either; else a head, its file, or the run (or any
             folder) that keeps it.
         data: what to predict: a folder, a manifest, or a list of paths.
-        labels: a table with the columns path and label; paths as seen from the folder of the data, or the table's own.
+        labels: a table with the columns path and label. Its paths start at the folder of the data, or at its own.
         protocol: "linear", "knn", "svm", or a protocol (``unreel.protocols``).
         label, group: which columns of the labels, where there are several.
         window: seconds; one prediction for each such part of a video instead of one for the whole.
-        encoder: of a head whose encoder is no longer where it was.
-        head: file (.safetensors) to keep the fitted head in; in the folder ``heads`` of a run by default.
+        encoder: the head's encoder, if it is no longer where it was.
+        head: file (.safetensors) to keep the fitted head in. The default is in the folder ``heads`` of the run.
         out: also write the table there: .csv, .parquet or .json.
-        seed: of what is drawn in fitting.
+        seed: seed for what is drawn in fitting.
         options: device, workers, batch_size, store, precision, decoder, progress: see ``Compute``.
 
     Raises: UsageError for a call that contradicts itself; DataError for labels that name no file, a single class, or

@@ -85,7 +85,7 @@ def run_demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable
         out: folder for everything: ``world/``, ``run/`` (with ``report.html``), ``features/``, ``demo.json``. What
             an interrupted demo of the same seed and size left there is used again.
         size: see ``SIZES``.
-        seed: of the world, the weights and the training; the controls have their own.
+        seed: seed for the world, the weights and the training; the controls have their own.
         say: told what is going on, a line at a time.
     """
     from unreel import __version__, api

@@ -69,7 +69,7 @@ def content_digest(path: str | PathLike[str]) -> str:
 
 
 def fingerprint(path: str | PathLike[str], root: str | PathLike[str], *, full: bool = False) -> str:
-    """32 hex digits for a file's path below ``root``, size, first and last 64 KiB; of a folder for its files' together.
+    """32 hex digits for a file's path below ``root``, size, first and last 64 KiB; a folder's cover all of its files.
 
     ``full`` reads every byte. Raises: DataError where something cannot be read.
     """

@@ -124,7 +124,7 @@ def uniforms(key: Key, ids: torch.Tensor, *shape: int) -> torch.Tensor:
     Args:
         key: the address above the samples, such as ``batch.key.child("dropout")``.
         ids: (B,) int64, such as ``batch.sample_id``; the device of the result.
-        shape: of one sample's draw.
+        shape: shape of one sample's draw.
     Returns: (B, shape…) float32, 24 random bits each.
     """
     count = math.prod(shape)

@@ -59,7 +59,7 @@ def choose_validation(
         found: all rows of the data. rows: those chosen to learn from.
         validation: how many of ``rows`` to hold out, a share of them below 1, or the name of a split of ``found``;
             0 holds out none. Groups stay whole.
-        seed: of the choice; the run's.
+        seed: seed for the choice; the run's.
     Raises: UsageError, DataError for an amount or a split that cannot be.
     """
     if isinstance(validation, str):

@@ -56,8 +56,8 @@ def index(
 ) -> Indexed:
     """Probe every file of a manifest; a file whose facts are known, and that is as it was, is not opened.
 
-    An image is decoded whole; of a video the packets are read and one frame is decoded, so that what is broken further
-    on is met by who decodes it. Facts belong to one file at its place (``core.digests.place_digest``). A fault is never
+    An image is decoded whole. For a video, the packets are read and one frame is decoded: what is broken further on is
+    met by whoever decodes it. Facts belong to one file at its place (``core.digests.place_digest``). A fault is never
     remembered: what could not be read is probed again.
 
     Args:

@@ -76,7 +76,7 @@ class ClipLoader:
         dataset: the samples.
         batch_size: videos per *global* batch, over all ranks, so that one recipe gives one run on any number of
             processes. Batches never shrink.
-        seed: of the order; the run's seed.
+        seed: seed for the order; the run's.
         workers: processes that decode; 0 decodes in this one, without a watch over files that hang.
         rank, world_size: which slice of the global batch this process gets.
         drop_last: leave out the rows that do not fill a batch at the end of an epoch; otherwise the last batch is

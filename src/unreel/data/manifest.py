@@ -308,7 +308,7 @@ class Manifest:
         return mapping_digest([files, row.start_s or 0.0, row.end_s])
 
     def one_name_each(self) -> list[str]:
-        """Row for row the path as written, or its frames'; of a file with several names, through links, the first."""
+        """Row for row the path as written, or its frames'. A file with several names, through links, has the first."""
         first: dict[tuple[str, ...], str] = {}
         return [
             first.setdefault(

@@ -72,8 +72,8 @@ class Tube:
 
         Source: docs/methods/contracam.md, Video.
 
-        A frame has the box that is nearest in time, up to half of the usual distance between boxes; of an object
-        that was seen once, between the frames.
+        A frame has the box that is nearest in time, up to half of the usual distance between boxes. For an object that
+        was seen once, this is the distance between the frames.
         """
         spaced = self.times_s if len(self.times_s) > 1 else np.sort(times_s)
         reach = (0.5 * float(np.median(np.diff(spaced))) if len(spaced) > 1 else 0.0) + _TIME_SLACK_S
@@ -218,7 +218,7 @@ def read_mask(
     Args:
         path: a picture, a folder with a picture per frame, a ``.npy`` or a ``.npz``, see above.
         indices: (T,) frames in the file. times_s: (T,) when they are shown.
-        size: of the frames.
+        size: size of the frames.
         binary: whatever is not zero is 1.
     Raises: MissingFileError, UnreadableError; TooShortError where the masks end before the frames.
     """

@@ -43,7 +43,7 @@ class DataRecord:
 
     @classmethod
     def of(cls, manifest: Manifest) -> DataRecord:
-        """Of a manifest as it is now; reads up to 128 KiB per file. Raises DataError where a file cannot be read."""
+        """A manifest's record now; reads up to 128 KiB per file. Raises DataError where a file cannot be read."""
         prints = manifest.fingerprints()
         files: dict[str, tuple[str, str]] = {}
         rows: dict[str, str] = {}

@@ -369,7 +369,7 @@ class ClipPlan:
         short_side_px: the shorter side is resized to this, the longer to max(this, longer·this // shorter).
         rule: see :func:`clip_starts`.
         resize_px: (height, width) to resize to instead, without keeping the aspect; TCGL's is (128, 171).
-        antialias: of the resize.
+        antialias: whether the resize filters first.
     """
 
     num_frames: Count = 32

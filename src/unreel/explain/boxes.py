@@ -109,8 +109,8 @@ def clean_mask(
     """A binary mask without specks: the large 4-connected components of a soft mask.
 
     ``official`` computes what the release does: every pixel that is not zero in 8 bits belongs to an object, whatever
-    ``binarise_threshold``; of the areas above the limit the first is dropped, which is the background's, or an object
-    where the background is small; and ``single`` heeds no limit.
+    ``binarise_threshold`` is; the first area above the limit is dropped, which is the background, or an object where
+    the background is small; and ``single`` heeds no limit.
 
     Args:
         mask: (..., H, W) in [0, 1], bool, or uint8 levels; each image or frame is cleaned by itself.

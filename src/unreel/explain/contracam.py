@@ -64,12 +64,12 @@ class CamSettings:
         variant: "paper" or "official"; it decides the two that follow where these are None.
         positive: "per_sample", or "batch_sum", the release's logarithm of the sum over the batch (D2).
         self_negative: "exclude" the image itself from its negatives, or give it the logit 0, "zero_logit" (D1).
-        temperature: of the score's similarities; the release has none, which is 1.
+        temperature: divides the score's similarities; the release has none, which is 1.
         clamp_weights: keep positive channel weights only.
         cam_relu: keep the positive part of the weighted sum only.
         mask_colour: what hides found objects, in normalised space: the batch's mean per channel, zero, or the image
             itself blurred beyond recognition.
-        union: of the iterations' maps: their maximum, or the last alone.
+        union: how the iterations' maps are joined: their maximum, or the last alone.
         layer: stage whose map is weighted; None is the last.
         upsample: to the input's size; "bicubic" in space and linear in time, "linear" (trilinear), or "nearest".
         negatives: the batch's original embeddings with those of its masked versions, or alone.

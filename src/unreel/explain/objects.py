@@ -169,7 +169,7 @@ class Objects:
     Attributes:
         masks: (F, H, W) bool, cleaned.
         boxes: (N, 4) float64 shares of the frame, margin included; for a video those of everything it ever covers.
-        tubelets: of a video, on the frames of ``times_s``; none for an image.
+        tubelets: a video's, on the frames of ``times_s``; none for an image.
         times_s: (G,) times of the tubelets' frames, evenly spaced: G ≥ F where clips leave holes.
     """
 

@@ -23,7 +23,7 @@ COLOURS: tuple[tuple[int, int, int], ...] = (
     (0, 114, 178),
     (213, 94, 0),
 )
-"""Of objects, one after the other: told apart by colour-blind people too (Okabe and Ito 2008)."""
+"""Colours of objects, one after the other. Colour-blind people tell them apart, too (Okabe and Ito 2008)."""
 
 # The part of a colour map in use: its ends are nearly black and nearly white, which hides the picture and says nothing.
 _LOWEST, _HIGHEST = 80, 235

@@ -44,7 +44,7 @@ class _Maps:
     """What both producers are made of.
 
     Args:
-        encoder, projector: of one method; see ``contracam``.
+        encoder, projector: both from one method; see ``contracam``.
         plan: which clips, see ``map_plan``.
         cam: settings of the maps.
         batch_size, seed: who is set against whom, in clips.
@@ -149,9 +149,9 @@ class BoxProducer(_Maps):
 class MaskProducer(_Maps):
     """The sidecar ``masks``: soft masks in 8 bits, as files in a folder named like the table.
 
-    Of an image a grey PNG of its size, of a video an archive with ``masks`` (T', h, w) at the resolution of the
-    features and ``times_s`` (T',). Fact: ``file``, its path beside the table. Maps are not refined: what
-    BG-Mixup mixes by is the map itself.
+    An image gets a grey PNG of its size. A video gets an archive with ``masks`` (T', h, w) at the resolution of the
+    features and ``times_s`` (T',). Fact: ``file``, its path beside the table. Maps are not refined: BG-Mixup mixes by
+    the map itself.
     """
 
     cam: CamSettings = MASK_MAPS

@@ -67,7 +67,7 @@ class ImageDecoder:
 
     @property
     def suffixes(self) -> frozenset[str]:
-        """Of what it reads, and of what it refuses by name."""
+        """Suffixes of what it reads, and of what it refuses by name."""
         return IMAGE_SUFFIXES | FOREIGN_IMAGE_SUFFIXES
 
     def opens(self, path: Path, head: bytes) -> bool:

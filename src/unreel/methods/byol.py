@@ -72,7 +72,7 @@ class BYOL(SiameseMethod):
         clips, views, objects: see ``SiameseMethod``.
         head: the projector: 4096 wide, 256 out.
         predictor: from projections to projections; None: as the projector.
-        momentum: of the teacher, 0.996. momentum_schedule: "constant" (docs/methods/byol.md, Heads and loss), or
+        momentum: the teacher's, 0.996. momentum_schedule: "constant" (docs/methods/byol.md, Heads and loss), or
             "cosine" to 1 at the end (Grill 2020, §3.3).
         mix: "mixup" or "cutmix" of the first view with another sample's: its cosines with both count by their shares
             (docs/methods/object_views.md, Mixup and CutMix). mix_alpha: of the Beta distribution.

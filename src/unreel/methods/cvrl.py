@@ -39,7 +39,7 @@ class CVRL(Method):
         views: crop, flip, jitter, grey (Algorithm 1), drawn once per clip.
         objects: object-aware views; off.
         head: the projection head: three hidden layers of 2048, 128 out.
-        temperature: of the loss.
+        temperature: the loss divides similarities by it.
         reduction: "mean" (the paper), or "sum_of_views" (the release: twice the mean; the learning rate is tied to it).
         same_view_negatives: False drops the other videos' clips of the anchor's own view.
         normalize: False compares projections as they are.

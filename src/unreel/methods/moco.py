@@ -81,7 +81,7 @@ class MoCo(SiameseMethod):
         clips, views, objects: see ``SiameseMethod``.
         head: from embeddings to keys: v2's, as wide as the embedding, 128 out.
         queue_size: K, keys; 65,536.
-        momentum: of the teacher, 0.999. momentum_schedule: "constant", or "cosine" to 1 at the end.
+        momentum: the teacher's, 0.999. momentum_schedule: "constant", or "cosine" to 1 at the end.
         temperature: None: 0.07 where the head is one linear layer, as v1's, and 0.2 where it is more.
         symmetric: each pair of views both ways round. Otherwise the earlier view is the query.
         mix: "mixup" or "cutmix" of the first view with another sample's, which makes the batch's other keys negatives,

@@ -100,9 +100,10 @@ class Pace(PretextTask):
         encoder, clips, views, objects, head: see ``PretextTask``. Videos too short for a pace are looped. The colour
             jitter, which the paper has against shortcuts, and the flip are drawn for each clip: what two clips of a
             video shared would help to tell them from others.
-        contrast_weight: of the contrast between two clips of a video, each at a pace of its own; it needs
+        contrast_weight: weight of the contrast between two clips of a video, each at a pace of its own; it needs
             ``num_clips`` of 2. The paper's is 0.1, beside 1 for the pace; 0 has none.
-        temperature, out_dim: of the contrast, and width of its projection (one hidden layer as wide as the encoder).
+        temperature, out_dim: temperature of the contrast, and width of its projection (with one hidden layer as wide
+            as the encoder).
     Raises: UsageError for a contrast of one clip per video.
     """
 

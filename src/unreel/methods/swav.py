@@ -112,8 +112,8 @@ class SwAV(SiameseMethod):
             they cover 14 % of the frame at least.
         head: from embeddings to unit rows: 2048 wide, 128 out.
         num_prototypes: K, 3,000; at least several samples of a batch (with its queue) per prototype or few.
-        epsilon, iterations: of the assignment, see ``sinkhorn``.
-        temperature: of the prediction.
+        epsilon, iterations: settings of the assignment, see ``sinkhorn``.
+        temperature: the prediction divides similarities by it.
         freeze_steps: first steps in which the prototypes stay as they are: one epoch of ImageNet, 313 steps of 4,096.
         queue_size: projections of each large view kept for the assignment, where a batch is small against K: 3,840 for
             batches of 256; 0 keeps none.
@@ -222,7 +222,7 @@ class SwAV(SiameseMethod):
         return {"agreement": agreement, "prototypes_used": used}
 
     def on_gradients(self) -> None:
-        """In the first steps the prototypes get no update, of momentum and decay neither."""
+        """The prototypes get no update in the first steps, not even by momentum or decay."""
         if self._frozen:
             self.prototypes.weight.grad = None
 

@@ -119,10 +119,10 @@ class GraphSettings:
     """The graphs, what convolves them, and the projection of their nodes.
 
     Args:
-        intra_edges: of a snippet's graph: "chain", "full", or "random" (a path in random order, drawn per graph).
-        inter_edges: of the snippets' graph in the contrast: "order" joins neighbours in time (the paper),
+        intra_edges: edges of a snippet's graph: "chain", "full", or "random" (a path in random order, drawn per graph).
+        inter_edges: edges of the snippets' graph in the contrast: "order" joins neighbours in time (the paper),
             "position_chain" neighbours in the shuffled tuple, "full", or "random".
-        head_graph: of the snippets' graph before the order head: "order" is the paper's and leaks; "position_chain"
+        head_graph: the snippets' graph before the order head: "order" is the paper's and leaks; "position_chain"
             and "full" do not; "none" convolves each snippet by itself.
         gnn: "gcn", or "gat" for graph attention.
         gcn_layers: 2 gives the head a second layer; the contrast stays at the first.
@@ -210,7 +210,7 @@ class TCGL(Method):
         bn_statistics: whose statistics are kept for evaluation. "all" (the code): also those of the frame-sets, which
             are most of the calls and whose differences from their mean are smaller, although only snippets are encoded
             once training is over; "snippets": theirs alone.
-        temperature: of the node contrast.
+        temperature: the node contrast divides similarities by it.
         w_intra, w_inter, w_order: weights of the losses. A loss of weight 0 is not computed, nor are the parts made
             that only it needs.
 

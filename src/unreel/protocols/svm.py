@@ -32,7 +32,7 @@ class LinearSVM:
         views: with (N, V, D) features: ``scores`` trains on every view and averages decision values; ``vectors``
             averages features first.
         l2_normalize, standardize: what is done to features before; nothing in TCGL's release.
-        max_iterations: of the solver, per class; a fit that needs more is noted.
+        max_iterations: the most iterations of the solver, for each class; a fit that needs more is noted.
     """
 
     c: float = 100.0

@@ -124,7 +124,7 @@ def with_parts(layers: Sequence[Layer], where: str) -> list[Layer]:
     """A file's layers with version 0.1's settings in the sections of the parts that have them now.
 
     Args:
-        layers: of one file. where: its name, for the notice.
+        layers: those of one file. where: the file's name, for the notice.
     """
     name = named_method(layers) or USUAL_METHOD
     if not any(layer.sections.get("method") for layer in layers):

@@ -407,7 +407,7 @@ def retrieval_gallery(
 
     Args:
         queries: as an evaluation report holds them.
-        height_px: of the pictures; larger frames are made smaller.
+        height_px: height of the pictures; larger frames are made smaller.
         read: path to an (H, W, 3) uint8 image; by default the middle frame of the file. A MediaError leaves the
             picture out.
     """

@@ -74,7 +74,7 @@ def heat_map(
         values, low, high: (R, C), shares in [0, 1] with their interval, shown in percent; NaN leaves a cell empty.
         difference, difference_low, difference_high: (R, C), paired differences with their interval, also in percent;
             they colour the cell. Where the interval includes 0 it is hatched in grey instead. NaN (a control): neither.
-        name, title: of the drawing. unit: beside the colour bar. caption: below.
+        name, title: name and title of the drawing. unit: written beside the colour bar. caption: written below.
         limit: difference of the deepest colour, a share; by default the next 10 % above all that are shown.
     Raises: UsageError for arrays of another shape.
     """

@@ -75,7 +75,7 @@ def evaluate(
         clips: the test clips; ``None``: the profile's, in ``standard`` as the encoder was trained.
         pooling: how maps become vectors (``Pooling`` or its name); ``None``: the profile's, in ``standard`` as the
             encoder does it. The frame statistics are what they are.
-        seed: of the controls' weights, the split (where the data has none), selection and resampling.
+        seed: seed for the controls' weights, for the split where the data has none, for selection and resampling.
         out: also write the report there (a .json file; a run, see ``Report.keep``; a folder gets ``scores.json``).
         options: device, workers, batch_size, store, precision, decoder, progress, work: see ``Compute``; level and
             num_resamples of the intervals: see ``Resampling``.

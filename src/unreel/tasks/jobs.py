@@ -43,7 +43,7 @@ class Job:
         task: its name among ``TASKS``, and its arguments: ``{"name": "label", "data": "a.csv", "label": "motion"}``.
         encoder: a run's folder or an encoder file.
         protocol: a name, or a name with settings: ``{"name": "knn", "k": 5}``.
-        seed: of the split where the data has none, of selection, of a control's weights.
+        seed: seed for the split where the data has none, for selection, and for a control's weights.
         control: ask this control of the encoder instead, one of ``BASELINES``.
         profile: whose clips, pooling and settings are used.
 

@@ -34,7 +34,7 @@ class ClipOrderTask(LabelTask):
     Args:
         data: a manifest, what makes one, or ``ArrayClips`` with at least two views each, in the order of time.
         group, train, validation, test, splits, test_fraction: as in ``LabelTask``.
-        seed: of the order in which clips are shown, and of a hash split.
+        seed: seed for the order in which clips are shown, and for a split by hash.
     Raises: UsageError and DataError as ``LabelTask``.
     """
 

@@ -26,7 +26,7 @@ class Record:
 
     Attributes:
         about: what tells this from other records: the task's words, the encoder's digest, clips, pooling.
-        seed: of the split where the data have none, of selection, and of resampling.
+        seed: seed for the split where the data have none, for selection, and for resampling.
         n_train, n_val: sizes of the parts.
         outcomes: per test sample. scores: metric → value, n, chance, direction (None: it has none).
         faults: what could not be read.

@@ -212,7 +212,7 @@ class Report:
         confusions: one per protocol that classifies.
         about: what tells this evaluation from others of the same encoder: data, label, split, task, protocols, profile.
         kept: when a run's folder got it; empty where none did.
-        profile, seed, level: of the evaluation.
+        profile, seed, level: those of the evaluation.
     """
 
     scores: tuple[Score, ...]

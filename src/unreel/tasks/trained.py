@@ -41,7 +41,7 @@ class Examples(NamedTuple):
         return Examples(manifest, self.label, np.concatenate([self.groups, other.groups]))
 
     def canonical(self) -> Examples:
-        """In an order that does not depend on the rows', so that training does not either."""
+        """The rows in an order of their own, so that training does not depend on the order given."""
         order = sorted(range(len(self.manifest)), key=self.manifest.sample_id)
         return Examples(self.manifest.subset(order), self.label, self.groups[order])
 

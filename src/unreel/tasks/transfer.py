@@ -92,7 +92,7 @@ def transfer_set(
 
 
 def size_notes(name: str, manifest: Manifest) -> tuple[str, ...]:
-    """In what a manifest's parts differ from complete data; empty where they do not. Raises as ``transfer_set``."""
+    """How a manifest's parts differ from complete data; empty if they do not. Raises as ``transfer_set``."""
     if name not in TRANSFER_SETS:
         raise unknown_name("transfer set", name, TRANSFER_SETS)
     counts = Counter(row.split for row in manifest)

@@ -101,7 +101,7 @@ class Backend:
 
     Args:
         device: None takes CUDA when there is one.
-        precision: of the forward pass; weights and losses stay float32.
+        precision: precision of the forward pass; weights and losses stay float32.
         memory_format: "contiguous" or "channels_last" (5-D and 4-D weights; the fast layout for convolutions).
         synchronise_norm: with several processes, batch norm over the global batch.
         unused_parameters: with several processes, search for parameters that a step does not use (slower).

@@ -95,7 +95,7 @@ def estimate_step(
 
 
 def _time(encoder: Encoder, shape: tuple[int, ...], device: torch.device, precision: Precision) -> float:
-    """Seconds of a forward and backward pass; of the last, because the first warms up (which a long one outweighs)."""
+    """Seconds of a forward and backward pass. The last counts, as the first warms up (which a long one outweighs)."""
     inputs = torch.zeros(shape, device=device)
     seconds = 0.0
     while seconds < _LONG_S:

@@ -113,7 +113,7 @@ class Mixup(_Mixing):
     Source: docs/methods/object_views.md, Mixup and CutMix.
 
     Args:
-        alpha: of the Beta distribution; 1 is uniform.
+        alpha: parameter of the Beta distribution; 1 is uniform.
         views: indices of the views that are mixed (default: the first alone).
         fold: λ ← max(λ, 1 − λ), so that a row stays mostly itself.
         block: see above; a divisor of every process's batch.

@@ -35,7 +35,7 @@ Fill: TypeAlias = Literal["strip", "in_fill"]
 Motion: TypeAlias = Literal["moving", "static"]
 
 UNMIXED, FROM_MEMORY = -1, -2
-"""In ``bg_mixup.partner``: the row is as it was; its background is of an earlier batch."""
+"""Values of ``bg_mixup.partner``: the row is as it was; its background is of an earlier batch."""
 
 
 class Rectangle(NamedTuple):

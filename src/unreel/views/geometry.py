@@ -70,7 +70,7 @@ def resized_crop(frames: Tensor, box: Tensor, size: Size | None, *, antialias: b
         frames: uint8 (T, H, W, C), or float (..., C, T, H, W).
         box: x1 y1 x2 y2 in pixels, rounded half to even; for uint8 (4,) or (T', 4), for float (..., 4) or
             (..., T', 4) with T' = 1 or T.
-        size: of the result; ``None`` keeps the box's own (all boxes must then be of one size).
+        size: size of the result; ``None`` keeps the box's own (all boxes must then be of one size).
         antialias: as in ``resize``.
     Raises: UsageError for a box that is empty or leaves the frame, or another shape.
     """

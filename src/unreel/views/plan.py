@@ -122,9 +122,9 @@ class ViewPlan:
         """All random choices of one view, before decoding.
 
         Args:
-            key: of the sample; the plan appends the view's index (or ``shared``) and the operation's name.
+            key: the sample's; the plan appends the view's index (or ``shared``) and the operation's name.
             view: index of the pipeline.
-            size: of the decoded frames; ``num_frames`` is the clip's.
+            size: size of the decoded frames; ``num_frames`` is the clip's.
             sidecars: computed facts of the source, by name.
         """
         values: dict[str, Tensor] = {}

@@ -112,7 +112,7 @@ def view_plan(
         crop_aspect_min, crop_aspect_max: width over height of a crop: 0.5 to 2; 3/4 to 4/3 in the image methods'
             presets.
         crop_sampler: ``tf``, or ``torchvision`` (image methods); they differ in the distribution of crop sizes.
-        antialias: of the resize; default: the preset's.
+        antialias: whether the resize filters first; default: the preset's.
         flip_p, jitter_p, gray_p: probabilities. 0 leaves the operation out.
         jitter_strength: SimCLR's s: brightness, contrast, saturation 0.8 s, hue 0.2 s; half of that in the image
             methods' presets.
@@ -198,7 +198,7 @@ def snippet_views(
         num_views: snippets per sample.
         size: side of the square crop, pixels.
         resize: (high, wide) of the frame before the crop, its aspect not kept; None crops the frame as it is.
-        antialias: of the resize.
+        antialias: whether the resize filters first.
         crop: "random", or "center" as in the papers' tests.
         crop_per: "snippet" draws a place for each snippet, so that their offset tells nothing, the same for all its
             frames; "tuple" one for all snippets; "frame" one for each frame, which shakes the clip (OPN's jitter, and

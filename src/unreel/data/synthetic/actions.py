@@ -89,7 +89,7 @@ class ActionWorld:
         background_link: ``"none"``: independent of the classes. ``"motion"`` or ``"appearance"``: the background
             gives the class away with probability ``background_strength`` in training. In test the link is
             ``test_background``: the ``"same"``, ``"swapped"`` (it points at another class) or ``"random"``.
-        contrast: of the background, 0 is flat.
+        contrast: contrast of the background; 0 is flat.
         events: show a second actor, a ring in front, that goes through one of ``EVENTS`` over the whole video. The
             frames of one member of a pair are, in the actor's layer, exactly the other's, last to first.
         bystanders: fewest and most small still objects of no class along the border, at most 12; (0, 0) shows none.

@@ -94,7 +94,7 @@ def write_background_world(
 
     Args:
         folder: made if missing.
-        seed, num_train, num_test: of the world; every variant has ``num_test`` videos.
+        seed, num_train, num_test: the world's; every variant has ``num_test`` videos.
         variants: which to write; "original" must be among them.
         progress: called with (videos done, videos in all).
         settings: of ``ActionWorld``, but for its background link.
