@@ -123,7 +123,7 @@ def test_settling_is_the_mean_over_batches_and_leaves_the_modes():
     torch.testing.assert_close(norm.running_var, torch.stack([b.var(0) for b in batches]).mean(0))
     assert not any(module.training for module in net.modules())
     assert norm.momentum == 0.1
-    with pytest.raises(DataError, match="without a batch"):
+    with pytest.raises(DataError, match="a batch of at least two clips"):
         settle(net, [], net)
 
 
