@@ -54,7 +54,7 @@ def test_a_run_on_images_speaks_of_images_from_the_plan_to_the_page(
     said["page"] = re.sub(r"<(style|svg).*?</\1>|data:image[^\"]*", "", page, flags=re.S)
     for name, text in said.items():
         assert not re.search(r"\bvideos?\b", text, re.I), (name, text)
-        assert not re.search(r"\b1 (frames|images|views|epochs|classes|groups|workers|features)\b", text), (name, text)
+        assert not re.search(r"(?<![\d.,])1 (frames|images|views|epochs|classes|groups|workers|features)\b", text), (name, text)
     assert "images    12\n" in said["plan"]
     assert "simclr: 2 views, 16² pixels" in said["plan"]
     assert ": 12 images × " in said["vectors"]

@@ -173,9 +173,8 @@ class _Page:
         remark = "complete" if self.run.completed else f"of {self.total_steps:,}; not complete"
         tiles.append(("Steps", f"{self.steps:,}", remark))
         if self.seconds:
-            tiles.append(
-                ("Training", duration(self.seconds), f"{rate:.3g} {'view' if clip == 1 else 'clip'}s/s" if rate else "")
-            )
+            speed = counted(float(f"{rate:.3g}"), "view" if clip == 1 else "clip") if rate else ""
+            tiles.append(("Training", duration(self.seconds), f"{speed} a second" if speed else ""))
         if wait is not None:
             # At most 5 % where the loader can keep up.
             tiles.append(
