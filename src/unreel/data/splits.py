@@ -17,7 +17,7 @@ _TWO_POW_64 = 1 << 64
 def hash_unit(identity: str, seed: int | str = 0) -> float:
     """Where an identity falls on [0, 1): the first 8 bytes of SHA-256 of ``"<seed>:<identity>"``, big-endian, / 2^64.
 
-    With seed "usvid" these are the normative numbers of the ultrasound specification.
+    With the seed "usvid" these are the splits that unreel uses for ultrasound.
     """
     digest = hashlib.sha256(f"{seed}:{identity}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / _TWO_POW_64
