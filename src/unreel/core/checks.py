@@ -23,6 +23,8 @@ Positive: TypeAlias = Annotated[float, Range(gt=0)]
 NotNegative: TypeAlias = Annotated[float, Range(ge=0)]
 Share: TypeAlias = Annotated[float, Range(ge=0, le=1)]
 Fraction: TypeAlias = Annotated[float, Range(gt=0, lt=1)]
+Frames: TypeAlias = Annotated[int, Range(ge=1, unit="frames")]
+FramesApart: TypeAlias = Annotated[int, Range(ge=0, unit="frames")]
 
 
 def checked(builder: C) -> C:

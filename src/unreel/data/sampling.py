@@ -6,20 +6,19 @@ All starts and intervals are whole frames. A clip of n frames at stride s covers
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from functools import cached_property
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from unreel.core.checks import Amount, Count, Positive, Share, checked
+from unreel.core.checks import Amount, Count, Frames, FramesApart, Positive, Share, checked
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 
 IntervalKind: TypeAlias = Literal["decreasing", "uniform", "increasing", "none", "independent", "fixed", "exponential"]
@@ -169,6 +168,7 @@ class IntervalDistribution:
 
 
 @checked
+@dataclass(frozen=True)
 class PairSampler:
     """Two clips of one video, an interval apart (CVRL; docs/methods/cvrl.md, Sampling).
 
@@ -186,21 +186,19 @@ class PairSampler:
 
     num_views = 2
 
-    def __init__(
-        self,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 2,
-        *,
-        interval: IntervalKind = "decreasing",
-        power: Annotated[float, Range(gt=0)] = 1.0,
-        fixed_frames: Annotated[int, Range(ge=0, unit="frames")] = 0,
-        scale: Annotated[float, Range(gt=0)] = 0.25,
-        swap: bool = True,
-    ) -> None:
-        self.clip_frames = clip_frames
-        self.stride = stride
-        self.distribution = IntervalDistribution(interval, power, frames=fixed_frames, scale=scale)
-        self.swap = swap
+    clip_frames: Frames = 16
+    stride: Frames = 2
+    _: KW_ONLY
+    interval: IntervalKind = "decreasing"
+    power: Positive = 1.0
+    fixed_frames: FramesApart = 0
+    scale: Positive = 0.25
+    swap: bool = True
+
+    @cached_property
+    def distribution(self) -> IntervalDistribution:
+        """Of the interval."""
+        return IntervalDistribution(self.interval, self.power, frames=self.fixed_frames, scale=self.scale)
 
     def starts(self, key: Key, num_frames: int) -> tuple[int, int]:
         """First frames of view 0 and view 1 in a source of ``num_frames`` frames."""
@@ -221,11 +219,9 @@ class PairSampler:
         )
         return SamplerDraw(clips, {"interval": torch.tensor(second - first)})
 
-    def __repr__(self) -> str:
-        return f"PairSampler({self.clip_frames}, {self.stride}, {self.distribution!r}, swap={self.swap})"
-
 
 @checked
+@dataclass(frozen=True)
 class ClipSetSampler:
     """ρ clips of one video, in random order (Feichtenhofer 2021); the first two are views 0 and 1.
 
@@ -240,22 +236,21 @@ class ClipSetSampler:
     Raises: UsageError for counts below 1 or a distribution that cannot be.
     """
 
-    def __init__(
-        self,
-        rho: Annotated[int, Range(ge=1)] = 2,
-        *,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        interval: IntervalKind = "independent",
-        power: Annotated[float, Range(gt=0)] = 1.0,
-        fixed_frames: Annotated[int, Range(ge=0, unit="frames")] = 0,
-        scale: Annotated[float, Range(gt=0)] = 0.25,
-    ) -> None:
-        self.rho = rho
-        self.clip_frames, self.stride = clip_frames, stride
-        self.pair = PairSampler(
-            clip_frames, stride, interval=interval, power=power, fixed_frames=fixed_frames, scale=scale, swap=False
-        )
+    rho: Count = 2
+    _: KW_ONLY
+    clip_frames: Frames = 16
+    stride: Frames = 1
+    interval: IntervalKind = "independent"
+    power: Positive = 1.0
+    fixed_frames: FramesApart = 0
+    scale: Positive = 0.25
+
+    @cached_property
+    def pair(self) -> PairSampler:
+        """Draws the first and the last clip."""
+        drawn = asdict(self)
+        del drawn["rho"]
+        return PairSampler(**drawn, swap=False)
 
     @property
     def num_views(self) -> int:
@@ -281,11 +276,9 @@ class ClipSetSampler:
             tuple(Request(clip_indices(s, source.num_frames, self.clip_frames, self.stride)) for s in starts)
         )
 
-    def __repr__(self) -> str:
-        return f"ClipSetSampler({self.rho}, {self.clip_frames}, {self.stride}, {self.pair.distribution!r})"
-
 
 @checked
+@dataclass(frozen=True)
 class UniformSampler:
     """``num_clips`` clips of one video, each with its own uniform start; short videos are looped.
 
@@ -293,16 +286,10 @@ class UniformSampler:
     probe).
     """
 
-    def __init__(
-        self,
-        num_clips: Annotated[int, Range(ge=1)] = 1,
-        *,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-    ) -> None:
-        self.num_clips = num_clips
-        self.clip_frames = clip_frames
-        self.stride = stride
+    num_clips: Count = 1
+    _: KW_ONLY
+    clip_frames: Frames = 16
+    stride: Frames = 1
 
     @property
     def num_views(self) -> int:
@@ -315,9 +302,6 @@ class UniformSampler:
         return SamplerDraw(
             tuple(Request(clip_indices(s, source.num_frames, self.clip_frames, self.stride)) for s in starts)
         )
-
-    def __repr__(self) -> str:
-        return f"UniformSampler({self.num_clips}, clip_frames={self.clip_frames}, stride={self.stride})"
 
 
 @checked

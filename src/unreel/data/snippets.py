@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unreel.core.checks import Count, checked
+from unreel.core.checks import Count, Frames, FramesApart, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
@@ -73,6 +74,7 @@ def require_frames(source: SourceInfo, needed: int, what: str) -> None:
 
 
 @checked
+@dataclass(frozen=True)
 class SnippetSampler:
     """``num_snippets`` clips, ``interval`` frames apart, in shuffled positions (VCOP, Xu et al. 2019).
 
@@ -93,23 +95,18 @@ class SnippetSampler:
     ``order_class`` () int64, its row among ``permutations(num_snippets)``.
     """
 
-    def __init__(
-        self,
-        num_snippets: Annotated[int, Range(ge=1, le=MOST_SNIPPETS)] = 3,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
-        interval: Annotated[int, Range(ge=0, unit="frames")] = 8,
-        *,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        shuffle: bool = True,
-        tile: bool = False,
-    ) -> None:
-        self.num_snippets = num_snippets
-        self.clip_frames = clip_frames
-        self.stride = stride
-        self.interval = interval
-        self.shuffle = shuffle
-        self.tile = tile
-        self.step = interval + (1 if tile else clip_span(clip_frames, stride))
+    num_snippets: Annotated[int, Range(ge=1, le=MOST_SNIPPETS)] = 3
+    clip_frames: Frames = 16
+    interval: FramesApart = 8
+    _: KW_ONLY
+    stride: Frames = 1
+    shuffle: bool = True
+    tile: bool = False
+
+    @property
+    def step(self) -> int:
+        """Frames from the first of a snippet to the first of the next."""
+        return self.interval + (1 if self.tile else clip_span(self.clip_frames, self.stride))
 
     @property
     def num_views(self) -> int:
@@ -131,9 +128,3 @@ class SnippetSampler:
         clips = tuple(Request(frames + self.step * int(k)) for k in order)
         targets = {"order": torch.from_numpy(order), "order_class": torch.tensor(permutation_class(order))}
         return SamplerDraw(clips, targets)
-
-    def __repr__(self) -> str:
-        return (
-            f"SnippetSampler({self.num_snippets}, {self.clip_frames}, {self.interval}, stride={self.stride}, "
-            f"shuffle={self.shuffle}, tile={self.tile})"
-        )

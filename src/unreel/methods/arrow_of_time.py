@@ -6,24 +6,24 @@ Differs from the paper: frames in place of optical flow, on any encoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
 
-from unreel.core.checks import Amount, checked
+from unreel.core.checks import Amount, Fraction, Frames, checked
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.snippets import clip_span, require_frames, snippet_frames
-from unreel.methods.debiasing import OBJECTS
 from unreel.methods.parts import Part
 from unreel.methods.pretext import PretextTask, Share
 from unreel.methods.registry import register_method
 from unreel.nn.heads import ConcatHead
-from unreel.views.presets import snippet_views
 
 
 @checked
+@dataclass(frozen=True)
 class ReverseSampler:
     """One clip at a uniform place, played backward with probability ``reverse_p``.
 
@@ -34,15 +34,15 @@ class ReverseSampler:
 
     num_views = 1
 
-    def __init__(
-        self,
-        clip_frames: Annotated[int, Range(ge=2, unit="frames")] = 16,
-        *,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        reverse_p: Annotated[float, Range(gt=0, lt=1)] = 0.5,
-    ) -> None:
-        self.min_frames = clip_span(clip_frames, stride)
-        self.clip_frames, self.stride, self.reverse_p = clip_frames, stride, reverse_p
+    clip_frames: Annotated[int, Range(ge=2, unit="frames")] = 16
+    _: KW_ONLY
+    stride: Frames = 1
+    reverse_p: Fraction = 0.5
+
+    @property
+    def min_frames(self) -> int:
+        """The clip's span."""
+        return clip_span(self.clip_frames, self.stride)
 
     def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
         """One clip. Raises UsageError for a source shorter than ``min_frames``, the clip's span."""
@@ -52,9 +52,6 @@ class ReverseSampler:
         backward = key.child("reverse").bernoulli(self.reverse_p)
         clip = Request(frames[::-1].copy() if backward else frames)
         return SamplerDraw((clip,), {"reversed": torch.tensor(int(backward))})
-
-    def __repr__(self) -> str:
-        return f"ReverseSampler({self.clip_frames}, stride={self.stride}, reverse_p={self.reverse_p})"
 
 
 def direction_head(in_dim: int, *, hidden: Amount = 0, dropout: Share = 0.0) -> ConcatHead:
@@ -74,12 +71,7 @@ class ArrowOfTime(PretextTask):
     """
 
     target = "reversed"
-    parts: ClassVar = {
-        "clips": Part(ReverseSampler),
-        "views": Part(snippet_views),
-        "objects": OBJECTS,
-        "head": Part(direction_head),
-    }
+    parts: ClassVar = {"clips": Part(ReverseSampler), **PretextTask.parts, "head": Part(direction_head)}
 
     @classmethod
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

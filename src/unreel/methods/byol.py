@@ -6,17 +6,16 @@ tells whether it does. On video the views are ρ clips (docs/methods/simclr.md, 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from unreel.core.checks import Count, Positive, Share, checked
 from unreel.data.batch import Batch
-from unreel.data.contracts import Sampler, SupportsViews
 from unreel.losses.byol import cosines, spread
 from unreel.losses.queue import Mixed
-from unreel.methods.debiasing import ObjectViews
+from unreel.methods.debiasing import HeadParts
 from unreel.methods.method import LossOutput, StepsDone
 from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
@@ -30,11 +29,7 @@ Variant: TypeAlias = Literal["paper", "official"]
 
 @checked
 def byol_head(
-    in_dim: Count,
-    *,
-    variant: Variant = "paper",
-    hidden_dim: Count = 4096,
-    out_dim: Count = 256,
+    in_dim: Count, *, variant: Variant = "paper", hidden_dim: Count = 4096, out_dim: Count = 256
 ) -> nn.Sequential:
     """BYOL's projector: linear, batch norm, ReLU, linear.
 
@@ -87,17 +82,14 @@ class BYOL(SiameseMethod):
         self,
         encoder: Encoder,
         *,
-        clips: Sampler | None = None,
-        views: SupportsViews | None = None,
-        objects: ObjectViews | None = None,
-        head: nn.Module | None = None,
         predictor: nn.Module | None = None,
         momentum: Share = 0.996,
         momentum_schedule: MomentumSchedule = "constant",
         mix: Mix = "none",
         mix_alpha: Positive = 1.0,
+        **parts: Unpack[HeadParts],
     ) -> None:
-        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head, predictor=predictor)
+        super().__init__(encoder, **parts, predictor=predictor)
         self.batch_operations = (*self.batch_operations, *mixing(mix, mix_alpha))
         self.teacher = Teacher(encoder, self.head)
         self.momentum, self.momentum_schedule = momentum, momentum_schedule

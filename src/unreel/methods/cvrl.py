@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Unpack
 
 import torch
 from torch import nn
 
-from unreel.core.errors import UsageError
+from unreel.core.checks import checked
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import Sampler, SupportsViews
 from unreel.data.sampling import PairSampler
 from unreel.losses.contrastive import Reduction, contrast_statistics, nt_xent
-from unreel.methods.debiasing import OBJECTS, ObjectViews
+from unreel.methods.debiasing import OBJECTS, HeadParts
 from unreel.methods.method import LossOutput, Method
 from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
@@ -30,6 +29,7 @@ from unreel.views.presets import view_plan
 
 
 @register_method("cvrl")
+@checked
 class CVRL(Method):
     """Two clips of a video agree, clips of different videos do not. Defaults are the paper's.
 
@@ -62,20 +62,15 @@ class CVRL(Method):
         self,
         encoder: Encoder,
         *,
-        clips: Sampler | None = None,
-        views: SupportsViews | None = None,
-        objects: ObjectViews | None = None,
-        head: nn.Module | None = None,
         temperature: Annotated[float, Range(gt=0)] = 0.1,
         reduction: Reduction = "mean",
         same_view_negatives: bool = True,
         normalize: bool = True,
         gather: Literal["global", "local"] = "global",
         grad_scale: Annotated[float, Range(gt=0)] = 1.0,
+        **parts: Unpack[HeadParts],
     ) -> None:
-        if gather not in ("global", "local"):
-            raise UsageError(f"gather must be global or local, got {gather!r}")
-        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head)
+        super().__init__(encoder, **parts)
         self.temperature, self.reduction, self.normalize = temperature, reduction, normalize
         self.same_view_negatives, self.gather, self.grad_scale = same_view_negatives, gather == "global", grad_scale
 

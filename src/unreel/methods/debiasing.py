@@ -9,11 +9,14 @@ is computed before the run by another encoder (``cam``), or given with the data 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypedDict
+
+from torch import nn
 
 from unreel.core.checks import checked
 from unreel.core.errors import UsageError
 from unreel.core.settings import Range
+from unreel.data.contracts import Sampler, SupportsViews
 from unreel.methods.method import Method
 from unreel.methods.parts import Part
 from unreel.views.bg_mixup import BGMixup, Fill, FinishViews, MaskMode, Motion, Variant
@@ -107,3 +110,17 @@ class ObjectViews:
 
 OBJECTS = Part(ObjectViews)
 """The part ``objects`` of every method whose views are a ``ViewPlan``."""
+
+
+class ViewParts(TypedDict, total=False):
+    """The parts of every method whose views are a ``ViewPlan``, as its constructor takes them; None: the default."""
+
+    clips: Sampler | None
+    views: SupportsViews | None
+    objects: ObjectViews | None
+
+
+class HeadParts(ViewParts, total=False):
+    """The same, of a method that has a head, too."""
+
+    head: nn.Module | None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,8 @@ from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import Sampler, SupportsViews
 from unreel.losses.queue import MixWeighting, mixed_queue_info_nce, queue_accuracy, queue_info_nce
-from unreel.methods.debiasing import ObjectViews
+from unreel.methods.debiasing import HeadParts
 from unreel.methods.method import LossOutput, StepsDone
 from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
@@ -99,10 +98,6 @@ class MoCo(SiameseMethod):
         self,
         encoder: Encoder,
         *,
-        clips: Sampler | None = None,
-        views: SupportsViews | None = None,
-        objects: ObjectViews | None = None,
-        head: nn.Module | None = None,
         queue_size: Annotated[int, Range(ge=1, unit="keys")] = 65_536,
         momentum: Share = 0.999,
         momentum_schedule: MomentumSchedule = "constant",
@@ -111,8 +106,9 @@ class MoCo(SiameseMethod):
         mix: Mix = "none",
         mix_alpha: Positive = 1.0,
         mix_weighting: MixWeighting = "paper",
+        **parts: Unpack[HeadParts],
     ) -> None:
-        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head)
+        super().__init__(encoder, **parts)
         self.batch_operations = (*self.batch_operations, *mixing(mix, mix_alpha))
         if symmetric and mix != "none":
             raise UsageError(f"mix: {mix} makes queries of two images, keys are of one: set symmetric to false")

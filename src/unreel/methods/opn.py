@@ -10,27 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
+from unreel.core.checks import Count
 from unreel.core.errors import UsageError
-from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.snippets import SnippetSampler, up_to_reversal
-from unreel.methods.debiasing import OBJECTS
 from unreel.methods.parts import Part
 from unreel.methods.pretext import PretextTask, Question, Share
 from unreel.methods.registry import register_method
 from unreel.nn.heads import PairHead
-from unreel.views.presets import snippet_views
 
 
-def order_head(
-    in_dim: int,
-    clips: SnippetSampler,
-    *,
-    hidden: Annotated[int, Range(ge=1)] = 512,
-    dropout: Share = 0.5,
-) -> PairHead:
+def order_head(in_dim: int, clips: SnippetSampler, *, hidden: Count = 512, dropout: Share = 0.5) -> PairHead:
     """Every two of the snippets compared by a layer of width ``hidden``, then all n!/2 orders told apart."""
     n = clips.num_snippets
     if n < 3:
@@ -54,8 +46,7 @@ class OPN(PretextTask):
     target = "order_class"
     parts: ClassVar = {
         "clips": Part(SnippetSampler, {"num_snippets": 4}),
-        "views": Part(snippet_views),
-        "objects": OBJECTS,
+        **PretextTask.parts,
         "head": Part(order_head),
     }
 

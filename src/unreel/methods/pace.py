@@ -9,20 +9,20 @@ Differs from PRP: its decoder, which reconstructs the slow clip, is left out; on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, ClassVar, Unpack
 
 import torch
-from torch import nn
 
-from unreel.core.checks import Amount, checked
+from unreel.core.checks import Amount, Count, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import Request, Sampler, SamplerDraw, SourceInfo, SupportsViews
+from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.sampling import clip_indices, num_starts
 from unreel.losses.contrastive import contrast_statistics, nt_xent
-from unreel.methods.debiasing import OBJECTS, ObjectViews
+from unreel.methods.debiasing import HeadParts
 from unreel.methods.method import LossOutput
 from unreel.methods.parts import Part
 from unreel.methods.pretext import PretextTask, Share
@@ -35,6 +35,7 @@ Rates = tuple[Annotated[int, Range(ge=1, unit="frames")], ...]
 
 
 @checked
+@dataclass(frozen=True)
 class PaceSampler:
     """``num_clips`` clips of one video, each at a pace and a start of its own, both uniform.
 
@@ -47,17 +48,19 @@ class PaceSampler:
     Targets: ``pace`` (num_clips,) int64, places in ``rates``.
     """
 
-    def __init__(
-        self,
-        rates: Rates = (1, 2, 3, 4),
-        clip_frames: Annotated[int, Range(ge=2, unit="frames")] = 16,
-        *,
-        num_clips: Annotated[int, Range(ge=1)] = 1,
-    ) -> None:
-        if len(rates) < 2 or len(set(rates)) < len(rates):
-            raise UsageError(f"rates are at least two different numbers of frames, got {list(rates)}")
-        self.rates, self.clip_frames, self.num_clips = tuple(rates), clip_frames, num_clips
-        self.stride = rates[0]  # what an encoder's card says
+    rates: Rates = (1, 2, 3, 4)
+    clip_frames: Annotated[int, Range(ge=2, unit="frames")] = 16
+    _: KW_ONLY
+    num_clips: Count = 1
+
+    def __post_init__(self) -> None:
+        if len(self.rates) < 2 or len(set(self.rates)) < len(self.rates):
+            raise UsageError(f"rates are at least two different numbers of frames, got {list(self.rates)}")
+
+    @property
+    def stride(self) -> int:
+        """What an encoder's card says."""
+        return self.rates[0]
 
     @property
     def num_views(self) -> int:
@@ -73,9 +76,6 @@ class PaceSampler:
             start = key.child("start", i).integer(0, num_starts(length, n, rate))
             clips.append(Request(clip_indices(start, length, n, rate)))
         return SamplerDraw(tuple(clips), {"pace": torch.tensor(paces)})
-
-    def __repr__(self) -> str:
-        return f"PaceSampler({self.rates}, {self.clip_frames}, num_clips={self.num_clips})"
 
 
 def pace_head(
@@ -110,8 +110,8 @@ class Pace(PretextTask):
     target = "pace"
     parts: ClassVar = {
         "clips": Part(PaceSampler),
+        **PretextTask.parts,
         "views": Part(snippet_views, {"jitter_p": 0.8, "color_per": "snippet", "flip_per": "snippet"}),
-        "objects": OBJECTS,
         "head": Part(pace_head),
     }
 
@@ -119,15 +119,12 @@ class Pace(PretextTask):
         self,
         encoder: Encoder,
         *,
-        clips: Sampler | None = None,
-        views: SupportsViews | None = None,
-        objects: ObjectViews | None = None,
-        head: nn.Module | None = None,
         contrast_weight: Annotated[float, Range(ge=0)] = 0.0,
         temperature: Annotated[float, Range(gt=0)] = 0.1,
         out_dim: Annotated[int, Range(ge=1)] = 128,
+        **parts: Unpack[HeadParts],
     ) -> None:
-        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head, bn_grouping="joint")
+        super().__init__(encoder, **parts, bn_grouping="joint")
         if contrast_weight and self.sampler.num_views != 2:
             raise UsageError(
                 f"contrast_weight {contrast_weight:g} compares two clips of a video, and there is "

@@ -58,11 +58,11 @@ def build_parts(parts: Mapping[str, Part], encoder: Encoder, given: Mapping[str,
         parts: those that the method declares.
         encoder: what the parts stand on.
         given: by name, a part already built, its settings as a mapping, or None for the defaults.
-    Raises: UsageError for a part that is not declared, and what the builders raise.
+    Raises: TypeError for a name that is not declared, as for any unknown keyword, and what the builders raise.
     """
     strange = sorted(given.keys() - parts.keys())
     if strange:
-        raise UsageError(f"no part is called {strange[0]!r}; this method has {', '.join(parts)}")
+        raise TypeError(f"{strange[0]!r} is no setting of this method, and none of its parts: {', '.join(parts)}")
     context: dict[str, Any] = {"encoder": encoder, "in_dim": encoder.num_features}
     for name, part in parts.items():
         value = given.get(name)

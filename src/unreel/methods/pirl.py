@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,9 @@ from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import Sampler, SupportsViews
 from unreel.data.sampling import ClipSetSampler
 from unreel.losses.memory import MemoryLoss, memory_nce
-from unreel.methods.debiasing import OBJECTS, ObjectViews
+from unreel.methods.debiasing import OBJECTS, HeadParts
 from unreel.methods.method import DataFacts, LossOutput, Method, StepsDone
 from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
@@ -176,11 +175,7 @@ class PIRL(Method):
         self,
         encoder: Encoder,
         *,
-        clips: Sampler | None = None,
         jigsaw: Jigsaw | None = None,
-        views: SupportsViews | None = None,
-        objects: ObjectViews | None = None,
-        head: nn.Module | None = None,
         jigsaw_head: nn.Module | None = None,
         num_sources: Annotated[int, Range(ge=2)] | None = None,
         jigsaw_weight: Share = 0.5,
@@ -188,15 +183,14 @@ class PIRL(Method):
         temperature: Positive = 0.07,
         memory_momentum: Annotated[float, Range(ge=0, lt=1)] = 0.5,
         loss: MemoryLoss = "nce",
+        **parts: Unpack[HeadParts],
     ) -> None:
         if num_sources is None:
             raise UsageError(
                 "pirl keeps a representation of every training source and needs their number: pass "
                 "num_sources=len(manifest) (unreel pretrain does it for you)"
             )
-        super().__init__(
-            encoder, clips=clips, jigsaw=jigsaw, views=views, objects=objects, head=head, jigsaw_head=jigsaw_head
-        )
+        super().__init__(encoder, **parts, jigsaw=jigsaw, jigsaw_head=jigsaw_head)
         width = out_width(self.head)
         start = torch.randn(num_sources, width, generator=Key("pirl", "bank").torch(), device="cpu")
         self.register_buffer("bank", functional.normalize(start, dim=1))

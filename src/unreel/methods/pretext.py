@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,14 @@ from unreel.core.checks import checked
 from unreel.core.modules import wide
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import Sampler, SupportsViews
-from unreel.methods.debiasing import ObjectViews
+from unreel.data.contracts import SupportsViews
+from unreel.methods.debiasing import OBJECTS, HeadParts
 from unreel.methods.method import LossOutput, Method
+from unreel.methods.parts import Part
 from unreel.nn.encoder import Encoder
 from unreel.nn.norm import separate_calls
 from unreel.views.plan import ViewPlan
+from unreel.views.presets import snippet_views
 
 BNGrouping: TypeAlias = Literal["per_call", "joint"]
 Share: TypeAlias = Annotated[float, Range(ge=0, lt=1)]
@@ -51,19 +53,11 @@ class PretextTask(Method):
     target: ClassVar[str]
     """Name of the sampler's target."""
 
+    parts: ClassVar = {"views": Part(snippet_views), "objects": OBJECTS}
     head: nn.Module
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        clips: Sampler | None = None,
-        views: SupportsViews | None = None,
-        objects: ObjectViews | None = None,
-        head: nn.Module | None = None,
-        bn_grouping: BNGrouping = "per_call",
-    ) -> None:
-        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head)
+    def __init__(self, encoder: Encoder, *, bn_grouping: BNGrouping = "per_call", **parts: Unpack[HeadParts]) -> None:
+        super().__init__(encoder, **parts)
         self.per_call = bn_grouping == "per_call"
 
     def views_of_validation(self, views: Any) -> SupportsViews | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -10,8 +9,9 @@ import torch
 
 from unreel.core.errors import UsageError, nearest
 from unreel.core.registry import Registry
+from unreel.core.settings import Section
 from unreel.methods.method import Method
-from unreel.methods.parts import build_parts
+from unreel.methods.parts import WIRED, build_parts
 from unreel.nn.encoder import Encoder
 
 M = TypeVar("M", bound=type[Method])
@@ -66,7 +66,7 @@ def _sorted_out(
 ) -> tuple[dict[str, object], dict[str, Any]]:
     """Arguments of the method itself, and of its parts by their names."""
     parts = builder.parts
-    own_names = [n for n in inspect.signature(builder).parameters if n != "encoder" and n not in parts]
+    own_names = Section((builder,), omit=WIRED | parts.keys()).names()
     homes: dict[str, list[str]] = {}
     for part, entry in parts.items():
         for setting in entry.section(parts).names():

@@ -6,24 +6,22 @@ All frames of a square clip are turned alike, by exact transposes and flips: no 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unreel.core.checks import Amount, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import uniforms
 from unreel.data.batch import Batch
-from unreel.data.contracts import Sampler, SupportsViews
 from unreel.data.sampling import UniformSampler
-from unreel.methods.debiasing import OBJECTS, ObjectViews
+from unreel.methods.debiasing import HeadParts
 from unreel.methods.parts import Part
 from unreel.methods.pretext import PretextTask, Question, Share
 from unreel.methods.registry import register_method
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import ConcatHead
-from unreel.views.presets import snippet_views
 
 Copies: TypeAlias = Literal["one", "all"]
 
@@ -54,24 +52,10 @@ class Rotation(PretextTask):
     """
 
     target = "quarters"
-    parts: ClassVar = {
-        "clips": Part(UniformSampler),
-        "views": Part(snippet_views),
-        "objects": OBJECTS,
-        "head": Part(turn_head),
-    }
+    parts: ClassVar = {"clips": Part(UniformSampler), **PretextTask.parts, "head": Part(turn_head)}
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        clips: Sampler | None = None,
-        views: SupportsViews | None = None,
-        objects: ObjectViews | None = None,
-        head: nn.Module | None = None,
-        copies: Copies = "all",
-    ) -> None:
-        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head, bn_grouping="joint")
+    def __init__(self, encoder: Encoder, *, copies: Copies = "all", **parts: Unpack[HeadParts]) -> None:
+        super().__init__(encoder, **parts, bn_grouping="joint")
         if any(op.name == "flip" for pipeline in getattr(self.views, "pipelines", ()) for op in pipeline):
             raise UsageError("a mirrored clip is no quarter turn of the original: set views.flip_p to 0")
         self.all_copies = copies == "all"

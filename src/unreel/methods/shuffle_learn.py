@@ -10,23 +10,21 @@ short snippets, or (``tile``) single frames repeated, where the paper's sees ima
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from unreel.core.checks import Amount, checked
+from unreel.core.checks import Amount, Fraction, Frames, FramesApart, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.snippets import clip_span, require_frames, snippet_frames
-from unreel.methods.debiasing import OBJECTS
 from unreel.methods.parts import Part
 from unreel.methods.pretext import PretextTask, Share
 from unreel.methods.registry import register_method
 from unreel.nn.heads import ConcatHead
-from unreel.views.presets import snippet_views
 
 _MOMENTS = 5
 _IN_ORDER = (1, 2, 3)  # b, c, d of a … e
@@ -34,6 +32,7 @@ _OUT_OF_ORDER = ((1, 0, 3), (1, 4, 3))
 
 
 @checked
+@dataclass(frozen=True)
 class MomentSampler:
     """Three of five moments of one video, in a possible order or not.
 
@@ -51,23 +50,27 @@ class MomentSampler:
 
     num_views = 3
 
-    def __init__(
-        self,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
-        interval: Annotated[int, Range(ge=0, unit="frames")] = 0,
-        *,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        window: Annotated[int, Range(ge=1, unit="frames")] | None = None,
-        tile: bool = False,
-        positive_p: Annotated[float, Range(gt=0, lt=1)] = 0.25,
-    ) -> None:
-        span = clip_span(clip_frames, stride)
-        self.clip_frames, self.stride, self.interval, self.tile = clip_frames, stride, interval, tile
-        self.step = interval + (1 if tile else span)
-        self.window, self.positive_p = window, positive_p
-        self.closest = _MOMENTS * self.step - interval
-        if window is not None and window < self.closest:
-            raise UsageError(f"five moments take {self.closest} frames, the window has {window}")
+    clip_frames: Frames = 16
+    interval: FramesApart = 0
+    _: KW_ONLY
+    stride: Frames = 1
+    window: Frames | None = None
+    tile: bool = False
+    positive_p: Fraction = 0.25
+
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window < self.closest:
+            raise UsageError(f"five moments take {self.closest} frames, the window has {self.window}")
+
+    @property
+    def step(self) -> int:
+        """Least number of frames from the first of a moment to the first of the next."""
+        return self.interval + (1 if self.tile else clip_span(self.clip_frames, self.stride))
+
+    @property
+    def closest(self) -> int:
+        """Frames of five moments as close as they may be."""
+        return _MOMENTS * self.step - self.interval
 
     @property
     def min_frames(self) -> int:
@@ -89,12 +92,6 @@ class MomentSampler:
         clips = tuple(Request(frames + int(starts[m])) for m in chosen)
         return SamplerDraw(clips, {"in_order": torch.tensor(int(possible)), "moments": torch.tensor(chosen)})
 
-    def __repr__(self) -> str:
-        return (
-            f"MomentSampler({self.clip_frames}, {self.interval}, stride={self.stride}, window={self.window}, "
-            f"tile={self.tile}, positive_p={self.positive_p})"
-        )
-
 
 def possible_head(in_dim: int, *, hidden: Amount = 0, dropout: Share = 0.0) -> ConcatHead:
     """Possible or not, from all three, behind a layer of width ``hidden``; 0 has none, as in the paper."""
@@ -113,12 +110,7 @@ class ShuffleLearn(PretextTask):
     """
 
     target = "in_order"
-    parts: ClassVar = {
-        "clips": Part(MomentSampler),
-        "views": Part(snippet_views),
-        "objects": OBJECTS,
-        "head": Part(possible_head),
-    }
+    parts: ClassVar = {"clips": Part(MomentSampler), **PretextTask.parts, "head": Part(possible_head)}
 
     @classmethod
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

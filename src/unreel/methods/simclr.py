@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import nn
 
 from unreel.core.checks import Positive, checked
 from unreel.data.batch import Batch
-from unreel.data.contracts import Sampler, SupportsViews
 from unreel.losses.contrastive import contrast_statistics, nt_xent
-from unreel.methods.debiasing import ObjectViews
+from unreel.methods.debiasing import HeadParts
 from unreel.methods.method import LossOutput
 from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
@@ -44,17 +43,8 @@ class SimCLR(SiameseMethod):
     }
     head: nn.Module
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        clips: Sampler | None = None,
-        views: SupportsViews | None = None,
-        objects: ObjectViews | None = None,
-        head: nn.Module | None = None,
-        temperature: Positive = 0.1,
-    ) -> None:
-        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head)
+    def __init__(self, encoder: Encoder, *, temperature: Positive = 0.1, **parts: Unpack[HeadParts]) -> None:
+        super().__init__(encoder, **parts)
         self.temperature = temperature
 
     @classmethod

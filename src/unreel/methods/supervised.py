@@ -9,7 +9,7 @@ Not a pretext task: the upper reference beside the methods without labels. From 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,9 @@ from unreel.core.checks import Positive, Share, checked
 from unreel.core.errors import UsageError
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import Sampler, SupportsViews
+from unreel.data.contracts import SupportsViews
 from unreel.data.sampling import UniformSampler
-from unreel.methods.debiasing import OBJECTS, ObjectViews
+from unreel.methods.debiasing import OBJECTS, ViewParts
 from unreel.methods.method import DataFacts, LossOutput, Method
 from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
@@ -116,18 +116,16 @@ class Supervised(Method):
         self,
         encoder: Encoder,
         *,
-        clips: Sampler | None = None,
-        views: SupportsViews | None = None,
-        objects: ObjectViews | None = None,
         classes: tuple[str, ...] = (),
         label: str = "label",
         dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0,
         label_smoothing: Annotated[float, Range(ge=0, lt=1)] = 0.0,
         freeze: Frozen = "none",
+        **parts: Unpack[ViewParts],
     ) -> None:
         if len(set(classes)) < 2 or len(set(classes)) != len(classes):
             raise UsageError(f"supervised learning needs two or more different classes, got {list(classes)[:8]}")
-        super().__init__(encoder, clips=clips, views=views, objects=objects)
+        super().__init__(encoder, **parts)
         self.head = LinearHead(encoder.num_features, len(classes))
         self.classes, self.label = tuple(classes), label
         self.target_columns = {label: self.classes}

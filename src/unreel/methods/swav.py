@@ -8,7 +8,7 @@ and the small crops come from these clips in turn. Numbers are those of the auth
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,9 @@ from unreel.core.distributed import all_gather_with_grad, all_reduce_mean
 from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import Sampler, SamplerDraw, SourceInfo, SupportsViews
+from unreel.data.contracts import Sampler, SamplerDraw, SourceInfo
 from unreel.losses.swav import sinkhorn, swapped_prediction
-from unreel.methods.debiasing import ObjectViews
+from unreel.methods.debiasing import HeadParts
 from unreel.methods.method import LossOutput, StepsDone
 from unreel.methods.parts import Part
 from unreel.methods.registry import register_method
@@ -82,12 +82,7 @@ def multi_crop(
 
 
 @checked
-def swav_head(
-    in_dim: int,
-    *,
-    hidden_dim: Amount = 2048,
-    out_dim: Count = 128,
-) -> nn.Sequential:
+def swav_head(in_dim: int, *, hidden_dim: Amount = 2048, out_dim: Count = 128) -> nn.Sequential:
     """Linear, batch norm, ReLU, linear, unit length; ``hidden_dim=0`` is one linear layer."""
     layers = 1 if hidden_dim else 0
     mlp = projection_mlp(in_dim, hidden_layers=layers, hidden_dim=hidden_dim or 1, out_dim=out_dim, bn_momentum=0.1)
@@ -135,10 +130,6 @@ class SwAV(SiameseMethod):
         self,
         encoder: Encoder,
         *,
-        clips: Sampler | None = None,
-        views: SupportsViews | None = None,
-        objects: ObjectViews | None = None,
-        head: nn.Module | None = None,
         num_prototypes: Annotated[int, Range(ge=2)] = 3000,
         epsilon: Positive = 0.05,
         iterations: Count = 3,
@@ -146,8 +137,9 @@ class SwAV(SiameseMethod):
         freeze_steps: Amount = 313,
         queue_size: Annotated[int, Range(ge=0, unit="projections")] = 0,
         queue_epoch: Amount = 15,
+        **parts: Unpack[HeadParts],
     ) -> None:
-        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head)
+        super().__init__(encoder, **parts)
         self.num_large = self.sampler.num_views
         if self.views.num_views > self.num_large:
             self.sampler = ClipsInTurn(self.sampler, self.views.num_views)

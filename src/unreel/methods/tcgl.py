@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from unreel.data.batch import Batch
 from unreel.data.contracts import SupportsViews
 from unreel.data.snippets import SnippetSampler, up_to_reversal
 from unreel.losses.graph import node_info_nce
-from unreel.methods.debiasing import OBJECTS, ObjectViews
+from unreel.methods.debiasing import OBJECTS, ViewParts
 from unreel.methods.method import LossOutput, Method
 from unreel.methods.parts import Part
 from unreel.methods.pretext import BNGrouping
@@ -234,9 +234,6 @@ class TCGL(Method):
         self,
         encoder: Encoder,
         *,
-        clips: SnippetSampler | None = None,
-        views: SupportsViews | None = None,
-        objects: ObjectViews | None = None,
         graph: GraphSettings | None = None,
         corruption: Corruption | None = None,
         head: OrderSettings | None = None,
@@ -248,9 +245,9 @@ class TCGL(Method):
         w_intra: Annotated[float, Range(ge=0)] = 1.0,
         w_inter: Annotated[float, Range(ge=0)] = 1.0,
         w_order: Annotated[float, Range(ge=0)] = 1.0,
+        **parts: Unpack[ViewParts],
     ) -> None:
-        given = {"clips": clips, "views": views, "objects": objects}
-        super().__init__(encoder, **given, graph=graph, corruption=corruption, head=head)
+        super().__init__(encoder, **parts, graph=graph, corruption=corruption, head=head)
         if self.sampler.num_snippets not in (2, 3, 4):
             raise UsageError(f"tcgl takes 2, 3 or 4 snippets, got {self.sampler.num_snippets}")
         self.w_intra, self.w_inter, self.w_order = 0.0 if num_frame_sets == 1 else w_intra, w_inter, w_order

@@ -8,25 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from unreel.core.settings import Range
+from unreel.core.checks import Count
 from unreel.data.snippets import SnippetSampler
-from unreel.methods.debiasing import OBJECTS
 from unreel.methods.parts import Part
 from unreel.methods.pretext import PretextTask, Share
 from unreel.methods.registry import register_method
 from unreel.nn.heads import PairHead
-from unreel.views.presets import snippet_views
 
 
-def order_head(
-    in_dim: int,
-    clips: SnippetSampler,
-    *,
-    hidden: Annotated[int, Range(ge=1)] = 512,
-    dropout: Share = 0.5,
-) -> PairHead:
+def order_head(in_dim: int, clips: SnippetSampler, *, hidden: Count = 512, dropout: Share = 0.5) -> PairHead:
     """Every two of the snippets compared by a layer of width ``hidden``, then all n! orders told apart."""
     n = clips.num_snippets
     return PairHead(n, in_dim, math.factorial(n), hidden=hidden, dropout=dropout)
@@ -45,12 +37,7 @@ class VCOP(PretextTask):
     """
 
     target = "order_class"
-    parts: ClassVar = {
-        "clips": Part(SnippetSampler),
-        "views": Part(snippet_views),
-        "objects": OBJECTS,
-        "head": Part(order_head),
-    }
+    parts: ClassVar = {"clips": Part(SnippetSampler), **PretextTask.parts, "head": Part(order_head)}
 
     @classmethod
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

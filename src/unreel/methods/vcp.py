@@ -8,33 +8,34 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, Unpack, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from unreel.core.checks import Amount, checked
+from unreel.core.checks import Amount, Frames, FramesApart, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
 from unreel.core.settings import Range
 from unreel.data.batch import Batch
-from unreel.data.contracts import Request, Sampler, SamplerDraw, SourceInfo, SupportsViews
+from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.snippets import clip_span, require_frames, snippet_frames
-from unreel.methods.debiasing import OBJECTS, ObjectViews
+from unreel.methods.debiasing import HeadParts
 from unreel.methods.parts import Part
 from unreel.methods.pretext import BNGrouping, PretextTask, Question, Share
 from unreel.methods.registry import register_method
 from unreel.methods.rotation import rotate
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import ConcatHead
-from unreel.views.presets import snippet_views
 
 ClozeOperation: TypeAlias = Literal["identity", "rotation", "permutation", "shuffle", "remote"]
 OPERATIONS: tuple[ClozeOperation, ...] = get_args(ClozeOperation)
 
 
 @checked
+@dataclass(frozen=True)
 class ClozeSampler:
     """Three clips, ``interval`` frames apart, at a uniform place; the middle one may be shuffled, or from elsewhere.
 
@@ -53,22 +54,23 @@ class ClozeSampler:
 
     num_views = 3
 
-    def __init__(
-        self,
-        operations: tuple[ClozeOperation, ...] = OPERATIONS,
-        clip_frames: Annotated[int, Range(ge=1, unit="frames")] = 16,
-        interval: Annotated[int, Range(ge=0, unit="frames")] = 8,
-        *,
-        stride: Annotated[int, Range(ge=1, unit="frames")] = 1,
-        shuffle_parts: Annotated[int, Range(ge=2)] = 4,
-    ) -> None:
+    operations: tuple[ClozeOperation, ...] = OPERATIONS
+    clip_frames: Frames = 16
+    interval: FramesApart = 8
+    _: KW_ONLY
+    stride: Frames = 1
+    shuffle_parts: Annotated[int, Range(ge=2)] = 4
+
+    def __post_init__(self) -> None:
+        operations, frames, parts = self.operations, self.clip_frames, self.shuffle_parts
         if len(operations) < 2 or len(set(operations)) < len(operations):
             raise UsageError(f"cloze takes at least two different operations, got {list(operations)}")
-        if "shuffle" in operations and clip_frames % shuffle_parts:
-            raise UsageError(f"{clip_frames} frames cannot be shuffled in {shuffle_parts} equal parts of two or more")
-        self.operations, self.clip_frames, self.interval, self.stride = operations, clip_frames, interval, stride
-        self.shuffle_parts = shuffle_parts
-        self.clip_span = clip_span(clip_frames, stride)
+        if "shuffle" in operations and frames % parts:
+            raise UsageError(f"{frames} frames cannot be shuffled in {parts} equal parts of two or more")
+
+    @property
+    def clip_span(self) -> int:
+        return clip_span(self.clip_frames, self.stride)
 
     @property
     def _room(self) -> int:
@@ -113,12 +115,6 @@ class ClozeSampler:
                 return order
             attempt += 1
 
-    def __repr__(self) -> str:
-        return (
-            f"ClozeSampler({self.operations}, {self.clip_frames}, {self.interval}, stride={self.stride}, "
-            f"shuffle_parts={self.shuffle_parts})"
-        )
-
 
 def permute_tiles(clips: Tensor, order: Tensor) -> Tensor:
     """Clips (B, C, T, S, S), S even, cut into 2 × 2 tiles; place i, row by row, gets tile order[:, i]: (B, 4) int64."""
@@ -130,13 +126,7 @@ def permute_tiles(clips: Tensor, order: Tensor) -> Tensor:
     return placed.permute(0, 3, 4, 1, 5, 2, 6).reshape(clips.shape)
 
 
-def operation_head(
-    in_dim: int,
-    clips: ClozeSampler,
-    *,
-    hidden: Amount = 0,
-    dropout: Share = 0.0,
-) -> ConcatHead:
+def operation_head(in_dim: int, clips: ClozeSampler, *, hidden: Amount = 0, dropout: Share = 0.0) -> ConcatHead:
     """The operations told apart, from all three clips, behind a layer of width ``hidden``; 0 has none."""
     return ConcatHead(3, in_dim, len(clips.operations), hidden=hidden, dropout=dropout)
 
@@ -154,26 +144,12 @@ class VCP(PretextTask):
     """
 
     target = "operation"
-    parts: ClassVar = {
-        "clips": Part(ClozeSampler),
-        "views": Part(snippet_views),
-        "objects": OBJECTS,
-        "head": Part(operation_head),
-    }
+    parts: ClassVar = {"clips": Part(ClozeSampler), **PretextTask.parts, "head": Part(operation_head)}
     sampler: ClozeSampler
     orders: Tensor
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        clips: Sampler | None = None,
-        views: SupportsViews | None = None,
-        objects: ObjectViews | None = None,
-        head: nn.Module | None = None,
-        bn_grouping: BNGrouping = "per_call",
-    ) -> None:
-        super().__init__(encoder, clips=clips, views=views, objects=objects, head=head, bn_grouping=bn_grouping)
+    def __init__(self, encoder: Encoder, *, bn_grouping: BNGrouping = "per_call", **parts: Unpack[HeadParts]) -> None:
+        super().__init__(encoder, **parts, bn_grouping=bn_grouping)
         self.operations = self.sampler.operations
         size = getattr(self.views, "size", None) or 0
         if "permutation" in self.operations and size % 2:
