@@ -20,11 +20,8 @@ changes another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from os import PathLike
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -36,7 +33,7 @@ from unreel.core.keys import Key
 from unreel.core.settings import Range
 from unreel.data.synthetic.drawing import SHAPE_REACH, TEXTURES, Array, as_f32, background_texture, hsv_to_rgb
 from unreel.data.synthetic.scenes import APPEARANCES, DEPTHS, EVENTS, MOTIONS, Recipe, Scene, Track, ground_truth, paint
-from unreel.data.synthetic.writing import write_world
+from unreel.data.synthetic.writing import World
 
 _DISTRACTORS = ("square", "triangle", "cross")  # shapes of no class
 _EVENT_SHAPE = "ring"  # of no class either, and without a pose
@@ -70,7 +67,7 @@ def _background(seed: int, number: int, size: int, contrast: float) -> Array:
 
 @checked
 @dataclass(frozen=True)
-class ActionWorld:
+class ActionWorld(World):
     """A world of ``num_train + num_test`` videos; ``render(index)`` draws one, ``write(folder)`` makes files of all.
 
     Args:
@@ -425,28 +422,6 @@ class ActionWorld:
         wave += np.float32(0.4) * np.sin(np.float32(4 * np.pi * pitch) * t)
         hiss = key.child("hiss").numpy().standard_normal(num_samples, dtype=np.float32)
         return np.asarray(np.clip(0.45 * envelope * wave + 0.01 * hiss, -1, 1), dtype=np.float32)
-
-    # ------------------------------------------------------------------------------------------------------ writing
-
-    def write(
-        self,
-        folder: str | PathLike[str],
-        *,
-        workers: int = 0,
-        truth: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Path:
-        """Write every video as mp4 with sound, and ``manifest.csv`` beside; returns the manifest's path.
-
-        Args:
-            folder: made if missing; files of the same names are replaced.
-            workers: processes that render and encode; 0 does it here.
-            truth: also write ``truth/<split>/<number>.npz`` with the arrays of ``Truth``, and beside it the objects'
-                boxes (``file.boxes``) and where any object is (``file.mask``), for methods; named in the manifest.
-            progress: called with (videos done, videos in all).
-        Raises: WriteError where the folder cannot be written; BusyError when another process writes there.
-        """
-        return write_world(self, folder, workers=workers, truth=truth, progress=progress)
 
     def settings(self) -> dict[str, object]:
         """The constructor's arguments: ``ActionWorld(**settings)`` is the same world."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,34 +19,68 @@ from unreel.core.errors import UnreelError
 from unreel.core.files import claimed, replacing, write_arrays, write_whole
 from unreel.core.processes import GUARD, refuse_unguarded
 from unreel.data.boxes import MARGIN, MIN_SCALE
-from unreel.data.synthetic.scenes import APPEARANCES, EVENTS, MASK_CLASSES, MOTIONS
+from unreel.data.synthetic.scenes import APPEARANCES, EVENTS, MASK_CLASSES, MOTIONS, Recipe, Scene
 from unreel.media.write import write_video
-
-if TYPE_CHECKING:
-    from unreel.data.synthetic.actions import ActionWorld
 
 # Columns of the manifest for ground truth, and what the files' names end in before ".npz".
 _TRUTH_FILES: dict[str, str] = {"file.truth": "", "file.boxes": ".boxes", "file.mask": ".mask"}
 
 
-def write_world(
-    world: ActionWorld,
-    folder: str | PathLike[str],
-    *,
-    workers: int = 0,
-    truth: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """``ActionWorld.write``."""
-    refuse_unguarded()
-    root = Path(folder)
-    with claimed(root):
-        _write_videos(world, root, workers, truth, progress)
-        return _write_manifest(world, root, truth)
+class World(ABC):
+    """What can be written as files: videos that are rendered one by one."""
+
+    size_px: int
+    num_frames: int
+    fps: int
+    events: bool
+    bystanders: tuple[int, int]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def locate(self, index: int) -> tuple[str, int]:
+        """Split and number within it."""
+
+    @abstractmethod
+    def recipe(self, index: int) -> Recipe:
+        """What the video shows."""
+
+    @abstractmethod
+    def render(self, index: int, *, truth: bool = False) -> Scene:
+        """The video, its sound and, if asked for, its truth."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, object]:
+        """What makes the same world again."""
+
+    def write(
+        self,
+        folder: str | PathLike[str],
+        *,
+        workers: int = 0,
+        truth: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Path:
+        """Write every video as mp4 with sound, and ``manifest.csv`` beside; returns the manifest's path.
+
+        Args:
+            folder: made if missing; files of the same names are replaced.
+            workers: processes that render and encode; 0 does it here.
+            truth: also write ``truth/<split>/<number>.npz`` with the arrays of ``Truth``, and beside it the objects'
+                boxes (``file.boxes``) and where any object is (``file.mask``), for methods; named in the manifest.
+            progress: called with (videos done, videos in all).
+        Raises: WriteError where the folder cannot be written; BusyError when another process writes there.
+        """
+        refuse_unguarded()
+        root = Path(folder)
+        with claimed(root):
+            _write_videos(self, root, workers, truth, progress)
+            return _write_manifest(self, root, truth)
 
 
 def _write_videos(
-    world: ActionWorld, root: Path, workers: int, truth: bool, progress: Callable[[int, int], None] | None
+    world: World, root: Path, workers: int, truth: bool, progress: Callable[[int, int], None] | None
 ) -> None:
     total = len(world)
     if workers <= 0:
@@ -73,13 +107,13 @@ def _write_videos(
             ) from None
 
 
-def _write_span(world: ActionWorld, root: Path, span: range, truth: bool) -> int:
+def _write_span(world: World, root: Path, span: range, truth: bool) -> int:
     for index in span:
         _write_one(world, root, index, truth)
     return len(span)
 
 
-def _write_one(world: ActionWorld, root: Path, index: int, truth: bool) -> None:
+def _write_one(world: World, root: Path, index: int, truth: bool) -> None:
     scene = world.render(index, truth=truth)
     write_video(
         root / f"{scene.name}.mp4",
@@ -108,7 +142,7 @@ def _write_one(world: ActionWorld, root: Path, index: int, truth: bool) -> None:
         write_arrays(root / "truth" / f"{scene.name}.mask.npz", masks, compressed=True)
 
 
-def _write_manifest(world: ActionWorld, root: Path, truth: bool) -> Path:
+def _write_manifest(world: World, root: Path, truth: bool) -> Path:
     columns = ["path", "split", "label.motion", "label.appearance", "label.background", "group"]
     with_event, with_count = world.events, world.bystanders[1] > 0
     columns[4:4] = ["label.event"] * with_event + ["label.count"] * with_count
