@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from unreel.core.errors import UnreelError
 
 Path: TypeAlias = str | PathLike[str]
+MediaKind: TypeAlias = Literal["video", "image"]
 
 
 class MediaError(UnreelError):
@@ -121,7 +122,7 @@ class FileDecoder(Decoder, Protocol):
     """A decoder that knows its files: it joins the others by ``unreel.media.register_decoder``."""
 
     @property
-    def kind(self) -> Literal["video", "image"]:
+    def kind(self) -> MediaKind:
         """What its files are, in a list of a folder's media."""
 
     @property

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError
-from unreel.media.decoder import Frames, MissingFileError, NoStreamError, Path, UnreadableError, VideoInfo
+from unreel.media.decoder import Frames, MediaKind, MissingFileError, NoStreamError, Path, UnreadableError, VideoInfo
 from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, ImageDecoder
 from unreel.media.signature import head_of, signature_of, suffix_of
 from unreel.media.video import check_request, select_frames
@@ -118,21 +118,12 @@ class FrameFolderDecoder:
         fps: frames per second to number the images with; image files have no times of their own.
     """
 
-    fps: float = field(default=NOMINAL_FPS)
+    fps: float = NOMINAL_FPS
 
-    @property
-    def name(self) -> str:
-        return "frame-folder"
-
-    @property
-    def kind(self) -> Literal["video", "image"]:
-        """``video``."""
-        return "video"
-
-    @property
-    def suffixes(self) -> frozenset[str]:
-        """None: a folder may be called anything."""
-        return frozenset()
+    name: ClassVar[str] = "frame-folder"
+    kind: ClassVar[MediaKind] = "video"
+    suffixes: ClassVar[frozenset[str]] = frozenset()
+    """None: a folder may be called anything."""
 
     def opens(self, path: Path, head: bytes) -> bool:
         """Whether it is a folder."""

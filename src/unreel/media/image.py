@@ -6,7 +6,7 @@ import os
 import stat
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import av
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from unreel.core.errors import UsageError
 from unreel.media.decoder import (
     Frames,
+    MediaKind,
     MissingFileError,
     Path,
     TooShortError,
@@ -57,18 +58,10 @@ class ImageDecoder:
     max_bytes: int = 512 * 1024 * 1024
     max_pixels: int = 512 * 1024 * 1024
 
-    @property
-    def name(self) -> str:
-        return "image"
-
-    @property
-    def kind(self) -> Literal["video", "image"]:
-        return "image"
-
-    @property
-    def suffixes(self) -> frozenset[str]:
-        """Suffixes of what it reads, and of what it refuses by name."""
-        return IMAGE_SUFFIXES | FOREIGN_IMAGE_SUFFIXES
+    name: ClassVar[str] = "image"
+    kind: ClassVar[MediaKind] = "image"
+    suffixes: ClassVar[frozenset[str]] = IMAGE_SUFFIXES | FOREIGN_IMAGE_SUFFIXES
+    """Suffixes of what it reads, and of what it refuses by name."""
 
     def opens(self, path: Path, head: bytes) -> bool:
         """Whether it begins as a picture that Pillow reads."""

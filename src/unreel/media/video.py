@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import av
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError
 from unreel.media.bits import is_h264_reference, pictures_of_hevc
-from unreel.media.decoder import Frames, Path, TooShortError, TruncatedError, VideoInfo
+from unreel.media.decoder import Frames, MediaKind, Path, TooShortError, TruncatedError, VideoInfo
 from unreel.media.display import Converter
 from unreel.media.frame_table import NO_TIME, FrameTable, TableCache, build_table, decode_from_start
 from unreel.media.signature import VIDEO_SUFFIXES, signature_of, suffix_of
@@ -60,19 +60,10 @@ class PyAVDecoder:
                 f"max_seconds and max_packets must be positive, got {self.max_seconds} and {self.max_packets}"
             )
 
-    @property
-    def name(self) -> str:
-        return "pyav"
-
-    @property
-    def kind(self) -> Literal["video", "image"]:
-        """``video``."""
-        return "video"
-
-    @property
-    def suffixes(self) -> frozenset[str]:
-        """The usual ones; FFmpeg knows more."""
-        return VIDEO_SUFFIXES
+    name: ClassVar[str] = "pyav"
+    kind: ClassVar[MediaKind] = "video"
+    suffixes: ClassVar[frozenset[str]] = VIDEO_SUFFIXES
+    """The usual ones; FFmpeg knows more."""
 
     def opens(self, path: Path, head: bytes) -> bool:
         """Whether it begins as a video does, or as a GIF; JPEGs one after another have to be named so."""

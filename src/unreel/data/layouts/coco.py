@@ -87,9 +87,7 @@ def coco(
         malformed annotations, two of one split, or missing images.
     """
     common.check_split_number(split_number, 1, "COCO")
-    home = Path(root)
-    if not home.is_dir():
-        raise DataError(f"{home}: there is no such folder")
+    home = common.existing_folder(root)
     if objects or masks:
         files_folder(files, "crops and masks")
     tables = _tables(home, annotations)

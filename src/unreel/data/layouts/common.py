@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeAlias
@@ -83,20 +83,43 @@ def check_split_number(split_number: int, available: int, data_set: str) -> None
         raise UsageError(f"{data_set} has {have}; got {split_number}")
 
 
-def find_folder(root: Path, holds: Callable[[Path], bool], what: str) -> Path:
-    """The first of ``root``, its sub-folders and theirs, in order of name, that ``holds`` says yes to.
+def existing_folder(root: str | os.PathLike[str]) -> Path:
+    """The folder as a path. Raises DataError where there is no such folder."""
+    if not os.path.isdir(root):
+        raise DataError(f"{Path(root)}: there is no such folder")
+    return Path(root)
 
-    Raises: DataError where there is none.
+
+def folders(root: str | os.PathLike[str], enter: Callable[[Path], bool] = lambda _: True) -> Iterator[Path]:
+    """``root``, its sub-folders and theirs, level by level in order of name; ``enter`` says into which to look.
+
+    Raises: DataError where there is no ``root``.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: there is no such folder")
-    level = [root]
+    level = [existing_folder(root)]
     for _ in range(3):
-        for folder in level:
-            if holds(folder):
-                return folder
-        level = [Path(e.path) for f in level for e in sorted(os.scandir(f), key=lambda e: e.name) if e.is_dir()]
-    raise DataError(f"{root}: found no {what}, neither here nor one or two folders below")
+        yield from level
+        entries = (e for f in level if enter(f) for e in sorted(os.scandir(f), key=lambda e: e.name))
+        level = [Path(e.path) for e in entries if e.is_dir()]
+
+
+def find_folder(root: Path, holds: Callable[[Path], bool], what: str) -> Path:
+    """The first of ``folders`` that ``holds`` says yes to. Raises DataError where there is none."""
+    found = next(filter(holds, folders(root)), None)
+    if found is None:
+        raise DataError(f"{root}: found no {what}, neither here nor one or two folders below")
+    return found
+
+
+def find_files(root: Path, *names: str) -> Path:
+    """The first of ``folders`` that holds files of all these names. Raises DataError where there is none."""
+    return find_folder(root, lambda f: all((f / name).is_file() for name in names), " and ".join(names))
+
+
+def reference(root: str | os.PathLike[str], path: Path) -> str:
+    """How a row of a manifest at ``root`` names a file: relative where it lies below, else its absolute path."""
+    full, home = os.path.abspath(path), os.path.abspath(root)
+    inside = os.path.commonpath([full, home]) == home
+    return Path(os.path.relpath(full, home)).as_posix() if inside else full
 
 
 def is_video(name: str) -> bool:
@@ -123,10 +146,13 @@ def is_image(name: str) -> bool:
 
 
 class MediaFiles:
-    """Every file below a folder that has one of the suffixes (of videos), by its path without the suffix."""
+    """Every file below a folder that has one of the suffixes (of videos), by its path without the suffix.
 
-    def __init__(self, folder: Path, suffixes: frozenset[str] = VIDEO_SUFFIXES) -> None:
-        self.folder = folder
+    ``find`` names files as ``reference`` does from ``seen_from``, or from the folder itself.
+    """
+
+    def __init__(self, folder: Path, suffixes: frozenset[str] = VIDEO_SUFFIXES, seen_from: Path | None = None) -> None:
+        self.place = Path(reference(seen_from or folder, folder))
         self.suffixes = suffixes
         self.paths: set[str] = set()
         self.by_stem: dict[str, str] = {}
@@ -141,22 +167,22 @@ class MediaFiles:
 
     def find(self, listed: str) -> str | None:
         """The file that a list means: of that path, else of that path with another suffix; ``None`` without either."""
-        if listed in self.paths:
-            return listed
         stem, suffix = os.path.splitext(listed)
-        return self.by_stem.get(stem if suffix.lower() in self.suffixes else listed)
+        known = self.by_stem.get(stem if suffix.lower() in self.suffixes else listed)
+        found = listed if listed in self.paths else known
+        return None if found is None else (self.place / found).as_posix()
 
 
-def image_files(folder: Path) -> MediaFiles:
+def image_files(folder: Path, seen_from: Path | None = None) -> MediaFiles:
     """Every image below a folder."""
-    return MediaFiles(folder, IMAGE_SUFFIXES)
+    return MediaFiles(folder, IMAGE_SUFFIXES, seen_from)
 
 
 @dataclass(frozen=True)
 class Entry:
     """One line of a data set's lists: the listed name, the file found for it or ``None``, and what the row says.
 
-    ``labels`` are further ones, by name; ``files`` further files, relative to the data set's root.
+    ``labels`` are further ones, by name; ``files`` further files, relative to the data set's root, or None without one.
     """
 
     listed: str
@@ -165,7 +191,7 @@ class Entry:
     label: str
     group: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @checked
@@ -211,7 +237,7 @@ def assemble(
             split=e.split,
             labels={"label": e.label, **e.labels},
             groups={"group": e.group},
-            files=e.files,
+            files={name: file for name, file in e.files.items() if file is not None},
         )
         for e in entries
         if e.file is not None

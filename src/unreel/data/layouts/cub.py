@@ -10,13 +10,12 @@ import numpy as np
 
 from unreel.core.errors import DataError
 from unreel.data.layouts import common
-from unreel.data.layouts.common import Entry, LayoutResult, Missing
-from unreel.data.layouts.objects import Mask, Objects, add_boxes, add_masks, image_size, read_image, reference
+from unreel.data.layouts.common import Entry, LayoutResult, Missing, reference
+from unreel.data.layouts.objects import Objects, add_boxes, add_masks_from, image_size
 from unreel.data.splits import hash_unit
 
 # ReDO's split for segmentation: train, val, test (docs/methods/evaluation.md, Transfer sets).
 _SEGMENTATION = (10_000, 788, 1_000)
-_LISTS = ("images.txt", "train_test_split.txt")
 
 
 def cub(
@@ -51,30 +50,25 @@ def cub(
     """
     common.check_split_number(split_number, 1, "CUB-200-2011")
     home = Path(root)
-    base = common.find_folder(home, lambda f: all((f / n).is_file() for n in _LISTS), " and ".join(_LISTS))
+    base = common.find_files(home, "images.txt", "train_test_split.txt")
     names = _table(base / "images.txt", 1)
     marks = _table(base / "train_test_split.txt", 1)
     boxes = _table(base / "bounding_boxes.txt", 4) if (base / "bounding_boxes.txt").is_file() else {}
-    outlines = next((p for p in (base / "segmentations", home / "segmentations") if p.is_dir()), None)
-    images = common.image_files(base / "images")
-    drawn = common.image_files(outlines) if outlines is not None else None
+    images = common.image_files(base / "images", base)
+    beside = (base / "segmentations").is_dir()
+    outlines = common.image_files((base if beside else home) / "segmentations", home)
     entries, rectangles = [], {}
     for number, (name,) in names.items():
         mark = marks.get(number, [""])[0]
         if mark not in ("0", "1"):
             raise DataError(f"train_test_split.txt: image {number} is marked {mark!r}; expected 1 (train) or 0 (test)")
         path = images.find(name)
-        outline = drawn.find(f"{os.path.splitext(name)[0]}.png") if drawn is not None else None
-        shape = (
-            {"segmentation": reference(home, drawn.folder / outline)}
-            if drawn is not None and outline is not None
-            else {}
-        )
+        outline = outlines.find(f"{os.path.splitext(name)[0]}.png")
         label = name.split("/")[0].partition(".")[2] or name.split("/")[0]
         split = "train" if mark == "1" else "test"
-        entries.append(Entry(name, None if path is None else f"images/{path}", split, label, files=shape))
+        entries.append(Entry(name, path, split, label, files={"segmentation": outline}))
         if path is not None and number in boxes:
-            rectangles[reference(home, images.folder / path)] = _box(number, boxes[number])
+            rectangles[reference(home, base / path)] = _box(number, boxes[number])
     result = common.assemble("CUB-200-2011", home, base, entries, missing=missing, noun="images")
     if files is not None:
         kept = {row.path for row in result.manifest}
@@ -83,8 +77,8 @@ def cub(
             for path, box in rectangles.items()
             if path in kept
         }
-        masks = {r.path: _bird(home / r.files["segmentation"]) for r in result.manifest if "segmentation" in r.files}
-        result = add_masks(add_boxes(result, found, Path(files)), masks, Path(files))
+        result = add_boxes(result, found, Path(files))
+        result = add_masks_from(result, "segmentation", lambda pixels: pixels[:, :, 0] > 127, files)
     if splits == "linear":
         return common.draw_validation(result, 1_000, 5_994, seed=seed, what="CUB-200-2011")
     return _segmentation(result, seed) if splits == "segmentation" else result
@@ -105,10 +99,6 @@ def _box(number: str, cells: list[str]) -> list[float]:
         return [float(c) for c in cells]
     except ValueError:
         raise DataError(f"bounding_boxes.txt: image {number}: expected four numbers, found {' '.join(cells)}") from None
-
-
-def _bird(path: Path) -> Mask:
-    return lambda: np.asarray(read_image(path)[:, :, 0] > 127)
 
 
 def _segmentation(result: LayoutResult, seed: int) -> LayoutResult:

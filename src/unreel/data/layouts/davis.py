@@ -7,8 +7,7 @@ from pathlib import Path
 
 from unreel.core.errors import DataError
 from unreel.data.layouts import common
-from unreel.data.layouts.common import Entry, LayoutResult, Missing
-from unreel.data.layouts.objects import reference
+from unreel.data.layouts.common import Entry, LayoutResult, Missing, reference
 
 _PARTS = ("train", "val", "test")
 

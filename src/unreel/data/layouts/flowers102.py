@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unreel.core.errors import DataError
 from unreel.data.layouts import common
 from unreel.data.layouts.common import Entry, LayoutResult, Missing
-from unreel.data.layouts.objects import Mask, add_masks, read_image, reference
+from unreel.data.layouts.objects import add_masks_from
 
 _LISTS = ("imagelabels.mat", "setid.mat")
 _OFFICIAL = {"trnid": "train", "valid": "val", "tstid": "test"}
@@ -46,28 +46,20 @@ def flowers102(
     """
     common.check_split_number(split_number, 1, "Flowers-102")
     home = Path(root)
-    base = common.find_folder(home, lambda f: all((f / n).is_file() for n in _LISTS), " and ".join(_LISTS))
+    base = common.find_files(home, *_LISTS)
     labels = _numbers(base / _LISTS[0], ["labels"])["labels"]
     sets = _numbers(base / _LISTS[1], list(_OFFICIAL))
-    images, segmented = common.image_files(base / "jpg"), common.image_files(base / "segmim")
+    images, segmented = common.image_files(base / "jpg", base), common.image_files(base / "segmim", home)
     entries = []
     for name, split in (_SEGMENTATION if splits == "segmentation" else _OFFICIAL).items():
         for number in sets[name]:
             if not 1 <= number <= len(labels):
                 raise DataError(f"setid.mat: {name} lists image {number}; imagelabels.mat has {len(labels)}")
             listed = f"image_{number:05d}.jpg"
-            path = images.find(listed)
-            cut = segmented.find(f"segmim_{number:05d}.jpg")
-            extra = {} if cut is None else {"segmentation": reference(home, segmented.folder / cut)}
-            label = f"{labels[number - 1]:03d}"
-            entries.append(Entry(listed, None if path is None else f"jpg/{path}", split, label, files=extra))
+            extra = {"segmentation": segmented.find(f"segmim_{number:05d}.jpg")}
+            entries.append(Entry(listed, images.find(listed), split, f"{labels[number - 1]:03d}", files=extra))
     result = common.assemble("Flowers-102", home, base, entries, missing=missing, noun="images")
-    if files is None:
-        return result
-    masks = {
-        row.path: _flower(home / row.files["segmentation"]) for row in result.manifest if "segmentation" in row.files
-    }
-    return add_masks(result, masks, Path(files))
+    return result if files is None else add_masks_from(result, "segmentation", _flower, files)
 
 
 def _numbers(path: Path, names: list[str]) -> dict[str, list[int]]:
@@ -81,9 +73,6 @@ def _numbers(path: Path, names: list[str]) -> dict[str, list[int]]:
         raise DataError(f"{path}: expected a MATLAB file with {', '.join(names)} ({error})") from None
 
 
-def _flower(path: Path) -> Mask:
-    def read() -> NDArray[np.bool_]:
-        red, green, blue = np.moveaxis(read_image(path), 2, 0)
-        return np.asarray(~((red == 0) | (green == 0) | (blue == 254)))
-
-    return read
+def _flower(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    red, green, blue = np.moveaxis(pixels, 2, 0)
+    return np.asarray(~((red == 0) | (green == 0) | (blue == 254)))

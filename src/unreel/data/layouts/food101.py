@@ -10,8 +10,6 @@ from unreel.core.errors import DataError
 from unreel.data.layouts import common
 from unreel.data.layouts.common import Entry, LayoutResult, Missing
 
-_PARTS = ("train", "test")
-
 
 def food101(
     root: str | os.PathLike[str],
@@ -36,17 +34,14 @@ def food101(
     """
     common.check_split_number(split_number, 1, "Food-101")
     home = Path(root)
-    base = common.find_folder(
-        home, lambda f: all((f / "meta" / f"{p}.txt").is_file() for p in _PARTS), "meta/train.txt and meta/test.txt"
-    )
-    images = common.image_files(base / "images")
+    base = common.find_files(home, "meta/train.txt", "meta/test.txt")
+    images = common.image_files(base / "images", base)
     entries = []
-    for split in _PARTS:
+    for split in ("train", "test"):
         for where, text in common.read_list(base / "meta" / f"{split}.txt").lines:
             if text.count("/") != 1:
                 raise DataError(f"{where}: expected 'class/number', found {text!r}")
-            path = images.find(f"{text}.jpg")
-            entries.append(Entry(f"{text}.jpg", None if path is None else f"images/{path}", split, text.split("/")[0]))
+            entries.append(Entry(f"{text}.jpg", images.find(f"{text}.jpg"), split, text.split("/")[0]))
     result = common.assemble("Food-101", home, base, entries, missing=missing, noun="images")
     if splits == "linear":
         result = common.draw_validation(result, 7_575, 75_750, seed=seed, what="Food-101")

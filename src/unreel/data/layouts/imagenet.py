@@ -83,7 +83,7 @@ def imagenet_c(root: str | os.PathLike[str], *, split_number: int = 1, missing: 
     they were made from. Arguments and errors as ``imagenet``.
     """
     common.check_split_number(split_number, 1, "ImageNet-C")
-    home = _folder(root)
+    home = common.existing_folder(root)
     names = _class_names(home)
     entries = []
     for path in sorted(common.image_files(home).paths):
@@ -101,13 +101,6 @@ def imagenet_stylized(
 ) -> LayoutResult:
     """Stylized-ImageNet (Geirhos et al. 2019): ``train/<wnid>/*`` and ``val/<wnid>/*``, as ``imagenet`` reads them."""
     return imagenet(root, split_number=split_number, missing=missing)
-
-
-def _folder(root: str | os.PathLike[str]) -> Path:
-    home = Path(root)
-    if not home.is_dir():
-        raise DataError(f"{home}: there is no such folder")
-    return home
 
 
 def _test_folders(data_set: str, root: str | os.PathLike[str], split_number: int, missing: Missing) -> LayoutResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import product
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,13 +14,14 @@ from unreel.core.checks import checked
 from unreel.core.errors import DataError
 from unreel.data.layouts import common
 from unreel.data.layouts.common import Entry, LayoutResult, Missing
-from unreel.data.layouts.objects import Mask, add_masks, read_image, reference
+from unreel.data.layouts.objects import add_masks_from
 
 Variant = Literal["original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
 """The eight variants (docs/methods/evaluation.md, Background Challenge)."""
 CLASSES = ("dog", "bird", "vehicle", "reptile", "carnivore", "insect", "instrument", "primate", "fish")
 """The nine super-classes in the order of their folders' numbers (docs/methods/evaluation.md, Distribution shift)."""
+_PARTS = ("train", "val")
 _CLASS = re.compile(r"(\d\d)_(.+)")
 _IMAGE = re.compile(r"n\d{8}_\d+")
 
@@ -66,7 +68,7 @@ def imagenet9(
     notices: list[str] = []
     parts = _parts(home, notices)
     foregrounds = {
-        part: common.image_files(folder) for (variant, part), folder in parts.items() if variant == "only_fg"
+        part: common.image_files(folder, home) for (variant, part), folder in parts.items() if variant == "only_fg"
     }
     for (variant, part), folder in parts.items():
         if part == "train" and variant != train_variant:
@@ -74,20 +76,16 @@ def imagenet9(
         place = Path(os.path.relpath(folder, home)).as_posix()
         for path in sorted(common.image_files(folder).paths):
             found = _IMAGE.search(path.rpartition("/")[2])
-            extra = {}
-            if variant == "original" and part in foregrounds:
-                cut = foregrounds[part].find(path)
-                if cut is not None:
-                    extra["foreground"] = reference(home, foregrounds[part].folder / cut)
+            cut = foregrounds[part].find(path) if variant == "original" and part in foregrounds else None
             label = _label(folder / path, path)
             split = "train" if part == "train" else "test"
+            group = found[0] if found else ""
             entries.append(
-                Entry(path, f"{place}/{path}", split, label, found[0] if found else "", {"variant": variant}, extra)
+                Entry(path, f"{place}/{path}", split, label, group, {"variant": variant}, {"foreground": cut})
             )
     result = common.assemble("ImageNet-9", home, home, entries, missing=missing, notices=notices, noun="images")
     if files is not None:
-        masks = {row.path: _foreground(home / row.files["foreground"]) for row in result.manifest if row.files}
-        result = add_masks(result, masks, Path(files))
+        result = add_masks_from(result, "foreground", lambda pixels: np.all(pixels > 0, axis=2), files)
     if splits == "linear":
         result = common.draw_validation(result, 5, 100, seed=seed, what="ImageNet-9")
     return result
@@ -95,26 +93,16 @@ def imagenet9(
 
 def _parts(home: Path, notices: list[str]) -> dict[tuple[str, str], Path]:
     """The folders by variant and part, in the order of ``VARIANTS``."""
-    if not home.is_dir():
-        raise DataError(f"{home}: there is no such folder")
     found: dict[tuple[str, str], Path] = {}
-    level = [home]
-    for _ in range(3):
-        for folder in level:
-            for variant in VARIANTS:
-                for part in ("train", "val"):
-                    path = folder / variant / part
-                    if path.is_dir() and found.setdefault((variant, part), path) != path:
-                        notices.append(f"{path} left out: {found[variant, part]} is the same part")
-        level = [
-            Path(e.path)
-            for f in level
-            for e in sorted(os.scandir(f), key=lambda e: e.name)
-            if e.is_dir() and e.name not in (*VARIANTS, "train", "val")
-        ]
+    inside = (*VARIANTS, *_PARTS)
+    for folder in common.folders(home, lambda f: f == home or f.name not in inside):
+        for variant, part in product(VARIANTS, _PARTS):
+            path = folder / variant / part
+            if path.is_dir() and found.setdefault((variant, part), path) != path:
+                notices.append(f"{path} left out: {found[variant, part]} is the same part")
     if not found:
         raise DataError(f"{home}: found none of {', '.join(VARIANTS)} with train or val in it, here or below")
-    return {key: found[key] for v in VARIANTS for key in ((v, "train"), (v, "val")) if key in found}
+    return {key: found[key] for key in product(VARIANTS, _PARTS) if key in found}
 
 
 def _label(full: Path, path: str) -> str:
@@ -123,7 +111,3 @@ def _label(full: Path, path: str) -> str:
     if number >= len(CLASSES) or match is None or CLASSES[number] not in match[2]:
         raise DataError(f"{full}: expected it in a folder such as 00_dog; the classes are {', '.join(CLASSES)}")
     return CLASSES[number]
-
-
-def _foreground(path: Path) -> Mask:
-    return lambda: np.asarray((read_image(path) > 0).all(axis=2))

@@ -39,9 +39,7 @@ def kinetics(root: str | os.PathLike[str], *, split_number: int = 1, missing: Mi
     >>> manifest, missing = kinetics("kinetics400", missing="skip")  # doctest: +SKIP
     """
     common.check_split_number(split_number, 1, "Kinetics")
-    home = Path(root)
-    if not home.is_dir():
-        raise DataError(f"{home}: there is no such folder")
+    home = common.existing_folder(root)
     places: dict[str, list[str]] = defaultdict(list)
     for stem, file in common.MediaFiles(home).by_stem.items():
         places[stem.rpartition("/")[2]].append(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from unreel.core.errors import DataError, UsageError
 from unreel.core.files import write_whole
 from unreel.data.boxes import boxes_to_shares, write_boxes
-from unreel.data.layouts.common import LayoutResult
+from unreel.data.layouts.common import LayoutResult, reference
 from unreel.media import ImageDecoder, encode_image
 
 Mask = Callable[[], NDArray[np.bool_]]
@@ -48,13 +49,6 @@ def files_folder(files: str | os.PathLike[str] | None, what: str) -> Path:
     if files is None:
         raise UsageError(f"{what} are written as files: name a folder for them (files, --set layout.files=FOLDER)")
     return Path(files)
-
-
-def reference(root: str | os.PathLike[str], path: Path) -> str:
-    """How a row of a manifest at ``root`` names a file: relative where it lies below, else its absolute path."""
-    full, home = os.path.abspath(path), os.path.abspath(root)
-    inside = os.path.commonpath([full, home]) == home
-    return Path(os.path.relpath(full, home)).as_posix() if inside else full
 
 
 def add_boxes(result: LayoutResult, objects: Mapping[str, Objects], files: Path) -> LayoutResult:
@@ -107,6 +101,19 @@ def add_masks(result: LayoutResult, masks: Mapping[str, Mask], files: Path) -> L
             row = replace(row, files={**row.files, "mask": reference(result.manifest.root, target)})
         rows.append(row)
     return LayoutResult(replace(result.manifest, rows=tuple(rows)), result.missing)
+
+
+def add_masks_from(
+    result: LayoutResult, column: str, shows: Callable[[NDArray[np.uint8]], NDArray[np.bool_]], files: str | Path
+) -> LayoutResult:
+    """``add_masks`` for rows with a ``file.<column>``, a picture: where ``shows`` says so of its (H, W, 3) pixels."""
+
+    def read(path: Path) -> NDArray[np.bool_]:
+        return np.asarray(shows(read_image(path)))
+
+    manifest = result.manifest
+    pictures = {row.path: Path(manifest.root, row.files[column]) for row in manifest if column in row.files}
+    return add_masks(result, {row: partial(read, path) for row, path in pictures.items()}, Path(files))
 
 
 def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 from unreel.core.errors import DataError
 from unreel.data.layouts import common
 from unreel.data.layouts.common import Entry, LayoutResult, Missing
-from unreel.data.layouts.objects import Mask, add_masks, read_image, reference
+from unreel.data.layouts.objects import add_masks_from
 
-_LISTS = {"trainval.txt": "train", "test.txt": "test"}
+_LISTS = {"annotations/trainval.txt": "train", "annotations/test.txt": "test"}
 _SPECIES = {"1": "cat", "2": "dog"}
 # Values of a trimap.
 _PET, _BORDER = 1, 3
@@ -48,35 +48,25 @@ def pets(
     """
     common.check_split_number(split_number, 1, "Oxford-IIIT Pets")
     home = Path(root)
-
-    def holds(folder: Path) -> bool:
-        return all((folder / "annotations" / name).is_file() for name in _LISTS)
-
-    base = common.find_folder(home, holds, "annotations/trainval.txt and annotations/test.txt")
-    images, trimaps = common.image_files(base / "images"), common.image_files(base / "annotations" / "trimaps")
+    base = common.find_files(home, *_LISTS)
+    images = common.image_files(base / "images", base)
+    trimaps = common.image_files(base / "annotations" / "trimaps", home)
     entries = []
     for listed, split in _LISTS.items():
-        for where, text in common.read_list(base / "annotations" / listed).lines:
+        for where, text in common.read_list(base / listed).lines:
             if text.startswith("#"):  # the header of the data set's full list
                 continue
             cells = text.split()
             breed = cells[0].rpartition("_")[0]
             if len(cells) != 4 or cells[2] not in _SPECIES or not breed:
                 raise DataError(f"{where}: expected 'Breed_1 <class> <1 or 2> <breed>', found {text!r}")
-            path, trimap = images.find(f"{cells[0]}.jpg"), trimaps.find(f"{cells[0]}.png")
-            extra = {} if trimap is None else {"trimap": reference(home, trimaps.folder / trimap)}
-            place = None if path is None else f"images/{path}"
+            picture, trimap = f"{cells[0]}.jpg", {"trimap": trimaps.find(f"{cells[0]}.png")}
             species = {"species": _SPECIES[cells[2]]}
-            entries.append(Entry(f"{cells[0]}.jpg", place, split, breed, labels=species, files=extra))
+            entries.append(Entry(picture, images.find(picture), split, breed, labels=species, files=trimap))
     result = common.assemble("Oxford-IIIT Pets", home, base, entries, missing=missing, noun="images")
     if files is not None:
         wanted = (_PET, _BORDER) if border else (_PET,)
-        masks = {r.path: _pet(home / r.files["trimap"], wanted) for r in result.manifest if "trimap" in r.files}
-        result = add_masks(result, masks, Path(files))
+        result = add_masks_from(result, "trimap", lambda pixels: np.isin(pixels[:, :, 0], wanted), files)
     if splits == "linear":
         result = common.draw_validation(result, 740, 3_680, seed=seed, what="Oxford-IIIT Pets")
     return result
-
-
-def _pet(path: Path, wanted: tuple[int, ...]) -> Mask:
-    return lambda: np.isin(read_image(path)[:, :, 0], wanted)

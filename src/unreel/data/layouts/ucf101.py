@@ -40,9 +40,7 @@ def ucf101(root: str | os.PathLike[str], *, split_number: int = 1, missing: Miss
     common.check_split_number(split_number, 3, "UCF101")
     home = Path(root)
     names = {"train": f"trainlist{split_number:02d}.txt", "test": f"testlist{split_number:02d}.txt"}
-    lists = common.find_folder(
-        home, lambda f: all((f / n).is_file() for n in names.values()), " and ".join(names.values())
-    )
+    lists = common.find_files(home, *names.values())
     numbers = _class_numbers(lists / "classInd.txt")
     notices: list[str] = []
     listed: list[tuple[str, str]] = []

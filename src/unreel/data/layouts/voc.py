@@ -8,21 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unreel.core.errors import DataError, UsageError
+from unreel.core.errors import DataError
 from unreel.data.layouts import common
 from unreel.data.layouts.common import Entry, LayoutResult, Missing
-from unreel.data.layouts.objects import (
-    Mask,
-    Objects,
-    add_boxes,
-    add_masks,
-    read_image,
-    read_voc_objects,
-    reference,
-)
+from unreel.data.layouts.objects import Objects, add_boxes, add_masks_from, read_voc_objects
 
 # "trainval" only where the parts it joins are not listed themselves.
 _LISTS = {"train": "train", "val": "val", "test": "test", "trainval": "train"}
+_NOTES = ("Annotations", "annotations")
 # The colour of index 255 in VOC's palette: outlines and what nobody decided on.
 _VOID = (224, 224, 192)
 
@@ -59,25 +52,22 @@ def voc(
             ``SegmentationObject`` has them.
     Raises: UsageError for another split; DataError for missing or malformed annotations, lists or images.
     """
-    if split_number != 1:
-        raise UsageError(f"VOC has one official split, number 1; got {split_number}")
+    common.check_split_number(split_number, 1, "VOC")
     home = Path(root)
     entries: list[Entry] = []
     found: dict[str, Objects] = {}
     for base in _bases(home, year):
-        notes = _inside(base, ("Annotations", "annotations"))
-        pictures = common.image_files(_inside(base, ("JPEGImages", "images", "Images")) or base)
-        outlines = common.image_files(base / "SegmentationObject")
+        notes = _inside(base, _NOTES)
+        pictures = common.image_files(_inside(base, ("JPEGImages", "images", "Images")) or base, home)
+        outlines = common.image_files(base / "SegmentationObject", home)
         assert notes is not None  # what made it a base
         for name, split in _listed(base, notes).items():
             file = notes / f"{name}.xml"
-            path = pictures.find(f"{name}.jpg")
+            row = pictures.find(f"{name}.jpg")
             # Test lists may name images whose annotations are kept back.
             objects = read_voc_objects(file, one_based=one_based, difficult=difficult) if file.is_file() else None
             labels = dict(objects.labels) if objects is not None else {}
-            outline = outlines.find(f"{name}.png")
-            extra = {} if outline is None else {"segmentation": reference(home, outlines.folder / outline)}
-            row = None if path is None else reference(home, pictures.folder / path)
+            extra = {"segmentation": outlines.find(f"{name}.png")}
             shown = f"{base.name}/{name}"
             entries.append(Entry(shown, row, split, labels.pop("label", ""), labels=labels, files=extra))
             if row is not None and objects is not None:
@@ -85,10 +75,7 @@ def voc(
     result = common.assemble("VOC", home, home, entries, missing=missing, noun="images")
     if files is None:
         return result
-    masks = {
-        row.path: _outlines(home / row.files["segmentation"]) for row in result.manifest if "segmentation" in row.files
-    }
-    return add_masks(add_boxes(result, found, Path(files)), masks, Path(files))
+    return add_masks_from(add_boxes(result, found, Path(files)), "segmentation", _outlined, files)
 
 
 def _inside(base: Path, names: tuple[str, ...]) -> Path | None:
@@ -97,18 +84,12 @@ def _inside(base: Path, names: tuple[str, ...]) -> Path | None:
 
 def _bases(home: Path, year: str) -> list[Path]:
     """The folders with annotations, here or up to two below."""
-    if not home.is_dir():
-        raise DataError(f"{home}: there is no such folder")
-    level, found = [home], []
-    for _ in range(3):
-        below = []
-        for folder in level:
-            notes = _inside(folder, ("Annotations", "annotations"))
-            if notes is not None and next(notes.glob("*.xml"), None) is not None:
-                found.append(folder)
-            else:
-                below += [Path(e.path) for e in sorted(os.scandir(folder), key=lambda e: e.name) if e.is_dir()]
-        level = below
+
+    def annotated(folder: Path) -> bool:
+        notes = _inside(folder, _NOTES)
+        return notes is not None and next(notes.glob("*.xml"), None) is not None
+
+    found = [f for f in common.folders(home, enter=lambda f: not annotated(f)) if annotated(f)]
     chosen = [f for f in found if year in f.name]
     if not chosen:
         have = f"; found {', '.join(f.name for f in found)}" if found else ""
@@ -130,9 +111,5 @@ def _listed(base: Path, notes: Path) -> dict[str, str]:
     return names or {p.stem: "" for p in sorted(notes.glob("*.xml"))}
 
 
-def _outlines(path: Path) -> Mask:
-    def read() -> NDArray[np.bool_]:
-        pixels = read_image(path)
-        return np.asarray(pixels.any(axis=2) & (pixels != np.array(_VOID)).any(axis=2))
-
-    return read
+def _outlined(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    return np.asarray(pixels.any(axis=2) & (pixels != np.array(_VOID)).any(axis=2))
