@@ -71,24 +71,18 @@ class View:
     aligned: dict[str, Aligned] = field(default_factory=dict)
     stream: str = "video"
 
+    def each(self, move: Callable[[Tensor], Tensor]) -> View:
+        """The same view with ``move`` of every tensor."""
+        params = replace(self.params, values={k: move(v) for k, v in self.params.values.items()})
+        aligned = {k: Aligned(a.kind, move(a.data)) for k, a in self.aligned.items()}
+        return View(move(self.data), move(self.times_s), params, aligned, self.stream)
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
-        return View(
-            self.data.to(device, non_blocking=non_blocking),
-            self.times_s.to(device, non_blocking=non_blocking),
-            self.params.to(device, non_blocking=non_blocking),
-            {k: Aligned(a.kind, a.data.to(device, non_blocking=non_blocking)) for k, a in self.aligned.items()},
-            self.stream,
-        )
+        return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> View:
         """The same view in page-locked memory."""
-        return View(
-            self.data.pin_memory(),
-            self.times_s.pin_memory(),
-            replace(self.params, values={k: v.pin_memory() for k, v in self.params.values.items()}),
-            {k: Aligned(a.kind, a.data.pin_memory()) for k, a in self.aligned.items()},
-            self.stream,
-        )
+        return self.each(torch.Tensor.pin_memory)
 
 
 @dataclass(frozen=True)

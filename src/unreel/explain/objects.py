@@ -151,15 +151,9 @@ class ObjectSettings:
 
     def box_options(self) -> Mapping[str, Any]:
         """What ``boxes_from_map`` is given."""
-        chosen = {"contours": self.contours} if self.contours is not None else {}
-        return box_options(
-            self.variant,
-            threshold=self.threshold,
-            min_scale=self.min_scale,
-            margin=self.margin,
-            largest_only=self.largest_only,
-            **chosen,
-        )
+        names = ("threshold", "min_scale", "margin", "largest_only")
+        contours = {} if self.contours is None else {"contours": self.contours}
+        return box_options(self.variant, **{name: getattr(self, name) for name in names}, **contours)
 
 
 @dataclass(frozen=True)

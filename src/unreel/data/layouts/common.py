@@ -47,18 +47,11 @@ class ListLine(NamedTuple):
     text: str
 
 
-class SplitList(NamedTuple):
-    """The lines of a split list, and what reading it found worth telling."""
-
-    lines: list[ListLine]
-    notices: list[str]
-
-
-def read_list(path: Path) -> SplitList:
+def read_list(path: Path, notices: list[str] | None = None) -> list[ListLine]:
     """The lines of a text list, without empty ones.
 
     A first line that is a bare "0" is the header that pandas gives a column without a name; helpers of order-prediction
-    code write split lists with it (docs/methods/tcgl.md, Where we differ). It is skipped, with a notice.
+    code write split lists with it (docs/methods/tcgl.md, Where we differ). It is skipped, and ``notices`` says so.
     Raises: DataError where the file cannot be read or holds nothing.
     """
     text = read_text(path)
@@ -67,13 +60,27 @@ def read_list(path: Path) -> SplitList:
         for number, line in enumerate(text.splitlines(), 1)
         if line.strip()
     ]
-    notices = []
+    notices = [] if notices is None else notices
     if lines and lines[0].text.strip("\"',; ") == "0":
         notices.append(f"{lines[0].where}: skipped the header row '0', which pandas wrote and which is no file name")
         lines = lines[1:]
     if not lines:
         raise DataError(f"{path}: the list is empty")
-    return SplitList(lines, notices)
+    return lines
+
+
+def read_splits(folder: Path, parts: Iterable[str], noun: str, name: Callable[[str], str] = str) -> dict[str, str]:
+    """What the lists ``<part>.txt`` that are there name, each with its part; ``name`` reads a line.
+
+    Raises: DataError where a second list puts a ``noun`` into another part.
+    """
+    found: dict[str, str] = {}
+    for part in parts:
+        for where, text in read_list(folder / f"{part}.txt") if (folder / f"{part}.txt").is_file() else ():
+            before = found.setdefault(name(text), part)
+            if before != part:
+                raise DataError(f"{where}: {name(text)!r} is in {before}.txt too; {noun} is in one split")
+    return found
 
 
 def check_split_number(split_number: int, available: int, data_set: str) -> None:

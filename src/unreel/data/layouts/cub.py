@@ -86,7 +86,7 @@ def cub(
 
 def _table(path: Path, fields: int) -> dict[str, list[str]]:
     rows: dict[str, list[str]] = {}
-    for where, text in common.read_list(path).lines:
+    for where, text in common.read_list(path):
         cells = text.split()
         if len(cells) != fields + 1 or not cells[0].isdigit() or cells[0] in rows:
             raise DataError(f"{where}: expected a number of its own and {fields} values, found {text!r}")

@@ -48,14 +48,7 @@ def davis(
     lists = next((base / "ImageSets" / n for n in wanted if (base / "ImageSets" / n).is_dir()), None)
     if lists is None:
         raise DataError(f"{base / 'ImageSets'}: expected a folder {' or '.join(wanted)} with train.txt or val.txt")
-    sequences: dict[str, str] = {}
-    for part in _PARTS:
-        if (lists / f"{part}.txt").is_file():
-            for where, text in common.read_list(lists / f"{part}.txt").lines:
-                fields = text.split()[0].split("/")
-                name = fields[-2] if len(fields) > 1 else fields[0]
-                if sequences.setdefault(name, part) != part:
-                    raise DataError(f"{where}: {name!r} is in {sequences[name]}.txt too; a sequence is in one split")
+    sequences = common.read_splits(lists, _PARTS, "a sequence", _sequence)
     if not sequences:
         raise DataError(f"{lists}: expected train.txt or val.txt")
     entries = []
@@ -68,6 +61,11 @@ def davis(
         extra = {"mask": reference(home, masks)} if outlined and not shown - outlined else {}
         entries.append(Entry(name, reference(home, frames) if shown else None, part, name, files=extra))
     return common.assemble("DAVIS", home, home, entries, missing=missing, noun="sequences")
+
+
+def _sequence(line: str) -> str:
+    fields = line.split()[0].split("/")
+    return fields[-2] if len(fields) > 1 else fields[0]
 
 
 def _stems(folder: Path) -> set[str]:

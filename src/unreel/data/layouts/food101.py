@@ -38,7 +38,7 @@ def food101(
     images = common.image_files(base / "images", base)
     entries = []
     for split in ("train", "test"):
-        for where, text in common.read_list(base / "meta" / f"{split}.txt").lines:
+        for where, text in common.read_list(base / "meta" / f"{split}.txt"):
             if text.count("/") != 1:
                 raise DataError(f"{where}: expected 'class/number', found {text!r}")
             entries.append(Entry(f"{text}.jpg", images.find(f"{text}.jpg"), split, text.split("/")[0]))

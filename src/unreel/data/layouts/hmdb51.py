@@ -53,9 +53,7 @@ def hmdb51(root: str | os.PathLike[str], *, split_number: int = 1, missing: Miss
     listed: list[tuple[str, str, str]] = []
     for path in lists:
         label = path.name.removesuffix(ending)
-        lines, told = common.read_list(path)
-        notices += told
-        for where, text in lines:
+        for where, text in common.read_list(path, notices):
             name, _, mark = text.rpartition(" ")
             if not name or mark not in _SPLITS:
                 raise DataError(f"{where}: expected a file and 0, 1 or 2, found {text!r}")

@@ -134,7 +134,7 @@ def _class_names(home: Path) -> dict[str, str]:
     found = {p.name: p for p in _beside(home)} if home.is_dir() else {}
     for name in _NAMES:
         if name in found:
-            lines = [re.split(r"[\t ]", line.text, maxsplit=1) for line in common.read_list(found[name]).lines]
+            lines = [re.split(r"[\t ]", line.text, maxsplit=1) for line in common.read_list(found[name])]
             return {fields[0]: fields[1].strip() for fields in lines if len(fields) == 2}
     if "meta.mat" in found:
         return {wnid: words for _, wnid, words in _meta(found["meta.mat"])}
@@ -150,11 +150,11 @@ def _truth(home: Path) -> dict[str, str]:
         rows = [row for row in lines if len(row) >= 2 and row[0] != "ImageId"]
         return {row[0]: row[1].split()[0] for row in rows}
     if synsets is not None:
-        return {_val(i): line.text for i, line in enumerate(common.read_list(synsets).lines, 1)}
+        return {_val(i): line.text for i, line in enumerate(common.read_list(synsets), 1)}
     if numbers is not None and "meta.mat" in found:
         wnids = {number: wnid for number, wnid, _ in _meta(found["meta.mat"])}
         truth = {}
-        for i, (where, text) in enumerate(common.read_list(numbers).lines, 1):
+        for i, (where, text) in enumerate(common.read_list(numbers), 1):
             if not text.isdigit() or int(text) not in wnids:
                 raise DataError(f"{where}: expected the number of a class in meta.mat, found {text!r}")
             truth[_val(i)] = wnids[int(text)]

@@ -53,7 +53,7 @@ def pets(
     trimaps = common.image_files(base / "annotations" / "trimaps", home)
     entries = []
     for listed, split in _LISTS.items():
-        for where, text in common.read_list(base / listed).lines:
+        for where, text in common.read_list(base / listed):
             if text.startswith("#"):  # the header of the data set's full list
                 continue
             cells = text.split()

@@ -45,9 +45,7 @@ def ucf101(root: str | os.PathLike[str], *, split_number: int = 1, missing: Miss
     notices: list[str] = []
     listed: list[tuple[str, str]] = []
     for split, name in names.items():
-        lines, told = common.read_list(lists / name)
-        notices += told
-        listed += [(_file(line.where, line.text, numbers), split) for line in lines]
+        listed += [(_file(*line, numbers), split) for line in common.read_list(lists / name, notices)]
     classes = {path.split("/")[0] for path, _ in listed}
     videos = common.find_videos(home, classes)
     files = common.MediaFiles(videos)
@@ -60,7 +58,7 @@ def _class_numbers(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     numbers = {}
-    for where, text in common.read_list(path).lines:
+    for where, text in common.read_list(path):
         fields = text.split()
         if len(fields) != 2:
             raise DataError(f"{where}: expected a number and a class, found {text!r}")

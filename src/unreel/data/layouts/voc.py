@@ -13,8 +13,7 @@ from unreel.data.layouts import common
 from unreel.data.layouts.common import Entry, LayoutResult, Missing
 from unreel.data.layouts.objects import Objects, add_boxes, add_masks_from, read_voc_objects
 
-# "trainval" only where the parts it joins are not listed themselves.
-_LISTS = {"train": "train", "val": "val", "test": "test", "trainval": "train"}
+_PARTS = ("train", "val", "test")
 _NOTES = ("Annotations", "annotations")
 # The colour of index 255 in VOC's palette: outlines and what nobody decided on.
 _VOID = (224, 224, 192)
@@ -100,14 +99,9 @@ def _bases(home: Path, year: str) -> list[Path]:
 def _listed(base: Path, notes: Path) -> dict[str, str]:
     """Name to split, in the order of the lists."""
     folder = base / "ImageSets" / "Main"
-    names: dict[str, str] = {}
-    for part, split in _LISTS.items():
-        if not (folder / f"{part}.txt").is_file():
-            continue
-        for where, text in common.read_list(folder / f"{part}.txt").lines:
-            before = names.setdefault(text, split)
-            if before != split and part != "trainval":
-                raise DataError(f"{where}: {text!r} is in {before}.txt too; an image is in one split")
+    names = common.read_splits(folder, _PARTS, "an image")
+    if (folder / "trainval.txt").is_file():  # of use only where the parts it joins are not listed themselves
+        names = {**names, **{n: names.get(n, "train") for _, n in common.read_list(folder / "trainval.txt")}}
     return names or {p.stem: "" for p in sorted(notes.glob("*.xml"))}
 
 
