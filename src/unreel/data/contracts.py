@@ -91,7 +91,7 @@ class SupportsViews(Protocol):
         """Number of views per sample."""
 
     def draw(self, key: Key, view: int, size: FrameSize, sidecars: Mapping[str, object]) -> ViewParams:
-        """All random choices of one view, before decoding. ``key`` ends at the sample; the plan appends the rest."""
+        """All random choices of one view, from no pixel. ``key`` ends at the sample; the plan appends the rest."""
 
     def crop(self, view: int, frames: Tensor, params: ViewParams) -> Tensor:
         """Crop and resize decoded frames (T, H, W, C) uint8 to the view's fixed size (T, S, S, C) uint8."""

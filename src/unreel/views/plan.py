@@ -1,4 +1,4 @@
-"""A view plan: for each view a pipeline of operations; drawn before decoding, applied in batches on the device."""
+"""A view plan: for each view a pipeline of operations; drawn before pixels change, applied in batches on the device."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class ViewPlan:
         return f"ViewPlan({views}{shared}{', late=True' if self.late else ''})"
 
     def draw(self, key: Key, view: int, size: FrameSize, sidecars: Mapping[str, object]) -> ViewParams:
-        """All random choices of one view, before decoding.
+        """All random choices of one view, before a pixel is touched.
 
         Args:
             key: the sample's; the plan appends the view's index (or ``shared``) and the operation's name.
