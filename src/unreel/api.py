@@ -15,6 +15,7 @@ from unreel.core.distributed import rank
 from unreel.core.errors import UsageError
 from unreel.core.files import check_apart, check_file, replacing, write_arrays
 from unreel.core.progress import Progress, format_seconds
+from unreel.core.text import listed
 from unreel.core.words import plural
 from unreel.data.batch import Batch
 from unreel.data.folders import Kind, Warned
@@ -310,9 +311,7 @@ class IndexSummary:
         lines += [
             f"{'warning' if isinstance(notice, Warned) else 'note':<9} {notice}" for notice in self.manifest.notices
         ]
-        lines += [f"fault     {fault.message}" for fault in self.faults[:10]]
-        if len(self.faults) > 10:
-            lines.append(f"fault     … and {len(self.faults) - 10} more")
+        lines += listed("fault     ", [fault.message for fault in self.faults])
         if self.written:
             lines.append(f"wrote     {self.written}")
         return "\n".join(lines)

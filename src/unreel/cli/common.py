@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 from cyclopts import Group, Parameter
 
 from unreel.core.errors import UsageError
-from unreel.core.text import one_line
 
 
 class _Log(logging.Handler):
@@ -134,17 +133,3 @@ def print_json(data: Mapping[str, object]) -> None:
     except UnicodeEncodeError:
         text = json_module.dumps(data, default=str)
     sys.stdout.write(text + "\n")
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A plain table: text to the left, numbers to the right, two spaces between columns."""
-    cells = [[one_line(str(c)) for c in row] for row in rows]
-    widths = [
-        max(len(header[i]), *(len(row[i]) for row in cells)) if cells else len(header[i]) for i in range(len(header))
-    ]
-    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        return "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
-
-    return "\n".join([line(header), *(line(row) for row in cells)])

@@ -9,8 +9,9 @@ from cyclopts import App, Parameter
 
 from unreel.cli.common import BEST, NO_OPTIONS, Common, Computing
 from unreel.cli.overrides import Overrides, to_sections
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.errors import UsageError
 from unreel.core.progress import Progress
+from unreel.core.text import listed
 from unreel.core.words import counted
 
 data_app = App(
@@ -126,9 +127,7 @@ def annotate(
         found = compute(manifest, producer, out=out, workers=computing.count(), progress=bar)
     unread = f"; {len(found.failed)} of them could not be read" if found.failed else ""
     lines = [f"{found.computed} computed, {found.known} known already{unread}", f"wrote {found.table}"]
-    lines += [f"fault: {message}" for _, message in found.failed[:10]]
-    if len(found.failed) > 10:
-        lines.append(f"fault: … and {len(found.failed) - 10} more")
+    lines += listed("fault: ", [message for _, message in found.failed])
     failed = [{"path": path, "message": message} for path, message in found.failed]
     plain = {"table": str(found.table), "computed": found.computed, "known": found.known, "failed": failed}
     common.print(plain, "\n".join(lines))
@@ -185,10 +184,7 @@ def prepare(
     from unreel.core.files import check_file
     from unreel.data.layouts import read_layout
 
-    sections = to_sections(settings)
-    for section in sections.keys() - {"layout"}:
-        raise unknown_name("section", section, ["layout"])
-    chosen = dict(sections.get("layout", {}))
+    chosen = to_sections(settings, "layout").get("layout", {})
     for name, option in (("split_number", "--split-number"), ("missing", "--missing"), ("root", "ROOT")):
         if name in chosen:
             raise UsageError(f"--set layout.{name}: give it as {option}")
@@ -241,11 +237,8 @@ def synth(
     from unreel.core.settings import validate
     from unreel.data.synthetic import ActionWorld
 
-    sections = to_sections(settings)
-    for section in sections.keys() - {"world"}:
-        raise unknown_name("section", section, ["world"])
     chosen: dict[str, Any] = {"seed": seed, "num_train": train, "num_test": test}
-    chosen |= validate(ActionWorld, sections.get("world", {}), "world")
+    chosen |= validate(ActionWorld, to_sections(settings, "world").get("world", {}), "world")
     built = ActionWorld(**chosen)
     check_folder(out)
     with Progress("write", len(built), unit="videos") as bar:

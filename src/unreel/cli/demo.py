@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unreel.cli.common import table
 from unreel.core.files import write_whole
+from unreel.core.text import table
 
 if TYPE_CHECKING:
     from unreel.tasks import Report

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unreel.cli.common import BEST, NO_OPTIONS, Common, Computing
 from unreel.cli.overrides import Overrides, to_sections
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.errors import UsageError
 from unreel.core.progress import Progress
+from unreel.core.text import listed
 from unreel.core.words import counted
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def explain(
     unreadable = [{"path": fault.path, "message": fault.message} for fault in found.faults]
     what = "videos" if plan.video else "images"
     lines = [f"{counted(len(found.items), what.removesuffix('s'))} explained; look at {found.page}"]
-    lines += [f"left out: {fault.message}" for fault in found.faults[:10]]
+    lines += listed("left out: ", [fault.message for fault in found.faults])
     plain: dict[str, Any] = {"page": str(found.page), what: len(found.items), "unreadable": unreadable}
     if boxes:
         count = sum(len(item.tubelets if plan.video else item.boxes) for item in found.items)
@@ -123,9 +124,6 @@ def explain(
     return 0
 
 
-_SECTIONS = ("cam", "crf", "objects")
-
-
 def _sections(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Checked settings by section, each a mapping of only what was given."""
     from unreel.core.settings import validate
@@ -133,11 +131,9 @@ def _sections(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
     from unreel.explain.crf import CrfSettings
     from unreel.explain.objects import ObjectSettings
 
-    given = to_sections(settings)
-    for section in given.keys() - set(_SECTIONS):
-        raise unknown_name("section", section, _SECTIONS)
     builders = {"cam": CamSettings, "crf": CrfSettings, "objects": ObjectSettings}
-    return {name: validate(builders[name], given.get(name, {}), name) for name in _SECTIONS}
+    given = to_sections(settings, *builders)
+    return {name: validate(builder, given.get(name, {}), name) for name, builder in builders.items()}
 
 
 def _post(sections: Mapping[str, Mapping[str, Any]], variant: str, *, crf: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Parameter
 
-from unreel.core.errors import UsageError
+from unreel.core.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from unreel.core.strict_yaml import Sections
@@ -35,8 +35,11 @@ def split_overrides(overrides: Sequence[str]) -> tuple[Sections, dict[str, objec
     return to_sections([text for text in overrides if text not in bare]), names
 
 
-def to_sections(overrides: Sequence[str]) -> Sections:
-    """Two-level settings from ``section.key=value`` texts. Raises UsageError for another form."""
+def to_sections(overrides: Sequence[str], *known: str) -> Sections:
+    """Two-level settings from ``section.key=value`` texts, of the known sections where they are given.
+
+    Raises: UsageError for another form, or another section.
+    """
     from unreel.core.strict_yaml import parse_value
 
     sections: Sections = {}
@@ -45,5 +48,7 @@ def to_sections(overrides: Sequence[str]) -> Sections:
         section, dot, key = address.strip().partition(".")
         if not (equals and dot and section and key):
             raise UsageError(f"--set {text}: expected SECTION.KEY=VALUE, such as --set method.temperature=0.2")
+        if known and section.strip() not in known:
+            raise unknown_name("section", section.strip(), known)
         sections.setdefault(section.strip(), {})[key.strip().replace("-", "_")] = parse_value(value)
     return sections

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unreel.cli.common import NO_OPTIONS, Common, table
+from unreel.cli.common import NO_OPTIONS, Common
 from unreel.core.errors import UsageError
+from unreel.core.text import table
 
 
 def demo(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from unreel.cli.common import NO_OPTIONS, Common, table
+from unreel.cli.common import NO_OPTIONS, Common
 from unreel.cli.overrides import Overrides, split_overrides
 from unreel.core.errors import UsageError
+from unreel.core.text import table
 from unreel.core.words import counted
 
 

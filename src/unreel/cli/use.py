@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, Common, Embedding, table
+from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, Common, Embedding
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError
+from unreel.core.text import listed, table
 from unreel.core.words import counted
 
 if TYPE_CHECKING:
@@ -84,9 +85,7 @@ def embed(
     count, width = embeddings.vectors.shape
     unreadable = [{"path": fault.path, "message": fault.message} for fault in embeddings.faults]
     text = [f"wrote {out}: {counted(count, embeddings.noun)} × {counted(width, 'feature')}"]
-    text += [f"left out: {fault.message}" for fault in embeddings.faults[:10]]
-    if len(unreadable) > 10:
-        text.append(f"left out: … and {len(unreadable) - 10} more")
+    text += listed("left out: ", [fault.message for fault in embeddings.faults])
     plain = {"embeddings": str(out), "videos": count, "features": width, "unreadable": unreadable}
     common.print(plain, "\n".join(text))
     return 0
@@ -333,9 +332,7 @@ def _predicted(found: PredictionTable, out: Path | None) -> str:
         lines.append(f"… and {len(found.rows) - _SHOWN} more" + ("; --out FILE writes them all" if out is None else ""))
     counts = Counter(row.label for row in found.rows).most_common()
     lines.append("in all: " + ", ".join(f"{label} {number}" for label, number in counts))
-    lines += [f"left out: {fault.message}" for fault in found.faults[:10]]
-    if len(found.faults) > 10:
-        lines.append(f"left out: … and {len(found.faults) - 10} more")
+    lines += listed("left out: ", [fault.message for fault in found.faults])
     lines += [f"note: {note}" for note in found.card.notes]
     if found.head_file is not None:
         lines.append(f"wrote {found.head_file}: the head, to predict again without labels")

@@ -39,6 +39,28 @@ def first_few(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (" …" if len(names) > most else "")
 
 
+def listed(mark: str, messages: Sequence[str], most: int = 10) -> list[str]:
+    """A line with this mark for each of the first messages, and one that says how many more there are.
+
+    >>> listed("fault: ", ["a", "b", "c"], most=2)
+    ['fault: a', 'fault: b', 'fault: … and 1 more']
+    """
+    more = [f"… and {len(messages) - most} more"] if len(messages) > most else []
+    return [f"{mark}{message}" for message in [*messages[:most], *more]]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A plain table: text to the left, numbers to the right, two spaces between columns."""
+    cells = [header, *([one_line(str(c)) for c in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
+
+    return "\n".join(map(line, cells))
+
+
 def is_utf8(text: str) -> bool:
     """Whether every character can be written as UTF-8: no byte of a name was kept as it is."""
     return text.isascii() or not _broken(text)

@@ -104,12 +104,20 @@ class FittedLinear:
         return Predictions("classes", self.card, scores=shares, probabilities=shares)
 
 
-def _as_rows(samples: FeatureSet, views: ViewRule) -> tuple[NDArray[Any], NDArray[Any], int]:
+def as_rows(samples: FeatureSet, views: HeadViewRule) -> tuple[NDArray[Any], NDArray[Any], int]:
     """Training rows: one per sample, or one per view where views are averaged after the head."""
     if views == "vectors" or samples.vectors.ndim == 2:
         return samples.mean_over_views().vectors, samples.labels, 1
     num_views = samples.vectors.shape[1]
     return samples.vectors.reshape(-1, samples.num_features), np.repeat(samples.labels, num_views), num_views
+
+
+def converges(model: Any, x: NDArray[Any], y: NDArray[np.int64]) -> bool:
+    """Fit a model of scikit-learn, and say whether it converged; it does not warn."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        model.fit(x, y)
+    return not any(issubclass(w.category, ConvergenceWarning) for w in caught)
 
 
 class _Regression:
@@ -123,10 +131,7 @@ class _Regression:
     def solve(self, c: float) -> None:
         # Views of one sample share its weight, so that C means the same for any number of views.
         self.model.set_params(C=c / self.num_views)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            self.model.fit(self.x, self.y)
-        self.converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+        self.converged = converges(self.model, self.x, self.y)
 
     def head(self, num_classes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Coefficients (C, D) and intercepts (C,) of a softmax over all classes; −inf for classes not in this part."""
@@ -210,7 +215,7 @@ class LinearProbe:
         return FittedLinear(card, weight, bias, self.views, **vars(scaling))
 
     def _problem(self, samples: FeatureSet, classes: NDArray[Any]) -> tuple[FeatureScaling, _Regression]:
-        rows, labels, num_views = _as_rows(samples, self.views)
+        rows, labels, num_views = as_rows(samples, self.views)
         scaling = FeatureScaling.fit(rows, l2_normalize=self.l2_normalize, standardize=self.standardize)
         codes = encode(labels, classes)
         return scaling, _Regression(scaling(rows), codes, num_views, self.max_iterations)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
 from unreel.core.errors import UsageError
-from unreel.protocols.linear import FeatureScaling, FittedLinear
+from unreel.protocols.linear import FeatureScaling, FittedLinear, as_rows, converges
 from unreel.protocols.protocol import class_card, encode, training_parts
 from unreel.protocols.samples import FeatureSet, check_width
 
@@ -54,20 +52,12 @@ class LinearSVM:
             check_width(validation, train.num_features)
             train = train.joined(validation)
         parts = training_parts(train, None, fraction=0.2, seed=seed, needs_selection=False)
-        everything, num_views = parts.everything, 1
-        rows, labels = everything.vectors, everything.labels
-        if rows.ndim == 3 and self.views == "scores":
-            num_views = rows.shape[1]
-            rows, labels = rows.reshape(-1, rows.shape[2]), np.repeat(labels, num_views)
-        elif rows.ndim == 3:
-            rows = everything.mean_over_views().vectors
+        everything = parts.everything
+        rows, labels, num_views = as_rows(everything, self.views)
         scaling = FeatureScaling.fit(rows, l2_normalize=self.l2_normalize, standardize=self.standardize)
         # Views of one sample share its weight, so that C means the same for any number of views.
         model = LinearSVC(C=self.c / num_views, loss="squared_hinge", dual=False, max_iter=self.max_iterations)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            model.fit(scaling(rows), encode(labels, parts.classes))
-        converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+        converged = converges(model, scaling(rows), encode(labels, parts.classes))
         notes = parts.notes
         if not converged:
             notes = (*notes, f"the solver stopped after {self.max_iterations} iterations before convergence")

@@ -125,10 +125,14 @@ class VariantTask(LabelTask):
         self.notes = (*self.notes, *notes)
 
     @cached_property
-    def _variant_of(self) -> dict[str, str]:
+    def _row_of(self) -> dict[str, int]:
+        """Where in the data a test sample is, by its name."""
         assert isinstance(self.data, Manifest)
-        names = source_names(self.data.subset(self.used))
-        return dict(zip(names, self.variants[self.used].tolist(), strict=True))
+        return dict(zip(source_names(self.data.subset(self.used)), self.used, strict=True))
+
+    def is_of(self, variant: str) -> NDArray[np.bool_]:
+        """Which sources of the data are of a variant."""
+        return np.asarray(self.variants == variant)
 
     def direction(self, variant: str) -> bool | None:
         """Whether higher is better for a variant; None: neither."""
@@ -162,7 +166,8 @@ class VariantTask(LabelTask):
     def _rows(self, outcomes: Outcomes, variant: str) -> NDArray[np.bool_]:
         if outcomes.truth.ids is None:
             raise UsageError("variants need the names of the test samples: give Truth(ids=…)")
-        return np.array([self._variant_of.get(str(name), "") == variant for name in outcomes.truth.ids])
+        own = self.is_of(variant)
+        return np.array([name in self._row_of and own[self._row_of[name]] for name in map(str, outcomes.truth.ids)])
 
     def _of(self, outcomes: Outcomes, variant: str) -> Resampled:
         """The mean over the samples of one variant. A resample without any, where variants are not paired, gives the

@@ -82,11 +82,8 @@ def run_all(jobs: Sequence[Job], store: JobStore, *, compute: Compute = USUAL) -
 
 def answer(job: Job, *, compute: Compute = USUAL) -> Record:
     """Do a job."""
-    task, (encoder, _), profile = (
-        open_task(job.task, seed=job.seed),
-        _open_encoder(job.encoder),
-        get_profile(job.profile),
-    )
+    task, profile = open_task(job.task, seed=job.seed), get_profile(job.profile)
+    encoder, _ = _open_encoder(job.encoder)
     words = {"name": job.protocol} if isinstance(job.protocol, str) else dict(job.protocol)
     name = words.pop("name")
     (protocol,) = resolve_protocols(name, job.profile, settings={name: words} if words else None)
@@ -173,7 +170,10 @@ class JobStore:
             return found
         with claimed(self.folder, only=self._file(digest).name, wait=wait):
             found = self.get(digest)  # the one that was waited for may have kept it
-            return found if found is not None else self._write(digest, make())
+            if found is None:
+                found = make()
+                write_whole(self._file(digest), found)
+            return found
 
     def work(self, jobs: Mapping[str, Callable[[], str]]) -> Iterator[tuple[str, str]]:
         """Digest and text of every record, as they are there: first what no other process makes, then the others'.
@@ -192,7 +192,3 @@ class JobStore:
 
     def _file(self, digest: str) -> Path:
         return self.folder / f"{digest}.json"
-
-    def _write(self, digest: str, text: str) -> str:
-        write_whole(self._file(digest), text)
-        return text

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError
 from unreel.core.files import check_file, check_folder, write_whole
+from unreel.core.text import table
 from unreel.core.words import counted
 from unreel.stats.intervals import Interval, PairedDifference
 from unreel.tasks.baselines import BASELINES, USUAL_BASELINES
@@ -260,12 +261,7 @@ class Report:
                 d = s.differences.get(name)
                 row += [f"{d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" if d else "", _p(d.p_value) if d else ""]
             rows.append(row)
-        widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in [header, *rows]
-        ]
-        return "\n".join(lines)
+        return table(header, rows)
 
     def text(self) -> str:
         """The table, what it decides, and the notes."""
@@ -293,10 +289,10 @@ class Report:
         if values.get("format") != _FORMAT:
             raise DataError(f"not a report this version reads: format {values.get('format')!r}, expected {_FORMAT}")
         try:
+            plain = {name: values[name] for name in ("task", "encoder", "profile", "seed", "level")}
+            plain |= {name: values[name] for name in ("about", "kept") if name in values}
             return cls(
                 scores=tuple(_score(v) for v in values["scores"]),
-                task=values["task"],
-                encoder=values["encoder"],
                 notes=tuple(values["notes"]),
                 faults=tuple(values["faults"]),
                 neighbours=tuple(
@@ -307,11 +303,7 @@ class Report:
                     Confusion(c["protocol"], tuple(c["classes"]), tuple(tuple(r) for r in c["counts"]))
                     for c in values["confusions"]
                 ),
-                profile=values["profile"],
-                seed=values["seed"],
-                level=values["level"],
-                about=values.get("about", {}),
-                kept=values.get("kept", ""),
+                **plain,
             )
         except (KeyError, TypeError) as error:
             raise DataError(f"not a complete report: {error}") from None

@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from numpy.typing import NDArray
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest, Row, Source
 from unreel.data.split_names import split_role, unclear_splits
-from unreel.protocols.clips import source_names
 from unreel.tasks.background import VariantTask
 from unreel.tasks.labelled import choose_column
 from unreel.tasks.task import TASKS, Metric, Outcomes, source_name
@@ -219,17 +217,9 @@ class ShiftTask(VariantTask):
         )
         return (*super().metrics(outcomes), *parts)
 
-    @cached_property
-    def _corruption_of(self) -> dict[str, str]:
-        assert isinstance(self.data, Manifest)
-        names = source_names(self.data.subset(self.used))
-        return dict(zip(names, self._corruptions[self.used].tolist(), strict=True))
-
-    def _rows(self, outcomes: Outcomes, variant: str) -> NDArray[np.bool_]:
-        if variant not in self.corruptions:
-            return super()._rows(outcomes, variant)
-        assert outcomes.truth.ids is not None
-        return np.array([self._corruption_of.get(str(name), "") == variant for name in outcomes.truth.ids])
+    def is_of(self, variant: str) -> NDArray[np.bool_]:
+        """Which sources of the data are of a variant, or of a corruption."""
+        return np.asarray(self._corruptions == variant) if variant in self.corruptions else super().is_of(variant)
 
 
 def _role(row: Row) -> str:
