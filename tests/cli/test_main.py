@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from unreel.cli import main as entry
-from unreel.cli.common import table
 from unreel.cli.main import fold_overrides, main
 from unreel.cli.overrides import split_overrides, to_sections
 from unreel.core.errors import DataError, UsageError
+from unreel.core.text import table
 from unreel.methods import list_methods
 from unreel.recipes.build import list_all
 from unreel.recipes.schema import settings_schema

@@ -16,6 +16,9 @@ from unreel.core.words import counted
 if TYPE_CHECKING:
     from unreel.data.manifest import Manifest
     from unreel.data.sidecars import SetProducer
+    from unreel.explain.contracam import CamSettings
+    from unreel.explain.objects import MapPlan
+    from unreel.recipes.trained import CamNets
 
 # Clips set against each other (docs/methods/contracam.md, Batches: 256 images), and rows per pass of the backbone: what
 # fits 2 GB.
@@ -63,11 +66,7 @@ def explain(
     """
     from unreel.core.files import check_apart, check_folder, claimed
     from unreel.data.manifest import Manifest
-    from unreel.explain.contracam import CamSettings
     from unreel.explain.gallery import choose_rows, write_gallery
-    from unreel.explain.objects import map_plan
-    from unreel.explain.producers import prefer_device
-    from unreel.recipes.trained import load_cam_nets
 
     if limit < 0:
         raise UsageError(f"--limit {limit}: expected a number of images or videos, or 0 for all")
@@ -75,22 +74,10 @@ def explain(
     computing.check()
     check_apart(out, data)
     check_folder(out)
-    nets = load_cam_nets(encoder)
-    prefer_device(nets.encoder, nets.projector, device=computing.device)
     manifest = choose_rows(Manifest.open(data), limit, seed)
     manifest.check_files()
-    plan = map_plan(nets.encoder, manifest, num_clips=clips)
-    cam = CamSettings.of(
-        **{
-            "embed": nets.embed,
-            "score": nets.score,
-            "per_frame": plan.per_frame,
-            "iterations": iterations,
-            "expand_resolution": expand_resolution,
-            "variant": variant,
-            **sections["cam"],
-        }
-    )
+    base = {"iterations": iterations, "expand_resolution": expand_resolution, "variant": variant}
+    nets, plan, cam = _means(encoder, manifest, clips, computing.device, base, sections["cam"])
     post = _post(sections, cam.variant, crf=crf)
     if nets.embed == "backbone":
         common.say("this encoder has no projector, so its embeddings are compared instead")
@@ -136,6 +123,27 @@ def _sections(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {name: validate(builder, given.get(name, {}), name) for name, builder in builders.items()}
 
 
+def _means(
+    encoder: Path,
+    manifest: Manifest,
+    clips: int | None,
+    device: str | None,
+    base: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+) -> tuple[CamNets, MapPlan, CamSettings]:
+    """The nets on their device, the clips that maps are of, and how maps are made (``chosen`` goes over the rest)."""
+    from unreel.explain.contracam import CamSettings
+    from unreel.explain.objects import map_plan
+    from unreel.explain.producers import prefer_device
+    from unreel.recipes.trained import load_cam_nets
+
+    nets = load_cam_nets(encoder)
+    prefer_device(nets.encoder, nets.projector, device=device)
+    plan = map_plan(nets.encoder, manifest, num_clips=clips)
+    own = {"embed": nets.embed, "score": nets.score, "per_frame": plan.per_frame}
+    return nets, plan, CamSettings.of(**{**base, **own, **chosen})
+
+
 def _post(sections: Mapping[str, Mapping[str, Any]], variant: str, *, crf: bool) -> dict[str, Any]:
     from unreel.explain.crf import CrfSettings
     from unreel.explain.objects import ObjectSettings
@@ -161,10 +169,7 @@ def learned_producer(
     """The producer of ``boxes`` or ``masks`` for ``unreel data annotate``; ``crf`` None: for boxes of images."""
     from dataclasses import asdict
 
-    from unreel.explain.contracam import CamSettings
-    from unreel.explain.objects import map_plan
-    from unreel.explain.producers import BOX_MAPS, MASK_MAPS, BoxProducer, MaskProducer, prefer_device
-    from unreel.recipes.trained import load_cam_nets
+    from unreel.explain.producers import BOX_MAPS, MASK_MAPS, BoxProducer, MaskProducer
 
     sections = _sections(settings)
     if name == "masks" and (crf or sections["crf"] or sections["objects"]):
@@ -174,12 +179,8 @@ def learned_producer(
     if crf is False and sections["crf"]:
         given = ", ".join(f"--crf.{key}" for key in sections["crf"])
         raise UsageError(f"--no-crf leaves out what {given} would change; leave out one of them")
-    nets = load_cam_nets(encoder)
-    prefer_device(nets.encoder, nets.projector, device=device)
-    plan = map_plan(nets.encoder, manifest, num_clips=clips)
     base = asdict(BOX_MAPS if name == "boxes" else MASK_MAPS)
-    own = {"embed": nets.embed, "score": nets.score, "per_frame": plan.per_frame}
-    cam = CamSettings.of(**{**base, **own, **sections["cam"]})
+    nets, plan, cam = _means(encoder, manifest, clips, device, base, sections["cam"])
     together = _BATCH[plan.video] if batch_size is None else batch_size
     shared: dict[str, Any] = {"batch_size": together, "seed": seed, "chunk": _CHUNK[plan.video]}
     if name == "masks":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -147,30 +147,21 @@ def _forward(
     return vectors
 
 
-def _batch_size(views: Tensor, device: torch.device) -> int:
-    pixels = views.shape[1] * views.shape[2] * views.shape[3]
-    room = _PIXELS_CPU if device.type == "cpu" else _PIXELS_CUDA
-    return max(1, min(_MAX_BATCH, room // pixels))
-
-
+@dataclass
 class _Batcher:
-    """Collects the views of several rows into forward passes of one size; gives each row's vectors back in order."""
+    """Collects the views of several rows into forward passes of one size; gives each row's vectors back in order.
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        layer: str,
-        device: torch.device,
-        batch_size: int | None,
-        precision: Precision,
-        pooling: Pooling,
-    ) -> None:
-        self.encoder, self.layer, self.device = encoder, layer, device
-        self.batch_size, self.precision, self.pooling = batch_size, precision, pooling
-        self.waiting: list[tuple[int, int]] = []  # rows and their numbers of views, whose clips lie in `parts` in order
-        self.parts: list[Tensor] = []
-        self.done = torch.empty(0, 0)
+    ``waiting``: rows and their numbers of views, whose clips lie in ``parts`` in order.
+    """
+
+    encoder: Encoder
+    layer: str
+    device: torch.device
+    pooling: Pooling
+    compute: Compute
+    waiting: list[tuple[int, int]] = field(default_factory=list)
+    parts: list[Tensor] = field(default_factory=list)
+    done: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
     def push(self, row: int, views: Tensor) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Add a row's views (V, T, S, S, C); yields the rows that are finished, (V, D) each."""
@@ -178,23 +169,29 @@ class _Batcher:
             yield from self.flush()
         self.waiting.append((row, len(views)))
         self.parts.append(views)
-        size = self.batch_size if self.batch_size is not None else _batch_size(views, self.device)
-        if sum(map(len, self.parts)) >= size:
-            yield from self._forward(size, everything=False)
+        if sum(map(len, self.parts)) >= self._size(views):
+            yield from self._forward(everything=False)
 
     def flush(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Encode what is left."""
         if self.parts:
-            size = self.batch_size if self.batch_size is not None else _batch_size(self.parts[0], self.device)
-            yield from self._forward(size, everything=True)
+            yield from self._forward(everything=True)
 
-    def _forward(self, size: int, *, everything: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        together = torch.cat(self.parts) if len(self.parts) > 1 else self.parts[0]
+    def _size(self, views: Tensor) -> int:
+        """Clips per forward pass."""
+        if self.compute.batch_size is not None:
+            return self.compute.batch_size
+        pixels = views.shape[1] * views.shape[2] * views.shape[3]
+        room = _PIXELS_CPU if self.device.type == "cpu" else _PIXELS_CUDA
+        return max(1, min(_MAX_BATCH, room // pixels))
+
+    def _forward(self, *, everything: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        together, size = torch.cat(self.parts), self._size(self.parts[0])
         used = len(together) if everything else len(together) // size * size
         outputs = [self.done] if self.done.numel() else []
         for start in range(0, used, size):
             batch = together[start : min(start + size, used)]
-            outputs.append(_forward(self.encoder, batch, self.layer, self.device, self.precision, self.pooling))
+            outputs.append(_forward(self.encoder, batch, self.layer, self.device, self.compute.precision, self.pooling))
         self.parts = [together[used:]] if used < len(together) else []
         self.done = torch.cat(outputs)
         while self.waiting and len(self.done) >= self.waiting[0][1]:
@@ -319,15 +316,7 @@ def embed_all(
                 key = TableKey(encoder_digest(encoder), data.digest, stage, compute.precision, pooled.key)
                 table = stack.enter_context(held.open(key))
             target = stack.enter_context(evaluation_mode(encoder, compute.device))
-            batcher = _Batcher(
-                encoder,
-                layer=stage,
-                device=target,
-                batch_size=compute.batch_size,
-                precision=compute.precision,
-                pooling=pooled,
-            )
-            jobs.append(_Job(dict(keys), table, batcher))
+            jobs.append(_Job(dict(keys), table, _Batcher(encoder, stage, target, pooled, compute)))
         todo = sorted(set().union(*(job.todo for job in jobs)))
         if todo:
             usual = max(default_workers(job.batcher.device) for job in jobs)

@@ -66,13 +66,9 @@ class HeadCard:
     settings: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HeadCard:
-        """A card again. Raises TypeError for values that are no card's."""
+        """A card again, from what ``asdict`` and JSON made of it. Raises TypeError for values that are no card's."""
         plan = values["clips"]
         if plan is not None:
             size = plan["resize_px"]
@@ -219,7 +215,7 @@ def save_head(head: Head, path: str | PathLike[str]) -> Path:
         path: a file, or a folder that exists (then a file named by protocol and label inside it; in the folder
             ``heads`` of a run).
     """
-    target, card = head_path(head, path), head.card.to_dict()
+    target, card = head_path(head, path), asdict(head.card)
     if head.card.encoder_file:
         card["encoder_file"] = os.path.relpath(head.card.encoder_file, os.path.abspath(target.parent))
     tensors: dict[str, NDArray[Any]] = {}

@@ -35,16 +35,6 @@ def penalty(weight: Tensor, bias: Tensor, w: float) -> Tensor:
     return 0.5 * w * (weight.square().mean() + bias.square().mean())
 
 
-def path_objective(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, w: float) -> Tensor:
-    """Mean cross-entropy plus ``penalty``.
-
-    Args:
-        x: (N, D) features. y: (N,) int64 classes. weight: (C, D). bias: (C,).
-        w: weight of the penalty, ≥ 0.
-    """
-    return torch.nn.functional.cross_entropy(torch.addmm(bias, x, weight.T), y) + penalty(weight, bias, w)
-
-
 class _Solved(NamedTuple):
     weight: Tensor
     bias: Tensor
@@ -70,7 +60,7 @@ class _Path:
         return torch.optim.LBFGS([self.weight, self.bias], lr=1, max_iter=self.max_iterations, line_search_fn=search)
 
     def _loss(self, w: float) -> float:
-        """The objective; leaves its gradient, in closed form, where the optimiser looks for it."""
+        """Mean cross-entropy plus ``penalty``; leaves its gradient, in closed form, where the optimiser looks."""
         logits = torch.addmm(self.bias, self.x, self.weight.T)
         total = logits.logsumexp(1)
         loss = (total - logits[self.rows, self.y]).mean() + penalty(self.weight, self.bias, w)

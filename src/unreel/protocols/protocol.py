@@ -38,13 +38,6 @@ class FeatureProtocol(Protocol):
         """
 
 
-def classes_in_order(labels: NDArray[Any]) -> NDArray[Any]:
-    """Distinct labels by first appearance: with canonical samples, independent of what the labels are called."""
-    _, first = np.unique(labels, return_index=True)
-    ordered: NDArray[Any] = labels[np.sort(first)]
-    return ordered
-
-
 def encode(labels: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
     """Position of each label in ``classes``; −1 for labels that are not there."""
     if (labels.dtype.kind in "US") != (classes.dtype.kind in "US"):
@@ -132,7 +125,9 @@ def training_parts(
             notes = ("no validation part could be cut without emptying a class: the default setting was used",)
         else:
             train, validation = train.select(~mask), train.select(mask)
-    classes = classes_in_order(everything.labels)
+    # By first appearance: in canonical order, what the classes are called changes nothing.
+    _, first = np.unique(everything.labels, return_index=True)
+    classes = everything.labels[np.sort(first)]
     if len(classes) < 2:
         raise DataError(f"training needs at least two classes, all {len(everything)} samples are {classes[0]!r}")
     return TrainingParts(train, validation, everything, classes, notes)

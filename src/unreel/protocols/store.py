@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -127,19 +127,12 @@ class FeatureTable:
     def __len__(self) -> int:
         return int(self._connection.execute("SELECT COUNT(*) FROM features").fetchone()[0])
 
-    def missing(self, sources: Sequence[str]) -> list[str]:
-        """Those of ``sources`` that have no row, in the order given, each once."""
-        present: set[str] = set()
-        for part in _parts(sources):
-            marks = ",".join("?" * len(part))
-            rows = self._connection.execute(f"SELECT source FROM features WHERE source IN ({marks})", part)
-            present.update(row[0] for row in rows)
-        return [s for s in dict.fromkeys(sources) if s not in present]
-
     def get(self, sources: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Source key → (V, D) for those that have a row."""
         found: dict[str, NDArray[np.float32]] = {}
-        for part in _parts(sources):
+        unique = list(dict.fromkeys(sources))
+        for start in range(0, len(unique), _QUERY_KEYS):
+            part = unique[start : start + _QUERY_KEYS]
             marks = ",".join("?" * len(part))
             rows = self._connection.execute(
                 f"SELECT source, views, width, vectors FROM features WHERE source IN ({marks})", part
@@ -182,12 +175,6 @@ def _is_refusal(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR"))
 
 
-def _parts(sources: Sequence[str]) -> Iterable[Sequence[str]]:
-    unique = list(dict.fromkeys(sources))
-    for start in range(0, len(unique), _QUERY_KEYS):
-        yield unique[start : start + _QUERY_KEYS]
-
-
 class FeatureStore:
     """A folder of feature files with a bound on their total size.
 
@@ -216,11 +203,6 @@ class FeatureStore:
             except FileNotFoundError:  # evicted by another process meanwhile
                 continue
         return [path for _, path in sorted(found)]
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all feature files."""
-        return sum(_size(path) for path in self.files())
 
     def evict(self, *, keep: Path | None = None) -> list[Path]:
         """Delete files until the budget holds; returns those deleted."""

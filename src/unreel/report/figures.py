@@ -391,11 +391,6 @@ class GalleryRow:
     query: Thumbnail
     neighbours: tuple[Thumbnail, ...]
 
-    @property
-    def num_right(self) -> int:
-        """How many neighbours have the query's label."""
-        return sum(bool(n.right) for n in self.neighbours)
-
 
 def retrieval_gallery(
     queries: Sequence[QueryNeighbours],

@@ -50,7 +50,7 @@ class Record:
             "notes": found.notes,
             "values": found.values,
             "kind": said.kind,
-            "card": said.card.to_dict(),
+            "card": asdict(said.card),
             "answers": None if said.scores is None else said.scores.argmax(1),
             **asdict(found.truth),
         }
