@@ -175,11 +175,6 @@ class ArrayClips:
             if values is not None and len(values) != len(tensor):
                 raise UsageError(f"{name}: expected {len(tensor)}, got {len(values)}")
 
-    def subset(self, rows: Sequence[int]) -> ArrayClips:
-        """The clips at these positions."""
-        labels, groups = (None if of is None else [of[i] for i in rows] for of in (self.labels, self.groups))
-        return ArrayClips(self.clips[rows], labels=labels, groups=groups, ids=[self.ids[i] for i in rows])
-
     @property
     def digest(self) -> str:
         return "array"
