@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from unreel.tasks.scores import Report, Score
 _MOST_CLASSES = 16
 
 
+@dataclass
 class Evaluation:
     """What the page says of one evaluation; ``file`` names one that says nothing of its data."""
 
-    def __init__(self, report: Report, file: str) -> None:
-        self.report = report
-        self._file = file
+    report: Report
+    file: str
 
     @property
     def name(self) -> str:
@@ -29,7 +30,7 @@ class Evaluation:
             "/".join(Path(about.get("data", "")).parts[-2:]),
             str(about.get("label", self.report.task.get("name", ""))),
         ]
-        return ", ".join(part for part in parts if part) or self._file
+        return ", ".join(part for part in parts if part) or self.file
 
     @property
     def facts(self) -> list[tuple[str, str]]:

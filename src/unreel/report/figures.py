@@ -77,33 +77,31 @@ class Drawing:
     figure: Figure = field(compare=False, repr=False)
 
     def svg(self) -> str:
-        """An ``<svg>`` element with the page's colours and font, without size: it fills its box."""
-        return to_svg(self.figure, name=self.name, text=self.text)
+        """An inline ``<svg>`` element with the page's colours (CSS variables) and font, without size: it fills its box.
 
-
-def to_svg(figure: Figure, *, name: str, text: str) -> str:
-    """A figure as an inline ``<svg>`` of its box's size: colours become CSS variables, ids get the prefix ``name``."""
-    buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", svg)
-    prefix = re.sub(r"\W+", "-", name)
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = re.sub(r'(xlink:href|href)="#', rf'\1="#{prefix}-', svg)
-    svg = svg.replace("url(#", f"url(#{prefix}-")
-    opening = svg[: svg.index(">") + 1]
-    box = re.search(r'viewBox="[^"]+"', opening)
-    label = text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    head = (
-        f'<svg {box.group(0) if box else ""} role="img" aria-label="{label}" xmlns="http://www.w3.org/2000/svg" '
-        'xmlns:xlink="http://www.w3.org/1999/xlink">'
-    )
-    return head + svg[len(opening) :].strip()
+        Ids get the drawing's name as a prefix.
+        """
+        buffer = io.StringIO()
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
+            self.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        svg = buffer.getvalue()
+        svg = svg[svg.index("<svg") :]
+        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+        for colour, variable in _VARIABLES.items():
+            svg = svg.replace(colour, f"var({variable})")
+        svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", svg)
+        prefix = re.sub(r"\W+", "-", self.name)
+        svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+        svg = re.sub(r'(xlink:href|href)="#', rf'\1="#{prefix}-', svg)
+        svg = svg.replace("url(#", f"url(#{prefix}-")
+        opening = svg[: svg.index(">") + 1]
+        box = re.search(r'viewBox="[^"]+"', opening)
+        label = self.text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+        head = (
+            f'<svg {box.group(0) if box else ""} role="img" aria-label="{label}" xmlns="http://www.w3.org/2000/svg" '
+            'xmlns:xlink="http://www.w3.org/1999/xlink">'
+        )
+        return head + svg[len(opening) :].strip()
 
 
 def _axes(*, height_in: float = _HEIGHT_IN) -> tuple[Figure, Axes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,9 +25,9 @@ from unreel.protocols.store import encoder_digest
 from unreel.tasks.baselines import USUAL_BASELINES, controls
 from unreel.tasks.classification import LabelTask
 from unreel.tasks.gallery import GalleryTask
-from unreel.tasks.profiles import AnyProtocol, Profile, get_profile, resolve_protocols
+from unreel.tasks.profiles import AnyProtocol, get_profile, resolve_protocols
 from unreel.tasks.records import Record, record_of
-from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, check_report, merge_notes
+from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, check_report
 from unreel.tasks.scoring import Resampling, scores_of
 from unreel.tasks.task import Outcomes, Parts, Task
 from unreel.tasks.trained import TrainedProtocol, TrainedResult, run_trained
@@ -92,7 +92,15 @@ def evaluate(
         check_report(out)
     if compute.folder is not None and any(isinstance(p, TrainedProtocol) for p in protocols):
         check_folder(compute.folder)
-    task = _as_task(data, gallery, label, group, seed)
+    task: Task
+    if isinstance(data, Task):
+        if label is not None or group is not None or gallery is not None:
+            raise UsageError("label, group and gallery are the task's own: leave them out")
+        task = data
+    elif gallery is not None:
+        task = GalleryTask(data, gallery, label=label, group=group)
+    else:
+        task = LabelTask(data, label=label, group=group, seed=seed)
     plan = chosen.plan(encoder.input_spec) if clips is None else clips
     others = {"external": external} if isinstance(external, Encoder) else dict(external or {})
     for name in others:
@@ -111,14 +119,14 @@ def evaluate(
         )
         nets[name] = Asked(net, own, pooled)
     answers = ask(task, protocols, nets, seed=seed, compute=compute)
+    named = protocol if isinstance(protocol, Sequence) and not isinstance(protocol, str) else [protocol]
+    strangers = [name for name in named if isinstance(name, str) and name not in chosen.own]
+    told = [f"{name}: not a part of profile {profile}, taken with its usual settings" for name in strangers]
     changes = "" if clips is not None else chosen.changes(encoder.input_spec)
-    report = _report(
-        task,
-        answers,
-        resampling,
-        about=_about(task, protocols, profile, pooled),
-        notes=[*_profile_notes(profile, chosen, protocols, protocol, changes), *notes],
-    )
+    if changes:
+        told.append(f"profile {profile}: {changes}")
+    about = _about(task, protocols, profile, pooled)
+    report = _report(task, answers, resampling, about=about, notes=[*told, *notes])
     if out is not None:
         report.to_json(out)
     return report
@@ -208,17 +216,14 @@ def ask(
 def _embedded(task: Task, nets: Mapping[str, Asked], compute: Compute) -> dict[str, Embeddings]:
     """Embeddings of the sources that every net could be given."""
     by_plan: dict[str, list[str]] = {}
-    for name, asked in nets.items():
-        by_plan.setdefault(asked.clips.digest, []).append(name)
+    for name, net in nets.items():
+        by_plan.setdefault(net.clips.digest, []).append(name)
     found: dict[str, Embeddings] = {}
     for names in by_plan.values():
-        source = task.clips(nets[names[0]].clips, decoder=compute.decoder)
-        poolings = [nets[name].pooling for name in names]
-        found |= zip(
-            names,
-            embed_all([nets[name].net for name in names], source, pooling=poolings, compute=compute),
-            strict=True,
-        )
+        asked = [nets[name] for name in names]
+        source = task.clips(asked[0].clips, decoder=compute.decoder)
+        made = embed_all([a.net for a in asked], source, pooling=[a.pooling for a in asked], compute=compute)
+        found |= zip(names, made, strict=True)
     common = set.intersection(*(set(e.rows.tolist()) for e in found.values()))
     in_order = {name: found[name] for name in nets}
     return {n: e if len(e) == len(common) else e.select(np.isin(e.rows, [*common])) for n, e in in_order.items()}
@@ -256,16 +261,7 @@ def _report(
             "clips": {k: v for k, v in asdict(asked.clips).items() if v is not None},
             "pooling": first.about["pooling"],
         },
-        notes=merge_notes(
-            task.notes,
-            notes,
-            answers.notes,
-            *(
-                _named_notes(name, record.outcomes)
-                for name, part in answers.records.items()
-                for record in part.values()
-            ),
-        ),
+        notes=tuple(dict.fromkeys([*task.notes, *notes, *answers.notes, *_notes_of_heads(answers.records)])),
         faults=first.faults,
         neighbours=() if embeddings is None else _gallery([*said.values()], embeddings, first.seed),
         confusions=tuple(
@@ -275,22 +271,6 @@ def _report(
         seed=first.seed,
         level=resampling.level,
     )
-
-
-def _as_task(
-    data: Source | ArrayClips | Task,
-    gallery: Source | ArrayClips | None,
-    label: str | None,
-    group: str | None,
-    seed: int,
-) -> Task:
-    if isinstance(data, Task):
-        if label is not None or group is not None or gallery is not None:
-            raise UsageError("label, group and gallery are the task's own: leave them out")
-        return data
-    if gallery is not None:
-        return GalleryTask(data, gallery, label=label, group=group)
-    return LabelTask(data, label=label, group=group, seed=seed)
 
 
 def _about(task: Task, protocols: Sequence[AnyProtocol], profile: str, pooling: Pooling) -> dict[str, str]:
@@ -312,27 +292,14 @@ def _sizes(parts: Parts | None, trained: TrainedResult | None) -> tuple[dict[str
         sizes = {"n_train": len(parts.train), "n_val": n_val, "n_test": len(parts.test)}
         return sizes, sorted({str(v) for v in [*parts.train.labels, *parts.test.labels]})
     assert trained is not None
-    n_test = next(iter(trained.outcomes.values())).n
-    return {"n_train": trained.num_train, "n_val": trained.num_validation, "n_test": n_test}, trained.classes
+    return trained.sizes, trained.classes
 
 
-def _profile_notes(
-    name: str,
-    profile: Profile,
-    protocols: Sequence[AnyProtocol],
-    asked: str | AnyProtocol | Sequence[str | AnyProtocol] | None,
-    changes: str,
-) -> list[str]:
-    """What a reader of the profile's name would otherwise not expect."""
-    named = [asked] if isinstance(asked, str) else list(asked) if isinstance(asked, Sequence) else []
-    strangers = [p.name for p in protocols if p.name in named and p.name not in profile.own]
-    notes = [f"{p}: not a part of profile {name}, taken with its usual settings" for p in strangers]
-    return [*notes, f"profile {name}: {changes}"] if changes else notes
-
-
-def _named_notes(name: str, outcomes: Outcomes) -> list[str]:
-    who = outcomes.protocol if name == "encoder" else f"{outcomes.protocol} of {name}"
-    return [f"{who}: {note}" for note in outcomes.notes]
+def _notes_of_heads(records: Mapping[str, Mapping[str, Record]]) -> Iterator[str]:
+    for name, part in records.items():
+        for protocol, record in part.items():
+            who = protocol if name == "encoder" else f"{protocol} of {name}"
+            yield from (f"{who}: {note}" for note in record.outcomes.notes)
 
 
 def _confusion(name: str, outcomes: Outcomes) -> Confusion:

@@ -7,9 +7,8 @@ recipe, is "supervised from scratch".
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -30,9 +29,9 @@ from unreel.methods.registry import create_method
 from unreel.methods.supervised import Cropping, Frozen, Supervised
 from unreel.nn.encoder import Encoder
 from unreel.protocols.compute import USUAL, Compute
-from unreel.protocols.head import HeadCard
+from unreel.protocols.head import with_card
 from unreel.protocols.linear import FittedLinear
-from unreel.protocols.protocol import group_cut
+from unreel.protocols.protocol import class_card, group_cut
 from unreel.protocols.samples import FeatureSet
 from unreel.protocols.store import encoder_digest
 from unreel.tasks.trained import Adapted, Examples
@@ -169,7 +168,8 @@ class FineTune:
         backend = Backend(str(device), compute.precision, "channels_last" if device.type == "cpu" else "contiguous")
         identity = self._identity(encoder, train, validation, plan, seed)
         folder = None if compute.folder is None else compute.folder / f"{self.name}-{mapping_digest(identity)[:16]}"
-        with _owned(folder), Progress(self.name, total, unit="steps") if compute.progress else nullcontext(None) as bar:
+        owned = nullcontext() if folder is None else claimed(folder)
+        with owned, Progress(self.name, total, unit="steps") if compute.progress else nullcontext(None) as bar:
             monitor = Monitor(folder, log_every=_LOG_EVERY, echo=None if bar is None else bar_echo(bar, _LOG_EVERY))
             fit(
                 method,
@@ -196,7 +196,8 @@ class FineTune:
                 *notes,
                 f"{counted(monitor.faults, 'training clip')} could not be read; clips of other files took their place",
             )
-        settings = {**self._settings(), "batch_size": batch, "steps": total, "n_train": len(dataset)}
+        settings = {**asdict(self), "batch_size": batch, "steps": total, "n_train": len(dataset)}
+        del settings["name"]
         if watch is not None:
             settings |= {"n_val": len(validation.manifest) if validation is not None else 0}
             settings |= {} if watch.best_step < 0 else {"best_step": watch.best_step, self.select: watch.best_value}
@@ -223,9 +224,6 @@ class FineTune:
             return train, None, ("no validation part could be cut without emptying a class: the last weights are kept",)
         return train.select(~mask), train.select(mask), ()
 
-    def _settings(self) -> dict[str, object]:
-        return {key: value for key, value in asdict(self).items() if key != "name"}
-
     def _identity(
         self, encoder: Encoder, train: Examples, validation: Examples | None, plan: ClipPlan, seed: int
     ) -> dict[str, object]:
@@ -246,33 +244,19 @@ class FineTune:
         return [manifest.digest, mapping_digest([manifest.identity(i) for i in range(len(manifest))])]
 
     def _head(
-        self,
-        method: Supervised,
-        train: Examples,
-        plan: ClipPlan,
-        settings: dict[str, object],
-        notes: tuple[str, ...],
+        self, method: Supervised, train: Examples, plan: ClipPlan, settings: dict[str, object], notes: tuple[str, ...]
     ) -> FittedLinear:
         linear = method.head.linear
-        labels = train.labels
-        card = HeadCard(
-            self.name,
-            train.label,
-            method.classes,
-            tuple(int((labels == c).sum()) for c in method.classes),
+        card = class_card(self.name, np.array(method.classes), train.labels, settings, notes)
+        weight, bias = (p.detach().cpu().double().numpy() for p in (linear.weight, linear.bias))
+        return with_card(
+            FittedLinear(card, weight, bias, self.average),
+            label=train.label,
             clips=plan,
             layer=method.encoder.last_stage,
             pooling="encoder",
             encoder=encoder_digest(method.encoder),
-            settings=settings,
-            notes=notes,
         )
-        weight, bias = (p.detach().cpu().double().numpy() for p in (linear.weight, linear.bias))
-        return FittedLinear(card, weight, bias, self.average)
-
-
-def _owned(folder: Path | None) -> AbstractContextManager[None]:
-    return nullcontext() if folder is None else claimed(folder)
 
 
 def paper_tcgl() -> FineTune:

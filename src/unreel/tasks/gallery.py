@@ -135,11 +135,6 @@ class GalleryTask(ScoresLabels):
         sides = [side.known.clips(side.used, plan, decoder) for side in (self.queries, self.gallery)]
         return JoinedClips(sides, prefixes=("", _PREFIX))
 
-    @property
-    def _one_folder(self) -> bool:
-        a, b = self.queries.known.data, self.gallery.known.data
-        return a is b or (isinstance(a, Manifest) and isinstance(b, Manifest) and a.root == b.root)
-
     def parts(self, embeddings: Embeddings) -> Parts:
         """The gallery as training part, the queries as test part. Raises DataError where a side is empty."""
         num_queries = len(self.queries.used)
@@ -155,7 +150,9 @@ class GalleryTask(ScoresLabels):
         own = dict(zip(embeddings.sources[asked].tolist(), ids[asked].tolist(), strict=True))
         for i in np.flatnonzero(~asked):
             ids[i] = own.pop(str(embeddings.sources[i]), ids[i])
-        prefix = "" if self._one_folder else _PREFIX
+        a, b = self.queries.known.data, self.gallery.known.data
+        one_folder = a is b or (isinstance(a, Manifest) and isinstance(b, Manifest) and a.root == b.root)
+        prefix = "" if one_folder else _PREFIX
         identities: NDArray[Any] = np.array(
             [
                 (group if query else prefix + group) if group else f"file:{name}"

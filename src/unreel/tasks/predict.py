@@ -195,14 +195,13 @@ def fit_head(
     together = choose_column("group", group, labelled.group_names, required=False)
     plan = clips if clips is not None else default_plan(encoder.input_spec)
     pooled = Pooling.of(pooling)
-    source = ManifestClips(labelled, plan, decoder=compute.decoder)
+    source = ManifestClips(labelled, plan, label=label, group=together, decoder=compute.decoder)
     found = embed_all([encoder], source, pooling=pooled, compute=compute)[0]
     check_unique(found.ids)
-    identities = None
-    if together:
-        names = labelled.groups(together)
-        identities = np.array([names[i] or f"file:{found.ids[k]}" for k, i in enumerate(found.rows)])
-    samples = FeatureSet(found.views, np.array(labelled.labels(label))[found.rows], identities, found.ids)
+    assert found.labels is not None
+    own, groups = np.char.add("file:", found.ids), found.groups
+    identities = None if groups is None else np.where(groups == "", own, groups)
+    samples = FeatureSet(found.views, found.labels, identities, found.ids)
     held = np.array([split_role(labelled[i].split) == "val" for i in found.rows])
     validation = samples.select(held) if held.any() and not held.all() else None
     train = samples if validation is None else samples.select(~held)

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -383,8 +383,3 @@ def _range(interval: Interval | None) -> str:
 
 def _p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def merge_notes(*groups: Sequence[str]) -> tuple[str, ...]:
-    """All notes, each once, in order."""
-    return tuple(dict.fromkeys(note for group in groups for note in group))

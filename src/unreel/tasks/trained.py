@@ -90,8 +90,7 @@ class TrainedResult(NamedTuple):
 
     outcomes: dict[str, Outcomes]
     faults: tuple[Fault, ...]
-    num_train: int
-    num_validation: int
+    sizes: dict[str, int]
     classes: list[str]
 
 
@@ -132,5 +131,6 @@ def run_trained(
         predictions = heads[name].predict(FeatureSet(same.per_view, groups=truth.groups, ids=truth.ids))
         outcomes[name] = task.score(predictions, truth)
     classes = sorted({*train.labels.tolist(), *test.labels.tolist()})
-    num_validation = 0 if validation is None else len(validation.manifest)
-    return TrainedResult(outcomes, merge_faults(found.values()), len(train.manifest), num_validation, classes)
+    n_val = 0 if validation is None else len(validation.manifest)
+    sizes = {"n_train": len(train.manifest), "n_val": n_val, "n_test": len(common)}
+    return TrainedResult(outcomes, merge_faults(found.values()), sizes, classes)
