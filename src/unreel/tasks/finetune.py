@@ -192,10 +192,8 @@ class FineTune:
                 settings=identity,
             )
         if monitor.faults:
-            notes = (
-                *notes,
-                f"{counted(monitor.faults, 'training clip')} could not be read; clips of other files took their place",
-            )
+            lost = counted(monitor.faults, "training clip")
+            notes = (*notes, f"{lost} could not be read; clips of other files took their place")
         settings = {**asdict(self), "batch_size": batch, "steps": total, "n_train": len(dataset)}
         del settings["name"]
         if watch is not None:
