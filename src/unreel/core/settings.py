@@ -267,16 +267,11 @@ def _refusal(name: str, parameter: _Parameter, value: object, error: ValidationE
         found = repr(inner) if isinstance(inner, str) else shown
         return UsageError(f"{name}{where} must be one of {', '.join(map(str, options))}, got {found}{tail}")
     if len(details) == 1:
-        bounds = {
-            "greater_than": ("gt", ">"),
-            "greater_than_equal": ("ge", "≥"),
-            "less_than": ("lt", "<"),
-            "less_than_equal": ("le", "≤"),
-        }
+        bounds = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
         if kind in bounds:
-            key, sign = bounds[kind]
+            key = bounds[kind]
             found = shown if not where else json.dumps(inner, default=str)
-            return UsageError(f"{name}{where} must be {sign} {context[key]:g}{unit}, got {found}")
+            return UsageError(f"{name}{where} must be {_SIGNS[key]} {context[key]:g}{unit}, got {found}")
         if kind in ("value_error", "assertion_error"):
             return UsageError(f"{name}: {context.get('error', first['msg'])}, got {shown}")
     expected = _type_name(parameter.hint) + (f" {limits}" if limits else "") + unit

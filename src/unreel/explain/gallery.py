@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from torch import nn
 
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError
-from unreel.core.files import write_whole
+from unreel.core.files import write_arrays, write_whole
 from unreel.core.keys import Key
 from unreel.core.modules import device_of
 from unreel.core.text import one_line
@@ -179,13 +178,11 @@ def _write_source(reader: RowReader, source: SourceMaps, found: Objects | None, 
     file = _below(name)
     video = len(source.maps) > 1
     levels = to_bytes(source.maps).numpy()
+    map_file = f"maps/{file}.npz" if video else f"maps/{file}.png"
     if video:
-        stream = io.BytesIO()
-        np.savez_compressed(stream, masks=levels, times_s=source.times_s)
-        map_file, content = f"maps/{file}.npz", stream.getvalue()
+        write_arrays(out / map_file, {"masks": levels, "times_s": source.times_s}, compressed=True)
     else:
-        map_file, content = f"maps/{file}.png", encode_image(levels[0])
-    write_whole(out / map_file, content)
+        write_whole(out / map_file, encode_image(levels[0]))
     still = f"overlays/{file}.jpg"
     overlay = f"overlays/{file}.mp4" if video else f"overlays/{file}.png"
     if video:

@@ -8,19 +8,17 @@ encoder's and the projector's weights and by every setting; the table itself say
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from unreel.core.devices import choose_device
-from unreel.core.files import write_whole
+from unreel.core.files import write_arrays, write_whole
 from unreel.core.modules import device_of
 from unreel.data.batch import Fault
 from unreel.data.manifest import Manifest
@@ -171,15 +169,13 @@ class MaskProducer(_Maps):
             path = sources.absolute(source.row)
             file = file_beside(table, path, ".npz" if self.plan.video else ".png")
             if self.plan.video:
-                stream = io.BytesIO()
-                np.savez_compressed(stream, masks=to_bytes(source.maps).numpy(), times_s=source.times_s)
-                content = stream.getvalue()
+                masks = {"masks": to_bytes(source.maps).numpy(), "times_s": source.times_s}
+                write_arrays(table.parent / file, masks, compressed=True)
             else:
                 info = decoder_for(path).probe(path)
                 size = (info.height, info.width)
                 whole = functional.interpolate(source.maps[None], size=size, mode="bilinear", antialias=True)[0, 0]
-                content = encode_image(to_bytes(whole).numpy())
-            write_whole(table.parent / file, content)
+                write_whole(table.parent / file, encode_image(to_bytes(whole).numpy()))
             yield Found(source.row, None, {"file": file.as_posix()})
         yield from _unreadable(sources, faults)
 

@@ -132,15 +132,14 @@ def box_iou(a: object, b: object, *, inclusive: bool = False) -> NDArray[np.floa
     return np.where(union > 0, common / np.where(union > 0, union, 1), 0.0)
 
 
-def _paired_boxes(
-    predictions: Sequence[object], targets: Sequence[object]
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def _best_ious(predictions: Sequence[object], targets: Sequence[object]) -> list[NDArray[np.float64]]:
+    """Per image, of each of its true boxes the best IoU among the predicted ones; −inf without any."""
     if len(predictions) != len(targets):
         raise UsageError(f"boxes: {len(predictions)} images predicted, {len(targets)} with the truth; expected as many")
     if not len(targets):
         raise UsageError("boxes of no image at all")
     return [
-        (_boxes(p, f"prediction {i}"), _boxes(t, f"target {i}"))
+        box_iou(_boxes(p, f"prediction {i}"), _boxes(t, f"target {i}")).max(0, initial=-np.inf)
         for i, (p, t) in enumerate(zip(predictions, targets, strict=True))
     ]
 
@@ -153,13 +152,7 @@ def box_scores(predictions: Sequence[object], targets: Sequence[object]) -> NDAr
     Returns: (images,) float64, NaN where there is no true box.
     Raises: UsageError for lists of different lengths, and as ``box_iou``.
     """
-    scores = []
-    for found, truth in _paired_boxes(predictions, targets):
-        if not len(truth):
-            scores.append(np.nan)
-        else:
-            scores.append(float(box_iou(found, truth).max(0).mean()) if len(found) else 0.0)
-    return np.array(scores)
+    return np.array([best.clip(0).mean() if best.size else np.nan for best in _best_ious(predictions, targets)])
 
 
 def box_miou(predictions: Sequence[object], targets: Sequence[object]) -> float:
@@ -175,11 +168,7 @@ def localized(
     CorLoc counts one box per image: predict one, such as ``boxes_from_map(…, largest_only=True)``.
     Raises: UsageError as ``box_scores``.
     """
-    scores = []
-    for found, truth in _paired_boxes(predictions, targets):
-        hit = len(found) > 0 and len(truth) > 0 and bool((box_iou(found, truth) >= iou).any())
-        scores.append(float(hit) if len(truth) else np.nan)
-    return np.array(scores)
+    return np.array([float(best.max() >= iou) if best.size else np.nan for best in _best_ious(predictions, targets)])
 
 
 def corloc(predictions: Sequence[object], targets: Sequence[object], *, iou: float = CORLOC_IOU) -> float:
