@@ -96,7 +96,7 @@ def _cause(error: Exception) -> str:
 
 
 class _Refused(Exception):
-    def __init__(self, kind: type[MediaError], message: str) -> None:
+    def __init__(self, message: str, kind: type[MediaError] = UnreadableError) -> None:
         self.kind = kind
         super().__init__(message)
 
@@ -156,7 +156,7 @@ def _decode(data: bytes, found: Signature, max_pixels: int, thorough: bool) -> P
             codec += " (first of several)"
         unsure = thorough and found.format == "JPEG" and ("progressive" in image.info or _is_flat(pixels))
     if unsure and _is_cut(data, data.rfind(_EOI)):
-        raise _Refused(TruncatedError, _CUT)
+        raise _Refused(_CUT, TruncatedError)
     return Picture(pixels, codec, _DEGREES.get(orientation, 0))
 
 
@@ -190,9 +190,7 @@ def _rgb(image: Image.Image, stored: Image.Image, words: str) -> NDArray[np.uint
         return np.repeat((levels >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=2)
     if mode in ("I", "F", "LAB"):
         kind = {"I": "integers of 32 bits", "F": "floating-point numbers", "LAB": "CIELab colours"}[mode]
-        raise _Refused(
-            UnreadableError, f"this is {words} of {kind}, which are not supported; convert it to 8 or 16 bits of RGB"
-        )
+        raise _Refused(f"this is {words} of {kind}, which are not supported; convert it to 8 or 16 bits of RGB")
     image.info.pop("transparency", None)  # left aside, as an alpha channel is
     rgb = image if mode == "RGB" else image.convert("RGB")
     width, height = rgb.size
@@ -209,14 +207,11 @@ def _check_size(size: tuple[int, int], num_bytes: int, max_pixels: int, found: S
     """Refuses what claims more pixels than are read, or than its bytes can mean: a damaged file may claim any size."""
     claim, pixels = f"this is {found.words} that claims {size[0]}x{size[1]} pixels", size[0] * size[1]
     if pixels > max_pixels:
-        raise _Refused(
-            UnreadableError, f"{claim}; more than {max_pixels:,} are not read. If it is sound, make a smaller copy"
-        )
+        raise _Refused(f"{claim}; more than {max_pixels:,} are not read. If it is sound, make a smaller copy")
     per_byte = _PIXELS_PER_BYTE_OF_TIFF if found.format == "TIFF" else _PIXELS_PER_BYTE
     most = max(_FREE_PIXELS, per_byte * num_bytes)
     if pixels > most:
         raise _Refused(
-            UnreadableError,
             f"{claim}; from {num_bytes:,} bytes no more than {most:,} are read, since the file is damaged, or made to "
             "fill the memory",
         )
@@ -226,20 +221,17 @@ def _check_tiff(image: ImageFile.ImageFile) -> None:
     """Refuses what Pillow would show as something else than was meant, and mends what it would misread."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     if tags.get(254, 0) & 1:  # so begin cameras' raw files
-        raise _Refused(
-            UnreadableError, "this is a TIFF picture that begins with a thumbnail, as a camera's raw file does"
-        )
+        raise _Refused("this is a TIFF picture that begins with a thumbnail, as a camera's raw file does")
     samples = set(tags.get(339, ())) - {1, 4}  # unsigned, undefined
     if samples:
         raise _Refused(
-            UnreadableError,
             f"this is a TIFF picture of {'floating-point' if samples & {3, 6} else 'signed'} samples, which are not "
             "supported, since nothing says which value is white; convert it to 8 or 16 bits of RGB",
         )
     if image.tile[0][0] == "libtiff":  # which is strict itself
         return
     if tags.get(262) == 6 and tuple(tags.get(530, (2, 2))) != (1, 1):  # Pillow takes it for one that is not
-        raise _Refused(UnreadableError, "this is a TIFF picture of subsampled YCbCr without compression, not supported")
+        raise _Refused("this is a TIFF picture of subsampled YCbCr without compression, not supported")
     apart = tags.get(284) == 2  # a plane for each channel
     if apart and tags.get(258, (8,))[0] == 16:  # Pillow takes the samples of such planes for 8 bits
         order = "L" if tags.prefix == b"II" else "B"
@@ -247,7 +239,7 @@ def _check_tiff(image: ImageFile.ImageFile) -> None:
     extents = [tile[1] or (0, 0, 0, 0) for tile in image.tile]
     covered = sum((right - left) * (low - high) for left, high, right, low in extents)
     if covered < image.size[0] * image.size[1] * (tags.get(277, 1) if apart else 1):
-        raise _Refused(TruncatedError, "this is a TIFF picture with strips or tiles for a part of it only")
+        raise _Refused("this is a TIFF picture with strips or tiles for a part of it only", TruncatedError)
 
 
 def _check_png(data: bytes) -> None:
@@ -259,9 +251,7 @@ def _check_png(data: bytes) -> None:
             return  # the decoder says whether what is missing matters
         wanted = int.from_bytes(data[end : end + 4], "big")
         if kind in (b"IHDR", b"PLTE", b"IDAT") and zlib.crc32(view[at + 4 : end]) != wanted:
-            raise _Refused(
-                UnreadableError, f"this is a PNG picture that is damaged (the checksum of its {kind.decode()} is wrong)"
-            )
+            raise _Refused(f"this is a PNG picture that is damaged (the checksum of its {kind.decode()} is wrong)")
         at = end + 4
 
 
