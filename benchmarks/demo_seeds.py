@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from common import RESULTS, arguments, load, percent, save
 
-from unreel.cli.demo import CLASS_SETS, PROTOCOLS, run_demo
+from unreel.cli.demo import CLASS_SETS, PROTOCOLS, as_text, run_demo
 
 REPORT_SEEDS = (2001, 2002, 2003)
 COMMANDS = {"standard": "unreel demo --seed SEED", "full": "unreel demo --full --seed SEED"}
@@ -98,9 +98,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = (options.out or Path(scratch)) / f"{size}-{seed}"
                 folder.mkdir(parents=True, exist_ok=True)
-                outcome = run_demo(folder, size=size, seed=seed)
-            print(f"seed {seed}\n{outcome.text}", flush=True)
-            kept = {k: v for k, v in outcome.data.items() if k != "report"}
+                data = run_demo(folder, size=size, seed=seed)
+            print(f"seed {seed}\n{as_text(data)}", flush=True)
+            kept = {k: v for k, v in data.items() if k != "report"}
             known.append({**kept, "machine": machine()})
             if not development:
                 save(store, results)

@@ -9,7 +9,7 @@ import pytest
 from tests.scripts import script
 
 from unreel.cli import main as entry
-from unreel.cli.demo import CLASS_SETS, PROTOCOLS, SIZES, _text
+from unreel.cli.demo import CLASS_SETS, PROTOCOLS, SIZES, as_text
 from unreel.recipes import list_recipes
 
 
@@ -73,6 +73,6 @@ def test_a_score_below_chance_or_below_the_control_is_warned_of():
     row |= {"random_init_interval": None, "pretrained": 0.1, "pretrained_interval": [0.0, 0.2], "difference": -0.1}
     row |= {"difference_interval": [-0.2, -0.05], "first_weights": 0.3, "first_weights_interval": None, "learned": -0.2}
     data = {"scores": [row | {"learned_interval": [-0.3, 0.1]}], "seconds": {}, "total_s": 1.0, "report": "page"}
-    assert "warning: motion: knn is WORSE" in _text(data | {"warnings": ["motion: knn is WORSE than random-init"]})
-    assert "warning" not in _text(data | {"warnings": []})
-    assert "-20.0 [-30.0, +10.0]" in _text(data | {"warnings": []})
+    assert "warning: motion: knn is WORSE" in as_text(data | {"warnings": ["motion: knn is WORSE than random-init"]})
+    assert "warning" not in as_text(data | {"warnings": []})
+    assert "-20.0 [-30.0, +10.0]" in as_text(data | {"warnings": []})

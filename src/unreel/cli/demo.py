@@ -54,31 +54,9 @@ SIZES: dict[str, DemoSize] = {
 }
 
 
-@dataclass(frozen=True)
-class DemoOutcome:
-    """What a demo found: ``data`` for machines, ``text`` for people."""
-
-    data: dict[str, Any]
-    text: str
-
-
-class _Stages:
-    """Names, seconds and announcements of the stages."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str, what: str) -> Iterator[None]:
-        self.say(f"{name}: {what}")
-        begin = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - begin
-        self.say(f"{name}: {self.seconds[name]:.0f} s")
-
-
-def run_demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable[[str], None] = print) -> DemoOutcome:
+def run_demo(
+    out: Path, *, size: Size = "standard", seed: int = 0, say: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Make a world, learn from its videos without labels, and ask what was learned.
 
     Args:
@@ -94,21 +72,30 @@ def run_demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable
     from unreel.report.html import write_report
 
     chosen = SIZES[size]
-    stages = _Stages(say)
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(name: str, what: str) -> Iterator[None]:
+        say(f"{name}: {what}")
+        begin = time.monotonic()
+        yield
+        seconds[name] = time.monotonic() - begin
+        say(f"{name}: {seconds[name]:.0f} s")
+
     world = ActionWorld(seed, chosen.num_train, chosen.num_test, **WORLD)
-    with stages("world", f"{len(world)} videos of {world.num_frames} frames with sound, as mp4"):
+    with stage("world", f"{len(world)} videos of {world.num_frames} frames with sound, as mp4"):
         manifest = out / "world" / "manifest.csv"
         if not _is_written(world, out / "world"):
             workers = 2 if len(world) > 200 else 0  # a process takes longer to start than to make a hundred videos
             with Progress("write", len(world), unit="videos") as bar:
                 manifest = world.write(out / "world", workers=workers, progress=bar)
     what = f"recipe {chosen.recipe} on the {world.num_train} training videos, no labels"
-    with stages("pretrain", what):
+    with stage("pretrain", what):
         run = api.pretrain(
             "cvrl", manifest, out=out / "run", recipe=chosen.recipe, train={"seed": seed}, **chosen.overrides
         )
     reports: dict[str, Report] = {}
-    with stages("evaluate", f"{', '.join(PROTOCOLS)}; {' and '.join(CLASS_SETS)}; against the same net untrained"):
+    with stage("evaluate", f"{', '.join(PROTOCOLS)}; {' and '.join(CLASS_SETS)}; against the same net untrained"):
         for label in CLASS_SETS:
             reports[label] = api.evaluate(
                 run,
@@ -120,7 +107,7 @@ def run_demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable
                 num_resamples=chosen.num_resamples,
                 out=run.path,
             )
-    with stages("report", "curves, scores, retrieval gallery, views"):
+    with stage("report", "curves, scores, retrieval gallery, views"):
         page = write_report(run.path)
     rows = [row for label in CLASS_SETS for row in _rows(label, reports[label])]
     data: dict[str, Any] = {
@@ -132,12 +119,12 @@ def run_demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable
         "scores": rows,
         "verdicts": {label: list(report.verdicts) for label, report in reports.items()},
         "warnings": [f"{label}: {s.verdict}" for label, r in reports.items() for s in r.scores if s.warns],
-        "seconds": {name: round(value, 1) for name, value in stages.seconds.items()},
-        "total_s": round(sum(stages.seconds.values()), 1),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "total_s": round(sum(seconds.values()), 1),
         "report": str(page),
     }
     write_whole(out / "demo.json", json.dumps(data, indent=1) + "\n")
-    return DemoOutcome(data, _text(data))
+    return data
 
 
 def _is_written(world: Any, folder: Path) -> bool:
@@ -191,7 +178,8 @@ def _percent(value: float, bounds: list[float] | None, *, signed: bool = False) 
     return f"{100 * value:{sign}.1f}{inner}"
 
 
-def _text(data: Mapping[str, Any]) -> str:
+def as_text(data: Mapping[str, Any]) -> str:
+    """What ``run_demo`` found, for people."""
     header = ["classes", "protocol", "n", "chance", "random init", "first weights", "pre-trained"]
     header += ["minus random init", "minus first weights"]
     lines = [

@@ -22,13 +22,13 @@ def demo(
     """
     if full and tiny:
         raise UsageError("--full and --tiny exclude each other")
-    from unreel.cli.demo import Size, run_demo
+    from unreel.cli.demo import Size, as_text, run_demo
     from unreel.core.files import claimed
 
     size: Size = "full" if full else "tiny" if tiny else "standard"
     with claimed(out):
-        outcome = run_demo(out, size=size, seed=seed, say=common.say)
-    common.print(outcome.data, outcome.text)
+        data = run_demo(out, size=size, seed=seed, say=common.say)
+    common.print(data, as_text(data))
     return 0
 
 

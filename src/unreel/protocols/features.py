@@ -80,18 +80,11 @@ class Embeddings:
         """The sources at these positions or under this mask; faults stay."""
         at = np.asarray(index)
         chosen = np.flatnonzero(at) if at.dtype == bool else at.astype(np.int64)
-        return replace(
-            self,
-            vectors=self.vectors[chosen],
-            ids=self.ids[chosen],
-            labels=None if self.labels is None else self.labels[chosen],
-            groups=None if self.groups is None else self.groups[chosen],
-            per_view=self.per_view[chosen],
-            rows=self.rows[chosen],
-            sources=self.sources[chosen],
-            paths=tuple(self.paths[i] for i in chosen) if self.paths else (),
-            spans=tuple(self.spans[i] for i in chosen) if self.spans else (),
-        )
+        kept: dict[str, Any] = {k: v[chosen] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        for name in ("paths", "spans"):
+            values = getattr(self, name)
+            kept[name] = tuple(values[i] for i in chosen) if values else ()
+        return replace(self, **kept)
 
 
 @contextmanager

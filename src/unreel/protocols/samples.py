@@ -93,12 +93,7 @@ class FeatureSet:
     def select(self, rows: ArrayLike) -> FeatureSet:
         """The samples at these indices or under this mask."""
         index = np.asarray(rows)
-        return FeatureSet(
-            self.vectors[index],
-            self.labels[index],
-            None if self.groups is None else self.groups[index],
-            None if self.ids is None else self.ids[index],
-        )
+        return FeatureSet(**{name: array[index] for name, array in vars(self).items() if array is not None})
 
     def joined(self, other: FeatureSet) -> FeatureSet:
         """Both, one after the other; groups and ids are kept where both have them."""
