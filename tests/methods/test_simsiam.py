@@ -51,7 +51,7 @@ def test_the_loss_is_minus_the_cosine_both_ways() -> None:
         for j in range(3):
             if i != j:
                 for a, b in zip(p[i], z[j], strict=True):
-                    total -= float(a @ b / a.norm() / b.norm())
+                    total -= float((a @ b / a.norm() / b.norm()).detach())
                     count += 1
     assert float(method(batch).loss.detach()) == pytest.approx(total / count, abs=1e-12)
 
