@@ -53,17 +53,33 @@ class _Grid(NamedTuple):
 
 @checked
 class WrappedEncoder(Encoder):
-    """See ``wrap_encoder``. The wrapped net is ``module``; its parameters are trained and saved as usual."""
+    """Any module as an encoder, timm's and transformers' included. Nothing is copied: the weights are shared.
+
+    The wrapped net is ``module``; its parameters are trained and saved as usual.
+
+    Args:
+        module: takes prepared clips or frames; gives vectors, tokens (B, N, D), 4-D or 5-D maps, or a structure that
+            holds one (``last_hidden_state`` …). ``forward_features`` is called where the module has it.
+        input_spec: what to feed it. One pass over zeros of that size tells channels and strides.
+        layers: dotted names of submodules whose outputs are the stages, in forward order; the last one is pooled. By
+            default the module's output, under the name ``output``.
+        pool: "mean", "max", or "cls" for the first token (then ``forward`` gives it, while ``pool(map)`` averages).
+        layout: how the module takes clips: "BCTHW" or "BTCHW", or "frames" for 2-D modules, (B·T, C, H, W). By default
+            told by the first convolution: 3-D takes "BCTHW", 2-D "frames".
+        channels_last: maps come as (B, …, C), as Swin's do.
+
+    Raises: UsageError for unknown layers (naming the nearest), outputs without a tensor, tokens that fit no grid.
+    """
 
     def __init__(
         self,
         module: nn.Module,
         *,
         input_spec: InputSpec,
-        layers: Sequence[str] | None,
-        pool: Pool,
-        layout: Layout | None,
-        channels_last: bool,
+        layers: Sequence[str] | None = None,
+        pool: Pool = "mean",
+        layout: Layout | None = None,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         names = {name for name, _ in module.named_modules() if name}
@@ -221,30 +237,4 @@ class WrappedEncoder(Encoder):
         raise UsageError("a wrapped module cannot be refined; build it with smaller strides and wrap that")
 
 
-def wrap_encoder(
-    module: nn.Module,
-    *,
-    input_spec: InputSpec,
-    layers: Sequence[str] | None = None,
-    pool: Pool = "mean",
-    layout: Layout | None = None,
-    channels_last: bool = False,
-) -> WrappedEncoder:
-    """Adopt any module as an encoder, timm's and transformers' included. Nothing is copied: the weights are shared.
-
-    Args:
-        module: takes prepared clips or frames; gives vectors, tokens (B, N, D), 4-D or 5-D maps, or a structure that
-            holds one (``last_hidden_state`` …). ``forward_features`` is called where the module has it.
-        input_spec: what to feed it. One pass over zeros of that size tells channels and strides.
-        layers: dotted names of submodules whose outputs are the stages, in forward order; the last one is pooled. By
-            default the module's output, under the name ``output``.
-        pool: "mean", "max", or "cls" for the first token (then ``forward`` gives it, while ``pool(map)`` averages).
-        layout: how the module takes clips: "BCTHW" or "BTCHW", or "frames" for 2-D modules, (B·T, C, H, W). By default
-            told by the first convolution: 3-D takes "BCTHW", 2-D "frames".
-        channels_last: maps come as (B, …, C), as Swin's do.
-
-    Raises: UsageError for unknown layers (naming the nearest), outputs without a tensor, tokens that fit no grid.
-    """
-    return WrappedEncoder(
-        module, input_spec=input_spec, layers=layers, pool=pool, layout=layout, channels_last=channels_last
-    )
+wrap_encoder = WrappedEncoder
