@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -140,6 +141,25 @@ def span(entry: Mapping[str, float], key: str) -> str:
 def percent(value: float, low: float | None, high: float | None, sign: str = "") -> str:
     inner = "" if low is None else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
     return f"{100 * value:{sign}.1f}{inner}"
+
+
+def side(entry: Mapping[str, float]) -> int:
+    """1 where the whole interval lies above zero, -1 where it lies below, else 0."""
+    return (entry["low"] > 0) - (entry["high"] < 0)
+
+
+def fill(name: str, script: Mapping[str, Any], **values: Any) -> str:
+    """The page benchmarks/pages/NAME.md.jinja, filled in: a script's constants are known by their names.
+
+    What a result lacks reads as nothing.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(REPOSITORY / "benchmarks" / "pages"), trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "span": span, "percent": percent, "side": side}
+    environment.filters["versions"] = lambda packages: ", ".join(f"{k} {v}" for k, v in packages.items())
+    environment.globals |= {k: v for k, v in script.items() if k.isupper()} | {"mean": np.mean, "mean_of": mean_of}
+    return environment.get_template(f"{name}.md.jinja").render(values).rstrip() + "\n"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

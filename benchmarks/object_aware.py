@@ -41,14 +41,13 @@ from common import (
     cell,
     difference,
     environment,
+    fill,
     load,
     mean_of,
-    number,
     save,
     seeds_of,
     settled,
-    span,
-    table,
+    side,
 )
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -972,217 +971,18 @@ def summarise_real(raw: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------------- page
 
 
-def located_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Scores by map, then ContraCAM's differences."""
-    shown = [METRICS[r["metric"]] for r in rows]
-    names = [n for n in NETS if n in rows[0]["values"]]
-    lines = table(("map", *shown), [[NETS[n], *(span(r["values"][n], "value") for r in rows)] for n in names])
-    lines += ["ContraCAM less the other, on the same pictures:", ""]
-    return lines + table(
-        ("less", *shown),
-        [[NETS[n], *(span(r["differences"][n], "difference") for r in rows)] for n in names if n != CONTRACAM],
-    )
-
-
-def located_verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def against(differences: Mapping[str, Mapping[str, float]]) -> str:
     """Where ContraCAM wins, loses and neither, by intervals of paired differences."""
-    lines = []
-    for r in rows:
-        groups: dict[str, list[str]] = {"better than": [], "**worse** than": [], "undecided against": []}
-        for n, d in r["differences"].items():
-            kind = "better than" if d["low"] > 0 else "**worse** than" if d["high"] < 0 else "undecided against"
-            groups[kind].append(NETS[n])
-        said = "; ".join(f"{kind} {', '.join(names)}" for kind, names in groups.items() if names)
-        lines.append(f"- {METRICS[r['metric']]}: {said}.")
-    return [*lines, ""]
-
-
-def asked_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    header = ("encoder", "swapped", "kept", "gap (kept − swapped)", "swapped, less plain", "gap, less plain")
-    cells = []
-    for r in rows:
-        d = r.get("differences")
-        cells.append(
-            [
-                VARIANT_NAMES[r["net"]],
-                *(span(r[k], "value") for k in ("swapped", "same", "gap")),
-                *(span(d[k], "difference") if d else "" for k in ("swapped", "gap")),
-            ]
-        )
-    return table(header, cells)
-
-
-def asked_verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = []
-    plain = next(r for r in rows if r["net"] == PLAIN)["spread"]
-    for r in rows:
-        if r["net"] not in (*VARIANTS, *BOUNDS) or r["net"] == PLAIN:
-            continue
-        d = r["differences"]["swapped"]
-        word = (
-            "above the plain run"
-            if d["low"] > 0
-            else "**below** the plain run"
-            if d["high"] < 0
-            else "not told apart from the plain run"
-        )
-        g = r["differences"]["gap"]
-        gap = "smaller" if g["high"] < 0 else "**larger**" if g["low"] > 0 else "not told apart"
-        seeds = ", ".join(number(v - p, sign="+") for v, p in zip(r["spread"], plain, strict=True))
-        lines.append(
-            f"- {VARIANT_NAMES[r['net']]}: on swapped backgrounds {word} ({span(d, 'difference')}; by seed {seeds}); "
-            f"the gap is {gap}."
-        )
-    return [*lines, ""]
-
-
-def by_seed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Mask IoU of every seed."""
-    spread = next(r["spread"] for r in rows if r["metric"] == "mask_iou")
-    seeds = (f"{NETS[n]} {', '.join(number(v) for v in spread[n])}" for n in NETS if n in spread)
-    return [f"Mask IoU by seed: {'; '.join(seeds)}.", ""]
-
-
-def nature_line(found: Mapping[str, float], area: float) -> str:
-    return (
-        f"A picture has {found['objects']:.1f} annotated objects, each {100 * found['object_area']:.1f} % of it, with "
-        f"their middles {100 * found['off_centre']:.0f} % of a side from the picture's; ContraCAM's mask covers "
-        f"{100 * found['map_area']:.1f} % in {found['map_parts']:.1f} parts. The centre square that suits best "
-        f"covers {100 * area:.0f} %."
-    )
-
-
-def cost_line(costs: Sequence[Mapping[str, float]]) -> str:
-    total = [sum(c.values()) for c in costs]
-    parts = ", ".join(f"{k} {np.mean([c.get(k, 0.0) for c in costs]):.0f}" for k in costs[0])
-    return f"CPU seconds per seed: {', '.join(f'{t:.0f}' for t in total)} in all; on average {parts}."
-
-
-def world_section(found: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
-    seeds = " ".join(map(str, found["seeds"]))
-    nets = {row["net"] for family in FAMILIES if family in found for row in found[family]["asked"]["all"]}
-    bounds = " --bounds" if nets & set(BOUNDS) else ""
-    command = f"python benchmarks/object_aware.py world --seeds {seeds}{bounds}"
-    lines = ["## The built-in world", "", "```", command, "```", ""]
-    titles = {
-        "image": "Images: MoCo, class = shape × texture of the object",
-        "video": "Video: CVRL, class = shape × texture of the object",
-    }
-    for family, title in titles.items():
-        if family not in found:
-            continue
-        f = found[family]
-        asked, located = f["asked"]["all"], f["located"]["all"]
-        kind = "images" if family == "image" else "videos"
-        lines += [
-            f"### {title}",
-            "",
-            f"Per seed {f['train']} training {kind}, whose background (one of "
-            f"{FAMILIES[family].world['num_backgrounds']} textures) follows from the class in "
-            f"{100 * STRENGTH[family]:.0f} % of them and is free in the others, and {f['test']} test {kind} of either "
-            "kind, whose background is always the next class's (swapped) or their own class's (kept); "
-            f"{len(found['seeds'])} seeds, each with a world of its own. "
-            f"{f['steps']} steps of {f['batch_size']} {kind} per run; {f['parameters']:,} parameters; chance "
-            f"{number(asked[0]['chance'])}. Swapped and kept test {kind} differ in their backgrounds alone. A linear "
-            "probe of the frozen encoder is fitted on the training part, whose backgrounds mislead it, too.",
-            "",
-            *asked_table(asked),
-            *asked_verdict(asked),
-            f"Where the object is, n = {located[0]['n']} test {kind} with swapped backgrounds; maps of "
-            f"{WORLD_CAM.iterations} iterations at {SIZE_PX} pixels from a feature map of 16 × 16, variant "
-            f"`{WORLD_CAM.variant}`, batches of {CAM_BATCH}. The centre square covers "
-            f"{', '.join(f'{100 * a:.0f} %' for a in f['square_areas'])}: of "
-            f"{', '.join(f'{100 * a:.0f}' for a in AREAS)} % the best on the training part's true masks.",
-            "",
-            *located_table(located),
-            *located_verdict(located),
-            *by_seed(located),
-        ]
-        if f["nature"]:
-            lines += [nature_line(mean_of(f["nature"]), float(np.mean(f["square_areas"]))), ""]
-        if words.get(family):
-            lines += [words[family], ""]
-    image = "object_aware_world.png"
-    if "image" in found:
-        lines += [
-            f"![The true box; ContraCAM, of one iteration, of the first weights; the classifier's map]({image})",
-            "",
-            f"First test images of seed {found['seeds'][0]}. Rows: the true box; ContraCAM with the boxes made of it; "
-            "the same after one iteration; ContraCAM of the first weights with settled norms; the map of a classifier.",
-            "",
-        ]
-    return [*lines, cost_line(found["cost"]), ""]
-
-
-def real_section(found: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
-    seeds = " ".join(map(str, found["seeds"]))
-    lines = [
-        "## Real images and sequences",
-        "",
-        "```",
-        f"python benchmarks/object_aware.py real --seeds {seeds}",
-        "```",
-        "",
-        f"One MoCo encoder per seed ({found['parameters']:,} parameters), trained for {found['steps']} steps of "
-        f"{REAL_BATCH_SIZE} on all {found['sources']} sources of the three collections without labels; the scored "
-        "pictures are among them, their boxes and masks are not read. Settings, and the control's area, were chosen on "
-        "every second picture of raccoon and bccd; the others are scored. Of DAVIS's ten sequences all are "
-        f"scored, every {FRAME_STEP}th frame of them, with each frame as an image; the control's area is the best in "
-        "hindsight. "
-        f"ContraCAM: {REAL_CAM.iterations} iterations at {REAL_PX} pixels, last map {REAL_CAM.expand_resolution} times "
-        f"finer, variant `{REAL_CAM.variant}`, batches of {REAL_BATCH} of one collection, frames of one sequence no "
-        f"negatives of each other. CRF at {CRF_PX} pixels, reaches scaled from 224.",
-        "",
-        f"The classifier of the supervised CAM tells {found['classes']} classes: raccoon, blood cells and the ten "
-        "sequences. These are all labels that there are, and each class has backgrounds of its own, so that looking at "
-        "the background is a good way to tell it: the map is what such labels give, not what ImageNet's would.",
-        "",
-        "Intervals (95 %) resample images, for DAVIS whole sequences, of the mean over seeds; ten sequences are few. "
-        f"MaxBoxAccV2 is computed with {THRESHOLDS} thresholds; its interval takes the threshold as given.",
-        "",
-    ]
-    for name, f in found["collections"].items():
-        rows = f["located"]["mean"]
-        r = rows[0]
-        unit = f"{r['n']} frames of {r['groups']} sequences" if name == "davis2016_val" else f"{r['n']} images"
-        lines += [
-            f"### {COLLECTIONS[name]}",
-            "",
-            f"n = {unit}. {nature_line(f['nature'], f['square_area'])}",
-            "",
-            *located_table(rows),
-            *located_verdict(rows),
-        ]
-        if words.get(name):
-            lines += [words[name], ""]
-        by_seed = "; ".join(
-            f"{METRICS[q['metric']]} {', '.join(number(v) for v in q['spread'][CONTRACAM])}" for q in rows
-        )
-        lines += [f"ContraCAM by seed: {by_seed}.", ""]
-    return [
-        *lines,
-        cost_line(found["cost"]),
-        "",
-        "Pictures of these collections are not part of the repository: overlays to look at are written to "
-        "`runs/object_aware/overlays`.",
-        "",
-    ]
+    kinds = {1: "better than", -1: "**worse** than", 0: "undecided against"}
+    said = {kind: [NETS[n] for n, d in differences.items() if side(d) == way] for way, kind in kinds.items()}
+    return "; ".join(f"{kind} {', '.join(names)}" for kind, names in said.items() if names)
 
 
 def render(found: Mapping[str, Any]) -> str:
     """The page, every number from the JSON beside it."""
-    lines = [*found.get("intro", [])]
-    if "world" in found:
-        lines += world_section(found["world"], found.get("words", {}))
-    if "real" in found:
-        lines += real_section(found["real"], found.get("words", {}))
-    if "environment" in found:
-        e = found["environment"]
-        packages = ", ".join(f"{k} {v}" for k, v in e["packages"].items())
-        lines += [f"One thread of {e['cores']} cores; Python {e['python']}, {packages}.", ""]
-    if "tuning" in found:
-        lines += ["## How the settings were chosen", "", found["tuning"], ""]
-    return "\n".join(lines).rstrip() + "\n"
+    world = found.get("world", {})
+    asked = {row["net"] for family in FAMILIES if family in world for row in world[family]["asked"]["all"]}
+    return fill("object_aware", globals(), found=found, against=against, bounds=bool(asked & BOUNDS.keys()))
 
 
 # --------------------------------------------------------------------------------------------------------- command line
