@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import REPOSITORY, RESULTS, arguments, cell, difference, load, percent, save, seeds_of, take_turns
+from common import REPOSITORY, RESULTS, arguments, cell, difference, fill, load, percent, save, seeds_of, take_turns
 from numpy.typing import NDArray
 
 from unreel import api
@@ -530,134 +530,12 @@ def draw(summary: Mapping[str, Any], cost: Mapping[str, Mapping[str, float]] | N
 
 def page(results: Mapping[str, Any]) -> str:
     """The whole page from the merged results."""
-    runs, summary = results["runs"], results["summary"]
-    seeds = sorted({r["seed"] for r in runs})
-    budget = runs[0]["budget_frames"]
-    lines = [
-        "# The atlas: what every method learns of the built-in world",
-        "",
-        "Written by `benchmarks/atlas.py` from `atlas.json`. Percent, with 95 % bootstrap intervals over test videos;",
-        "differences are paired (same test videos) with the same encoder at random weights. Seeds "
-        f"{', '.join(map(str, seeds))}, each with",
-        "a world of its own. Over several seeds (all) the test videos of all are taken together: the intervals hold",
-        "for these trained encoders and other videos, not for another training.",
-        "",
-        "![Heat map: methods by factors](atlas.svg)",
-        "",
-        "Colour: difference to random-init. Hatched: its interval includes 0. The last two rows are the controls;",
-        "`supervised` is the reference that was given labels, those of motion.",
-        "",
-        f"Every method: {NUM_TRAIN} videos of {WORLD['num_frames']} frames at 64 pixels, no labels; encoder",
-        f"`{COMMON['encoder.name']}`, clips of {CLIP_FRAMES} frames at {SIZE_PX} pixels less their mean over time;",
-        f"about {budget:,} frames through the encoder. Asked: frozen features of 4 clips a video, {NUM_TEST} test",
-        f"videos a seed ({NUM_SWAP_TEST} for the background); linear probe, nearest neighbour (standard profile).",
-        "",
-        "Random-init normalises by statistics that no layer has. Settling those alone, without learning, moves scores",
-        "([tcgl.md](tcgl.md), first weights); this edition has no such control: small differences to random-init may",
-        "be no more than that.",
-        "",
-        "| factor | question | classes | protocol |",
-        "|---|---|---|---|",
-        f"| motion | how does the object move? | {len(MOTIONS)} | linear, retrieval |",
-        f"| irreversible motion | what happens to the ring? 3 pairs of exact reversals | {len(EVENTS)} | linear |",
-        f"| appearance | which shape and texture has the object? | {len(APPEARANCES)} | linear, retrieval |",
-        "| order of two clips | was the first one shown filmed first? | 2 | linear on both and their difference |",
-        "| background swapped | motion, where the background gave it away in 90 % of the training videos and names "
-        f"another in the test videos | {len(MOTIONS)} | linear |",
-        f"| count | how many still objects? | {WORLD['bystanders'][1] + 1} | linear |",
-        "",
-        "## What the methods were trained to tell, on test videos",
-        "",
-        "| method | seed | what | n | chance | score |",
-        "|---|---|---|---|---|---|",
-    ]
-    for method, by_seed in summary["methods"].items():
-        for seed, cells in by_seed.items():
-            for name, c in cells["pretext"].items():
-                lines.append(
-                    f"| {method} | {seed} | {name.replace('_', ' ')} | {c['n']} | {100 * c['chance']:.1f} "
-                    f"| {percent(c['value'], c['low'], c['high'])} |"
-                )
-    lines += ["", *_criterion(summary), "", "## Factors", ""]
-    for name, factor in FACTORS.items():
-        title = factor.title.replace("-\n", "").replace("\n", " ")
-        lines += [
-            f"### {title[0].upper()}{title[1:]} ({factor.protocol}, {factor.metric})",
-            "",
-            "| method | seed | n | chance | random-init | frame statistics | method | minus random-init |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for method, by_seed in summary["methods"].items():
-            for seed, cells in by_seed.items():
-                c = cells["factors"][name]
-                random, plain = (summary["controls"][k][seed][name] for k in CONTROLS)
-                lines.append(
-                    f"| {method} | {seed} | {c['n']} | {100 * c['chance']:.1f} "
-                    f"| {percent(random['value'], random['low'], random['high'])} "
-                    f"| {percent(plain['value'], plain['low'], plain['high'])} "
-                    f"| {percent(c['value'], c['low'], c['high'])} "
-                    f"| {percent(c['difference'], c['difference_low'], c['difference_high'], '+')} |"
-                )
-        lines.append("")
-    lines += [
-        "## Cost",
-        "",
-        *_cost(results.get("cost", {})),
-        "Of the runs above: seconds per step by the wall's clock, without waiting for data, median over the run. They "
-        "shared their machine with one another and with other work, so that only the table before this one compares.",
-        "",
-        "| method | seed | steps | videos a step | frames a step | s a step | ms a frame | training, s | asking, s "
-        "| head parameters |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in runs:
-        lines.append(
-            f"| {r['method']} | {r['seed']} | {r['steps']} | {r['batch_size']} | {r['frames_per_step']} "
-            f"| {r['s_per_step']:.3f} | {1000 * r['s_per_step'] / r['frames_per_step']:.2f} | {r['train_s']:.0f} "
-            f"| {r['ask_s']:.0f} | {r['head_parameters']:,} |"
-        )
-    settings = results["settings"]
-    lines += ["", "## Settings", "", f"For all methods: {settings['all']}.", ""]
-    lines += [f"- `{m}`: {settings[m]}" for m in summary["methods"]]
-    lines += ["", f"World: {_settings(WORLD)}.", "", "## How it was tuned", "", results["tuning"], ""]
-    return "\n".join(lines)
+    worlds = {"motions": len(MOTIONS), "events": len(EVENTS), "appearances": len(APPEARANCES)}
+    return fill("atlas", globals(), found=results, classes=worlds)
 
 
 def _settings(values: Mapping[str, Any]) -> str:
     return ", ".join(f"`{k} {v}`" for k, v in values.items()) or "the recipe's"
-
-
-def _cost(cost: Mapping[str, Mapping[str, float]]) -> list[str]:
-    if not cost:
-        return []
-    return [
-        "Processor seconds of one optimiser step on one thread (`--cost`): forward, backward, optimiser, of a batch in "
-        "memory, methods taking turns; median of five rounds, lowest and highest.",
-        "",
-        "| method | s a step | lowest to highest | frames a step | ms a frame |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {m} | {c['s_per_step']:.3f} | {c['lowest']:.3f} to {c['highest']:.3f} | {c['frames_per_step']} "
-            f"| {1000 * c['s_per_step'] / c['frames_per_step']:.2f} |"
-            for m, c in cost.items()
-        ),
-        "",
-    ]
-
-
-def _criterion(summary: Mapping[str, Any]) -> list[str]:
-    """Whether TCGL without the leak tells order at more than twice chance, by the lower bound, in every seed."""
-    lines = []
-    for seed, cells in summary["methods"].get("tcgl", {}).items():
-        told = cells["pretext"]
-        passed = {n: c["low"] > 2 * c["chance"] for n, c in told.items()}
-        both = "; ".join(
-            f"{n.replace('_', ' ')}: lower bound {100 * told[n]['low']:.1f}, twice chance "
-            f"{200 * told[n]['chance']:.1f} ({'above' if ok else 'not above'})"
-            for n, ok in passed.items()
-        )
-        lines.append(f"- TCGL without the leak, seed {seed}: {both}.")
-    return lines
 
 
 def merge(folder: Path, seeds: Sequence[int], known: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

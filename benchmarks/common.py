@@ -138,7 +138,7 @@ def span(entry: Mapping[str, float], key: str) -> str:
     return f"{number(entry[key], sign=sign)} [{low}, {high}]"
 
 
-def percent(value: float, low: float | None, high: float | None, sign: str = "") -> str:
+def percent(value: float, low: float | None = None, high: float | None = None, sign: str = "") -> str:
     inner = "" if low is None else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
     return f"{100 * value:{sign}.1f}{inner}"
 
