@@ -143,9 +143,9 @@ def percent(value: float, low: float | None = None, high: float | None = None, s
     return f"{100 * value:{sign}.1f}{inner}"
 
 
-def side(entry: Mapping[str, float]) -> int:
-    """1 where the whole interval lies above zero, -1 where it lies below, else 0."""
-    return (entry["low"] > 0) - (entry["high"] < 0)
+def side(entry: Mapping[str, float], of: float = 0.0) -> int:
+    """1 where the whole interval lies above a number, -1 where it lies below, else 0."""
+    return (entry["low"] > of) - (entry["high"] < of)
 
 
 def fill(name: str, script: Mapping[str, Any], **values: Any) -> str:
@@ -159,7 +159,7 @@ def fill(name: str, script: Mapping[str, Any], **values: Any) -> str:
     environment.filters |= {"number": number, "span": span, "percent": percent, "side": side}
     environment.filters["versions"] = lambda packages: ", ".join(f"{k} {v}" for k, v in packages.items())
     environment.globals |= {k: v for k, v in script.items() if k.isupper()} | {"mean": np.mean, "mean_of": mean_of}
-    return environment.get_template(f"{name}.md.jinja").render(values).rstrip() + "\n"
+    return environment.get_template(f"{name}.md.jinja").render(values, page=name).rstrip() + "\n"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

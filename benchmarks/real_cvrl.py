@@ -24,23 +24,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import number
+from common import fill
 from real_data import (
     COLLECTIONS,
     CONTROLS,
-    METRIC_NAMES,
+    FACTS,
     Change,
     Seed,
     Study,
     compare_all,
-    developed,
-    limits,
     main,
-    page,
     pooled,
     probe,
-    score_table,
-    setting_table,
 )
 
 import unreel
@@ -137,93 +132,13 @@ def told(name: str, found: Seed) -> tuple[list[tuple[str, str, Sequence[str]]], 
     return rows, [found.cost["pretrain_s"], found.cost["evaluate_s"]]
 
 
-# --------------------------------------------------------------------------------------------------------------- page
-
-
-def score_rows(scores: Sequence[Mapping[str, Any]]) -> list[str]:
-    header = ("frame statistics", "random weights", "CVRL", "CVRL − random weights", "CVRL − frame statistics")
-    controls = ("frame-statistics", "random-init")
-    return score_table(
-        scores, header, lambda s: f"{s['protocol']}, {METRIC_NAMES[s['metric']]}", controls, (CVRL,), controls[::-1]
-    )
-
-
-def verdicts(scores: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the mean rows of the primary metrics decide, in words."""
-    lines = []
-    for s in scores:
-        if s["seed"] != "mean":
-            continue
-        cvrl = s["values"][CVRL]
-        side = "above" if cvrl["low"] > s["chance"] else "**below**" if cvrl["high"] < s["chance"] else ""
-        chance = f"{side} chance" if side else "not distinguishable from chance"
-        parts = [f"CVRL is {chance}"]
-        for control, label in CONTROLS.items():
-            d = s["differences"][control]
-            if d["low"] > 0:
-                word = f"better than {label} by {number(d['difference'])}"
-            elif d["high"] < 0:
-                word = f"**worse** than {label} by {number(-d['difference'])}"
-            else:
-                word = f"against {label} undecided ({number(d['difference'], sign=True)})"
-            parts.append(f"{word}, where less than {number(d['detectable'])} would be missed more than once in five")
-        lines.append(f"- {s['protocol']}, {METRIC_NAMES[s['metric']]}: {'; '.join(parts)}.")
-    return lines
+SHOWN = {"frame-statistics": "frame statistics", "random-init": "random weights", CVRL: "CVRL"}
+SHOWN_PAIRS = {control: f"CVRL − {label}" for control, label in CONTROLS.items()}
 
 
 def render(found: Mapping[str, Any]) -> str:
     """The page, every number from the JSON beside it."""
-
-    def row(_: str, s: Mapping[str, Any]) -> list[str]:
-        shown = [number(s["values"][net]) for net in ("frame-statistics", "random-init", CVRL)]
-        return [f"{s['protocol']}, {METRIC_NAMES[s['metric']]}", *shown]
-
-    return page(
-        found.get("intro", []), section, developed(found, ("frame statistics", "random weights", "CVRL"), row), found
-    )
-
-
-def section(name: str, entry: Mapping[str, Any]) -> list[str]:
-    about = COLLECTIONS[name]
-    train, test = entry["data"]["train"], entry["data"]["test"]
-    seeds = " ".join(str(s) for s in entry["seeds"])
-    cost = entry["cost"]
-    seconds = [c["pretrain_s"] + c["evaluate_s"] for c in cost]
-    first = cost[0]
-    primary = {("linear", about.metric), ("knn", about.metric), ("retrieval", "hit@1")}
-    main_scores = [s for s in entry["scores"] if (s["protocol"], s["metric"]) in primary]
-    rest = [s for s in entry["scores"] if (s["protocol"], s["metric"]) not in primary and s["seed"] == "mean"]
-    versions = ", ".join(f"{k} {v}" for k, v in entry["environment"]["packages"].items())
-    lines = [
-        f"## {about.title}",
-        "",
-        f"{about.classes.capitalize()}, {len(test['classes'])} classes; {train['videos']} training videos of "
-        f"{train['groups']} {about.unit}, {test['videos']} test videos of {test['groups']} other {about.unit}; "
-        f"{entry['data']['hours'] * 60:.1f} minutes in all.",
-        "",
-        "```",
-        f"python benchmarks/real_cvrl.py --data {name} --seeds {seeds}",
-        "```",
-        "",
-        f"{first['steps']} steps; `{first['architecture']}`, {first['parameters']:,} parameters, {first['features']} "
-        f"features. Seconds per run, pre-training and evaluation: {', '.join(f'{s:.0f}' for s in seconds)} on "
-        f"{entry['environment']['cores']} cores ({versions}). Last contrast accuracy: "
-        f"{', '.join(number(c['contrast_accuracy']) for c in cost)}.",
-        "",
-        *score_rows(main_scores),
-        "Other metrics, mean of the seeds:",
-        "",
-        *score_rows(rest),
-        "**What it says.**",
-        "",
-        *verdicts(main_scores),
-        "",
-        "**What n can decide.** " + " ".join(limits(entry, about)),
-        "",
-    ]
-    if entry["notes"]:
-        lines += ["Notes: " + "; ".join(entry["notes"]) + ".", ""]
-    return [*lines, *setting_table(entry["recipe"])]
+    return fill("cvrl", globals(), found=found, names=lambda about: {p: p for p in PROTOCOLS}, **FACTS)
 
 
 STUDY = Study("cvrl", RECIPE, CHANGES, run_seed, all_scores, pooled_scores, told)

@@ -7,7 +7,6 @@ repository; their READMEs name source and licence.
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import time
 from collections import Counter
@@ -28,10 +27,7 @@ from common import (
     difference,
     environment,
     load,
-    number,
     save,
-    span,
-    table,
 )
 from numpy.typing import NDArray
 from scipy import stats
@@ -51,6 +47,8 @@ from unreel.tasks.evaluate import Asked, ask
 from unreel.tasks.profiles import AnyProtocol
 from unreel.tasks.task import Metric, Outcomes
 
+FEW_GROUPS = 10  # below, a bootstrap over groups is too narrow and each group's sign is told
+FACTS = {"NORMAL": stats.norm.ppf(0.975), "FEW_GROUPS": FEW_GROUPS}  # what both pages are filled in with
 CONTROLS = {"random-init": "random weights", "frame-statistics": "frame statistics"}
 
 
@@ -311,106 +309,6 @@ def recipe_rows(recipe: str, changes: Sequence[Change]) -> list[list[str]]:
         before = rows[change.setting][1] if change.setting in rows else "the default"
         rows[change.setting] = [change.setting, value, f"{change.why} (recipe: {before})"]
     return list(rows.values())
-
-
-# ---------------------------------------------------------------------------------------------------------------- page
-
-METRIC_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "hit@1": "hit@1", "mAP": "mAP"}
-
-
-def setting_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["Settings:", "", *table(("setting", "value", "why"), [[f"`{a}`", b, c] for a, b, c in rows])]
-
-
-def limits(entry: Mapping[str, Any], about: Collection) -> list[str]:
-    """What this many videos in this many groups can and cannot decide, before any result is known."""
-    test = entry["data"]["test"]
-    n, groups = test["videos"], test["groups"]
-    largest = max(test["classes"].values())
-    chance = largest / n if about.metric == "accuracy" else 1 / len(test["classes"])
-    half = stats.norm.ppf(0.975) * math.sqrt(chance * (1 - chance) / n)
-    lines = [
-        f"{n} test videos in {groups} {about.unit}: were all videos independent, an accuracy at chance "
-        f"({number(chance)}) would still be read with ± {number(half)} (95 %). Videos of one of the {about.unit} are "
-        "alike, so intervals resample whole groups; those in the table are what the data gave.",
-    ]
-    if groups < 10:
-        all_agree = 2 * 0.5**groups
-        one_against = 2 * (groups + 1) * 0.5**groups
-        lines.append(
-            f"With {groups} groups a bootstrap interval is too narrow. A sign test over {about.unit} reaches 5 % only "
-            f"if all {groups} agree (p = {all_agree:.3f}); one against the others already gives p = {one_against:.3f}."
-        )
-    return lines
-
-
-def score_table(
-    scores: Sequence[Mapping[str, Any]],
-    header: Sequence[str],
-    label: Callable[[Mapping[str, Any]], str],
-    controls: Sequence[str],
-    nets: Sequence[str],
-    pairs: Sequence[str],
-) -> list[str]:
-    """A row per score: chance and controls as numbers, encoders and differences with their intervals."""
-    rows = []
-    for s in scores:
-        strong = "**" if s["seed"] == "mean" else ""
-        values, differences = s["values"], s["differences"]
-        rows.append([label(s), f"{strong}{s['seed']}{strong}", number(s["chance"])])
-        rows[-1] += [number(values[net]["value"]) for net in controls]
-        rows[-1] += [strong + span(values[net], "value") + strong for net in nets]
-        rows[-1] += [span(differences[pair], "difference") for pair in pairs]
-    return table(("protocol", "seed", "chance", *header), rows)
-
-
-def page(
-    intro: Sequence[str],
-    section: Callable[[str, Mapping[str, Any]], list[str]],
-    chosen: Sequence[str],
-    found: Mapping[str, Any],
-) -> str:
-    """The whole page: the words before, a section per collection, how settings were chosen."""
-    lines = [*intro]
-    if not found.get("report"):
-        lines += ["The report seeds have not been run yet.", ""]
-    for name, entry in found.get("report", {}).items():
-        lines += section(name, entry)
-    return "\n".join([*lines, *chosen]).rstrip() + "\n"
-
-
-def _shown(value: object) -> str:
-    return "–" if value is None else number(value) if isinstance(value, float) else str(value)
-
-
-def developed(
-    found: Mapping[str, Any], header: Sequence[str], row: Callable[[str, Mapping[str, Any]], Sequence[str]]
-) -> list[str]:
-    """How the settings were chosen: what was tried, and the chosen ones on held-out groups."""
-    entries, screening = found.get("development", {}), found.get("screening", {})
-    if not entries and not screening:
-        return []
-    lines = ["## How the settings were chosen", ""]
-    lines += ["On development seeds and the training parts; no test part was opened.", ""]
-    if screening:
-        keys = screening["columns"]
-        shown = [
-            [number(v) if isinstance(v, float) else v or "–" for v in (r[k] for k in keys)] for r in screening["rows"]
-        ]
-        lines += [screening["how"], "", *table(tuple(keys.values()), shown), screening["found"], ""]
-    if entries:
-        lines += [
-            "The chosen settings with `--develop`: a third of the training part, cut by whole groups, was held out of "
-            "pre-training and probing and scored, another third for each seed. Means over the seeds:",
-            "",
-        ]
-        rows = [
-            [name, row(name, s)[0], ", ".join(map(str, entry["seeds"])), str(s["n"]), *row(name, s)[1:]]
-            for name, entry in entries.items()
-            for s in entry["scores"]
-        ]
-        lines += table(("data", "protocol", "seeds", "n", *header), rows)
-    return lines
 
 
 # -------------------------------------------------------------------------------------------------------- command line

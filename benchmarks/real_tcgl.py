@@ -30,25 +30,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from common import number, settled, span, table
+from common import fill, settled, side
 from numpy.typing import NDArray
 from real_data import (
     COLLECTIONS,
-    METRIC_NAMES,
+    FACTS,
+    FEW_GROUPS,
     Change,
     Collection,
     KeptFrames,
     Seed,
     Study,
     compare_all,
-    developed,
-    limits,
     main,
-    page,
     pooled,
     probe,
-    score_table,
-    setting_table,
 )
 from real_data import CONTROLS as COMMON_CONTROLS
 from scipy import stats
@@ -96,7 +92,6 @@ ORDER_METRICS = ("order", "order_up_to_reversal", "order_mixed")
 TRAINING_LOGS = ("order_accuracy", "order_accuracy_up_to_reversal")
 KS = (1, 5, 10, 20, 50)  # docs/methods/evaluation.md, TCGL's retrieval
 POOLING = "max-1x2x2"  # of the last map, for retrieval (docs/methods/evaluation.md, TCGL's retrieval)
-FEW_GROUPS = 10  # below, a bootstrap over groups is too narrow and each group's sign is told
 TEST_CLIPS = 10  # uniform clips per video (docs/methods/evaluation.md, TCGL's retrieval)
 # Tuples drawn per video to measure order accuracy; each is shown in all orders.
 DRAWS = {"train": 1, "test": 3}
@@ -400,206 +395,24 @@ def told(name: str, found: Seed) -> tuple[list[tuple[str, str, Sequence[str]]], 
 
 # --------------------------------------------------------------------------------------------------------------- page
 
-SHOWN_PAIRS = tuple(PAIRS)[:5]
-SCORE_HEADER = (
-    *("frame statistics", "random weights", "first weights", FAITHFUL, LEAK_FREE),
-    *(pair.replace("random-init", "random").replace(FIRST, "first") for pair in SHOWN_PAIRS),
-)
+SHOWN = {**{net: CONTROLS[net] for net in reversed(CONTROLS)}, **{variant: variant for variant in VARIANTS}}
+SHOWN_PAIRS = {p: p.replace("random-init", "random").replace(FIRST, "first") for p in tuple(PAIRS)[:5]}
 
 
-def score_rows(scores: Sequence[Mapping[str, Any]], protocols: Mapping[str, str]) -> list[str]:
-    def label(s: Mapping[str, Any]) -> str:
-        return f"{protocols[s['protocol']]}, {METRIC_NAMES.get(s['metric'], s['metric'])}"
-
-    return score_table(scores, SCORE_HEADER, label, tuple(CONTROLS)[::-1], tuple(VARIANTS), SHOWN_PAIRS)
+def way(s: Mapping[str, Any], pair: str) -> int:
+    """1 or -1 where a difference is decided. Intervals of few groups are too narrow: their signs must agree."""
+    return side(s["differences"][pair]) * ("signs" not in s or s["signs"][pair]["p"] <= 0.05)
 
 
-def order_table(entry: Mapping[str, Any]) -> list[str]:
-    """Order accuracy of both variants: in training, and on held-out videos with intervals."""
-    found = {(s["metric"], s["seed"]): s for s in entry["scores"] if s["protocol"] == "order"}
-    rows = []
-    last = "mean" if ("order", "mean") in found else entry["seeds"][-1]
-    for variant in VARIANTS:
-        for seed in [*entry["seeds"], *(["mean"] if last == "mean" else [])]:
-            costs = [c[variant] for c in entry["cost"] if seed in ("mean", c["seed"])]
-            late = [float(np.mean([c["logs"][m] for c in costs])) for m in TRAINING_LOGS]
-            own = [float(np.mean([c["train"][m] for c in costs])) for m in ORDER_METRICS[:2]]
-            held = [span(found[m, seed]["values"][variant], "value") for m in ORDER_METRICS]
-            strong = "**" if seed == "mean" else ""
-            shown = [" / ".join(map(number, pair)) for pair in (late, own)]
-            rows.append([variant, f"{strong}{seed}{strong}", *shown, *(strong + h + strong for h in held)])
-        chance = [number(found[m, last]["chances"][variant]) for m in ORDER_METRICS]
-        rows.append([variant, "chance", *[f"{chance[0]} / {chance[1]}"] * 2, *chance])
-    header = ("head", "seed", "in training", "training videos", "held-out videos", "… up to reversal", "… mixed")
-    return table(header, rows)
-
-
-def hits_table(entry: Mapping[str, Any], protocol: str, seed: object) -> list[str]:
-    """Any-hit@k of every encoder, as percentages are given in the papers but as shares, with chance."""
-    found = {s["metric"]: s for s in entry["scores"] if s["protocol"] == protocol and s["seed"] == seed}
-    ks = [m for m in found if m.startswith("hit@")]
-    rows = [["chance", *(number(found[m]["chance"]) for m in ks)]]
-    for net in (*CONTROLS, *VARIANTS):
-        cells = [span(found[m]["values"][net], "value") for m in ks]
-        rows.append([NETS[net], *cells])
-    return table(("encoder", *ks), rows)
-
-
-def verdicts(scores: Sequence[Mapping[str, Any]], protocols: Mapping[str, str]) -> list[str]:
-    """What the mean rows of the primary metrics decide, in words."""
-    lines = []
-    for s in scores:
-        if s["seed"] != "mean":
-            continue
-        above = [v for v in VARIANTS if s["values"][v]["low"] > s["chance"]]
-        decided, open_ = [], []
-        for pair, (a, b) in PAIRS.items():
-            d = s["differences"][pair]
-            first, second = (net if net in VARIANTS else NETS[net] for net in (a, b))
-            counted = ""
-            if "signs" in s:
-                g = s["signs"][pair]
-                counted = f"; {s['unit']} {g['better']} : {g['worse']}" + f", {g['equal']} equal" * (g["equal"] > 0)
-                counted += f", p = {g['p']:.3f}"
-            # Of few groups an interval is too narrow: their signs must agree with it.
-            agreed = "signs" not in s or s["signs"][pair]["p"] <= 0.05
-            if d["low"] > 0 and agreed:
-                decided.append(f"{first} better than {second} ({number(d['difference'], sign=True)}{counted})")
-            elif d["high"] < 0 and agreed:
-                decided.append(f"{first} **worse** than {second} ({number(d['difference'], sign=True)}{counted})")
-            else:
-                seen = f"detectable from {number(d['detectable'])}"
-                open_.append(f"{first} against {second} ({number(d['difference'], sign=True)}, {seen}{counted})")
-        parts = [
-            f"above chance: {' and '.join(above) or 'neither variant'}",
-            f"decided: {'; '.join(decided) or 'nothing'}",
-            f"undecided: {'; '.join(open_) or 'nothing'}",
-        ]
-        name = f"{protocols[s['protocol']]}, {METRIC_NAMES.get(s['metric'], s['metric'])}"
-        lines.append(f"- {name} — " + ". ".join(part[0].upper() + part[1:] for part in parts) + ".")
-    return lines
-
-
-def order_verdict(entry: Mapping[str, Any]) -> str:
-    """What the order accuracies say, in words."""
-    found = {s["metric"]: s for s in entry["scores"] if s["protocol"] == "order" and s["seed"] == "mean"}
-    if not found:
-        return ""
-    six, mix = found["order"], found["order_mixed"]
-    lines = []
-    for variant in VARIANTS:
-        own, chance, blind = six["values"][variant], six["chances"][variant], mix["values"][variant]
-        seen = own["low"] > chance
-        # What features of other videos reach just as well was not seen in the video.
-        if seen and own["low"] > blind["value"]:
-            word = f"above its chance level of {number(chance)}: it sees something of the order in the video"
-        elif seen:
-            word = (
-                f"by its interval above its chance level of {number(chance)}, but not above what it tells of mixed "
-                "snippets, in which there is no order: nothing is shown to carry over"
-            )
-        else:
-            word = f"not above its chance level of {number(chance)}: nothing learned about order carries over"
-        lines.append(
-            f"The {variant} head tells the order of {number(own['value'])} of held-out tuples, {word}; with every "
-            f"snippet taken from another video it still tells {number(blind['value'])}."
-        )
-    return " ".join(lines)
-
-
-def protocol_names(about: Collection) -> dict[str, str]:
+def names(about: Collection) -> dict[str, str]:
+    """Protocols in words."""
     what = "class" if about.classes == "fight or not" else "position"
-    return {
-        "linear": "linear",
-        "knn": "knn",
-        "retrieval": f"{what} retrieval",
-        "patient retrieval": "patient retrieval",
-    }
+    return {p: p for p in ("linear", "knn", "patient retrieval")} | {"retrieval": f"{what} retrieval"}
 
 
 def render(found: Mapping[str, Any]) -> str:
     """The page, every number from the JSON beside it."""
-    controls = tuple(CONTROLS)[::-1]
-
-    def row(name: str, s: Mapping[str, Any]) -> list[str]:
-        what = METRIC_NAMES.get(s["metric"], s["metric"].replace("_", " "))
-        label = what if s["protocol"] == "order" else f"{protocol_names(COLLECTIONS[name])[s['protocol']]}, {what}"
-        shown = (number(s["values"][net]) if net in s["values"] else "–" for net in (*controls, *VARIANTS))
-        return [label, *shown]
-
-    chosen = developed(found, (*(CONTROLS[c] for c in controls), *VARIANTS), row)
-    return page(found.get("intro", []), lambda name, entry: section(name, entry, found.get("words", {})), chosen, found)
-
-
-def section(name: str, entry: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
-    about = COLLECTIONS[name]
-    train, test = entry["data"]["train"], entry["data"]["test"]
-    seeds = " ".join(str(s) for s in entry["seeds"])
-    cost = entry["cost"]
-    first = cost[0]
-    own = first[FAITHFUL]
-    seconds = [[c[v]["pretrain_s"] for v in VARIANTS] + [c["order_s"] + c["evaluate_s"]] for c in cost]
-    names = protocol_names(about)
-    shown = [s for s in entry["scores"] if s["protocol"] != "order"]
-    primary = [s for s in shown if s["metric"] in (about.metric, "hit@1")]
-    mean = "mean" if any(s["seed"] == "mean" for s in shown) else entry["seeds"][-1]
-    averages = [s for s in shown if s["metric"] == "mAP" and s["seed"] == mean]
-    order = [s for s in entry["scores"] if s["protocol"] == "order"]
-    versions = ", ".join(f"{k} {v}" for k, v in entry["environment"]["packages"].items())
-    per_run = "; ".join(" + ".join(f"{s:.0f}" for s in run) for run in seconds)
-    lines = [
-        f"## {about.title}",
-        "",
-        f"{about.classes.capitalize()}, {len(test['classes'])} classes; {train['videos']} training videos of "
-        f"{train['groups']} {about.unit}, {test['videos']} test videos of {test['groups']} other {about.unit}; "
-        f"{entry['data']['hours'] * 60:.1f} minutes in all. A tuple of snippets spans {first['min_frames']} frames: "
-        f"{own['short']} of {own['videos'] + own['short']} training videos are shorter and were left out of "
-        f"pre-training, {test['videos'] - order[0]['n']} of {test['videos']} test videos of the order task. Probes and "
-        "retrieval use every video; a clip of a shorter one is looped.",
-        "",
-        "```",
-        f"python benchmarks/real_tcgl.py --data {name} --seeds {seeds}",
-        "```",
-        "",
-        f"{own['steps']} steps; `{first['architecture']}`, {first['parameters']:,} parameters, {first['features']} "
-        f"features. Seconds per seed, faithful + leak-free + evaluation: {per_run} with "
-        f"{entry['environment']['threads']} of {entry['environment']['cores']} threads ({versions}).",
-        "",
-        "### Order",
-        "",
-        f"Accuracy over the 6 orders, n = {order[0]['n']} held-out videos of {order[0]['groups']} {about.unit}, "
-        f"{DRAWS['test']} tuples each, training videos {DRAWS['train']} each; each tuple is shown in all 6 "
-        "orders, so that a head that always answers the same is right exactly once in six. Up to reversal "
-        "counts an order and its mirror image as one. Mixed: every snippet of a tuple from another video, so that "
-        "only the graph can tell. In training: the last fifth of the steps, with dropout, six-way / up to reversal. "
-        "Chance is what the graph alone gives to features that know nothing.",
-        "",
-        *order_table(entry),
-        order_verdict(entry),
-        "",
-        "### Representation",
-        "",
-        *score_rows(primary, names),
-        "Average precision:",
-        "",
-        *score_rows(averages, names),
-    ]
-    for protocol in ("retrieval", "patient retrieval"):
-        if any(s["protocol"] == protocol for s in shown):
-            lines += [f"{names[protocol].capitalize()}, any hit among the k nearest ({mean} of the seeds):", ""]
-            lines += hits_table(entry, protocol, mean)
-            lines += [words.get(f"{name}, {protocol}", ""), ""]
-    few = test["groups"] < FEW_GROUPS
-    rule = f" and whose sign test over the {about.unit} gives at most 0.05" if few else ""
-    lines += [
-        f"**What it says.** Decided is a difference whose interval leaves out zero{rule}; detectable, the smallest "
-        "true difference whose interval would leave out zero four times in five.",
-    ]
-    lines += ["", *verdicts(primary, names), ""]
-    lines += ["**What n can decide.** " + " ".join(limits(entry, about)), ""]
-    if entry["notes"]:
-        lines += ["Notes: " + "; ".join(entry["notes"]) + ".", ""]
-    return [*lines, *setting_table(entry["recipe"])]
+    return fill("tcgl", globals(), found=found, names=names, way=way, **FACTS)
 
 
 STUDY = Study("tcgl", RECIPE, CHANGES, run_seed, all_scores, pooled_scores, told)
