@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, arguments, load, percent, save
+from common import RESULTS, arguments, fill, load, save
 
 from unreel.cli.demo import CLASS_SETS, PROTOCOLS, as_text, run_demo
 
@@ -40,35 +40,7 @@ def passed(size: str, runs: Sequence[Mapping[str, Any]]) -> bool:
 
 def render(results: Mapping[str, Any]) -> str:
     """The page: every row of every report seed, whatever it shows."""
-    lines = [*results["intro"]]
-    for size, runs in results["runs"].items():
-        if not runs:
-            continue
-        verdict = "met" if passed(size, runs) else "not met"
-        wanted = "both class sets" if size == "full" else "one class set"
-        lines += [
-            f"## {'`unreel demo --full`' if size == 'full' else '`unreel demo`'}",
-            "",
-            f"Command: `{COMMANDS[size]}`; recipe `{runs[0]['recipe']}`; {runs[0]['num_train']} training videos.",
-            f"Criterion (difference above 0 in two of three seeds on some protocol, for {wanted}): **{verdict}**.",
-            "",
-            "| seed | classes | protocol | n | chance | random-init | pre-trained | difference |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for run in runs:
-            for r in run["scores"]:
-                lines.append(
-                    f"| {run['seed']} | {r['classes']} | {r['protocol']} ({r['metric']}) | {r['n']} "
-                    f"| {100 * r['chance']:.1f} | {percent(r['random_init'], *r['random_init_interval'])} "
-                    f"| {percent(r['pretrained'], *r['pretrained_interval'])} "
-                    f"| {percent(r['difference'], *r['difference_interval'], '+')} |"
-                )
-        lines += ["", "Seeds in which the difference is decided: " + _counts(runs) + ".", ""]
-        for run in runs:
-            spent = ", ".join(f"{name} {seconds:g}" for name, seconds in run["seconds"].items())
-            lines.append(f"- seed {run['seed']}: seconds {spent}; {run['total_s']:g} in all ({run['machine']})")
-        lines.append("")
-    return "\n".join([*lines, "## How it was tuned", "", results["tuning"], ""])
+    return fill("demo", globals(), found=results, passed=passed, counts=_counts)
 
 
 def _counts(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, arguments, load, save
+from common import RESULTS, arguments, fill, load, save
 from torch import Tensor
 from torch.nn import functional
 
@@ -249,55 +249,7 @@ def summary(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, An
 
 def render(found: Mapping[str, Any]) -> str:
     """The page, every number from the JSON beside it."""
-    settings, result = found["settings"], found["summary"]
-
-    def spread(name: str, form: str = ".2f") -> str:
-        value = result[name]
-        return f"{value['median']:{form}} ({value['lowest']:{form}} to {value['highest']:{form}})"
-
-    what = {
-        "step": "our step",
-        "loop": "the same loss, fifteen encoder calls and then video by video in Python",
-        "calls": "the fifteen encoder calls by themselves",
-        "passes": "the two encoder passes of our step by themselves",
-        "rest": "our step without the encoder's passes",
-    }
-    outside = result["outside_encoder"]["median"]
-    verdict = "is met" if outside <= FLOOR else "is NOT met"
-    layers = ", ".join(map(str, settings["layers"]))
-    return "\n".join(
-        [
-            "# One step of TCGL",
-            "",
-            "Rendered from [tcgl_step.json](tcgl_step.json) by `python benchmarks/tcgl_step.py --render`; how it is "
-            "measured is said in the script's first lines.",
-            "",
-            f"`{settings['encoder']}` of layers ({layers}), width {settings['width']}, clips of "
-            f"{settings['frames']}×{settings['size']}×{settings['size']}, {settings['batch']} videos, head graph "
-            f"`{settings['head_graph']}`, float32; one thread of {found['machine']['processor']}, torch "
-            f"{found['machine']['torch']}; {len(found['rounds'])} interleaved rounds. Load of the machine before and "
-            f"after: {found['machine']['load_before']:.1f}, {found['machine']['load_after']:.1f}.",
-            "",
-            "| variant | | processor seconds, median |",
-            "|---|---|---|",
-            *(f"| {name} | {text} | {result['seconds'][name]:.3f} |" for name, text in what.items()),
-            "",
-            "Medians of per-round ratios (lowest to highest):",
-            "",
-            "| | |",
-            "|---|---|",
-            f"| **share of the step outside the encoder** (rest / step) | {spread('outside_encoder', '.2%')} |",
-            f"| loop / step | {spread('loop_over_step')} |",
-            f"| fifteen calls / step | {spread('calls_over_step')} |",
-            f"| fifteen calls / two passes with the statistics of each call | {spread('calls_over_passes')} |",
-            f"| two passes / step | {spread('passes_over_step')} |",
-            "",
-            f"At most {FLOOR:.0%} outside the encoder was asked for: that {verdict}. Greatest relative difference "
-            f"between step and loop, over the loss, all gradients and all buffers, in double precision: "
-            f"{found['greatest_difference']:.1e}.",
-            "",
-        ]
-    )
+    return fill("tcgl_step", globals(), found=found)
 
 
 def main() -> None:
