@@ -267,7 +267,7 @@ def test_a_longer_window_stays_within_the_row(talking: str) -> None:
             assert float(clip.times_s.max()) <= float(heard.times_s[-1]) <= 2.0
     with pytest.raises(TooShortError):
         clips_with_sound(talking, seconds=2.5).sample(0, 0)
-    with pytest.raises(UsageError, match="seconds > 0"):
+    with pytest.raises(UsageError, match="seconds must be > 0"):
         ClipSound(0.0)
 
 

@@ -160,7 +160,7 @@ def test_constructor_refuses():
         ClipLoader(videos(9), 8, world_size=3)
     with pytest.raises(UsageError, match="rank 2 is not one of 2"):
         ClipLoader(videos(9), 8, rank=2, world_size=2)
-    with pytest.raises(UsageError, match="batch_size ≥ 1"):
+    with pytest.raises(UsageError, match="batch_size must be ≥ 1"):
         ClipLoader(videos(9), 0)
     with pytest.raises(UsageError, match="timeout_s"):
         ClipLoader(videos(9), 3, timeout_s=0)
@@ -415,7 +415,7 @@ def test_pool_notices_a_death_without_a_file_in_hand():
         assert caught.value.row is None
     finally:
         pool.close()
-    with pytest.raises(UsageError, match="at least 1 worker"):
+    with pytest.raises(UsageError, match="workers must be ≥ 1"):
         WorkerPool(_echo, 0, timeout_s=1)
 
 

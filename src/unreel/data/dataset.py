@@ -7,7 +7,7 @@ and crops. Both read through :class:`unreel.data.rows.RowReader`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from unreel.core.checks import Positive, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
@@ -53,6 +54,7 @@ def resize_frames(frames: Tensor, height: int, width: int, *, antialias: bool = 
     return resized.permute(0, 2, 3, 1)
 
 
+@checked
 @dataclass(frozen=True)
 class ClipSound:
     """The sound of each clip, a view of its own behind the clips: a window about the clip's middle, within the row.
@@ -62,12 +64,8 @@ class ClipSound:
         decoder: at which rate, and what becomes of missing sound.
     """
 
-    seconds: float
+    seconds: Positive
     decoder: AudioDecoder = field(default_factory=AudioDecoder)
-
-    def __post_init__(self) -> None:
-        if not self.seconds > 0:
-            raise UsageError(f"the sound of a clip needs seconds > 0, got {self.seconds}")
 
     def request(self, times_s: NDArray[np.float64], facts: RowFacts) -> Request:
         """The samples that go with frames of these presentation times (T,)."""
@@ -246,6 +244,7 @@ class EvaluationSample(NamedTuple):
     params: tuple[ViewParams, ...] = ()
 
 
+@dataclass(eq=False)
 class EvaluationDataset:
     """Deterministic clips × crops of each row; never substitutes: an unreadable row comes back as its fault.
 
@@ -256,19 +255,15 @@ class EvaluationDataset:
         aligned: masks, boxes … that follow each view's geometry.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        plan: ClipPlan,
-        decoder: Decoder | None = None,
-        *,
-        aligned: Sequence[AlignedSource] = (),
-    ) -> None:
-        _check_not_empty(manifest)
-        self.manifest = manifest
-        self.plan = plan
-        self.aligned = tuple(aligned)
-        self.reader = RowReader(manifest, decoder, aligned=aligned)
+    manifest: Manifest
+    plan: ClipPlan
+    decoder: Decoder | None = None
+    _: KW_ONLY
+    aligned: Sequence[AlignedSource] = ()
+
+    def __post_init__(self) -> None:
+        _check_not_empty(self.manifest)
+        self.reader = RowReader(self.manifest, self.decoder, aligned=self.aligned)
 
     def __len__(self) -> int:
         return len(self.manifest)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from unreel.core.checks import checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.core.settings import Range
@@ -69,6 +70,7 @@ class _RowJob(Generic[R]):
         return self.read(row, quarantine=self.quarantine, publish=context.publish)
 
 
+@checked
 class ClipLoader:
     """Training batches of a :class:`ClipDataset`.
 
@@ -110,11 +112,6 @@ class ClipLoader:
         prefetch: Annotated[int, Range(ge=1)] = 2,
         start_method: str | None = None,
     ) -> None:
-        if batch_size < 1 or workers < 0 or reserves < 0 or prefetch < 1:
-            raise UsageError(
-                f"a loader needs batch_size ≥ 1, workers ≥ 0, reserves ≥ 0 and prefetch ≥ 1, got {batch_size}, "
-                f"{workers}, {reserves} and {prefetch}"
-            )
         if not 0 <= rank < world_size:
             raise UsageError(f"rank {rank} is not one of {world_size} processes")
         if batch_size % world_size:
@@ -122,10 +119,6 @@ class ClipLoader:
                 f"the global batch of {counted(batch_size, dataset.manifest.noun)} cannot be divided over "
                 f"{world_size} processes; use {batch_size - batch_size % world_size or world_size} or "
                 f"another multiple of {world_size}"
-            )
-        if not timeout_s > 0 or not 0 <= max_fault_share <= 1:
-            raise UsageError(
-                f"timeout_s must be positive and max_fault_share in [0, 1], got {timeout_s} and {max_fault_share}"
             )
         if len(dataset) < batch_size:
             kind = dataset.manifest.noun

@@ -6,6 +6,7 @@ All starts and intervals are whole frames. A clip of n frames at stride s covers
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, asdict, dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple, TypeAlias
@@ -33,6 +34,11 @@ def clip_indices(start: int, num_frames: int, clip_frames: int, stride: int = 1)
     Returns: (clip_frames,) int64.
     """
     return (start + stride * np.arange(clip_frames, dtype=np.int64)) % num_frames
+
+
+def clips_at(starts: Iterable[int], num_frames: int, clip_frames: int, stride: int) -> tuple[Request, ...]:
+    """The clips with these first frames, as ``clip_indices``."""
+    return tuple(Request(clip_indices(start, num_frames, clip_frames, stride)) for start in starts)
 
 
 @checked
@@ -213,11 +219,9 @@ class PairSampler:
 
     def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
         """Two clips; a pure function of the key and the number of frames."""
-        first, second = self.starts(key, source.num_frames)
-        clips = tuple(
-            Request(clip_indices(start, source.num_frames, self.clip_frames, self.stride)) for start in (first, second)
-        )
-        return SamplerDraw(clips, {"interval": torch.tensor(second - first)})
+        starts = self.starts(key, source.num_frames)
+        clips = clips_at(starts, source.num_frames, self.clip_frames, self.stride)
+        return SamplerDraw(clips, {"interval": torch.tensor(starts[1] - starts[0])})
 
 
 @checked
@@ -272,9 +276,7 @@ class ClipSetSampler:
     def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
         """One clip per view; a pure function of the key and the number of frames. Short videos are looped."""
         starts = self.starts(key, source.num_frames)
-        return SamplerDraw(
-            tuple(Request(clip_indices(s, source.num_frames, self.clip_frames, self.stride)) for s in starts)
-        )
+        return SamplerDraw(clips_at(starts, source.num_frames, self.clip_frames, self.stride))
 
 
 @checked
@@ -299,9 +301,7 @@ class UniformSampler:
         """Independent clips; adding one does not change the others."""
         m = num_starts(source.num_frames, self.clip_frames, self.stride)
         starts = [key.child("start", i).integer(0, m) for i in range(self.num_clips)]
-        return SamplerDraw(
-            tuple(Request(clip_indices(s, source.num_frames, self.clip_frames, self.stride)) for s in starts)
-        )
+        return SamplerDraw(clips_at(starts, source.num_frames, self.clip_frames, self.stride))
 
 
 @checked

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import multiprocessing
 import os
 import pickle
@@ -28,7 +29,8 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from unreel.core.errors import DataError, UnreelError, UsageError
+from unreel.core.checks import Count, Positive, checked
+from unreel.core.errors import DataError, UnreelError
 from unreel.core.processes import GUARD, refuse_unguarded
 
 Work = TypeVar("Work")
@@ -109,9 +111,7 @@ def _map(descriptor: int, size: int) -> Tensor:
 
 
 def _slot(block: Tensor, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    count = 1
-    for side in shape:
-        count *= side
+    count = math.prod(shape)
     if count == 0:
         return torch.empty(shape, dtype=dtype)
     return block[offset : offset + count * dtype.itemsize].view(dtype).view(shape)
@@ -297,6 +297,7 @@ def _work(job: Any, connection: Connection, state: Any, number: int, inherited: 
         del result
 
 
+@checked
 class WorkerPool(Generic[Work, Result]):
     """Processes that run ``job(task, context)``; ``run`` yields the results in the order of the tasks.
 
@@ -312,18 +313,14 @@ class WorkerPool(Generic[Work, Result]):
     def __init__(
         self,
         job: Callable[[Work, WorkerContext], Result],
-        workers: int,
+        workers: Count,
         *,
-        timeout_s: float,
-        prefetch: int = 2,
+        timeout_s: Positive,
+        prefetch: Count = 2,
         pin_memory: bool = False,
         start_method: str | None = None,
     ) -> None:
         refuse_unguarded()
-        if workers < 1 or prefetch < 1:
-            raise UsageError(f"a pool needs at least 1 worker and prefetch 1, got {workers} and {prefetch}")
-        if not timeout_s > 0:
-            raise UsageError(f"the time limit of a worker must be positive, got {timeout_s} s")
         context: Any = multiprocessing.get_context(start_method or default_start_method())
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(["unreel.data.loader"])

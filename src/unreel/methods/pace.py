@@ -78,13 +78,7 @@ class PaceSampler:
         return SamplerDraw(tuple(clips), {"pace": torch.tensor(paces)})
 
 
-def pace_head(
-    in_dim: int,
-    clips: PaceSampler,
-    *,
-    hidden: Amount = 0,
-    dropout: Share = 0.0,
-) -> ConcatHead:
+def pace_head(in_dim: int, clips: PaceSampler, *, hidden: Amount = 0, dropout: Share = 0.0) -> ConcatHead:
     """The paces told apart, behind a layer of width ``hidden``; 0 has none."""
     return ConcatHead(1, in_dim, len(clips.rates), hidden=hidden, dropout=dropout)
 

@@ -8,6 +8,7 @@ and the small crops come from these clips in turn. Numbers are those of the auth
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Unpack
 
 import torch
@@ -32,25 +33,17 @@ from unreel.views.plan import ViewPlan
 from unreel.views.presets import view_plan
 
 
+@dataclass(frozen=True)
 class ClipsInTurn:
     """A sampler with more views than clips: view i takes clip i mod n of another sampler's n."""
 
-    def __init__(self, clips: Sampler, num_views: int) -> None:
-        self.clips = clips
-        self._num_views = num_views
-
-    @property
-    def num_views(self) -> int:
-        """Number of views, at least as many as there are clips."""
-        return self._num_views
+    clips: Sampler
+    num_views: int
 
     def draw(self, key: Key, source: SourceInfo) -> SamplerDraw:
         """The other sampler's draw, its clips repeated."""
         drawn = self.clips.draw(key, source)
         return SamplerDraw(tuple(drawn.clips[i % len(drawn.clips)] for i in range(self.num_views)), drawn.targets)
-
-    def __repr__(self) -> str:
-        return f"ClipsInTurn({self.clips!r}, {self.num_views})"
 
 
 @checked

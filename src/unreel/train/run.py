@@ -271,15 +271,12 @@ def _check_directory(run: Run, identity: Mapping[str, object], record: DataRecor
     if mapping_digest(known) != mapping_digest(identity):
         changed = differences(known, identity)
         settings = [line for line in changed if line.partition(" ")[0] not in _OF_DATA]
-        if record is None or not any(line.startswith("data.digest ") for line in changed):
-            listed = "; ".join(changed)
+        differ = ""
+        if record is not None and any(line.startswith("data.digest ") for line in changed):
+            differ = f"its data have changed since it began: {record.changes_since(run.path)}"
+        if settings or not differ:
+            listed = f"{'; '.join(settings)}; and {differ}" if differ else "; ".join(changed)
             raise UsageError(f"{run.path} holds another run: {listed}. Choose another directory, or the old settings")
-        differ = f"its data have changed since it began: {record.changes_since(run.path)}"
-        if settings:
-            listed = "; ".join(settings)
-            raise UsageError(
-                f"{run.path} holds another run: {listed}; and {differ}. Choose another directory, or the old settings"
-            )
         raise DataError(
             f"{run.path} holds a run that cannot go on, because {differ}. Put the data back as they were, or choose "
             "another directory (--out) to train on them as they are now"

@@ -13,7 +13,6 @@ see an affine map per channel.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple, TypeAlias
@@ -116,6 +115,7 @@ class _Choice(NamedTuple):
 
 
 @checked
+@dataclass(eq=False, kw_only=True)
 class BGMixup:
     """Put objects before other samples' backgrounds; a batch operation.
 
@@ -147,30 +147,21 @@ class BGMixup:
     Raises: UsageError for values out of range, views without masks, or clips that are still uint8.
     """
 
-    def __init__(
-        self,
-        *,
-        probability: Share = 0.4,
-        threshold: Annotated[float, Range(gt=0, le=1)] = 0.2,
-        memory: Amount = 50,
-        variant: Variant = "paper",
-        mask_mode: MaskMode = "soft",
-        views: Sequence[int] | None = (0,),
-        fill: Fill = "strip",
-        motion: Motion = "moving",
-        block: Count = 64,
-        same_video: bool | None = None,
-        mask: str = "mask",
-    ) -> None:
-        self.probability, self.threshold, self.memory = probability, threshold, memory
-        self.variant, self.mask_mode, self.fill, self.motion = variant, mask_mode, fill, motion
-        self.views = None if views is None else tuple(views)
-        self.block, self.same_video, self.mask = block, same_video, mask
-        self._memories: dict[tuple[int, int], _Memory] = {}
+    probability: Share = 0.4
+    threshold: Annotated[float, Range(gt=0, le=1)] = 0.2
+    memory: Amount = 50
+    variant: Variant = "paper"
+    mask_mode: MaskMode = "soft"
+    views: Sequence[int] | None = (0,)
+    fill: Fill = "strip"
+    motion: Motion = "moving"
+    block: Count = 64
+    same_video: bool | None = None
+    mask: str = "mask"
 
-    def __repr__(self) -> str:
-        names = inspect.signature(type(self)).parameters
-        return f"BGMixup({', '.join(f'{n}={getattr(self, n)!r}' for n in names)})"
+    def __post_init__(self) -> None:
+        self.views = None if self.views is None else tuple(self.views)
+        self._memories: dict[tuple[int, int], _Memory] = {}
 
     @torch.no_grad()
     def __call__(self, batch: Batch, key: Key) -> Batch:

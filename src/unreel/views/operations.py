@@ -327,6 +327,9 @@ class _PlainCrop(_SourceOperation):
 
     size: Size
 
+    def __post_init__(self) -> None:
+        as_size(self.size)
+
     def _room(self, size: FrameSize) -> tuple[int, int, int, int]:
         height, width = as_size(self.size)
         if height > size.height or width > size.width:
@@ -354,9 +357,6 @@ class CenterCrop(_PlainCrop):
     name: str = "center_crop"
     consistent: ClassVar[bool] = True  # type: ignore[misc]
 
-    def __post_init__(self) -> None:
-        as_size(self.size)
-
     def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
         """``box`` (1, 4) in pixels; nothing is random."""
         height, width, room_y, room_x = self._room(size)
@@ -373,9 +373,6 @@ class RandomCrop(_PlainCrop):
     size: Size = 112
     consistent: bool = True
     name: str = "random_crop"
-
-    def __post_init__(self) -> None:
-        as_size(self.size)
 
     def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
         """``box`` (T', 4) in pixels."""
