@@ -106,7 +106,7 @@ class Embedding(Computing):
     """Options of every command that encodes videos."""
 
     batch_size: int | None = None
-    "How many clips to encode at a time. The default is what fits. The last bits of a vector may depend on it."
+    "How many clips to encode at a time. The default suits the memory. The last digits of vectors may depend on it."
     store: Path | None = None
     "Folder that keeps the embeddings, so that the same ones are not computed twice."
 

@@ -40,8 +40,9 @@ def index(
         out: The manifest to write, .csv or .parquet. Without it, only the summary is shown.
         root: The folder that a table's paths are relative to. The default is the table's own folder.
         kind: What a folder holds: videos, images, or frames (each sub-folder holds the frames of one video). auto finds
-            out from the files. The default reads the folder's table (manifest.csv); if there is none, it is auto.
-        decode: Also decode every frame, to find files that are damaged further on. It takes as long as watching them.
+            out from the files. Without --kind, the folder's table (manifest.csv) is read; if there is no table, the
+            kind is auto.
+        decode: Also decode every frame, to find files that are damaged further on. This takes much longer.
         workers: How many files to probe at the same time.
     """
     if out is not None and out.suffix.lower() not in (".csv", ".parquet"):
@@ -73,7 +74,9 @@ def annotate(
     computing: Computing = BEST,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Compute a fact about every video or image, for methods that need it. The same command goes on after a stop.
+    """Compute a fact about every video or image, for methods that need it.
+
+    To go on after a stop, give the same command again.
 
     motion_energy takes only --out and --workers. boxes and masks show where objects are. An encoder finds them, without
     labels, so they need --encoder. --cam.iterations 3 changes how both are found. --crf, --crf.iterations 5 and
@@ -87,8 +90,9 @@ def annotate(
         crf: For boxes: first snap the maps to the edges of the picture. This takes a few seconds per frame of 224
             pixels without a GPU. The default is to do it for images, as in the paper.
         clips: For boxes and masks: how many clips per video. The default is enough to see most of it.
-        batch_size: For boxes and masks: how many are compared with each other. The default is 256 images or 64 clips.
-        seed: For boxes and masks: seed for which of them share a batch.
+        batch_size: For boxes and masks: how many images or clips are compared with each other. The default is 256
+            images or 64 clips.
+        seed: For boxes and masks: seed for the choice of what is compared with what.
         out: Folder for the table. The default is the cache.
     """
     from unreel.core.files import check_folder
@@ -229,7 +233,7 @@ def synth(
         out: Folder to write to.
         train: How many training videos to write.
         test: How many test videos to write.
-        seed: Seed of the world. Worlds of two seeds share nothing.
+        seed: Seed of the world. Worlds with different seeds share nothing.
         truth: Also write masks, boxes, depth, flow and counts of every frame.
         workers: How many processes draw and encode. 0 does it in this process.
     """

@@ -150,7 +150,7 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
 def doctor(folder: Annotated[Path, Parameter(show_default=False)] = Path(), /, *, common: Common = NO_OPTIONS) -> int:
     """Check this machine: Python, torch, the processor's kernels, CUDA, codecs, disk, cores.
 
-    Exit code 0 when everything needed works, 1 otherwise.
+    The exit code is 0 if everything that is needed works, and 1 otherwise.
 
     Args:
         folder: Where runs will be written. The default is the current folder.

@@ -54,15 +54,15 @@ def explain(
             are compared instead.
         data: A folder of images or videos, or a manifest (CSV or Parquet).
         out: Folder for the page (index.html), overlays, maps and boxes.
-        iterations: How often to repeat the search, each time with everything found so far masked out.
-        expand_resolution: How many times finer to make the last feature map. It gets smaller strides.
+        iterations: How often to repeat the search. Each time, everything found so far is masked out.
+        expand_resolution: How many times finer the last feature map gets, by smaller strides.
         variant: paper is the paper's formula. official is what the released code computes.
         crf: Snap the maps to the edges of the picture. This takes a few seconds per frame of 224 pixels.
         boxes: Also find boxes, draw them, and write them to boxes.txt. In videos they are linked through time.
         clips: How many clips per video. The default is enough to see most of it.
         limit: How many images or videos to show, drawn at random. 0 shows all.
-        batch_size: How many are compared with each other. The default is 256 images or 64 clips.
-        seed: Seed for which ones are drawn and for which share a batch.
+        batch_size: How many images or clips are compared with each other. The default is 256 images or 64 clips.
+        seed: Seed for the choice of what to show, and of what is compared with what.
     """
     from unreel.core.files import check_apart, check_folder, claimed
     from unreel.data.manifest import Manifest

@@ -22,14 +22,15 @@ def export(
     """Write a ResNet-18 or ResNet-50 for other code, with the names of torchvision or Detectron2.
 
     For Detectron2, --settings-for coco also writes the settings of R-CNN C4 beside the weights, as FILE.yaml. Then run
-    train_net.py --config-file FILE.yaml MODEL.WEIGHTS FILE.pkl; Res5ROIHeadsExtraNorm is in MoCo's detection code.
+    train_net.py --config-file FILE.yaml MODEL.WEIGHTS FILE.pkl. This needs MoCo's detection code, which defines
+    Res5ROIHeadsExtraNorm.
 
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
         format: Whose names to use: torchvision (.pth, .pt, .safetensors) or detectron2 (.pkl).
         out: The file to write.
         settings_for: With detectron2: also write the settings for this data set.
-        batch: How many images all GPUs take together, in those settings.
+        batch: With --settings-for: the batch size, counted over all GPUs.
     """
     from unreel import api
     from unreel.core.files import check_file, write_whole

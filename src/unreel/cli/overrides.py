@@ -18,7 +18,7 @@ Overrides: TypeAlias = Annotated[
         name="--set",
         negative="",
         show_default=False,
-        help="SECTION.KEY=VALUE, a setting; --SECTION.KEY VALUE for short. May be repeated.",
+        help="Change a setting: SECTION.KEY=VALUE. --SECTION.KEY VALUE does the same. You may repeat it.",
     ),
 ]
 

@@ -16,7 +16,7 @@ def demo(
 
     Args:
         out: Folder for the world, the run and report.html.
-        full: Train longer (30 minutes on 2 cores instead of 3).
+        full: Train longer: 30 minutes instead of 3 minutes, on 2 cores.
         tiny: Take only a few seconds, to see that everything works. Its scores mean nothing.
         seed: Seed of the world and of the training.
     """

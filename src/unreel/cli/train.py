@@ -30,9 +30,9 @@ def pretrain(
 ) -> int:
     """Learn an encoder from videos or images without labels.
 
-    You can change every setting: --method.temperature 0.2 --views.size 112. If only one section has the setting, its
-    name is enough: --epochs 50 --batch-size 32 --lr 0.05 --seed 1. --list-settings shows all of them.
-    The same command goes on with a run that was interrupted.
+    You can change every setting: --method.temperature 0.2 --views.size 112. If only one section has a setting, you can
+    leave out the section: --epochs 50 --batch-size 32 --lr 0.05 --seed 1. --list-settings shows all of them. To go on
+    with a run that was interrupted, give the same command again.
 
     Args:
         data: A folder of videos or images, or a manifest (CSV or Parquet).
@@ -42,12 +42,12 @@ def pretrain(
         init: Weights to start from: a run's folder, an encoder file, or a checkpoint (.pth, .safetensors) that names
             the layers as torchvision, timm, MoCo or VISSL do. Every layer of the encoder must match. Heads are left
             out. Weights of ImageNet usually need --encoder.normalization imagenet. Short for --encoder.weights.
-        recipe: A built-in recipe, or a YAML file (a run's config.yaml repeats that run). The default is the method's
-            small recipe, which a CPU can train, or cvrl_small. For images it is the method's recipe for images, or
-            simclr_images.
+        recipe: A built-in recipe, or a YAML file (a run's config.yaml repeats that run). The default is the
+            method's small recipe, which a CPU can train; for images it is the method's recipe for images. Without
+            --method, the default is cvrl_small, or simclr_images for images.
         object_crop: Show objects instead of scenes: cut every view out of a box. cam takes the boxes that "unreel data
             annotate boxes" found. gt takes the data's own boxes (file.boxes). Short for --objects.object_crop.
-        bg_mixup: Put objects in front of other backgrounds, by masks. cam takes the masks that "unreel data annotate
+        bg_mixup: Put objects in front of other backgrounds, with masks. cam takes the masks that "unreel data annotate
             masks" found. gt takes the data's own masks (file.mask). Short for --objects.bg_mixup.
         dry_run: Check everything and say what would happen: steps, parameters, memory, time.
         list_settings: Show every setting with its value, its origin and what it may be.

@@ -45,7 +45,7 @@ class Kept:
     out: Path | None = None
     "Also write the scores to this .json file."
     work: Path | None = None
-    "Folder for fine-tuning's checkpoints, so that it goes on after a stop. The default is in the run's folder."
+    "Folder for the checkpoints of fine-tuning, which let it go on after a stop. The default is in the run's folder."
 
 
 THE_ONLY = Columns()
@@ -71,8 +71,8 @@ def embed(
         data: A folder of videos or images, or a manifest (CSV or Parquet).
         out: The file to write: .npz or .parquet.
         label: Which label column to write beside the vectors, if the data has several.
-        pooling: How the last map becomes a vector: encoder (as the encoder does it), gap (the mean), or
-            windows such as max-1x2x2.
+        pooling: How the last feature map becomes one vector. encoder: as the encoder itself does it. gap: the mean.
+            max-1x2x2: the largest value in each window of 1 × 2 × 2 cells.
     """
     from unreel import api
     from unreel.core.files import check_file
@@ -110,34 +110,34 @@ def evaluate(
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Prove what an encoder is worth: each score comes with n, chance, the untrained net, and an interval.
+    """Prove what an encoder is worth: scores beside chance and untrained nets, with intervals.
 
-    Each score is compared with two versions of the same net, untrained. random-init has fresh weights. first-weights
-    has the same weights, and its batch statistics are measured on the training part. The difference to first-weights
-    is what training taught.
+    Two untrained nets of the same kind are scored, too. random-init has fresh weights. first-weights is random-init
+    with batch statistics that are measured on the training part. The difference to first-weights is what training
+    taught. n is the number of samples that were scored.
 
     The run's folder also keeps the scores of its encoder, for the report. There is one file for each data set, label
     and split. You can change every setting of a protocol: --protocol finetune --finetune.epochs 50. You can
-    change those of a task, too: --task shift --task.shifted imagenet_r.csv --task.hypernyms data.noun.
+    also change every setting of a task: --task shift --task.shifted imagenet_r.csv --task.hypernyms data.noun.
 
     Args:
         encoder: A run's folder, or an encoder file (.safetensors). With --init, the name of an encoder.
         data: A labelled manifest, or a folder with one sub-folder per class.
         protocol: What to do with the embeddings. finetune trains all layers. You may name several. The default is the
             profile's first protocol (linear in the standard profile), or retrieval if there is a gallery.
-        task: What to ask for: label is the label itself; background is the label when backgrounds are kept, swapped
-            and removed; shift is the label on a shifted data set.
-        gallery: Another data set. The test part of the data is looked up in it. Labels are matched by name.
+        task: What to test. label: whether the label is found. background: the same when backgrounds are kept, swapped
+            and removed. shift: the same on a shifted data set.
+        gallery: Look up the test part in this other data set. Labels are matched by name.
         profile: A named set of protocols, with their test clips and pooling: standard, paper-cvrl, paper-tcgl,
             paper-occon.
-        pooling: How the last map becomes a vector: encoder (as the encoder does it), gap (the mean), or windows such as
-            max-1x2x2. The default is the profile's.
+        pooling: How the last feature map becomes one vector. encoder: as the encoder itself does it. gap: the mean.
+            max-1x2x2: the largest value in each window of 1 × 2 × 2 cells. The default is the profile's.
         frame_statistics: Also score plain statistics of the pixels. This control needs no network.
         init: Evaluate weights from elsewhere, or train them further with finetune. Give a run, or a checkpoint (.pth,
-            .safetensors) that names the layers as torchvision, timm, MoCo or VISSL do. ENCODER is then a name that
-            unreel models lists, such as resnet_18. Its settings are --encoder.SETTING. Weights of ImageNet usually need
-            --encoder.normalization imagenet.
-        seed: Seed for the controls' weights, for the split where the data has none, and for the resampling.
+            .safetensors) that names the layers as torchvision, timm, MoCo or VISSL do. ENCODER is then a name, such as
+            resnet_18 (see: unreel models), and --encoder.SETTING changes a setting of this encoder. Weights of ImageNet
+            usually need --encoder.normalization imagenet.
+        seed: Seed for the controls' weights, for the split if the data has none, and for the resampling.
     """
     out = kept.out
     if out is not None and out.suffix.lower() != ".json":
@@ -240,7 +240,7 @@ def search(
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Find the videos or images that are most like one of them.
+    """Find the videos or images that are most like the one you give.
 
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
@@ -280,21 +280,22 @@ def predict(
     """Label every video or image, after learning from a few that are labelled.
 
     With --labels, the command fits a head (a small classifier) on the labelled files. The encoder stays as it is. The
-    head is kept in the folder heads of the run. Without --labels, the head that was kept before predicts. Each label
-    comes with a probability, which is calibrated on a part of the labelled files.
+    run's folder keeps the head. Without --labels, the command predicts with a head that was kept. Each label comes with
+    a probability, which is calibrated on a part of the labelled files.
 
     Args:
-        run: A run's folder, or an encoder file (.safetensors). Without --labels, a head file or a run that keeps one.
+        run: A run's folder, or an encoder file (.safetensors). Without --labels: a head file, or a run
+            that keeps a head.
         data: What to predict: a folder of videos or images, or a manifest (CSV or Parquet).
-        labels: A table (CSV or Parquet) with the columns path and label. Its paths start at the folder of the
-            data, or at the table's own.
+        labels: A table (CSV or Parquet) with the columns path and label. Its paths are relative to the folder of
+            the data, or to the table's own folder.
         protocol: How the head is fitted: linear (logistic regression), knn (nearest neighbours), or svm (linear
             support vector machine).
         window: Predict once for each stretch of this many seconds, instead of once for the whole video.
         out: Also write the table to this file: .csv, .parquet or .json.
         head: The file (.safetensors) to keep the fitted head in, instead of the run's folder.
-        encoder: The encoder of the head, if it is no longer where it was.
-        seed: Seed for choosing the files on which settings and calibration are tried.
+        encoder: The encoder that the head needs, if the file was moved.
+        seed: Seed that chooses the files for trying settings and for calibrating.
     """
     embedding.check()
     from unreel import api
