@@ -528,8 +528,8 @@ def draw(summary: Mapping[str, Any], cost: Mapping[str, Mapping[str, float]] | N
     return standalone_svg(drawing)
 
 
-def page(results: Mapping[str, Any]) -> str:
-    """The whole page from the merged results."""
+def render(results: Mapping[str, Any]) -> str:
+    """The page, every number from the merged results."""
     worlds = {"motions": len(MOTIONS), "events": len(EVENTS), "appearances": len(APPEARANCES)}
     return fill("atlas", globals(), found=results, classes=worlds)
 
@@ -593,7 +593,7 @@ def _step(prepared: Prepared, batch: Batch) -> None:
 def publish(results: Mapping[str, Any], folder: Path) -> None:
     """Write atlas.json, atlas.md and atlas.svg."""
     save(folder / "atlas.json", results, ascii=True)
-    write_whole(folder / "atlas.md", page(results))
+    write_whole(folder / "atlas.md", render(results))
     write_whole(folder / "atlas.svg", draw(results["summary"], results.get("cost")))
 
 

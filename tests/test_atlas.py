@@ -116,7 +116,7 @@ def test_summary_page_and_map_hold_every_number(atlas):
     assert summary["methods"]["tcgl"]["1"]["factors"]["motion"]["difference"] == 0
     assert list(summary["methods"]["tcgl"]) == ["1"]
     words = dict.fromkeys(("all", "cvrl", "tcgl"), "as ever")
-    page = atlas.page({"runs": runs, "summary": summary, "settings": words, "tuning": "by hand"})
+    page = atlas.render({"runs": runs, "summary": summary, "settings": words, "tuning": "by hand"})
     assert f"{100 * cell['value']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]" in page
     assert "TCGL without the leak, seed 1: order accuracy" in page
     assert "| tcgl | 1 | order accuracy up to reversal | 80 | 33.3 |" in page

@@ -146,11 +146,24 @@ def test_pages_render_from_json(scripts, entry):
     assert "Decided: nothing" in page  # five patients never reach 5 % by their signs
     assert "nan" not in page.split()
     assert "have not been run" in scripts.real_tcgl.render({"report": {}})
-    for name in ("cvrl", "tcgl"):
-        file = ROOT / "docs" / "results" / f"{name}.json"
-        if file.is_file():
-            made = getattr(scripts, f"real_{name}").render(json.loads(file.read_text(encoding="utf-8")))
-            assert made == file.with_suffix(".md").read_text(encoding="utf-8")
+
+
+PAGES = {
+    "atlas": "atlas", "cvrl": "real_cvrl", "demo": "demo_seeds", "object_aware": "object_aware", "tcgl": "real_tcgl",
+    "tcgl_step": "tcgl_step",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_is_what_its_template_makes_of_its_numbers(name: str):
+    file = ROOT / "docs" / "results" / f"{name}.json"
+    made = script(PAGES[name]).render(json.loads(file.read_text(encoding="utf-8")))
+    assert made == file.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_every_template_has_its_page():
+    templates = {path.name.partition(".")[0] for path in (ROOT / "benchmarks" / "pages").iterdir()}
+    assert templates == {*PAGES, "real"}  # what the two pages on real collections share
 
 
 def test_patient_retrieval_leaves_the_query_out_and_not_its_patient(scripts):
