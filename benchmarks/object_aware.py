@@ -262,13 +262,9 @@ ASKED_PX = {"image": 64, "video": 64}  # objects then are as large as in the vie
 # Textures are the same in every scene: shown at another place in each, they tell scenes apart, and ContraCAM finds the
 # background.
 STRENGTH = {"image": 0.5, "video": 0.5}
-# Objects of a quarter of the frame, away from its middle: nothing moves in a picture, amplitudes are of places. Two
-# backgrounds (of classes in turn): with eight, contrast learns to tell backgrounds and nothing else.
-IMAGE_WORLD: Mapping[str, Any] = {
-    "num_frames": 2,
+# Two backgrounds (of classes in turn): with eight, contrast learns to tell backgrounds and nothing else.
+WORLD: Mapping[str, Any] = {
     "size_px": SIZE_PX,
-    "radius_px": (17.0, 20.0),
-    "amplitude_px": (12.0, 18.0),
     "num_backgrounds": 2,
     "num_colors": 24,
     "camera": 0.0,
@@ -276,19 +272,15 @@ IMAGE_WORLD: Mapping[str, Any] = {
     "background_link": "appearance",
     "audio_rate_hz": 0,
 }
-VIDEO_WORLD: Mapping[str, Any] = {
+# Objects of a quarter of the frame, away from its middle: nothing moves in a picture, amplitudes are of places.
+IMAGE_WORLD = {**WORLD, "num_frames": 2, "radius_px": (17.0, 20.0), "amplitude_px": (12.0, 18.0)}
+VIDEO_WORLD = {
+    **WORLD,
     "num_frames": 20,
-    "size_px": SIZE_PX,
     "period_frames": (5.0, 6.0),
     "radius_px": (16.0, 18.0),
     "amplitude_px": (8.0, 11.0),
     "drift_turns": 0.5,
-    "num_backgrounds": 2,
-    "num_colors": 24,
-    "camera": 0.0,
-    "contrast": 0.35,
-    "background_link": "appearance",
-    "audio_rate_hz": 0,
 }
 NUM = {"image": (1024, 384), "video": (768, 320)}  # training scenes, and test scenes of either kind
 NUM_LOCATED = 128  # test scenes whose maps are compared with the truth
@@ -298,31 +290,28 @@ CLIP_FRAMES = 4
 WORLD_CAM = CamSettings(iterations=3, expand_resolution=4)
 WORLD_FACTS = CamSettings(iterations=1, expand_resolution=4)
 CAM_BATCH = 128
-IMAGE_METHOD: Mapping[str, Any] = {
+FRAME: Mapping[str, Any] = {"clips.clip_frames": 1, "clips.stride": 1}
+CONTRAST: Mapping[str, Any] = {"head.hidden_dim": 192, "head.out_dim": 64, "clips.stride": 1}
+IMAGE_METHOD = {
+    **CONTRAST,
+    **FRAME,
     "views.size": VIEW_PX["image"],
-    "clips.clip_frames": 1,
-    "clips.stride": 1,
     "views.crop_area_min": 0.4,
-    "head.hidden_dim": 192,
-    "head.out_dim": 64,
     "method.queue_size": 256,
     "method.momentum": 0.97,  # in a run this short the loss falls sooner than at 0.99 and a rate of 0.003
     "optimizer.lr": 0.004,
 }
-VIDEO_METHOD: Mapping[str, Any] = {
+VIDEO_METHOD = {
+    **CONTRAST,
     "views.size": VIEW_PX["video"],
     "clips.clip_frames": CLIP_FRAMES,
-    "clips.stride": 1,
     "clips.interval": "uniform",
     "views.crop_area_min": 0.4,
-    "head.hidden_dim": 192,
-    "head.out_dim": 64,
     "optimizer.lr": 0.004,
 }
 SUPERVISED_METHOD: Mapping[str, Any] = {
+    **FRAME,
     "views.size": VIEW_PX["image"],
-    "clips.clip_frames": 1,
-    "clips.stride": 1,
     "views.crop": "box",
     "views.flip_p": 0.5,
     "train.validation": 0,
@@ -504,26 +493,26 @@ def contrast_maps(
     }
 
 
+def told_maps(
+    told: nn.Module, images: Tensor, labels: Sequence[str], classes: Sequence[str], cam: CamSettings, area: float
+) -> dict[str, Tensor]:
+    """The maps (N, S, S) of a classifier for the right class, and of no net: the centre square, the full image."""
+    targets, (n, size) = torch.tensor([classes.index(label) for label in labels]), images.shape[:2]
+    made = classifier_cam(told.encoder, told.head, images, targets=targets, expand_resolution=cam.expand_resolution)
+    square = centre_square(area, size).expand(n, -1, -1)
+    return {"supervised": made[:, 0], "square": square, "full": torch.ones(n, size, size)}
+
+
 def locate_images(
     models: Mapping[str, nn.Module], classes: Sequence[str], manifest: Manifest, seed: int, most: int
 ) -> dict[str, Any]:
     """Maps of test scenes with swapped backgrounds against the truth."""
     targets = image_targets(manifest, "swapped", most)
     area = best_square(image_targets(manifest, "train", most))
-    n = len(targets.boxes)
     contrastive = {name: m for name, m in models.items() if name != "supervised"}
     maps = contrast_maps(contrastive, targets.images, WORLD_CAM, batch_size=CAM_BATCH, seed=seed)
-    labels = manifest.select(split="swapped").labels("appearance")[:n]
-    told = models["supervised"]
-    maps["supervised"] = classifier_cam(
-        told.encoder,
-        told.head,
-        targets.images,
-        targets=torch.tensor([classes.index(label) for label in labels]),
-        expand_resolution=WORLD_CAM.expand_resolution,
-    )[:, 0]
-    maps["square"] = centre_square(area, SIZE_PX).expand(n, -1, -1)
-    maps["full"] = torch.ones(n, SIZE_PX, SIZE_PX)
+    labels = manifest.select(split="swapped").labels("appearance")[: len(targets.boxes)]
+    maps |= told_maps(models["supervised"], targets.images, labels, classes, WORLD_CAM, area)
     return {
         "values": {name: score_maps(found, targets) for name, found in maps.items()},
         "square_area": area,
@@ -666,13 +655,11 @@ REAL_CAM = CamSettings(iterations=10, expand_resolution=2)  # docs/methods/contr
 REAL_BATCH = 64
 REAL_STEPS, REAL_BATCH_SIZE = 700, 32
 REAL_SUPERVISED_STEPS = 220
-REAL_METHOD: Mapping[str, Any] = {
+REAL_METHOD = {
+    **CONTRAST,
+    **FRAME,
     "views.size": 64,
-    "clips.clip_frames": 1,
-    "clips.stride": 1,
     "views.crop_area_min": 0.2,
-    "head.hidden_dim": 192,
-    "head.out_dim": 64,
     "method.queue_size": 128,  # of 208 sources: a longer one holds the query's own key
     "optimizer.lr": 0.002,
 }
@@ -836,17 +823,9 @@ def locate_real(
     groups = [order[g] for g in whole.groups]
     every = contrast_maps(models, whole.images, REAL_CAM, groups=groups, batch_size=REAL_BATCH, seed=seed)
     maps = {name: m[list(scored)] for name, m in every.items()}
-    maps["supervised"] = classifier_cam(
-        classifier.encoder,
-        classifier.head,
-        targets.images,
-        targets=torch.tensor([classes.index(collection.labels[i]) for i in scored]),
-        expand_resolution=REAL_CAM.expand_resolution,
-    )[:, 0]
-    area = best_square(whole.subset(chosen))
-    n = len(scored)
-    maps["square"] = centre_square(area, REAL_PX).expand(n, -1, -1)
-    maps["full"] = torch.ones(n, REAL_PX, REAL_PX)
+    area, n = best_square(whole.subset(chosen)), len(scored)
+    labels = [collection.labels[i] for i in scored]
+    maps |= told_maps(classifier, targets.images, labels, classes, REAL_CAM, area)
     maps[CRF] = crf_maps(targets.images, maps[CONTRACAM])
     maps["square + CRF"] = crf_maps(targets.images, maps["square"])
     step = max(1, n // 6)
