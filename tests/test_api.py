@@ -241,3 +241,15 @@ def test_kinetics_recipes_are_the_papers(name: str, videos: int, steps: int) -> 
     epoch_steps = videos / int(values["train.batch_size"])
     assert int(values["train.steps"]) == steps == round(200 * epoch_steps)
     assert int(values["train.warmup_steps"]) == round(5 * epoch_steps)
+
+
+def test_every_public_name_is_there_and_lists_are_sorted() -> None:
+    """What outside code relies on, from ``import unreel`` alone."""
+    assert all(callable(getattr(unreel, name)) for name in unreel.__all__)
+    for found, known in (
+        (unreel.list_encoders(), "r3d_small"),
+        (unreel.list_methods(), "cvrl"),
+        (unreel.list_recipes(), "demo"),
+    ):
+        assert known in found
+        assert found == sorted(found)

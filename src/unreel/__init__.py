@@ -12,6 +12,10 @@ __version__ = "0.1.0"
 __all__ = [
     "embed",
     "evaluate",
+    "export",
+    "list_encoders",
+    "list_methods",
+    "list_recipes",
     "load_encoder",
     "load_head",
     "predict",
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
     from unreel.api import (
         embed,
         evaluate,
+        export,
+        list_encoders,
+        list_methods,
+        list_recipes,
         load_encoder,
         load_head,
         predict,

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 
 from unreel.core.distributed import rank
 from unreel.core.errors import UsageError
-from unreel.core.files import check_apart, check_file, replacing, write_arrays
+from unreel.core.files import check_apart, check_file, replacing, write_arrays, write_whole
 from unreel.core.progress import Progress, format_seconds
 from unreel.core.text import listed
 from unreel.core.words import plural
@@ -22,8 +22,9 @@ from unreel.data.folders import Kind, Warned
 from unreel.data.index import IndexFault
 from unreel.data.index import index as probe_all
 from unreel.data.manifest import Manifest, Source
-from unreel.methods import Method
-from unreel.nn import Encoder
+from unreel.methods import Method, list_methods
+from unreel.nn import Encoder, list_encoders
+from unreel.nn.export import DetectionSet, ExportFormat, check_export, detectron2_settings, export_encoder
 from unreel.nn.external import wrap_encoder
 from unreel.nn.weights import FILE_NAME, save_encoder
 from unreel.nn.weights import load_encoder as load_encoder_file
@@ -34,6 +35,7 @@ from unreel.protocols.head import Head, save_head, with_card
 from unreel.protocols.head import load_head as load_head_file
 from unreel.protocols.retrieval import Hit
 from unreel.protocols.retrieval import search as search_features
+from unreel.recipes import list_recipes
 from unreel.recipes.build import Prepared, prepare
 from unreel.train import run as train_run
 from unreel.train.backend import Backend
@@ -53,7 +55,11 @@ __all__ = [
     "Run",
     "embed",
     "evaluate",
+    "export",
     "index",
+    "list_encoders",
+    "list_methods",
+    "list_recipes",
     "load_encoder",
     "load_head",
     "predict",
@@ -247,6 +253,47 @@ def write_embeddings(embeddings: Embeddings, path: str | os.PathLike[str]) -> No
     table = pa.table({**{name: values.astype(str) for name, values in present.items()}, "vector": vectors})
     with replacing(target) as partial:
         pq.write_table(table, partial)
+
+
+class Exported(NamedTuple):
+    """What ``export`` wrote: weights, settings where they were asked for, and of which architecture."""
+
+    file: Path
+    settings: Path | None
+    architecture: str
+
+
+def export(
+    encoder: AnyEncoder,
+    *,
+    format: ExportFormat,
+    out: str | os.PathLike[str],
+    settings_for: DetectionSet | None = None,
+    batch: int = 16,
+) -> Exported:
+    """Write a ResNet-18 or ResNet-50 for other code.
+
+    Args:
+        encoder: an encoder, a run, or the path of either.
+        format: whose names to use: "torchvision" (.pth, .pt, .safetensors) or "detectron2" (.pkl).
+        out: the file to write.
+        settings_for: with "detectron2": also write R-CNN C4's settings for "coco" or "voc", beside it as FILE.yaml.
+        batch: the settings' batch size, over all GPUs.
+    Raises: UsageError for another format, suffix or architecture; WriteError before any work.
+    """
+    target = check_export(format, out)
+    if settings_for is not None and format != "detectron2":
+        raise UsageError("--settings-for goes with --format detectron2 (settings_for= and format= in Python)")
+    settings = None if settings_for is None else target.with_suffix(".yaml")
+    for file in filter(None, (target, settings)):
+        check_file(file)
+    net = _encoder(encoder)
+    export_encoder(net, target, format=format)
+    if settings is not None and settings_for is not None:
+        import yaml
+
+        write_whole(settings, yaml.safe_dump(detectron2_settings(net, settings_for, batch=batch), sort_keys=False))
+    return Exported(target, settings, net.architecture)
 
 
 # --- data -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from unreel.cli.common import NO_OPTIONS, Common
-from unreel.core.errors import UsageError
 
 
 def export(
@@ -33,27 +32,12 @@ def export(
         batch: With --settings-for: the batch size, counted over all GPUs.
     """
     from unreel import api
-    from unreel.core.files import check_file, write_whole
-    from unreel.nn.export import check_export, detectron2_settings, export_encoder
 
-    target = check_export(format, out)
-    config = target.with_suffix(".yaml")
-    if settings_for is not None and format != "detectron2":
-        raise UsageError("--settings-for goes with --format detectron2")
-    for file in [target] if settings_for is None else [target, config]:
-        check_file(file)
-    net = api.load_encoder(encoder)
-    text = ""
-    if settings_for is not None:
-        import yaml
-
-        text = yaml.safe_dump(detectron2_settings(net, settings_for, batch=batch), sort_keys=False)
-    written = export_encoder(net, target, format=format)
-    plain: dict[str, object] = {"file": str(written), "format": format, "architecture": net.architecture}
-    lines = [f"wrote {written}: {net.architecture} under the names of {format}"]
-    if text:
-        write_whole(config, text)
-        plain["settings"] = str(config)
-        lines.append(f"wrote {config}")
+    found = api.export(encoder, format=format, out=out, settings_for=settings_for, batch=batch)
+    plain: dict[str, object] = {"file": str(found.file), "format": format, "architecture": found.architecture}
+    lines = [f"wrote {found.file}: {found.architecture} under the names of {format}"]
+    if found.settings is not None:
+        plain["settings"] = str(found.settings)
+        lines.append(f"wrote {found.settings}")
     common.print(plain, "\n".join(lines))
     return 0
