@@ -246,6 +246,11 @@ def test_kinetics_recipes_are_the_papers(name: str, videos: int, steps: int) -> 
 def test_every_public_name_is_there_and_lists_are_sorted() -> None:
     """What outside code relies on, from ``import unreel`` alone."""
     assert all(callable(getattr(unreel, name)) for name in unreel.__all__)
+    from unreel.explain import contracam  # the package keeps its names, and is called like its command
+
+    assert callable(contracam)
+    with pytest.raises(UsageError, match="limit -1"):
+        unreel.explain("nowhere", "nowhere", out="nowhere", limit=-1)
     for found, known in (
         (unreel.list_encoders(), "r3d_small"),
         (unreel.list_methods(), "cvrl"),

@@ -5,13 +5,16 @@ The names below are loaded when first used, so that ``import unreel`` stays chea
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "annotate",
     "embed",
     "evaluate",
+    "explain",
     "export",
     "list_encoders",
     "list_methods",
@@ -27,8 +30,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from unreel.api import (
+        annotate,
         embed,
         evaluate,
+        explain,
         export,
         list_encoders,
         list_methods,
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
+    if name == "explain":  # the package of this name, which can be called
+        return import_module("unreel.explain")
     if name in __all__:
         from unreel import api
 

@@ -37,6 +37,7 @@ from unreel.protocols.retrieval import Hit
 from unreel.protocols.retrieval import search as search_features
 from unreel.recipes import list_recipes
 from unreel.recipes.build import Prepared, prepare
+from unreel.recipes.maps import annotate, explain
 from unreel.train import run as train_run
 from unreel.train.backend import Backend
 from unreel.train.health import collapsed
@@ -53,8 +54,10 @@ __all__ = [
     "Hit",
     "IndexSummary",
     "Run",
+    "annotate",
     "embed",
     "evaluate",
+    "explain",
     "export",
     "index",
     "list_encoders",

@@ -43,8 +43,8 @@ FOLDERS: dict[str, tuple[list[str], str]] = {
     "pretrain": (["pretrain", "DATA", *SMALL, "--out", "OUT"], "unreel.recipes.build.prepare"),
     "pretrain, dry": (["pretrain", "DATA", *SMALL, "--dry-run", "--out", "OUT"], "unreel.recipes.build.prepare"),
     "synth": (["data", "synth", "--train", "2", "--out", "OUT"], "unreel.data.synthetic.ActionWorld.write"),
-    "annotate": (["data", "annotate", "motion_energy", "DATA", "--out", "OUT"], "unreel.data.sidecars.annotate"),
-    "explain": (["explain", "ENCODER", "DATA", "--out", "OUT"], "unreel.recipes.trained.load_cam_nets"),
+    "annotate": (["data", "annotate", "motion_energy", "DATA", "--out", "OUT"], "unreel.recipes.maps.compute"),
+    "explain": (["explain", "ENCODER", "DATA", "--out", "OUT"], "unreel.recipes.maps.load_cam_nets"),
     "demo": (["demo", "--tiny", "--out", "OUT"], "unreel.cli.demo.run_demo"),
     "evaluate, scores": (["evaluate", "RUN", "DATA", "--label", "motion"], "unreel.api.evaluate"),
     "evaluate, work": (

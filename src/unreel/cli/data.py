@@ -95,40 +95,22 @@ def annotate(
         seed: For boxes and masks: seed for the choice of what is compared with what.
         out: Folder for the table. The default is the cache.
     """
-    from unreel.core.files import check_folder
-    from unreel.data.manifest import Manifest
-    from unreel.data.sidecars import LEARNED, Producer, SetProducer, create_producer
-    from unreel.data.sidecars import annotate as compute
-
     computing.check()
-    if out is not None:
-        check_folder(out)
-    manifest = Manifest.open(data)
-    producer: Producer | SetProducer
-    if name in LEARNED and encoder is not None:
-        from unreel.cli.explain import learned_producer
+    from unreel import api
 
-        manifest.check_files()
-        producer = learned_producer(
-            name,
-            encoder,
-            manifest,
-            crf=crf,
-            clips=clips,
-            batch_size=batch_size,
-            seed=seed,
-            settings=settings,
-            device=computing.device,
-        )
-    else:
-        producer = create_producer(name, data=data)
-        if any(given is not None for given in (encoder, crf, clips, batch_size, computing.device)) or seed or settings:
-            raise UsageError(
-                f"{name} takes no --encoder, --crf, --clips, --batch-size, --device, --seed or settings; those belong "
-                "to boxes and masks"
-            )
-    with Progress(f"annotate {name}", unit="sources") as bar:
-        found = compute(manifest, producer, out=out, workers=computing.count(), progress=bar)
+    found = api.annotate(
+        name,
+        data,
+        encoder=encoder,
+        crf=crf,
+        clips=clips,
+        batch_size=batch_size,
+        seed=seed,
+        out=out,
+        settings=to_sections(settings, "cam", "crf", "objects"),
+        device=computing.device,
+        workers=computing.workers,
+    )
     unread = f"; {len(found.failed)} of them could not be read" if found.failed else ""
     lines = [f"{found.computed} computed, {found.known} known already{unread}", f"wrote {found.table}"]
     lines += listed("fault: ", [message for _, message in found.failed])

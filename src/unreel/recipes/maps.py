@@ -1,0 +1,226 @@
+"""Where an encoder looks: a page of maps, and tables of what it found, for a data set."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from unreel.core.devices import choose_device, default_workers
+from unreel.core.errors import UsageError, unknown_name
+from unreel.core.files import check_apart, check_folder, claimed
+from unreel.core.progress import Progress
+from unreel.core.settings import validate
+from unreel.core.words import plural
+from unreel.data.manifest import Manifest, Source
+from unreel.data.sidecars import LEARNED, Annotation, Producer, SetProducer, create_producer
+from unreel.data.sidecars import annotate as compute
+from unreel.explain.contracam import CamSettings
+from unreel.explain.crf import CrfSettings
+from unreel.explain.gallery import Gallery, choose_rows, write_gallery
+from unreel.explain.objects import MapPlan, ObjectSettings, map_plan
+from unreel.explain.producers import BOX_MAPS, MASK_MAPS, BoxProducer, MaskProducer, prefer_device
+from unreel.recipes.trained import CamNets, load_cam_nets
+
+log = logging.getLogger(__name__)
+
+# Clips set against each other (docs/methods/contracam.md, Batches: 256 images), and rows per pass of the backbone: what
+# fits 2 GB.
+_BATCH = {False: 256, True: 64}
+_CHUNK = {False: 64, True: 8}
+_SECTIONS = {"cam": CamSettings, "crf": CrfSettings, "objects": ObjectSettings}
+
+Chosen = Mapping[str, Mapping[str, object]]
+
+
+def explain(
+    encoder: str | os.PathLike[str],
+    data: Source,
+    *,
+    out: str | os.PathLike[str],
+    iterations: int = 10,
+    expand_resolution: Literal[1, 2, 4] = 2,
+    variant: Literal["paper", "official"] = "paper",
+    crf: bool = False,
+    boxes: bool = False,
+    clips: int | None = None,
+    limit: int = 64,
+    batch_size: int | None = None,
+    seed: int = 0,
+    settings: Chosen | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+) -> Gallery:
+    """Show on a page where an encoder looks: maps over images and videos, found without labels (ContraCAM).
+
+    Args:
+        encoder: a run's folder, or an encoder file; such a file has no projections, so its embeddings are compared.
+        data: a folder of images or videos, a manifest, or a list of paths.
+        out: the folder for the page (index.html), overlays, maps and boxes.
+        iterations: how often to repeat the search; each time, everything found so far is masked out.
+        expand_resolution: how many times finer the last feature map gets, by smaller strides.
+        variant: "paper" or "official", what the released code computes.
+        crf: snap the maps to the edges of the picture.
+        boxes: also find boxes, and tubelets in videos.
+        clips: clips per video; None: enough to see most of it.
+        limit: how many images or videos to show, drawn at random; 0 shows all.
+        batch_size: images or clips compared with each other; None: 256 images or 64 clips.
+        seed: for the choice of what to show, and of what is compared with what.
+        settings: everything else, by section: ``{"cam": {"mask_colour": "blur"}, "objects": {"margin": 0.1}}``.
+        device, workers: as ``unreel.embed``.
+    Raises: UsageError for settings that cannot be; DataError where nothing can be read; WriteError before any work.
+    """
+    if limit < 0:
+        raise UsageError(f"limit {limit}: expected a number of images or videos, or 0 for all")
+    chosen = _checked(settings)
+    count = _workers(device, workers)
+    if isinstance(data, str | os.PathLike):
+        check_apart(out, data)
+    check_folder(out)
+    manifest = choose_rows(Manifest.open(data), limit, seed)
+    manifest.check_files()
+    base = {"iterations": iterations, "expand_resolution": expand_resolution, "variant": variant}
+    nets, plan, cam = _nets(encoder, manifest, clips, device, base, chosen["cam"])
+    post = _post(chosen, cam.variant, crf=crf)
+    place = Path(encoder)
+    with claimed(out), Progress("explain", len(manifest), unit="videos" if plan.video else "images") as bar:
+        return write_gallery(
+            nets.encoder,
+            nets.projector,
+            manifest,
+            Path(out),
+            plan=plan,
+            cam=cam,
+            crf=post["crf"],
+            objects=post["objects"] if boxes else None,
+            batch_size=_BATCH[plan.video] if batch_size is None else batch_size,
+            seed=seed,
+            chunk=_CHUNK[plan.video],
+            workers=count,
+            title=place.stem if place.is_file() else place.resolve().name,
+            progress=bar,
+        )
+
+
+def annotate(
+    name: str,
+    data: Source,
+    *,
+    encoder: str | os.PathLike[str] | None = None,
+    crf: bool | None = None,
+    clips: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    settings: Chosen | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+) -> Annotation:
+    """Compute a fact about every video or image, for methods that need it; the same call goes on after a stop.
+
+    Args:
+        name: "motion_energy", "boxes" or "masks".
+        data: a folder of videos or images, a manifest, or a list of paths.
+        encoder: for boxes and masks: a run's folder, or an encoder file.
+        crf: for boxes: first snap the maps to the edges of the picture; None does it for images, as in the paper.
+        clips, batch_size, seed, settings, device: for boxes and masks, as in ``explain``.
+        out: the folder for the table; None is the cache.
+        workers: processes that read files; None: as many as suit the device.
+    Raises: UsageError for what does not go together; DataError where nothing can be read; WriteError before any work.
+    """
+    count = _workers(device, workers)
+    if out is not None:
+        check_folder(out)
+    manifest = Manifest.open(data)
+    producer: Producer | SetProducer
+    if name in LEARNED and encoder is not None:
+        manifest.check_files()
+        producer = _learned(
+            name, encoder, manifest, crf=crf, clips=clips, batch_size=batch_size, seed=seed, settings=settings,
+            device=device,
+        )  # fmt: skip
+    else:
+        producer = create_producer(name, data=data if isinstance(data, str | os.PathLike) else manifest.root)
+        if any(given is not None for given in (encoder, crf, clips, batch_size, device)) or seed or settings:
+            raise UsageError(
+                f"{name} takes no --encoder, --crf, --clips, --batch-size, --device, --seed or settings; those belong "
+                "to boxes and masks"
+            )
+    with Progress(f"annotate {name}", unit=plural("source")) as bar:
+        return compute(manifest, producer, out=out, workers=count, progress=bar)
+
+
+def _workers(device: str | None, workers: int | None) -> int:
+    """How many processes read: those asked for, or as many as suit the device, at least 2."""
+    target = choose_device(device)
+    if workers is not None and workers < 0:
+        raise UsageError(f"workers {workers}: expected a number of processes, 0 or more")
+    return max(2, default_workers(target)) if workers is None else workers
+
+
+def _checked(settings: Chosen | None) -> dict[str, dict[str, Any]]:
+    """Settings by section, each a mapping of only what was given."""
+    given = settings or {}
+    for name in given:
+        if name not in _SECTIONS:
+            raise unknown_name("section", name, _SECTIONS)
+    return {name: validate(builder, given.get(name, {}), name) for name, builder in _SECTIONS.items()}
+
+
+def _nets(
+    encoder: str | os.PathLike[str],
+    manifest: Manifest,
+    clips: int | None,
+    device: str | None,
+    base: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+) -> tuple[CamNets, MapPlan, CamSettings]:
+    """The nets on their device, the clips that maps are of, and how maps are made (``chosen`` goes over the rest)."""
+    nets = load_cam_nets(encoder)
+    if nets.embed == "backbone":
+        log.info("this encoder has no projector, so its embeddings are compared instead")
+    prefer_device(nets.encoder, nets.projector, device=device)
+    plan = map_plan(nets.encoder, manifest, num_clips=clips)
+    own = {"embed": nets.embed, "score": nets.score, "per_frame": plan.per_frame}
+    return nets, plan, CamSettings.of(**{**base, **own, **chosen})
+
+
+def _post(chosen: Mapping[str, Mapping[str, Any]], variant: str, *, crf: bool) -> dict[str, Any]:
+    return {
+        "crf": CrfSettings(**chosen["crf"]) if crf or chosen["crf"] else None,
+        "objects": ObjectSettings(**{"variant": variant, **chosen["objects"]}),
+    }
+
+
+def _learned(
+    name: str,
+    encoder: str | os.PathLike[str],
+    manifest: Manifest,
+    *,
+    crf: bool | None,
+    clips: int | None,
+    batch_size: int | None,
+    seed: int,
+    settings: Chosen | None,
+    device: str | None,
+) -> SetProducer:
+    """The producer of ``boxes`` or ``masks``; ``crf`` None: for boxes of images."""
+    chosen = _checked(settings)
+    if name == "masks" and (crf or chosen["crf"] or chosen["objects"]):
+        raise UsageError(
+            "--crf and --objects.… change boxes alone, and masks are kept as they are found; leave them out"
+        )
+    if crf is False and chosen["crf"]:
+        given = ", ".join(f"--crf.{key}" for key in chosen["crf"])
+        raise UsageError(f"--no-crf leaves out what {given} would change; leave out one of them")
+    base = asdict(BOX_MAPS if name == "boxes" else MASK_MAPS)
+    nets, plan, cam = _nets(encoder, manifest, clips, device, base, chosen["cam"])
+    together = _BATCH[plan.video] if batch_size is None else batch_size
+    shared: dict[str, Any] = {"batch_size": together, "seed": seed, "chunk": _CHUNK[plan.video]}
+    if name == "masks":
+        return MaskProducer(nets.encoder, nets.projector, plan, cam, **shared)
+    post = _post(chosen, cam.variant, crf=not plan.video if crf is None else crf)
+    return BoxProducer(nets.encoder, nets.projector, plan, cam, **shared, **post)
