@@ -100,7 +100,7 @@ def _missing(arguments: Sequence[str], error: MissingArgumentError) -> UsageErro
     what = " ".join((next(a.parameter.help for a in documented if a.name == argument.name) or "").split())
     like = nearest(argument.name, [t for t in error.unused_tokens or () if t.startswith("--")], limit=1, cutoff=0.6)
     hint = f" (not {like[0]})" if like else ""
-    return UsageError(f"{typed} needs {argument.name}{hint}" + (f": {what}" if what else ""))
+    return UsageError(f"{typed.removeprefix('unreel ')} needs {argument.name}{hint}" + (f": {what}" if what else ""))
 
 
 def _report(error: BaseException, code: int, arguments: Sequence[str], *, hint: str = "") -> int:
