@@ -125,3 +125,12 @@ class TestR2Plus1D18(EncoderSuite):
     @classmethod
     def encoder(cls) -> Encoder:
         return create_encoder("r2plus1d_18", layers=(1, 1, 1, 1), width=4, in_channels=1, seed=0).eval()
+
+
+class TestEfficientNetLite0(EncoderSuite):
+    frames = 2
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder("efficientnet_lite0", pretrained=False, seed=0).eval()

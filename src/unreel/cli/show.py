@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from unreel.cli.common import NO_OPTIONS, Common
 from unreel.core.errors import UsageError
@@ -41,15 +42,21 @@ def models(pattern: str = "*", /, *, common: Common = NO_OPTIONS) -> int:
     import torch
 
     from unreel.core.errors import unknown_name
-    from unreel.nn import count_parameters, create_encoder, list_encoders
+    from unreel.nn import count_parameters, create_encoder, encoder_arguments, list_encoders
 
     names = list_encoders(pattern)
     if not names:
         raise unknown_name("encoder", pattern, list_encoders())
     rows: list[dict[str, object]] = []
+    missing: list[str] = []
     with torch.device("meta"):
         for name in names:
-            encoder = create_encoder(name)
+            fresh: dict[str, Any] = {"pretrained": False} if "pretrained" in encoder_arguments(name) else {}
+            try:
+                encoder = create_encoder(name, **fresh)
+            except UsageError as error:  # its package is missing
+                missing.append(str(error))
+                continue
             spec = encoder.input_spec
             rows.append(
                 {
@@ -67,7 +74,7 @@ def models(pattern: str = "*", /, *, common: Common = NO_OPTIONS) -> int:
         for r in rows
     ]
     text = table(("name", "parameters", "features", "input: frames × pixels² (stride)"), lines)
-    common.print({"encoders": rows}, text)
+    common.print({"encoders": rows, "not_installed": missing}, "\n".join([text, *missing]))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 # Importing an architecture's module registers it.
 from unreel.nn import c3d as c3d
+from unreel.nn import efficientnet as efficientnet
 from unreel.nn import r3d as r3d
 from unreel.nn import r3d_18 as r3d_18
 from unreel.nn import r3d_small as r3d_small

@@ -30,11 +30,17 @@ def _plain(value: object) -> object:
     return value
 
 
+def without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that build the same net with fresh weights: ``pretrained`` is False where it was True."""
+    return {name: False if name == "pretrained" else value for name, value in arguments.items()}
+
+
 def register_encoder(name: str) -> Callable[[Callable[P, E]], Callable[P, E]]:
     """Decorator for a builder with keyword-only, typed arguments; they are what a recipe may set.
 
     Every encoder that the builder makes, through ``create_encoder`` or by a direct call, records ``name`` and all its
-    arguments (defaults included), so that a card can build it again. Arguments are checked against their annotations.
+    arguments (defaults included), so that a card can build it again: without ``pretrained``, as the weights are the
+    file's then. Arguments are checked against their annotations.
     """
 
     def add(builder: Callable[P, E]) -> Callable[P, E]:
@@ -47,7 +53,7 @@ def register_encoder(name: str) -> Callable[[Callable[P, E]], Callable[P, E]]:
             bound.apply_defaults()
             encoder = checking(*args, **kwargs)
             encoder.architecture = name
-            encoder.arguments = {k: _plain(v) for k, v in bound.arguments.items()}
+            encoder.arguments = {k: _plain(v) for k, v in without_weights(bound.arguments).items()}
             keep_clear(encoder)
             return encoder
 
