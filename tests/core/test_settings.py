@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from unreel.core.checks import Range
 from unreel.core.errors import UsageError
-from unreel.core.settings import Layer, Range, Section, Settings, defaults, describe, load_layers, validate
+from unreel.core.settings import Layer, Section, Settings, defaults, describe, load_layers, validate
 from unreel.core.strict_yaml import check_shape, load_sections, parse_value, parse_yaml
 
 

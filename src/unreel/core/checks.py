@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
+import annotated_types as at
 from pydantic import ValidationError
 
-from unreel.core.settings import Range, _own_parameters, _refusal
+from unreel.core.settings import own_parameters, refusal
 
 C = TypeVar("C", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Range(at.Interval):
+    """The numbers that a setting may be, and their unit: ``Annotated[float, Range(gt=0, unit="s")]``."""
+
+    unit: str = ""
+
 
 Count: TypeAlias = Annotated[int, Range(ge=1)]
 Amount: TypeAlias = Annotated[int, Range(ge=0)]
@@ -41,7 +51,7 @@ def checked(builder: C) -> C:
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal ready
         if not ready:  # with the first call: by then, every name in the annotations is there
-            limited = {name: p for name, p in _own_parameters(function)[0].items() if _limited(p.hint)}
+            limited = {name: p for name, p in own_parameters(function)[0].items() if _limited(p.hint)}
             places = enumerate(inspect.signature(function).parameters)
             checks[:] = [(place, name, limited[name]) for place, name in places if name in limited]
             ready = True
@@ -55,7 +65,7 @@ def checked(builder: C) -> C:
             try:
                 parameter.adapter.validate_python(value)
             except ValidationError as error:
-                raise _refusal(name, parameter, value, error) from None
+                raise refusal(name, parameter, value, error) from None
         return function(*args, **kwargs)
 
     if inspect.isclass(builder):

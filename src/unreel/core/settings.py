@@ -17,7 +17,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-import annotated_types as at
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
@@ -35,55 +34,46 @@ _Given: TypeAlias = tuple[object, str]  # a value and its origin
 
 
 @dataclass(frozen=True)
-class Range(at.GroupedMetadata):
-    """The numbers a setting may take, and its unit: ``Annotated[float, Range(gt=0, unit="s")]``."""
+class Setting:
+    """One setting, as a signature has it. ``default`` is ``inspect.Parameter.empty`` where there is none."""
 
-    gt: float | None = None
-    ge: float | None = None
-    lt: float | None = None
-    le: float | None = None
-    unit: str = ""
-
-    def __iter__(self) -> Iterator[Any]:
-        if self.gt is not None:
-            yield at.Gt(self.gt)
-        if self.ge is not None:
-            yield at.Ge(self.ge)
-        if self.lt is not None:
-            yield at.Lt(self.lt)
-        if self.le is not None:
-            yield at.Le(self.le)
-
-
-@dataclass(frozen=True)
-class SettingInfo:
-    """One setting as people read it. ``default`` is None with ``required`` True when there is none."""
-
-    name: str
-    type: str
-    default: object
-    required: bool
-    limits: str = ""
-    unit: str = ""
-
-
-@dataclass(frozen=True)
-class _Parameter:
     name: str
     hint: Any
     adapter: TypeAdapter[Any]
-    default: object  # inspect.Parameter.empty when there is none
+    default: object
 
     @property
     def required(self) -> bool:
         return self.default is inspect.Parameter.empty
 
+    @property
+    def type(self) -> str:
+        """What it may be, as people read it: "number or none"."""
+        return _type_name(self.hint)
+
+    @property
+    def limits(self) -> str:
+        """ "> 0, ≤ 1"; empty without any."""
+        found = [
+            f"{sign} {bound:g}"
+            for entry in _metadata(self.hint)
+            for name, sign in _SIGNS.items()
+            if isinstance(bound := getattr(entry, name, None), int | float)
+        ]
+        return ", ".join(dict.fromkeys(found))
+
+    @property
+    def unit(self) -> str:
+        """ "frames"; empty without one."""
+        return next((entry.unit for entry in _metadata(self.hint) if getattr(entry, "unit", "")), "")
+
+    @property
+    def expected(self) -> str:
+        """Type, limits and unit."""
+        return " ".join(filter(None, (self.type, self.limits, self.unit)))
+
 
 # --- signatures -------------------------------------------------------------------------------------------------
-
-
-def _callable_of(builder: Builder) -> Callable[..., object]:
-    return builder.__init__ if inspect.isclass(builder) else builder
 
 
 def _type_hints(function: Callable[..., object]) -> dict[str, Any]:
@@ -126,10 +116,11 @@ def _is_union(hint: Any) -> bool:
     return get_origin(hint) in (Union, UnionType)
 
 
-def _own_parameters(builder: Builder) -> tuple[dict[str, _Parameter], bool]:
-    function = _callable_of(builder)
+def own_parameters(builder: Builder) -> tuple[dict[str, Setting], bool]:
+    """The settable parameters of a signature by name, and whether it takes further keywords."""
+    function = builder.__init__ if inspect.isclass(builder) else builder
     hints = _type_hints(function)
-    found: dict[str, _Parameter] = {}
+    found: dict[str, Setting] = {}
     open_ended = False
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
@@ -145,24 +136,24 @@ def _own_parameters(builder: Builder) -> tuple[dict[str, _Parameter], bool]:
             continue  # an object (an encoder, a tensor): wired in Python, never a setting
         if parameter.default is inspect.Parameter.empty and hint is Any:
             continue
-        found[name] = _Parameter(name, hint, adapter, parameter.default)
+        found[name] = Setting(name, hint, adapter, parameter.default)
     return found, open_ended
 
 
 @lru_cache(maxsize=256)
-def _parameters(builder: Builder) -> Mapping[str, _Parameter]:
+def _parameters(builder: Builder) -> Mapping[str, Setting]:
     """The settable parameters of a constructor; ``**kwargs`` are followed into the class the function returns."""
-    found, open_ended = _own_parameters(builder)
+    found, open_ended = own_parameters(builder)
     if open_ended and not inspect.isclass(builder):
         target = _type_hints(builder).get("return")
         if inspect.isclass(target):
-            found = {**_own_parameters(target)[0], **found}
+            found = {**own_parameters(target)[0], **found}
     return found
 
 
-def _merged(builders: Sequence[Builder]) -> dict[str, _Parameter]:
+def _merged(builders: Sequence[Builder]) -> dict[str, Setting]:
     """The settings of several constructors; the first default counts, and what is required once is required."""
-    merged: dict[str, _Parameter] = {}
+    merged: dict[str, Setting] = {}
     for builder in builders:
         for name, parameter in _parameters(builder).items():
             if name not in merged or (parameter.required and not merged[name].required):
@@ -203,39 +194,21 @@ def _type_name(hint: Any) -> str:
 _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
-def _limits(hint: Any) -> tuple[str, str]:
-    """("> 0, ≤ 1", unit) from whatever metadata the annotation carries, nested unions included."""
-    limits: list[str] = []
-    unit = ""
-
-    def visit(item: Any) -> None:
-        nonlocal unit
-        if get_origin(item) is Annotated:
-            inner, *metadata = get_args(item)
-            for entry in metadata:
-                unit = unit or str(getattr(entry, "unit", "") or "")
-                for part in [entry, *getattr(entry, "metadata", ())]:
-                    for name, sign in _SIGNS.items():
-                        bound = getattr(part, name, None)
-                        if isinstance(bound, int | float):
-                            limits.append(f"{sign} {bound:g}")
-            visit(inner)
-        elif get_origin(item) is not None and get_origin(item) is not Literal:
-            for argument in get_args(item):
-                visit(argument)
-
-    visit(hint)
-    return ", ".join(dict.fromkeys(limits)), unit
+def _metadata(hint: Any) -> Iterator[Any]:
+    """What annotations say beside the type, those of nested types included."""
+    inside = get_args(hint) if get_origin(hint) is not Literal else ()
+    if get_origin(hint) is Annotated:
+        inner, *metadata = inside
+        for entry in metadata:
+            yield from (entry, *getattr(entry, "metadata", ()))
+        inside = (inner,)
+    for argument in inside:
+        yield from _metadata(argument)
 
 
-def describe(builder: Builder) -> list[SettingInfo]:
+def describe(builder: Builder) -> list[Setting]:
     """The settings a constructor takes, in the order of its signature."""
-    infos = []
-    for p in _parameters(builder).values():
-        limits, unit = _limits(p.hint)
-        default = None if p.required else _plain(p.hint, p.default)
-        infos.append(SettingInfo(p.name, _type_name(p.hint), default, p.required, limits, unit))
-    return infos
+    return [*_parameters(builder).values()]
 
 
 def defaults(builder: Builder) -> dict[str, object]:
@@ -251,10 +224,9 @@ def _options(hint: Any) -> list[object]:
     return [a for part in (hint, *get_args(hint)) if get_origin(part) is Literal for a in get_args(part)]
 
 
-def _refusal(name: str, parameter: _Parameter, value: object, error: ValidationError) -> UsageError:
+def refusal(name: str, parameter: Setting, value: object, error: ValidationError) -> UsageError:
+    """The error for a value that pydantic refused: what was expected, and what was given."""
     details = error.errors()
-    limits, unit = _limits(parameter.hint)
-    unit = f" {unit}" if unit else ""
     shown = repr(value) if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     first = details[0]
     kind, context, inner = first["type"], first.get("ctx", {}), first["input"]
@@ -271,11 +243,11 @@ def _refusal(name: str, parameter: _Parameter, value: object, error: ValidationE
         if kind in bounds:
             key = bounds[kind]
             found = shown if not where else json.dumps(inner, default=str)
-            return UsageError(f"{name}{where} must be {_SIGNS[key]} {context[key]:g}{unit}, got {found}")
+            bound = f"{_SIGNS[key]} {context[key]:g} {parameter.unit}".rstrip()
+            return UsageError(f"{name}{where} must be {bound}, got {found}")
         if kind in ("value_error", "assertion_error"):
             return UsageError(f"{name}: {context.get('error', first['msg'])}, got {shown}")
-    expected = _type_name(parameter.hint) + (f" {limits}" if limits else "") + unit
-    return UsageError(f"{name} must be {expected}, got {shown}")
+    return UsageError(f"{name} must be {parameter.expected}, got {shown}")
 
 
 def validate(builder: Builder, values: Values, where: str = "") -> dict[str, Any]:
@@ -302,7 +274,7 @@ def _near_settings(name: str, prefix: str, known: Iterable[str], elsewhere: Mapp
 
 
 def _check(
-    known: Mapping[str, _Parameter],
+    known: Mapping[str, Setting],
     values: Values,
     where: str,
     elsewhere: Callable[[], Mapping[str, str]] = dict,
@@ -322,7 +294,7 @@ def _check(
             checked[name] = parameter.adapter.validate_python(value)
         except ValidationError as error:
             if value is not None or "none" not in _options(parameter.hint):
-                raise _refusal(prefix + name, parameter, value, error) from None
+                raise refusal(prefix + name, parameter, value, error) from None
             checked[name] = "none"  # what a command line or YAML takes for nothing is an option here
     return checked
 
@@ -456,7 +428,7 @@ class Settings(Mapping[str, Mapping[str, Any]]):
             elif key in part.defaults:
                 typed[key], origins[key] = part.defaults[key], "default"
             elif parameter.required:
-                raise UsageError(f"{section}.{key} is missing; expected {_type_name(parameter.hint)}")
+                raise UsageError(f"{section}.{key} is missing; expected {parameter.type}")
             else:
                 typed[key], origins[key] = parameter.default, "default"
             plain[key] = _plain(parameter.hint, typed[key])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
+from unreel.core.checks import Range
 from unreel.core.errors import DataError
-from unreel.core.settings import Range
 from unreel.data.manifest import Manifest
 from unreel.data.split_names import count_splits, split_role, unclear_splits
 from unreel.data.splits import hold_out

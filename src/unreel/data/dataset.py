@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from unreel.core.checks import Positive, checked
+from unreel.core.checks import Positive, Range, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.data.aligned import apply_to
 from unreel.data.batch import Aligned, Fault, Sample, View, ViewParams, stack_aligned
 from unreel.data.contracts import (

@@ -14,10 +14,9 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unreel.core.checks import checked
+from unreel.core.checks import Range, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.core.words import counted
 from unreel.data.batch import Batch, collate
 from unreel.data.contracts import Ticket

@@ -22,11 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from unreel.core.checks import checked
+from unreel.core.checks import Range, checked
 from unreel.core.digests import FileState, content_digest, file_state, mapping_digest
 from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.files import append, check_folder, claimed, replacing
-from unreel.core.settings import Range
 from unreel.core.text import shown
 from unreel.data.contracts import LUMA
 from unreel.data.index import cache_folder

@@ -19,10 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unreel.core.checks import Count, Frames, FramesApart, checked
+from unreel.core.checks import Count, Frames, FramesApart, Range, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 
 MOST_SNIPPETS = 7

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.checks import checked
+from unreel.core.checks import Range, checked
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.modules import evaluating
-from unreel.core.settings import Range
 from unreel.explain.activation import (
     NetworkInput,
     Norm,

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unreel.core.checks import checked
+from unreel.core.checks import Range, checked
 from unreel.core.errors import UsageError
 from unreel.core.modules import wide
-from unreel.core.settings import Range
 
 Backend: TypeAlias = Literal["exact", "pydensecrf"]
 

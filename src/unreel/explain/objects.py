@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unreel.core.checks import checked
+from unreel.core.checks import Range, checked
 from unreel.core.errors import UsageError
-from unreel.core.settings import Range
 from unreel.data.boxes import MARGIN, MIN_SCALE
 from unreel.data.manifest import Manifest
 from unreel.data.rows import RowReader

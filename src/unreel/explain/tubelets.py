@@ -15,9 +15,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from unreel.core.checks import Amount, checked
+from unreel.core.checks import Amount, Range, checked
 from unreel.core.errors import UsageError
-from unreel.core.settings import Range
 from unreel.explain.boxes import boxes_from_map
 from unreel.metrics.localization import box_iou
 

@@ -11,9 +11,8 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 
-from unreel.core.checks import Amount, Fraction, Frames, checked
+from unreel.core.checks import Amount, Fraction, Frames, Range, checked
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.snippets import clip_span, require_frames, snippet_frames
 from unreel.methods.parts import Part

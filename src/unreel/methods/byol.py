@@ -54,7 +54,6 @@ def byol_predictor(head: nn.Module) -> nn.Sequential:
 
 
 @register_method("byol")
-@checked
 class BYOL(SiameseMethod):
     """Both directions of every pair of views, summed over a pair and averaged over pairs: in [−4, 4].
 

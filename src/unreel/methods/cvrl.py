@@ -14,8 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Unpack
 import torch
 from torch import nn
 
-from unreel.core.checks import checked
-from unreel.core.settings import Range
+from unreel.core.checks import Range
 from unreel.data.batch import Batch
 from unreel.data.sampling import PairSampler
 from unreel.losses.contrastive import Reduction, contrast_statistics, nt_xent
@@ -29,7 +28,6 @@ from unreel.views.presets import view_plan
 
 
 @register_method("cvrl")
-@checked
 class CVRL(Method):
     """Two clips of a video agree, clips of different videos do not. Defaults are the paper's.
 

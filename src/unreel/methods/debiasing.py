@@ -13,9 +13,8 @@ from typing import Annotated, Literal, TypeAlias, TypedDict
 
 from torch import nn
 
-from unreel.core.checks import checked
+from unreel.core.checks import Range, checked
 from unreel.core.errors import UsageError
-from unreel.core.settings import Range
 from unreel.data.contracts import Sampler, SupportsViews
 from unreel.methods.method import Method
 from unreel.methods.parts import Part

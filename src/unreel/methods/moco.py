@@ -15,11 +15,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, Unpack
 import torch
 from torch import Tensor, nn
 
-from unreel.core.checks import Count, Positive, Share, checked
+from unreel.core.checks import Count, Positive, Range, Share, checked
 from unreel.core.distributed import all_gather_with_grad
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.losses.queue import MixWeighting, mixed_queue_info_nce, queue_accuracy, queue_info_nce
 from unreel.methods.debiasing import HeadParts
@@ -64,7 +63,6 @@ def moco_head(
 
 
 @register_method("moco")
-@checked
 class MoCo(SiameseMethod):
     """Queries against a queue, the mean over all pairs of views.
 

@@ -14,10 +14,9 @@ from typing import Annotated, Any, ClassVar, Unpack
 
 import torch
 
-from unreel.core.checks import Amount, Count, checked
+from unreel.core.checks import Amount, Count, Range, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.sampling import clip_indices, num_starts

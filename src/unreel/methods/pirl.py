@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.checks import Count, Positive, Share, checked
+from unreel.core.checks import Count, Positive, Range, Share, checked
 from unreel.core.distributed import all_gather_with_grad
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
-from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.sampling import ClipSetSampler
 from unreel.losses.memory import MemoryLoss, memory_nce
@@ -129,7 +128,6 @@ class _Fresh(NamedTuple):
 
 
 @register_method("pirl")
-@checked
 class PIRL(Method):
     """An image and its jigsaw against a memory of every training source.
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.checks import checked
+from unreel.core.checks import Range
 from unreel.core.modules import wide
-from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.contracts import SupportsViews
 from unreel.methods.debiasing import OBJECTS, HeadParts
@@ -33,7 +32,6 @@ class Question(NamedTuple):
     target: Tensor
 
 
-@checked
 class PretextTask(Method):
     """Base of the methods whose loss is the cross-entropy of a class that nobody had to label.
 

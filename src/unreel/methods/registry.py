@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from unreel.core.checks import checked
 from unreel.core.errors import UsageError, nearest
 from unreel.core.registry import Registry
 from unreel.core.settings import Section
@@ -20,10 +21,13 @@ METHODS: Registry[type[Method]] = Registry("method")
 
 
 def register_method(name: str) -> Callable[[M], M]:
-    """Decorator for a ``Method`` whose first argument is the encoder; the others are keyword-only settings."""
+    """Decorator for a ``Method`` whose first argument is the encoder; the others are keyword-only settings.
+
+    They are ``checked``.
+    """
 
     def add(cls: M) -> M:
-        METHODS.register(name)(cls)
+        METHODS.register(name)(checked(cls))
         return cls
 
     return add
@@ -54,10 +58,9 @@ def create_method(name: str, encoder: Encoder, *, seed: int | None = None, **arg
     """
     builder = METHODS[name]
     own, given = _sorted_out(name, builder, arguments)
-    if seed is None:
-        return builder(encoder, **build_parts(builder.parts, encoder, given), **own)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
         return builder(encoder, **build_parts(builder.parts, encoder, given), **own)
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, Unpack
 import torch
 from torch import Tensor
 
-from unreel.core.checks import Amount, checked
+from unreel.core.checks import Amount
 from unreel.core.errors import UsageError
 from unreel.core.keys import uniforms
 from unreel.data.batch import Batch
@@ -39,7 +39,6 @@ def turn_head(in_dim: int, *, hidden: Amount = 0, dropout: Share = 0.0) -> Conca
 
 
 @register_method("rotation")
-@checked
 class Rotation(PretextTask):
     """By how many quarter turns was this clip turned?
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import nn
 
-from unreel.core.checks import Positive, checked
+from unreel.core.checks import Positive
 from unreel.data.batch import Batch
 from unreel.losses.contrastive import contrast_statistics, nt_xent
 from unreel.methods.debiasing import HeadParts
@@ -26,7 +26,6 @@ from unreel.nn.heads import projection_mlp
 
 
 @register_method("simclr")
-@checked
 class SimCLR(SiameseMethod):
     """NT-Xent, the mean over all pairs of views.
 

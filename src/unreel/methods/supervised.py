@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.checks import Positive, Share, checked
+from unreel.core.checks import Positive, Range, Share, checked
 from unreel.core.errors import UsageError
-from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.contracts import SupportsViews
 from unreel.data.sampling import UniformSampler
@@ -90,7 +89,6 @@ def labelled_views(
 
 
 @register_method("supervised")
-@checked
 class Supervised(Method):
     """Tell the classes of a label column: one linear layer on the embedding, cross-entropy.
 

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.checks import Amount, Count, Positive, Share, checked
+from unreel.core.checks import Amount, Count, Positive, Range, Share, checked
 from unreel.core.distributed import all_gather_with_grad, all_reduce_mean
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.contracts import Sampler, SamplerDraw, SourceInfo
 from unreel.losses.swav import sinkhorn, swapped_prediction
@@ -83,7 +82,6 @@ def swav_head(in_dim: int, *, hidden_dim: Amount = 2048, out_dim: Count = 128) -
 
 
 @register_method("swav")
-@checked
 class SwAV(SiameseMethod):
     """Swapped prediction between views. Defaults are the release's for batches of thousands.
 

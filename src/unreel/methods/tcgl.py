@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.checks import checked
+from unreel.core.checks import Range, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
 from unreel.core.modules import wide
-from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.contracts import SupportsViews
 from unreel.data.snippets import SnippetSampler, up_to_reversal
@@ -180,7 +179,6 @@ class OrderSettings:
 
 
 @register_method("tcgl")
-@checked
 class TCGL(Method):
     """Nodes agree across views of their graph, and snippets tell their order. Defaults are the paper's but for one.
 

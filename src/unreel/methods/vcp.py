@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unreel.core.checks import Amount, Frames, FramesApart, checked
+from unreel.core.checks import Amount, Frames, FramesApart, Range, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
-from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.snippets import clip_span, require_frames, snippet_frames

@@ -12,9 +12,8 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from unreel.core.checks import Amount, Count, Positive
+from unreel.core.checks import Amount, Count, Positive, Range
 from unreel.core.errors import UsageError
-from unreel.core.settings import Range
 from unreel.nn.padding import SameMaxPool3d
 from unreel.nn.registry import register_variant
 from unreel.nn.staged import Normalization, StagedEncoder, StageStep, he_init_, input_spec

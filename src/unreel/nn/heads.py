@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.checks import Amount, Count, Positive, checked
+from unreel.core.checks import Amount, Count, Positive, Range, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
 from unreel.core.modules import wide
-from unreel.core.settings import Range
 
 Dropout: TypeAlias = Annotated[float, Range(ge=0, lt=1)]
 

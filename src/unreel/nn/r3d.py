@@ -13,9 +13,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from unreel.core.checks import Count, Positive
+from unreel.core.checks import Count, Positive, Range
 from unreel.core.errors import UsageError
-from unreel.core.settings import Range
 from unreel.nn.padding import Padding, conv3d, max_pool3d
 from unreel.nn.registry import register_variant
 from unreel.nn.staged import Normalization, ResNetLayout, StageStep, he_init_, input_spec

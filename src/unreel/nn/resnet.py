@@ -11,8 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from unreel.core.checks import Count
-from unreel.core.settings import Range
+from unreel.core.checks import Count, Range
 from unreel.nn.registry import register_variant
 from unreel.nn.staged import Normalization, ResNetLayout, StageStep, he_init_, input_spec
 

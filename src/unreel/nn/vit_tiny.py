@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.checks import Count, Positive
+from unreel.core.checks import Count, Positive, Range
 from unreel.core.errors import UsageError
-from unreel.core.settings import Range
 from unreel.nn.registry import register_variant
 from unreel.nn.staged import Normalization, StagedEncoder, StageStep, input_spec
 

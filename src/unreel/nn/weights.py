@@ -14,10 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from unreel.core.checks import checked
+from unreel.core.checks import Range, checked
 from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.files import replacing
-from unreel.core.settings import Range
 from unreel.nn.encoder import Encoder, InputSpec
 from unreel.nn.inflate import InflateMode, inflate_state_dict
 from unreel.nn.kernels import channels_last, is_channels_last

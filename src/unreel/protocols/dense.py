@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from unreel.core.checks import Range
 from unreel.core.errors import DataError, UsageError
-from unreel.core.settings import Range
 from unreel.nn.encoder import Encoder
 from unreel.protocols.features import evaluation_mode
 from unreel.protocols.head import HEADS, HeadCard, Predictions

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unreel.core.checks import Range
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.protocols.linear import FittedLinear
 from unreel.protocols.protocol import class_card, encode, training_parts
 from unreel.protocols.samples import FeatureSet

@@ -71,7 +71,7 @@ def list_all(
         infos = {info.name: info for builder in reversed(part.resolve(name)) for info in describe(builder)}
         for key, value in settings.to_plain()[section].items():
             info = infos.get(key)
-            may_be = " ".join(filter(None, (info.type, info.limits, info.unit))) if info is not None else "text"
+            may_be = info.expected if info is not None else "text"
             shown = "none" if value is None else str(value)
             origin = settings.origins[section][key]
             rows.append({"setting": f"{section}.{key}", "value": shown, "may_be": may_be, "origin": origin})

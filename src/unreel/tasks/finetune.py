@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 
+from unreel.core.checks import Range
 from unreel.core.devices import choose_device
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import UsageError
 from unreel.core.files import claimed
 from unreel.core.progress import Progress
-from unreel.core.settings import Range
 from unreel.core.words import counted
 from unreel.data.dataset import ClipDataset
 from unreel.data.loader import ClipLoader

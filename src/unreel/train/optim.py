@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal, TypeAlias, overload
 import torch
 from torch import Tensor, nn
 
-from unreel.core.checks import Count, NotNegative, Positive, checked
+from unreel.core.checks import Count, NotNegative, Positive, Range, checked
 from unreel.core.errors import UsageError
-from unreel.core.settings import Range
 
 OptimizerName: TypeAlias = Literal["sgd", "adamw", "lars"]
 Decay: TypeAlias = Literal["kernels", "all"]
@@ -52,10 +51,7 @@ class LARS(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One update of every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -83,17 +79,13 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
     A kernel is the weight of a convolution or of a linear map: named ``…weight``, two or more axes, not an embedding
     table. Biases, norms, tokens and positions are the rest (docs/methods/cvrl.md, Training).
     """
-    kernels: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    seen: set[int] = set()
+    found: dict[nn.Parameter, bool] = {}
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            if not parameter.requires_grad or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
             kernel = name.endswith("weight") and parameter.ndim >= 2 and not isinstance(owner, nn.Embedding)
-            (kernels if kernel else rest).append(parameter)
-    return kernels, rest
+            if parameter.requires_grad:
+                found.setdefault(parameter, kernel)
+    return [p for p, kernel in found.items() if kernel], [p for p, kernel in found.items() if not kernel]
 
 
 @checked
@@ -137,15 +129,12 @@ def build_optimizer(
     kernels, rest = split_parameters(module)
     if not kernels and not rest:
         raise UsageError("nothing to train: every parameter has requires_grad=False")
-    groups = [
-        {"params": kernels, "weight_decay": weight_decay, "adapt": True},
-        {"params": rest, "weight_decay": weight_decay if decay == "all" else 0.0, "adapt": False},
-    ]
-    groups = [g for g in groups if g["params"]]
+    undecayed: dict[str, Any] = {"params": rest, "weight_decay": weight_decay if decay == "all" else 0.0}
+    if name == "lars":
+        undecayed["adapt"] = False
+    groups = [g for g in ({"params": kernels, "weight_decay": weight_decay}, undecayed) if g["params"]]
     if name == "lars":
         return LARS(groups, lr, momentum=momentum, trust_coefficient=trust_coefficient)
-    for group in groups:
-        del group["adapt"]
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=betas)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from unreel.core.checks import Count, Fraction, NotNegative, Positive
+from unreel.core.checks import Count, Fraction, NotNegative, Positive, Range
 from unreel.core.errors import UsageError, unknown_name
-from unreel.core.settings import Range
 from unreel.data.batch import Batch
 from unreel.train.feed import Loader, steps_per_epoch
 from unreel.train.schedule import Plateau, Schedule, ScheduleName, make_schedule

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from unreel.core.checks import Amount, Fraction, NotNegative, checked
@@ -46,20 +47,6 @@ def warmup_cosine(
     if step < warmup_steps:
         return cosine(warmup_steps) * step / warmup_steps
     return cosine(step)
-
-
-def constant(lr: float) -> Callable[[int], float]:
-    """The same rate at every step."""
-    return lambda step: lr
-
-
-def multistep(base_lr: float, milestones: dict[int, float]) -> Callable[[int], float]:
-    """``base_lr``, times each milestone's factor once its step is reached (later factors multiply earlier ones)."""
-
-    def rate(step: int) -> float:
-        return base_lr * math.prod(factor for at, factor in milestones.items() if step >= at)
-
-    return rate
 
 
 class Plateau:
@@ -161,20 +148,20 @@ def make_schedule(
     if steps_per_epoch is not None and name != "cosine":
         raise UsageError(f"the schedule 'cosine' can move per epoch; {name!r} is not asked")
     if bool(milestones) != (name == "multistep"):
-        raise UsageError(
-            "the schedule 'multistep' needs milestones"
-            if not milestones
-            else f"milestones belong to the schedule 'multistep', not to {name!r}"
-        )
+        owner = f"milestones belong to the schedule 'multistep', not to {name!r}"
+        raise UsageError(owner if milestones else "the schedule 'multistep' needs milestones")
     if name == "cosine":
-
-        def cosine(step: int) -> float:
-            return warmup_cosine(step, base_lr, total_steps, warmup_steps, final_lr=final_lr)
-
+        cosine = partial(
+            warmup_cosine, base_lr=base_lr, total_steps=total_steps, warmup_steps=warmup_steps, final_lr=final_lr
+        )
         return cosine if steps_per_epoch is None else per_epoch(cosine, steps_per_epoch, after=warmup_steps)
     if name == "plateau":
         return Plateau(
             base_lr, patience=plateau_patience, factor=plateau_factor, min_lr=min_lr, warmup_steps=warmup_steps
         )
-    flat = multistep(base_lr, dict.fromkeys(milestones, milestone_factor)) if milestones else constant(base_lr)
-    return lambda step: flat(step) * min(1.0, step / warmup_steps) if warmup_steps else flat(step)
+
+    def flat(step: int) -> float:
+        reached = (milestone_factor for milestone in {*milestones} if step >= milestone)
+        return base_lr * math.prod(reached) * (min(1.0, step / warmup_steps) if warmup_steps else 1.0)
+
+    return flat

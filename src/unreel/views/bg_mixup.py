@@ -20,11 +20,10 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from unreel.core.checks import Amount, Count, Share, checked
+from unreel.core.checks import Amount, Count, Range, Share, checked
 from unreel.core.distributed import all_gather_with_grad, rank, world_size
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.data.batch import Batch, View
 from unreel.views.batch_ops import Stateless
 

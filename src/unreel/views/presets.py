@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NamedTuple, TypeAlias, TypeVar
 
-from unreel.core.checks import Count, checked
+from unreel.core.checks import Count, Range, checked
 from unreel.core.errors import UsageError
-from unreel.core.settings import Range
 from unreel.views.color import ContrastPivot, SaturationMode
 from unreel.views.geometry import Padding
 from unreel.views.operation import Operation

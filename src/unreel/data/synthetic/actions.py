@@ -27,10 +27,9 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unreel.core.checks import Amount, Count, Share, checked
+from unreel.core.checks import Amount, Count, Range, Share, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.core.settings import Range
 from unreel.data.synthetic.drawing import SHAPE_REACH, TEXTURES, Array, as_f32, background_texture, hsv_to_rgb
 from unreel.data.synthetic.scenes import APPEARANCES, DEPTHS, EVENTS, MOTIONS, Recipe, Scene, Track, ground_truth, paint
 from unreel.data.synthetic.writing import World
