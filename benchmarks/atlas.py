@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import REPOSITORY, RESULTS, arguments, cell, difference, fill, load, percent, save, seeds_of, take_turns
+from heat_map import heat_map, standalone_svg
 from numpy.typing import NDArray
 
 from unreel import api
@@ -50,7 +51,6 @@ from unreel.protocols import Compute, LinearProbe, Retrieval
 from unreel.protocols.protocol import FeatureProtocol
 from unreel.protocols.store import encoder_digest
 from unreel.recipes.build import Prepared, prepare
-from unreel.report.heat_map import heat_map, standalone_svg
 from unreel.tasks import FrameStatistics, LabelTask, random_init
 from unreel.tasks.evaluate import Asked
 from unreel.tasks.evaluate import ask as question

@@ -26,7 +26,7 @@ import json
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +55,7 @@ from torch import Tensor, nn
 from unreel.api import run_prepared
 from unreel.core.errors import DataError, UsageError
 from unreel.core.files import write_whole
+from unreel.core.keys import Key
 from unreel.data.boxes import boxes_to_shares, manifest_boxes, write_boxes
 from unreel.data.dataset import resize_frames
 from unreel.data.layouts import read_layout
@@ -63,13 +64,12 @@ from unreel.data.manifest import Manifest, Row
 from unreel.data.sampling import ClipPlan
 from unreel.data.sidecars import annotate
 from unreel.data.synthetic import ActionWorld
-from unreel.explain import boxes_from_map, dense_crf
+from unreel.explain import boxes_from_map, contracam, dense_crf
 from unreel.explain.boxes import map_rectangles
-from unreel.explain.cam import classifier_cam
 from unreel.explain.contracam import CamSettings
 from unreel.explain.crf import CrfSettings
-from unreel.explain.driver import array_maps
-from unreel.explain.objects import MapPlan, map_plan
+from unreel.explain.driver import MapPlan
+from unreel.explain.objects import map_plan
 from unreel.explain.overlay import draw_boxes, enlarge, heat
 from unreel.explain.producers import BoxProducer, MaskProducer
 from unreel.media import decoder_for
@@ -480,6 +480,34 @@ def video_targets(manifest: Manifest, split: str, most: int) -> tuple[Tensor, ND
     return torch.stack(clips), np.stack(masks), [rows[i].path for i in range(len(clips))]
 
 
+def array_maps(
+    model: nn.Module,
+    images: Tensor,
+    cam: CamSettings,
+    *,
+    batch_size: int,
+    seed: int,
+    groups: Sequence[int] | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """ContraCAM (N, 1, …) of images or clips in memory, in shuffled batches, as ``MapMaker`` makes them of files.
+
+    A last image alone is set against those of the batch before it.
+    """
+    ids = torch.arange(len(images)) if groups is None else torch.as_tensor(groups)
+    order = torch.as_tensor(Key(seed, "contracam").permutation(len(images)))
+    found: list[Tensor] = [torch.empty(0)] * len(images)
+    for begin in range(0, len(images), batch_size):
+        rows = order[begin : begin + batch_size]
+        before = order[max(0, begin - batch_size) : begin]
+        company = before[ids[before] != ids[rows[0]]][: batch_size - 1] if len(rows) == 1 else rows[:0]
+        both = torch.cat([rows, company])
+        maps = contracam(model.encoder, model.head, images[both], groups=ids[both], chunk=chunk, **asdict(cam))
+        for row, made in zip(rows.tolist(), maps.float().cpu(), strict=False):
+            found[row] = made
+    return torch.stack(found)
+
+
 def contrast_maps(
     models: Mapping[str, nn.Module], images: Tensor, cam: CamSettings, *, batch_size: int, seed: int, **knobs: Any
 ) -> dict[str, Tensor]:
@@ -488,7 +516,7 @@ def contrast_maps(
     asked = {name: (model, cam) for name, model in models.items()}
     asked |= {SINGLE: (models[CONTRACAM], single), SETTLED_SINGLE: (models["settled"], single)}
     return {
-        name: array_maps(m.encoder, m.head, images, settings=s, batch_size=batch_size, seed=seed, **knobs)[:, 0]
+        name: array_maps(m, images, s, batch_size=batch_size, seed=seed, **knobs)[:, 0]
         for name, (m, s) in asked.items()
     }
 
@@ -498,7 +526,8 @@ def told_maps(
 ) -> dict[str, Tensor]:
     """The maps (N, S, S) of a classifier for the right class, and of no net: the centre square, the full image."""
     targets, (n, size) = torch.tensor([classes.index(label) for label in labels]), images.shape[:2]
-    made = classifier_cam(told.encoder, told.head, images, targets=targets, expand_resolution=cam.expand_resolution)
+    knobs = {"expand_resolution": cam.expand_resolution, "score": "supervised", "clamp_weights": False}
+    made = contracam(told.encoder, told.head, images, targets=targets, **knobs)
     square = centre_square(area, size).expand(n, -1, -1)
     return {"supervised": made[:, 0], "square": square, "full": torch.ones(n, size, size)}
 

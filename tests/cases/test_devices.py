@@ -10,9 +10,9 @@ import torch
 
 from unreel.cli.main import main
 from unreel.core import devices
-from unreel.explain import producers
 from unreel.nn import Encoder, create_encoder, save_encoder
 from unreel.protocols import features
+from unreel.recipes import maps
 
 OTHER = torch.device("cpu", 0)  # torch tells it from plain "cpu": moves to it and back are seen
 
@@ -35,7 +35,7 @@ def moves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return to(self, *arguments, **options)  # type: ignore[arg-type, no-any-return]
 
     monkeypatch.setattr(Encoder, "to", record)
-    for module in (features, producers):
+    for module in (features, maps):
         monkeypatch.setattr(module, "choose_device", lambda name=None: OTHER if name is None else torch.device(name))
     return seen
 

@@ -102,6 +102,7 @@ def test_the_threshold_is_a_share_of_the_peak_and_strict() -> None:
     assert map_rectangles(soft, threshold=0.49).shape == (2, 4)
     assert map_rectangles(soft, peak=0.39).shape == (2, 4)
     assert map_rectangles(soft, peak=1.0).shape == (0, 4)
+    assert boxes_from_map(soft, min_scale=0, peak=1.0).shape == (0, 4)
     largest = boxes_from_map(soft, threshold=0.49, largest_only=True)
     assert len(largest) == 1
     assert len(boxes_from_map(torch.zeros(20, 20), largest_only=True)) == 0

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from tests.explain.nets import Cells, Identity, linear_head, pictures
 from unreel.core.errors import UsageError
-from unreel.explain import CamSettings, classifier_cam, contracam, contrastive_score
+from unreel.explain import CamSettings, contracam, contrastive_score
 from unreel.explain.activation import activation, channel_weights, feature_map, minmax, open_graph, upsample
 from unreel.explain.contracam import mask_out
 from unreel.nn import create_encoder
@@ -514,27 +514,22 @@ def test_a_classifiers_cam_is_its_weights_on_the_map() -> None:
     heat = torch.einsum("bc,bchw->bhw", weights[targets], features)[:, None].relu()
     big = functional.interpolate(heat, (8, 8), mode="bicubic", align_corners=False)
     low, high = big.amin((1, 2, 3), keepdim=True), big.amax((1, 2, 3), keepdim=True)
-    found = classifier_cam(encoder, weights, images, targets=targets)
-    torch.testing.assert_close(found, ((big - low) / (high - low)).nan_to_num())
-    # a module does the same; rows are independent; the winning class is the default
-    linear = nn.Linear(6, 4).double()
+    linear = nn.Linear(6, 4, bias=False).double()
     linear.weight.data = weights
-    torch.testing.assert_close(classifier_cam(encoder, linear, images, targets=targets), found)
-    torch.testing.assert_close(classifier_cam(encoder, weights, images[1:2], targets=[0]), found[1:2])
+
+    def cam(images: Tensor, targets: Any = None, *, clamp_weights: bool = False) -> Tensor:
+        return contracam(encoder, linear, images, score="supervised", targets=targets, clamp_weights=clamp_weights)
+
+    found = cam(images, targets)
+    torch.testing.assert_close(found, ((big - low) / (high - low)).nan_to_num())
+    # rows are independent; the winning class is the default
+    torch.testing.assert_close(cam(images[1:2], [0]), found[1:2])
     winners = (features.mean((2, 3)) @ weights.T).argmax(1)
-    torch.testing.assert_close(
-        classifier_cam(encoder, weights, images), classifier_cam(encoder, weights, images, targets=winners)
-    )
-    assert not torch.allclose(classifier_cam(encoder, weights, images, targets=targets, clamp_weights=True), found)
+    torch.testing.assert_close(cam(images), cam(images, winners))
+    assert not torch.allclose(cam(images, targets, clamp_weights=True), found)
 
 
 def test_a_classifiers_cam_says_what_is_wrong() -> None:
-    with pytest.raises(UsageError, match=r"\(classes, 6\)"):
-        classifier_cam(Cells(), torch.zeros(4, 5), pictures(2, 3, 8, 8))
-    with pytest.raises(UsageError, match=r"targets\[0\] is 4; expected a class of the classifier, 0 to 3"):
-        classifier_cam(Cells(), torch.zeros(4, 6), pictures(2, 3, 8, 8), targets=[4, 0])
-    with pytest.raises(UsageError, match=r"targets\[0\] is -1"):
-        classifier_cam(Cells(), torch.zeros(4, 6), pictures(2, 3, 8, 8), targets=[-1, 0])
     classifier, clips = linear_head(out_dim=4), pictures(2, 3, 3, 8, 8)
     for value in (-1, 4):
         with pytest.raises(UsageError, match=rf"targets\[1\] is {value}; expected .*, 0 to 3"):

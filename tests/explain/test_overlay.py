@@ -12,7 +12,7 @@ import pytest
 from tests.explain.nets import Cells, linear_head
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest
-from unreel.explain import CamSettings, read_boxes
+from unreel.explain import CamSettings, MapMaker, read_boxes
 from unreel.explain.gallery import GalleryItem, choose_rows, write_gallery
 from unreel.explain.objects import ObjectSettings, map_plan
 from unreel.explain.overlay import COLOURS, colour_bar, draw_boxes, enlarge, fit, heat
@@ -80,15 +80,8 @@ def test_a_page_of_images(tmp_path: Path) -> None:
     encoder, head = Cells(), linear_head()
     encoder.input_spec = replace(encoder.input_spec, size_px=16)
     manifest = Manifest.open(data)
-    found = write_gallery(
-        encoder,
-        head,
-        manifest,
-        out,
-        plan=map_plan(encoder, manifest),
-        cam=CamSettings(iterations=2),
-        objects=ObjectSettings(),
-    )
+    maker = MapMaker(encoder, head, map_plan(encoder, manifest), CamSettings(iterations=2))
+    found = write_gallery(maker, manifest, out, objects=ObjectSettings())
     assert [item.name for item in found.items] == [f"{'cat' if i % 2 else 'a & b'}/{i} %.png" for i in (0, 2, 4, 1, 3)]
     assert [fault.path for fault in found.faults] == ["cat/broken.png"]
     boxes = read_boxes(out / "boxes.txt")
@@ -119,10 +112,8 @@ def test_a_page_of_videos(tmp_path: Path) -> None:
     encoder = Cells(depth=3)
     encoder.input_spec = replace(encoder.input_spec, num_frames=2, stride_frames=2, size_px=16)
     manifest = Manifest.open(data)
-    plan = map_plan(encoder, manifest)
-    found = write_gallery(
-        encoder, linear_head(), manifest, out, plan=plan, cam=CamSettings(), objects=ObjectSettings(), title="it"
-    )
+    maker = MapMaker(encoder, linear_head(), map_plan(encoder, manifest))
+    found = write_gallery(maker, manifest, out, objects=ObjectSettings(), title="it")
     tubelets = json.loads((out / "tubelets.json").read_text())
     assert list(tubelets) == ["0.mp4", "1.mp4", "2.mp4"]
     for item in found.items:
@@ -146,7 +137,7 @@ def test_nothing_readable(tmp_path: Path) -> None:
         (tmp_path / f"{i}.png").write_bytes(b"nothing")
     manifest, encoder = Manifest.open(tmp_path), Cells()
     with pytest.raises(DataError, match="none of 2"):
-        write_gallery(encoder, None, manifest, tmp_path, plan=map_plan(encoder, manifest), cam=CamSettings())
+        write_gallery(MapMaker(encoder, None, map_plan(encoder, manifest)), manifest, tmp_path)
 
 
 def test_rows_are_drawn_by_a_key(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from unreel.data.sidecars import (
     producer_digest,
     table_path,
 )
-from unreel.explain import CamSettings, CrfSettings, iterate_maps
+from unreel.explain import CamSettings, CrfSettings, MapMaker
 from unreel.explain.objects import ObjectSettings, find_objects, join_rows, map_plan
 from unreel.explain.producers import BOX_MAPS, MASK_MAPS, BoxProducer, MaskProducer
 from unreel.media.image import encode_image
@@ -85,10 +85,7 @@ def test_boxes_of_images_are_those_of_their_maps(images: Manifest) -> None:
     assert (done.computed, done.known, done.failed) == (5, 0, [])
     assert done.table == table_path(Path(images.root) / "sidecars", for_sources(producer, images))
     table = open_table(done.table, images, "boxes")
-    clips = iterate_maps(
-        producer.encoder, producer.projector, images, plan=producer.plan.clips, settings=CAM, batch_size=2
-    )
-    maps = list(join_rows(clips))
+    maps = list(join_rows(producer.maps(images, [])))
     assert len(maps) == 5
     for source in maps:
         expected = find_objects(source).facts()
@@ -187,7 +184,7 @@ def test_masks_of_images_are_grey_pictures_of_their_size(images: Manifest) -> No
     producer = MaskProducer(encoder, linear_head(), map_plan(encoder, images), batch_size=5)
     done = annotate(images, producer, out=Path(images.root) / "sidecars")
     facts = open_facts(images, aligned=["masks"])
-    maps = {one.row: one.maps for one in iterate_maps(encoder, linear_head(), images, plan=producer.plan.clips)}
+    maps = {one.row: one.maps for one in MapMaker(encoder, linear_head(), producer.plan).maps(images, [])}
     for row in range(5):
         path = facts.manifest.file(row, "mask")
         assert path is not None

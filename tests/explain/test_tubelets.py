@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from unreel.core.errors import UsageError
-from unreel.explain import boxes_from_map, link_boxes, tubelets_from_map
-from unreel.explain.tubelets import frame_boxes
+from unreel.explain import Tubelet, boxes_from_map, link_boxes
 
 
 def _moving(frames: int = 6, *, gone: tuple[int, ...] = (), step: int = 2) -> Tensor:
@@ -25,9 +24,13 @@ def _box(x: float, y: float = 0.0, side: float = 10.0) -> list[float]:
     return [x, y, x + side, y + side]
 
 
+def _linked(clip: Tensor, **options: float) -> tuple[Tubelet, ...]:
+    return link_boxes([boxes_from_map(frame, **options).numpy() for frame in clip])
+
+
 def test_one_moving_object_is_one_tubelet() -> None:
     clip = _moving()
-    (tube,) = tubelets_from_map(clip, margin=0)
+    (tube,) = _linked(clip, margin=0)
     assert (tube.first, tube.last) == (0, 5)
     assert tube.found.all()
     for t in range(6):
@@ -36,8 +39,8 @@ def test_one_moving_object_is_one_tubelet() -> None:
 
 def test_gaps_are_filled_by_interpolation_up_to_two_frames() -> None:
     for missing in ((2,), (2, 3)):
-        (tube,) = tubelets_from_map(_moving(8, gone=missing, step=1), margin=0.2)
-        (whole,) = tubelets_from_map(_moving(8, step=1), margin=0.2)
+        (tube,) = _linked(_moving(8, gone=missing, step=1), margin=0.2)
+        (whole,) = _linked(_moving(8, step=1), margin=0.2)
         np.testing.assert_allclose(tube.boxes, whole.boxes)
         assert tube.found.tolist() == [t not in missing for t in range(8)]
     still = [[_box(0)], [], [], [], [_box(0)]]
@@ -73,17 +76,6 @@ def test_two_objects_keep_apart() -> None:
         assert [t.boxes[:, 0].tolist() for t in tubes] == [[0, 1, 2, 3, 4], [40, 39, 38, 37, 36]]
 
 
-def test_the_threshold_is_the_clips() -> None:
-    """A frame where the map stays low has no box, though it has a maximum of its own."""
-    clip = _moving(3)
-    clip[1] *= 0.4
-    assert [len(boxes) for boxes in frame_boxes(clip)] == [1, 0, 1]
-    assert [len(boxes) for boxes in frame_boxes(clip, threshold=0.3)] == [1, 1, 1]
-    assert [len(boxes) for boxes in frame_boxes(clip[None, None])] == [1, 0, 1]
-    assert len(boxes_from_map(clip[1])) == 1
-    assert frame_boxes(torch.zeros(2, 4, 4))[0].shape == (0, 4)
-
-
 def test_refusals() -> None:
     assert link_boxes([]) == ()
     with pytest.raises(UsageError, match="min_iou"):
@@ -92,5 +84,3 @@ def test_refusals() -> None:
         link_boxes([], max_gap=-1)
     with pytest.raises(UsageError, match="corners"):
         link_boxes([[_box(0)], [[10, 0, 0, 10]]])
-    with pytest.raises(UsageError, match="one clip"):
-        frame_boxes(torch.zeros(4, 4))

@@ -6,41 +6,30 @@ from types import ModuleType
 from typing import Any
 
 from unreel.explain.boxes import boxes_from_map, clean_mask, read_boxes, write_boxes
-from unreel.explain.cam import classifier_cam
 from unreel.explain.contracam import CamSettings, contracam, contrastive_score
 from unreel.explain.crf import CrfSettings, dense_crf
 from unreel.explain.driver import (
-    CamMaps,
     ClipMap,
-    array_maps,
-    iterate_maps,
-    maps_for,
-    provenance,
+    MapMaker,
     to_bytes,
     whole_frames,
 )
-from unreel.explain.tubelets import Tubelet, link_boxes, tubelets_from_map
+from unreel.explain.tubelets import Tubelet, link_boxes
 
 __all__ = [
-    "CamMaps",
     "CamSettings",
     "ClipMap",
     "CrfSettings",
+    "MapMaker",
     "Tubelet",
-    "array_maps",
     "boxes_from_map",
-    "classifier_cam",
     "clean_mask",
     "contracam",
     "contrastive_score",
     "dense_crf",
-    "iterate_maps",
     "link_boxes",
-    "maps_for",
-    "provenance",
     "read_boxes",
     "to_bytes",
-    "tubelets_from_map",
     "whole_frames",
     "write_boxes",
 ]

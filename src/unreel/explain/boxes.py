@@ -40,8 +40,8 @@ def _frame(values: Any, what: str) -> NDArray[Any]:
         data = data[0]
     if data.ndim != 2 or 0 in data.shape:
         raise UsageError(
-            f"{what}: expected one map (H, W), got {data.shape}; call it for each image, and `frame_boxes` for the "
-            "frames of a clip"
+            f"{what}: expected one map (H, W), got {data.shape}; call it for each image, or each frame of a clip with "
+            "peak=, the clip's maximum"
         )
     return data
 

@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.checks import checked
-from unreel.core.errors import DataError, UsageError
+from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Fault
 from unreel.data.dataset import EvaluationDataset, EvaluationSample
 from unreel.data.loader import iterate_evaluation
-from unreel.data.manifest import Manifest, Source
+from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
-from unreel.explain.contracam import CamSettings, Groups, activation_maps
+from unreel.explain.contracam import CamSettings, activation_maps
 from unreel.nn.encoder import Encoder, InputSpec
 from unreel.nn.matching import tensors_digest
 
@@ -52,23 +51,12 @@ class ClipMap(NamedTuple):
     pixels: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class CamMaps:
-    """Maps of a data set.
+class MapPlan(NamedTuple):
+    """Which clips of a source are looked at, and whether each frame of them by itself."""
 
-    Attributes:
-        maps: (N, V, T, H, W) float32 in [0, 1]: rows that could be read, in their order, V clips each.
-        rows: (N,) their positions in the data.
-        times_s: (N, V, T) float64.
-        faults: what could not be read, and why.
-        provenance: all settings and digests of both nets, plain values.
-    """
-
-    maps: Tensor
-    rows: Tensor
-    times_s: Tensor
-    faults: tuple[Fault, ...]
-    provenance: dict[str, object]
+    clips: ClipPlan
+    per_frame: bool
+    video: bool
 
 
 def whole_frames(spec: InputSpec, *, num_clips: int = 1, size_px: int | None = None) -> ClipPlan:
@@ -83,31 +71,6 @@ def whole_frames(spec: InputSpec, *, num_clips: int = 1, size_px: int | None = N
         short_side_px=size,
         resize_px=(size, size),
     )
-
-
-def provenance(
-    encoder: Encoder,
-    projector: nn.Module | None,
-    settings: CamSettings,
-    *,
-    batch_size: int,
-    seed: int,
-    plan: ClipPlan | None = None,
-    resolution: Resolution = "input",
-) -> dict[str, object]:
-    """What maps of the same data depend on, as plain values: goes with every file of boxes or masks."""
-    return {
-        "contracam": 1,
-        "settings": settings.to_card(),
-        "architecture": encoder.architecture,
-        "input": {k: list(v) if isinstance(v, tuple) else v for k, v in encoder.input_spec.to_card().items()},
-        "encoder": tensors_digest(encoder.state_dict()),
-        "projector": None if projector is None else tensors_digest(projector.state_dict()),
-        "batch_size": batch_size,
-        "seed": seed,
-        "plan": None if plan is None else plan.digest,
-        "resolution": resolution,
-    }
 
 
 def to_bytes(maps: Tensor) -> Tensor:
@@ -176,91 +139,130 @@ class _Blocks:
         return []
 
 
-def _stream(
-    encoder: Encoder,
-    projector: nn.Module | None,
-    batches: Iterable[tuple[list[_Item], int]],
-    settings: CamSettings,
-    *,
-    chunk: int | None,
-    resolution: Resolution = "input",
-    pixels: bool = False,
-) -> Iterator[ClipMap]:
-    factor = settings.expand_resolution
-    finer = encoder if factor == 1 else encoder.at_resolution(factor)
-    for batch, keep in batches:
+@dataclass(frozen=True)
+class MapMaker:
+    """What maps of a data set are made with.
+
+    Args:
+        encoder, projector: both from one method; see ``contracam``.
+        plan: which clips, see ``map_plan``.
+        cam: settings of the maps.
+        batch_size, seed: who is set against whom, in clips. All clips of a row are in one batch, which holds two rows
+            at least.
+        chunk: rows per pass of the backbone; changes nothing but the memory.
+    Raises: UsageError for batches in which no row could have another beside it.
+    """
+
+    encoder: Encoder
+    projector: nn.Module | None
+    plan: MapPlan
+    cam: CamSettings = field(default_factory=CamSettings)
+    batch_size: int = 256
+    seed: int = 0
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < self._fewest:
+            raise UsageError(f"batch_size must be at least {self._fewest}, got {self.batch_size}")
+
+    @property
+    def _fewest(self) -> int:
+        return 2 if self.cam.score == "contrastive" else 1
+
+    def card(self, resolution: Resolution = "input") -> dict[str, object]:
+        """What maps of the same data depend on, as plain values: goes with every file of boxes or masks."""
+        spec = self.encoder.input_spec.to_card()
+        return {
+            "contracam": 1,
+            "settings": self.cam.to_card(),
+            "architecture": self.encoder.architecture,
+            "input": {k: list(v) if isinstance(v, tuple) else v for k, v in spec.items()},
+            "encoder": tensors_digest(self.encoder.state_dict()),
+            "projector": None if self.projector is None else tensors_digest(self.projector.state_dict()),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "plan": self.plan.clips.digest,
+            "resolution": resolution,
+        }
+
+    def maps(
+        self,
+        manifest: Manifest,
+        faults: list[Fault],
+        *,
+        rows: Collection[int] | None = None,
+        resolution: Resolution = "input",
+        workers: int = 0,
+        pixels: bool = False,
+        progress: ProgressCall | None = None,
+    ) -> Iterator[ClipMap]:
+        """Maps of a data set as they are made, in the shuffled order of the batches; memory for one batch only.
+
+        Which rows share a batch is settled by the data, ``batch_size`` and ``seed`` alone. A row that cannot be read
+        leaves its batch smaller; rows that no row of another group can be set against have maps of zeros, with a
+        warning.
+
+        Args:
+            manifest: rows of one file, or of one group, are no negatives of each other.
+            faults: gets what cannot be read, and why; such rows have no map.
+            rows: those asked for; None is all. Batches of nothing else are left out; elsewhere other rows are read as
+                company, so that a run that was stopped ends with the same maps.
+            resolution: "input" maps of the plan's size, or "features": averaged over the cells of the feature map,
+                which is what is worth keeping for video (``to_bytes``: 8 bits).
+            workers: processes that decode.
+            pixels: give the frames with the maps.
+            progress: called with (rows read, rows in all).
+        Raises: DataError for missing files; UsageError as ``contracam``.
+        """
+        manifest.check_files()
+        clips = self.plan.clips
+        dataset = EvaluationDataset(manifest, clips)
+        together = _Blocks(_groups(manifest), max(self._fewest, self.batch_size // clips.num_views), self.seed)
+        asked = set(range(len(manifest)) if rows is None else rows)
+        wanted = [i for i, block in enumerate(together.blocks) if not asked.isdisjoint(block)]
+        reading = [row for i in wanted for row in together.blocks[i]]
+
+        def items(sample: EvaluationSample) -> list[_Item]:
+            if sample.views is None or sample.times_s is None:
+                return []
+            times = sample.times_s.repeat_interleave(clips.num_crops, 0)
+            group = together.groups[sample.row]
+            return [_Item(sample.row, number, view, times[number], group) for number, view in enumerate(sample.views)]
+
+        def read() -> Iterator[tuple[int, list[_Item]]]:
+            samples = enumerate(iterate_evaluation(dataset, reading, workers=workers), 1)
+            for i in wanted:
+                held: list[_Item] = []
+                for done, sample in islice(samples, len(together.blocks[i])):
+                    held += items(sample)
+                    if sample.fault is not None and sample.row in asked:
+                        faults.append(sample.fault)
+                    if progress is not None:
+                        progress(done, len(reading))
+                yield i, held
+
+        def again(near: Sequence[int]) -> Iterator[list[_Item]]:
+            return (found for sample in iterate_evaluation(dataset, near, workers=workers) if (found := items(sample)))
+
+        factor = self.cam.expand_resolution
+        finer = self.encoder if factor == 1 else self.encoder.at_resolution(factor)
+        for batch, keep in together.batches(read(), again, contrastive=self._fewest > 1):
+            for item, shown, times in zip(batch, *self._batch(finer, batch, keep, resolution), strict=False):
+                if item.row in asked:
+                    yield ClipMap(item.row, item.clip, shown, times, item.pixels if pixels else None)
+
+    def _batch(self, encoder: Encoder, batch: list[_Item], keep: int, resolution: Resolution) -> tuple[Tensor, Tensor]:
+        """Maps (N, T, H, W) and times (N, T) of a batch's first items."""
         groups = torch.tensor([item.group for item in batch])
         seen = torch.stack([item.pixels for item in batch])
-        found = activation_maps(finer, projector, seen, settings, groups=groups, chunk=chunk)
+        found = activation_maps(encoder, self.projector, seen, self.cam, groups=groups, chunk=self.chunk)
         maps = found.maps.cpu()[:keep, 0]
         maps = maps if maps.ndim == 4 else maps[:, None]
         times = torch.stack([item.times_s for item in batch[:keep]])
         if resolution == "features":
             maps = functional.adaptive_avg_pool3d(maps, found.grid)
             times = functional.adaptive_avg_pool1d(times[:, None], found.grid[0])[:, 0]
-        maps = maps.to(torch.float32)
-        for place, item in enumerate(batch[:keep]):
-            yield ClipMap(item.row, item.clip, maps[place], times[place], item.pixels if pixels else None)
-
-
-@checked
-def check_batches(settings: CamSettings, batch_size: int, resolution: Resolution = "input") -> bool:
-    """Whether rows need others in their batch. Raises UsageError where they could have none."""
-    contrastive = settings.score == "contrastive"
-    if batch_size < 1 + contrastive:
-        raise UsageError(f"batch_size must be at least {1 + contrastive}, got {batch_size}")
-    return contrastive
-
-
-def array_maps(
-    encoder: Encoder,
-    projector: nn.Module | None,
-    images: Tensor,
-    *,
-    settings: CamSettings | None = None,
-    groups: Groups | None = None,
-    batch_size: int = 256,
-    seed: int = 0,
-    chunk: int | None = None,
-    **knobs: Any,
-) -> Tensor:
-    """Maps of N images or clips in memory, batch by batch, in their order.
-
-    Args:
-        images: as ``contracam`` takes them, N of them.
-        settings: or single ``knobs`` of ``CamSettings``.
-        groups: (N,) int; rows of one group are no negatives of each other.
-        batch_size, seed: who is set against whom: recorded with the result, since it depends on them.
-    Returns: (N, 1, H, W) for images, (N, 1, T, H, W) for clips, float32 on the CPU.
-        Where all are of one group, the maps are zero, with a warning.
-    Raises: UsageError as ``contracam``.
-    """
-    chosen = _settings(settings, knobs)
-    contrastive = check_batches(chosen, batch_size)
-    ids = torch.arange(len(images)) if groups is None else torch.as_tensor(groups)
-    if len(ids) != len(images):
-        raise UsageError(f"groups: expected one per image ({len(images)}), got {len(ids)}")
-    plan = _Blocks(ids.tolist(), batch_size, seed)
-    frames = images.shape[1 if images.dtype == torch.uint8 else 2] if images.ndim == 5 else 1
-    times = torch.zeros(frames, dtype=torch.float64)
-
-    def items(rows: Sequence[int]) -> list[_Item]:
-        return [_Item(row, 0, images[row], times, plan.groups[row]) for row in rows]
-
-    read = ((number, items(block)) for number, block in enumerate(plan.blocks))
-    batches = plan.batches(read, lambda rows: ([item] for item in items(rows)), contrastive=contrastive)
-    found = _stream(encoder, projector, batches, chosen, chunk=chunk)
-    maps = [one.maps for one in sorted(found, key=lambda one: one.row)]
-    if not maps:
-        raise UsageError("there are no images to make maps of")
-    stacked = torch.stack(maps)[:, None]
-    return stacked if images.ndim == 5 else stacked[:, :, 0]
-
-
-def _settings(settings: CamSettings | None, knobs: dict[str, Any]) -> CamSettings:
-    if settings is not None and knobs:
-        raise UsageError(f"give settings or single knobs, not both (settings and {', '.join(sorted(knobs))})")
-    return CamSettings.of(**knobs) if settings is None else settings
+        return maps.to(torch.float32), times
 
 
 def _groups(manifest: Manifest) -> list[int]:
@@ -269,136 +271,3 @@ def _groups(manifest: Manifest) -> list[int]:
         manifest.group_id(i) if row.groups.get("group") or not row.path else Key("file", manifest.relative(i)).bits()
         for i, row in enumerate(manifest)
     ]
-
-
-def iterate_maps(
-    encoder: Encoder,
-    projector: nn.Module | None,
-    data: Source,
-    *,
-    plan: ClipPlan | None = None,
-    settings: CamSettings | None = None,
-    batch_size: int = 256,
-    seed: int = 0,
-    resolution: Resolution = "input",
-    chunk: int | None = None,
-    workers: int = 0,
-    pixels: bool = False,
-    skip: Collection[int] = (),
-    on_fault: Callable[[Fault], None] | None = None,
-    progress: ProgressCall | None = None,
-    **knobs: Any,
-) -> Iterator[ClipMap]:
-    """Maps of a data set as they are made, in the shuffled order of the batches; memory for one batch only.
-
-    Which rows share a batch is settled by the data, ``batch_size`` and ``seed`` alone. A row that cannot be read
-    leaves its batch smaller; rows that no row of another group can be set against have maps of zeros, with a warning.
-
-    Args:
-        data: a manifest, or what makes one. Rows of one file, or of one group, are no negatives of each other.
-        plan: which clips; None is ``whole_frames`` of the encoder's input.
-        settings: or single ``knobs`` of ``CamSettings``.
-        batch_size, seed: who is set against whom. All clips of a row are in one batch, which holds two rows at least.
-        resolution: "input" maps of the plan's size, or "features": averaged over the cells of the feature map, which
-            is what is worth keeping for video (``to_bytes``: 8 bits).
-        chunk: rows per pass of the backbone.
-        workers: processes that decode.
-        pixels: give the frames with the maps.
-        skip: rows whose maps are known. Batches of nothing else are left out; elsewhere such rows are read as company,
-            so that a run that was stopped ends with the same maps.
-        on_fault: called for each row that cannot be read; such rows have no map.
-        progress: called with (rows read, rows in all).
-    Raises: DataError for missing files; UsageError as ``contracam``.
-    """
-    chosen = _settings(settings, knobs)
-    contrastive = check_batches(chosen, batch_size, resolution)
-    manifest = Manifest.open(data)
-    manifest.check_files()
-    clips = whole_frames(encoder.input_spec) if plan is None else plan
-    dataset = EvaluationDataset(manifest, clips)
-    together = _Blocks(_groups(manifest), max(1 + contrastive, batch_size // clips.num_views), seed)
-    known = set(skip)
-    wanted = [i for i, block in enumerate(together.blocks) if not known.issuperset(block)]
-    reading = [row for i in wanted for row in together.blocks[i]]
-
-    def items(sample: EvaluationSample) -> list[_Item]:
-        if sample.views is None or sample.times_s is None:
-            return []
-        times = sample.times_s.repeat_interleave(clips.num_crops, 0)
-        group = together.groups[sample.row]
-        return [_Item(sample.row, number, view, times[number], group) for number, view in enumerate(sample.views)]
-
-    def read() -> Iterator[tuple[int, list[_Item]]]:
-        samples = enumerate(iterate_evaluation(dataset, reading, workers=workers), 1)
-        for i in wanted:
-            held: list[_Item] = []
-            for done, sample in islice(samples, len(together.blocks[i])):
-                held += items(sample)
-                if sample.fault is not None and on_fault is not None and sample.row not in known:
-                    on_fault(sample.fault)
-                if progress is not None:
-                    progress(done, len(reading))
-            yield i, held
-
-    def again(rows: Sequence[int]) -> Iterator[list[_Item]]:
-        return (found for sample in iterate_evaluation(dataset, rows, workers=workers) if (found := items(sample)))
-
-    batches = together.batches(read(), again, contrastive=contrastive)
-    for found in _stream(encoder, projector, batches, chosen, chunk=chunk, resolution=resolution, pixels=pixels):
-        if found.row not in known:
-            yield found
-
-
-def maps_for(
-    encoder: Encoder,
-    projector: nn.Module | None,
-    data: Source,
-    *,
-    plan: ClipPlan | None = None,
-    settings: CamSettings | None = None,
-    batch_size: int = 256,
-    seed: int = 0,
-    resolution: Resolution = "input",
-    chunk: int | None = None,
-    workers: int = 0,
-    progress: ProgressCall | None = None,
-    **knobs: Any,
-) -> CamMaps:
-    """``iterate_maps``, collected in the order of the data, with the settings and digests that made them.
-
-    For sets that fit in memory: N · V · T · H · W float32. Raises as ``iterate_maps``; DataError where no row could
-    be read.
-    """
-    chosen = _settings(settings, knobs)
-    clips = whole_frames(encoder.input_spec) if plan is None else plan
-    faults: list[Fault] = []
-    found = sorted(
-        iterate_maps(
-            encoder,
-            projector,
-            data,
-            plan=clips,
-            settings=chosen,
-            batch_size=batch_size,
-            seed=seed,
-            resolution=resolution,
-            chunk=chunk,
-            workers=workers,
-            on_fault=faults.append,
-            progress=progress,
-        ),
-        key=lambda one: (one.row, one.clip),
-    )
-    if not found:
-        first = f" (first: {faults[0].path}: {faults[0].message})" if faults else ""
-        raise DataError(f"none of {len(faults)} rows could be read{first}")
-    rows = list(dict.fromkeys(one.row for one in found))
-    maps, times = torch.stack([one.maps for one in found]), torch.stack([one.times_s for one in found])
-    card = provenance(encoder, projector, chosen, batch_size=batch_size, seed=seed, plan=clips, resolution=resolution)
-    return CamMaps(
-        maps.view(len(rows), -1, *maps.shape[1:]),
-        torch.tensor(rows),
-        times.view(len(rows), -1, times.shape[-1]),
-        tuple(faults),
-        card,
-    )

@@ -15,7 +15,6 @@ import jinja2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError
@@ -28,14 +27,12 @@ from unreel.data.boxes import write_boxes
 from unreel.data.contracts import Request
 from unreel.data.manifest import Manifest
 from unreel.data.rows import RowReader
-from unreel.explain.contracam import CamSettings
 from unreel.explain.crf import CrfSettings
-from unreel.explain.driver import iterate_maps, provenance, to_bytes
-from unreel.explain.objects import MapPlan, Objects, ObjectSettings, SourceMaps, find_objects, join_rows, refine
+from unreel.explain.driver import MapMaker, to_bytes
+from unreel.explain.objects import Objects, ObjectSettings, SourceMaps, find_objects, join_rows, refine
 from unreel.explain.overlay import COLOURS, colour_bar, draw_boxes, enlarge, fit, heat, widen
 from unreel.media.image import encode_image
 from unreel.media.write import write_video
-from unreel.nn.encoder import Encoder
 
 _LONGEST_NAME = 200  # bytes; file systems take 255, and a suffix follows
 _LONGEST_PX = 640  # of an overlay; enough to see a map's cells
@@ -93,18 +90,12 @@ def choose_rows(manifest: Manifest, limit: int, seed: int = 0) -> Manifest:
 
 
 def write_gallery(
-    encoder: Encoder,
-    projector: nn.Module | None,
+    maker: MapMaker,
     manifest: Manifest,
     out: Path,
     *,
-    plan: MapPlan,
-    cam: CamSettings,
     crf: CrfSettings | None = None,
     objects: ObjectSettings | None = None,
-    batch_size: int = 256,
-    seed: int = 0,
-    chunk: int | None = None,
     workers: int = 0,
     title: str = "",
     progress: Callable[[int, int], None] | None = None,
@@ -116,43 +107,29 @@ def write_gallery(
     and with ``objects`` also ``boxes.txt`` (docs/methods/contracam.md, Boxes) and, of videos, ``tubelets.json``.
 
     Args:
-        encoder, projector, cam, batch_size, seed, chunk, workers: as in ``iterate_maps``.
+        maker: makes the maps.
         manifest: its rows set against each other.
         out: the folder; files in it are replaced.
-        plan: which clips, see ``map_plan``.
         crf: refines the maps first.
         objects: also look for boxes.
+        workers: processes that decode.
         title: what the page calls the encoder.
         progress: called with (rows read, rows in all).
     Raises: DataError where no row can be read.
     """
     faults: list[Fault] = []
-    clips = iterate_maps(
-        encoder,
-        projector,
-        manifest,
-        plan=plan.clips,
-        settings=cam,
-        batch_size=batch_size,
-        seed=seed,
-        chunk=chunk,
-        workers=workers,
-        pixels=crf is not None,
-        on_fault=faults.append,
-        progress=progress,
-    )
+    clips = maker.maps(manifest, faults, workers=workers, pixels=crf is not None, progress=progress)
     reader = RowReader(manifest)
     items: dict[int, GalleryItem] = {}
     for source in join_rows(clips):
-        refined = refine(source, crf, device=device_of(encoder))
+        refined = refine(source, crf, device=device_of(maker.encoder))
         found = None if objects is None else find_objects(refined, objects)
         items[source.row] = _write_source(reader, refined, found, out)
     if not items:
         first = f" (first: {faults[0].message})" if faults else ""
         raise DataError(f"none of {len(manifest)} sources of {manifest.root} could be read{first}")
     shown = tuple(items[row] for row in sorted(items))
-    card = provenance(encoder, projector, cam, batch_size=batch_size, seed=seed, plan=plan.clips)
-    card |= {
+    card = maker.card() | {
         "sources": len(manifest),
         "crf": None if crf is None else crf.to_card(),
         "objects": None if objects is None else objects.to_card(),
@@ -161,11 +138,11 @@ def write_gallery(
     write_whole(out / "explain.json", json.dumps(card, indent=1))
     if objects is not None:
         write_boxes(out / "boxes.txt", {item.name: item.boxes for item in shown})
-        if plan.video:
+        if maker.plan.video:
             tubes = {item.name: item.tubelets for item in shown}
             write_whole(out / "tubelets.json", json.dumps(tubes, indent=1))
     page = out / "index.html"
-    write_whole(page, render_page(shown, faults, card, title=title or encoder.architecture or "encoder"))
+    write_whole(page, render_page(shown, faults, card, title=title or maker.encoder.architecture or "encoder"))
     return Gallery(page, shown, tuple(faults))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from unreel.data.sampling import ClipPlan
 from unreel.explain.boxes import Contours, box_options, boxes_from_map, clean_mask
 from unreel.explain.contracam import Variant
 from unreel.explain.crf import CrfSettings, dense_crf
-from unreel.explain.driver import ClipMap, whole_frames
+from unreel.explain.driver import ClipMap, MapPlan, whole_frames
 from unreel.explain.tubelets import MAX_GAP, MIN_IOU, Tubelet, link_boxes
 from unreel.media import MediaError
 from unreel.nn.encoder import Encoder
@@ -38,14 +38,6 @@ _PROBED = 64
 _MOST_CLIPS = 16
 # Frames further apart than this many usual steps have others between them.
 _APART = 1.5
-
-
-class MapPlan(NamedTuple):
-    """Which clips of a source are looked at, and whether each frame of them by itself."""
-
-    clips: ClipPlan
-    per_frame: bool
-    video: bool
 
 
 def map_plan(

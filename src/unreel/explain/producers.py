@@ -13,11 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-from torch import nn
 from torch.nn import functional
 
-from unreel.core.devices import choose_device
 from unreel.core.files import write_arrays, write_whole
 from unreel.core.modules import device_of
 from unreel.data.batch import Fault
@@ -25,82 +22,15 @@ from unreel.data.manifest import Manifest
 from unreel.data.sidecars import Found, file_beside
 from unreel.explain.contracam import CamSettings
 from unreel.explain.crf import CrfSettings
-from unreel.explain.driver import check_batches, iterate_maps, provenance, to_bytes
-from unreel.explain.objects import MapPlan, ObjectSettings, SourceMaps, find_objects, join_rows, refine
+from unreel.explain.driver import MapMaker, Resolution, to_bytes
+from unreel.explain.objects import ObjectSettings, find_objects, join_rows, refine
 from unreel.media import decoder_for
 from unreel.media.image import encode_image
-from unreel.nn.encoder import Encoder
 
 BOX_MAPS = CamSettings(iterations=10, expand_resolution=2)
 """Maps that boxes are made of (docs/methods/contracam.md, Settings)."""
 MASK_MAPS = CamSettings(iterations=1, expand_resolution=1)
 """Maps that are BG-Mixup's masks (docs/methods/contracam.md, Settings)."""
-
-
-@dataclass(frozen=True)
-class _Maps:
-    """What both producers are made of.
-
-    Args:
-        encoder, projector: both from one method; see ``contracam``.
-        plan: which clips, see ``map_plan``.
-        cam: settings of the maps.
-        batch_size, seed: who is set against whom, in clips.
-        chunk: rows per pass of the backbone; changes nothing but the memory.
-    """
-
-    encoder: Encoder
-    projector: nn.Module | None
-    plan: MapPlan
-    cam: CamSettings
-    batch_size: int = 256
-    seed: int = 0
-    chunk: int | None = None
-
-    name: ClassVar[str]
-    version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        check_batches(self.cam, self.batch_size)
-
-    def _card(self, resolution: str) -> dict[str, object]:
-        return provenance(
-            self.encoder,
-            self.projector,
-            self.cam,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            plan=self.plan.clips,
-            resolution="features" if resolution == "features" else "input",
-        )
-
-    def _sources(
-        self,
-        sources: Manifest,
-        rows: Collection[int],
-        faults: list[Fault],
-        *,
-        workers: int,
-        features: bool = False,
-        pixels: bool = False,
-    ) -> Iterator[SourceMaps]:
-        wanted = set(rows)
-        clips = iterate_maps(
-            self.encoder,
-            self.projector,
-            sources,
-            plan=self.plan.clips,
-            settings=self.cam,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            resolution="features" if features else "input",
-            chunk=self.chunk,
-            workers=workers,
-            pixels=pixels,
-            skip=[row for row in range(len(sources)) if row not in wanted],
-            on_fault=faults.append,
-        )
-        return join_rows(clips)
 
 
 def _unreadable(sources: Manifest, faults: list[Fault]) -> Iterator[Found]:
@@ -110,7 +40,7 @@ def _unreadable(sources: Manifest, faults: list[Fault]) -> Iterator[Found]:
 
 
 @dataclass(frozen=True)
-class BoxProducer(_Maps):
+class BoxProducer(MapMaker):
     """The sidecar ``boxes``: of an image its objects' boxes, of a video its tubelets besides.
 
     Facts: ``boxes`` (N, 4), ``tube_times_s`` and ``tube_boxes``; see ``unreel.data.objects``.
@@ -124,12 +54,13 @@ class BoxProducer(_Maps):
     crf: CrfSettings | None = field(default_factory=CrfSettings)
     objects: ObjectSettings = field(default_factory=ObjectSettings)
 
-    name = "boxes"
+    name: ClassVar[str] = "boxes"
+    version: ClassVar[int] = 1
 
     @property
     def settings(self) -> Mapping[str, object]:
         crf = None if self.crf is None else self.crf.to_card()
-        return {**self._card("input"), "crf": crf, "objects": self.objects.to_card()}
+        return {**self.card(), "crf": crf, "objects": self.objects.to_card()}
 
     def compute_all(
         self, sources: Manifest, rows: Collection[int], *, table: Path, workers: int = 0
@@ -137,14 +68,15 @@ class BoxProducer(_Maps):
         """The boxes of ``rows``; see ``SetProducer``."""
         del table
         faults: list[Fault] = []
-        for source in self._sources(sources, rows, faults, workers=workers, pixels=self.crf is not None):
+        clips = self.maps(sources, faults, rows=rows, workers=workers, pixels=self.crf is not None)
+        for source in join_rows(clips):
             refined = refine(source, self.crf, device=device_of(self.encoder))
             yield Found(source.row, None, find_objects(refined, self.objects).facts())
         yield from _unreadable(sources, faults)
 
 
 @dataclass(frozen=True)
-class MaskProducer(_Maps):
+class MaskProducer(MapMaker):
     """The sidecar ``masks``: soft masks in 8 bits, as files in a folder named like the table.
 
     An image gets a grey PNG of its size. A video gets an archive with ``masks`` (T', h, w) at the resolution of the
@@ -154,18 +86,23 @@ class MaskProducer(_Maps):
 
     cam: CamSettings = MASK_MAPS
 
-    name = "masks"
+    name: ClassVar[str] = "masks"
+    version: ClassVar[int] = 1
+
+    @property
+    def _resolution(self) -> Resolution:
+        return "features" if self.plan.video else "input"
 
     @property
     def settings(self) -> Mapping[str, object]:
-        return self._card("features" if self.plan.video else "input")
+        return self.card(self._resolution)
 
     def compute_all(
         self, sources: Manifest, rows: Collection[int], *, table: Path, workers: int = 0
     ) -> Iterator[Found]:
         """The masks of ``rows``; see ``SetProducer``."""
         faults: list[Fault] = []
-        for source in self._sources(sources, rows, faults, workers=workers, features=self.plan.video):
+        for source in join_rows(self.maps(sources, faults, rows=rows, workers=workers, resolution=self._resolution)):
             path = sources.absolute(source.row)
             file = file_beside(table, path, ".npz" if self.plan.video else ".png")
             if self.plan.video:
@@ -178,11 +115,3 @@ class MaskProducer(_Maps):
                 write_whole(table.parent / file, encode_image(to_bytes(whole).numpy()))
             yield Found(source.row, None, {"file": file.as_posix()})
         yield from _unreadable(sources, faults)
-
-
-def prefer_device(*modules: nn.Module | None, device: str | torch.device | None = None) -> None:
-    """Move nets to a device; None takes the best there is."""
-    target = choose_device(device)
-    for module in modules:
-        if module is not None:
-            module.to(target)

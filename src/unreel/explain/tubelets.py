@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from unreel.core.checks import Amount, Range, checked
-from unreel.core.errors import UsageError
-from unreel.explain.boxes import boxes_from_map
 from unreel.metrics.localization import box_iou
 
 MIN_IOU = 0.3
@@ -87,29 +83,3 @@ def _filled(chain: list[tuple[int, NDArray[np.float64]]]) -> Tubelet:
     frames = np.arange(times[0], times[-1] + 1)
     boxes = np.stack([np.interp(frames, times, corner) for corner in corners.T], 1)
     return Tubelet(int(times[0]), boxes, np.isin(frames, times))
-
-
-def frame_boxes(map: Tensor | NDArray[Any], **options: Any) -> list[Tensor]:
-    """The boxes of each frame of a clip's map (T, H, W); what is object is judged by the clip's maximum.
-
-    ``options`` are those of ``boxes_from_map``. A frame without the object, where the map stays low, has no box.
-    """
-    clip = torch.as_tensor(map)
-    while clip.ndim > 3 and clip.shape[0] == 1:
-        clip = clip[0]
-    if clip.ndim != 3 or 0 in clip.shape:
-        raise UsageError(f"map: expected the map of one clip (T, H, W), got {tuple(clip.shape)}")
-    return [boxes_from_map(frame, **{"peak": float(clip.max()), **options}) for frame in clip]
-
-
-def tubelets_from_map(
-    map: Tensor | NDArray[Any],
-    *,
-    min_iou: float = MIN_IOU,
-    max_gap: int = MAX_GAP,
-    min_frames: int = 1,
-    **options: Any,
-) -> tuple[Tubelet, ...]:
-    """``frame_boxes`` of a clip's map (T, H, W), linked; ``options`` are those of ``boxes_from_map``."""
-    found = [boxes.numpy() for boxes in frame_boxes(map, **options)]
-    return link_boxes(found, min_iou=min_iou, max_gap=max_gap, min_frames=min_frames)

@@ -20,10 +20,11 @@ from unreel.data.sidecars import LEARNED, Annotation, Producer, SetProducer, cre
 from unreel.data.sidecars import annotate as compute
 from unreel.explain.contracam import CamSettings
 from unreel.explain.crf import CrfSettings
+from unreel.explain.driver import MapMaker
 from unreel.explain.gallery import Gallery, choose_rows, write_gallery
-from unreel.explain.objects import MapPlan, ObjectSettings, map_plan
-from unreel.explain.producers import BOX_MAPS, MASK_MAPS, BoxProducer, MaskProducer, prefer_device
-from unreel.recipes.trained import CamNets, load_cam_nets
+from unreel.explain.objects import ObjectSettings, map_plan
+from unreel.explain.producers import BOX_MAPS, MASK_MAPS, BoxProducer, MaskProducer
+from unreel.recipes.trained import load_cam_nets
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def explain(
     Raises: UsageError for settings that cannot be; DataError where nothing can be read; WriteError before any work.
     """
     if limit < 0:
-        raise UsageError(f"limit {limit}: expected a number of images or videos, or 0 for all")
+        raise UsageError(f"--limit {limit}: expected a number of images or videos, or 0 for all")
     chosen = _checked(settings)
     count = _workers(device, workers)
     if isinstance(data, str | os.PathLike):
@@ -83,22 +84,16 @@ def explain(
     manifest = choose_rows(Manifest.open(data), limit, seed)
     manifest.check_files()
     base = {"iterations": iterations, "expand_resolution": expand_resolution, "variant": variant}
-    nets, plan, cam = _nets(encoder, manifest, clips, device, base, chosen["cam"])
-    post = _post(chosen, cam.variant, crf=crf)
+    maker = _maker(encoder, manifest, base, chosen["cam"], clips, batch_size, seed, device)
+    post = _post(chosen, maker.cam.variant, crf=crf)
     place = Path(encoder)
-    with claimed(out), Progress("explain", len(manifest), unit="videos" if plan.video else "images") as bar:
+    with claimed(out), Progress("explain", len(manifest), unit="videos" if maker.plan.video else "images") as bar:
         return write_gallery(
-            nets.encoder,
-            nets.projector,
+            maker,
             manifest,
             Path(out),
-            plan=plan,
-            cam=cam,
             crf=post["crf"],
             objects=post["objects"] if boxes else None,
-            batch_size=_BATCH[plan.video] if batch_size is None else batch_size,
-            seed=seed,
-            chunk=_CHUNK[plan.video],
             workers=count,
             title=place.stem if place.is_file() else place.resolve().name,
             progress=bar,
@@ -138,13 +133,24 @@ def annotate(
     producer: Producer | SetProducer
     if name in LEARNED and encoder is not None:
         manifest.check_files()
-        producer = _learned(
-            name, encoder, manifest, crf=crf, clips=clips, batch_size=batch_size, seed=seed, settings=settings,
-            device=device,
-        )  # fmt: skip
+        chosen = _checked(settings)
+        if name == "masks" and (crf or chosen["crf"] or chosen["objects"]):
+            raise UsageError(
+                "--crf and --objects.… change boxes alone, and masks are kept as they are found; leave them out"
+            )
+        if crf is False and chosen["crf"]:
+            given = ", ".join(f"--crf.{key}" for key in chosen["crf"])
+            raise UsageError(f"--no-crf leaves out what {given} would change; leave out one of them")
+        base = asdict(BOX_MAPS if name == "boxes" else MASK_MAPS)
+        maker = _maker(encoder, manifest, base, chosen["cam"], clips, batch_size, seed, device)
+        if name == "masks":
+            producer = MaskProducer(**vars(maker))
+        else:
+            post = _post(chosen, maker.cam.variant, crf=not maker.plan.video if crf is None else crf)
+            producer = BoxProducer(**vars(maker), **post)
     else:
         producer = create_producer(name, data=data if isinstance(data, str | os.PathLike) else manifest.root)
-        if any(given is not None for given in (encoder, crf, clips, batch_size, device)) or seed or settings:
+        if any(value is not None for value in (encoder, crf, clips, batch_size, device)) or seed or settings:
             raise UsageError(
                 f"{name} takes no --encoder, --crf, --clips, --batch-size, --device, --seed or settings; those belong "
                 "to boxes and masks"
@@ -157,7 +163,7 @@ def _workers(device: str | None, workers: int | None) -> int:
     """How many processes read: those asked for, or as many as suit the device, at least 2."""
     target = choose_device(device)
     if workers is not None and workers < 0:
-        raise UsageError(f"workers {workers}: expected a number of processes, 0 or more")
+        raise UsageError(f"--workers {workers}: expected a number of processes, 0 or more")
     return max(2, default_workers(target)) if workers is None else workers
 
 
@@ -170,22 +176,27 @@ def _checked(settings: Chosen | None) -> dict[str, dict[str, Any]]:
     return {name: validate(builder, given.get(name, {}), name) for name, builder in _SECTIONS.items()}
 
 
-def _nets(
+def _maker(
     encoder: str | os.PathLike[str],
     manifest: Manifest,
-    clips: int | None,
-    device: str | None,
     base: Mapping[str, Any],
     chosen: Mapping[str, Any],
-) -> tuple[CamNets, MapPlan, CamSettings]:
+    clips: int | None,
+    batch_size: int | None,
+    seed: int,
+    device: str | None,
+) -> MapMaker:
     """The nets on their device, the clips that maps are of, and how maps are made (``chosen`` goes over the rest)."""
     nets = load_cam_nets(encoder)
     if nets.embed == "backbone":
         log.info("this encoder has no projector, so its embeddings are compared instead")
-    prefer_device(nets.encoder, nets.projector, device=device)
+    for net in filter(None, (nets.encoder, nets.projector)):
+        net.to(choose_device(device))
     plan = map_plan(nets.encoder, manifest, num_clips=clips)
     own = {"embed": nets.embed, "score": nets.score, "per_frame": plan.per_frame}
-    return nets, plan, CamSettings.of(**{**base, **own, **chosen})
+    cam = CamSettings.of(**{**base, **own, **chosen})
+    together = _BATCH[plan.video] if batch_size is None else batch_size
+    return MapMaker(nets.encoder, nets.projector, plan, cam, together, seed, _CHUNK[plan.video])
 
 
 def _post(chosen: Mapping[str, Mapping[str, Any]], variant: str, *, crf: bool) -> dict[str, Any]:
@@ -193,34 +204,3 @@ def _post(chosen: Mapping[str, Mapping[str, Any]], variant: str, *, crf: bool) -
         "crf": CrfSettings(**chosen["crf"]) if crf or chosen["crf"] else None,
         "objects": ObjectSettings(**{"variant": variant, **chosen["objects"]}),
     }
-
-
-def _learned(
-    name: str,
-    encoder: str | os.PathLike[str],
-    manifest: Manifest,
-    *,
-    crf: bool | None,
-    clips: int | None,
-    batch_size: int | None,
-    seed: int,
-    settings: Chosen | None,
-    device: str | None,
-) -> SetProducer:
-    """The producer of ``boxes`` or ``masks``; ``crf`` None: for boxes of images."""
-    chosen = _checked(settings)
-    if name == "masks" and (crf or chosen["crf"] or chosen["objects"]):
-        raise UsageError(
-            "--crf and --objects.… change boxes alone, and masks are kept as they are found; leave them out"
-        )
-    if crf is False and chosen["crf"]:
-        given = ", ".join(f"--crf.{key}" for key in chosen["crf"])
-        raise UsageError(f"--no-crf leaves out what {given} would change; leave out one of them")
-    base = asdict(BOX_MAPS if name == "boxes" else MASK_MAPS)
-    nets, plan, cam = _nets(encoder, manifest, clips, device, base, chosen["cam"])
-    together = _BATCH[plan.video] if batch_size is None else batch_size
-    shared: dict[str, Any] = {"batch_size": together, "seed": seed, "chunk": _CHUNK[plan.video]}
-    if name == "masks":
-        return MaskProducer(nets.encoder, nets.projector, plan, cam, **shared)
-    post = _post(chosen, cam.variant, crf=not plan.video if crf is None else crf)
-    return BoxProducer(nets.encoder, nets.projector, plan, cam, **shared, **post)

@@ -1,4 +1,4 @@
-"""The heat map: every number is there as text, colours mean what the bar says, text can be read on them."""
+"""The atlas' heat map: every number is there as text, colours mean what the bar says, text can be read on them."""
 
 from xml.etree import ElementTree
 
@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
+from tests.scripts import script
 from unreel.core.errors import UsageError
-from unreel.report.heat_map import _luminance, _signed, heat_map, standalone_svg, text_colour
+
+_script = script("heat_map")
+heat_map, standalone_svg, text_colour = _script.heat_map, _script.standalone_svg, _script.text_colour
 
 
 def _make(**options):
@@ -44,7 +47,7 @@ def test_numbers_are_text_and_the_file_stands_alone():
 
 
 def test_less_than_half_a_point_has_no_sign():
-    assert [_signed(v) for v in (0.004, -0.004, 0.0, 0.05, -0.05)] == ["0", "0", "0", "+5", "−5"]
+    assert [_script._signed(v) for v in (0.004, -0.004, 0.0, 0.05, -0.05)] == ["0", "0", "0", "+5", "−5"]
 
 
 def test_colour_is_the_difference_and_undecided_cells_are_hatched():
@@ -81,7 +84,9 @@ def test_text_has_contrast_on_every_colour():
     for x in np.linspace(0, 1, 101):
         fill = colormaps["RdBu"](x)
         ink = text_colour(fill)
-        levels = sorted((_luminance(fill), _luminance([int(ink[i : i + 2], 16) / 255 for i in (1, 3, 5)])))
+        levels = sorted(
+            (_script._luminance(fill), _script._luminance([int(ink[i : i + 2], 16) / 255 for i in (1, 3, 5)]))
+        )
         assert (levels[1] + 0.05) / (levels[0] + 0.05) > 4.0
 
 
