@@ -1,0 +1,124 @@
+"""What unreel's pages share: one style, one frame around what a page says, and pictures of clips that play.
+
+A page is one file and needs no network. A template extends ``page.html.jinja``, and shows clips by the macros of
+``clips.html.jinja``.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from unreel.core.files import write_whole
+from unreel.core.text import shown
+from unreel.core.words import counted
+from unreel.media import MediaError, probe, read_clip
+
+_HERE = Path(__file__).parent
+_FRAMES = 8
+_SIDE_PX = 144
+_QUALITY = 70
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip as a page shows it: ``frames`` pictures side by side in one WebP, as a data URI; empty where unreadable.
+
+    ``seconds`` is how long the frames take to play; ``name`` stands below, ``href`` leads to the file, where there is
+    one. ``title`` and ``note`` are what a page says of it, ``value`` a number; ``mark`` is "good", "bad" or "".
+    """
+
+    name: str
+    picture: str = ""
+    frames: int = 1
+    seconds: float = 0.0
+    href: str = ""
+    title: str = ""
+    note: str = ""
+    value: str = ""
+    mark: str = ""
+
+
+def clip_of(
+    path: str | os.PathLike[str],
+    span: tuple[float, float | None] | None = None,
+    *,
+    name: str | None = None,
+    side_px: int = _SIDE_PX,
+    **said: str,
+) -> Clip:
+    """A file, or seconds of it, as a clip that plays: eight frames evenly spread, an image as one.
+
+    Args:
+        path: a video, an image or a folder of frames. span: start and end in seconds; None: all of it.
+        name: what stands below; the file's name by default. side_px: the longest side of a frame.
+        said: the other fields of ``Clip``.
+    Returns: without a picture where the file cannot be read.
+    """
+    file = Path(path)
+    href = said.pop("href", file.absolute().as_uri())
+    known: dict[str, Any] = {"name": shown(file.name) if name is None else name, "href": href, **said}
+    try:
+        info = probe(file)
+        start = 0.0 if span is None else span[0]
+        end = info.duration_s if span is None or span[1] is None else min(span[1], info.duration_s)
+        count = max(1, min(_FRAMES, info.num_frames))
+        if count == 1:
+            pixels = read_clip(file, indices=[0]).pixels
+        else:  # the middle of each of as many equal parts
+            times = start + (np.arange(count) + 0.5) * max(end - start, 0.0) / count
+            pixels = read_clip(file, times_s=times).pixels
+    except MediaError:
+        return Clip(**known)
+    pictures = [Image.fromarray(frame) for frame in pixels]
+    for picture in pictures:
+        picture.thumbnail((side_px, side_px))
+    width, height = pictures[0].size
+    strip = Image.new("RGB", (width * len(pictures), height))
+    for i, picture in enumerate(pictures):
+        strip.paste(picture, (i * width, 0))
+    stream = io.BytesIO()
+    strip.save(stream, "WEBP", quality=_QUALITY)
+    data = base64.b64encode(stream.getvalue()).decode()
+    # Long spans play in a hurry, short ones as they are.
+    return Clip(
+        picture=f"data:image/webp;base64,{data}",
+        frames=len(pictures),
+        seconds=round(min(max(end - start, 0.8), 2.4), 2),
+        **known,
+    )
+
+
+@functools.cache
+def templates() -> Environment:
+    """The environment of the pages' templates."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["counted"] = counted
+    return environment
+
+
+def render_page(template: str, *, title: str, **said: Any) -> str:
+    """A page as text: a template of this folder, with what it is told; ``style`` is the pages' own."""
+    style = Markup("\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("report.css", "page.css")))
+    return templates().get_template(template).render(title=title, style=style, **said)
+
+
+def write_page(path: str | os.PathLike[str], template: str, *, title: str, **said: Any) -> Path:
+    """Write a page, all or nothing; returns its file."""
+    return write_whole(path, render_page(template, title=title, **said))
