@@ -51,7 +51,7 @@ def test_a_page_escapes_what_it_is_told_and_needs_no_network(monkeypatch: pytest
     usual = pages.templates().loader
     assert usual is not None
     environment = pages.templates().overlay(loader=ChoiceLoader([DictLoader({"own.jinja": OWN}), usual]))
-    monkeypatch.setattr(pages, "templates", lambda: environment)
+    monkeypatch.setattr(pages, "templates", lambda folder: environment)
     hostile = Clip('"><script>alert(1)</script>.mp4', picture="data:image/webp;base64,", note="'\"><img>")
     page = render_page("own.jinja", title="<b>", found=[hostile])
     assert "<script>" not in page

@@ -12,6 +12,7 @@ from unreel.cli.data import data_app
 from unreel.cli.doctor import doctor
 from unreel.cli.explain import explain
 from unreel.cli.export import export
+from unreel.cli.serve import serve
 from unreel.cli.show import demo, models, report
 from unreel.cli.train import pretrain
 from unreel.cli.use import embed, evaluate, predict, search
@@ -41,6 +42,7 @@ for command, group in (
     (evaluate, _USE),
     (predict, _USE),
     (search, _USE),
+    (serve, _USE),
     (export, _USE),
     (explain, _USE),
     (report, _USE),

@@ -100,10 +100,10 @@ def clip_of(
 
 
 @functools.cache
-def templates() -> Environment:
-    """The environment of the pages' templates."""
+def templates(folder: Path = _HERE) -> Environment:
+    """The environment of the pages' templates: those of a folder, and those that all share."""
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader([folder, _HERE]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -113,10 +113,10 @@ def templates() -> Environment:
     return environment
 
 
-def render_page(template: str, *, title: str, **said: Any) -> str:
-    """A page as text: a template of this folder, with what it is told; ``style`` is the pages' own."""
+def render_page(template: str, *, title: str, folder: Path = _HERE, **said: Any) -> str:
+    """A page as text: a template of a folder, with what it is told; ``style`` is the pages' own."""
     style = Markup("\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("report.css", "page.css")))
-    return templates().get_template(template).render(title=title, style=style, **said)
+    return templates(folder).get_template(template).render(title=title, style=style, **said)
 
 
 def write_page(path: str | os.PathLike[str], template: str, *, title: str, **said: Any) -> Path:
