@@ -82,6 +82,7 @@ def test_a_folder_is_labelled_trained_and_searched_by_keyboard_alone(
     sync_api.expect(page.locator(".clip")).to_have_count(11)
     page.keyboard.press("u")  # the page of the other width begins without labels
     page.goto(address)
+    sync_api.expect(page.locator(".tag")).to_have_count(5)
     for i in range(5):
         page.keyboard.press("ArrowRight")
         page.keyboard.press("u")
