@@ -14,8 +14,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
 from unreel.core.errors import UsageError
-from unreel.report.figures import _STYLE as STYLE
-from unreel.report.figures import INK, MUTED, Drawing
+from unreel.report.figures import INK, MUTED, STYLE, Drawing
 
 _COLOURS = (
     "RdBu"  # ends in blue and in red-brown, which every kind of colour blindness tells apart; light in the middle

@@ -249,23 +249,11 @@ def render_page(items: tuple[GalleryItem, ...], faults: list[Fault], card: dict[
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["url"] = lambda path: quote(path)
     template = environment.from_string((files("unreel.explain") / "gallery.html.jinja").read_text(encoding="utf-8"))
-    cam = card["settings"]
-    chips = [
-        "supervised class" if cam["score"] == "supervised" else f"ContraCAM, {cam['variant']} variant",
-        f"{cam['iterations']} {'iteration' if cam['iterations'] == 1 else 'iterations'}",
-        f"resolution ×{cam['expand_resolution']}",
-        "embeddings" if cam["embed"] == "backbone" else "projections",
-        "CRF" if card["crf"] else "no CRF",
-        f"{min(card['batch_size'], card['sources'])} at a time, seed {card['seed']}",
-    ]
     return template.render(
         title=title,
         items=items,
         faults=faults,
-        chips=chips,
+        card=card,
         bar=", ".join(colour_bar()),
-        supervised=cam["score"] == "supervised",
-        with_boxes=card["objects"] is not None,
         video=any(item.video for item in items),
-        digest=card["encoder"],
     )

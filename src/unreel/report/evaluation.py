@@ -5,15 +5,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unreel.core.words import plural
 from unreel.report.figures import Drawing, GalleryRow, retrieval_gallery, score_figure
 from unreel.tasks.scores import Report, Score
-
-_MOST_CLASSES = 16
 
 
 @dataclass
@@ -31,13 +28,6 @@ class Evaluation:
             str(about.get("label", self.report.task.get("name", ""))),
         ]
         return ", ".join(part for part in parts if part) or self.file
-
-    @property
-    def facts(self) -> list[tuple[str, str]]:
-        """What tells it from the others, in words and values."""
-        about = self.report.about
-        told = [(key, about[key]) for key in ("data", "gallery", "split", "group", "pooling") if about.get(key)]
-        return [*told, *([("evaluated", self.report.kept)] if self.report.kept else [])]
 
     @property
     def tested(self) -> str:
@@ -59,21 +49,6 @@ class Evaluation:
     @property
     def verdicts(self) -> list[tuple[str, str]]:
         return [(score.mark, score.verdict) for score in self.scores if score.primary]
-
-    @property
-    def confusions(self) -> list[dict[str, Any]]:
-        """Confusion matrices small enough to read, with the share of each row for shading."""
-        tables = []
-        for confusion in self.report.confusions:
-            if 2 <= len(confusion.classes) <= _MOST_CLASSES:
-                counts = np.array(confusion.counts, dtype=float)
-                shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-                rows = [
-                    (name, list(zip(line, share.round(2).tolist(), strict=True)))
-                    for name, line, share in zip(confusion.classes, confusion.counts, shares, strict=True)
-                ]
-                tables.append({"protocol": confusion.protocol, "classes": confusion.classes, "rows": rows})
-        return tables
 
     @functools.cached_property
     def gallery(self) -> list[GalleryRow]:

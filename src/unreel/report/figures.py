@@ -11,11 +11,12 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import rc_context
+from matplotlib import rc_context, rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -41,26 +42,7 @@ _VARIABLES = {
     PAPER: "--paper",
     **{colour: f"--series-{i + 1}" for i, colour in enumerate(SERIES)},
 }
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 8.5,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0.0,
-    "ytick.major.size": 0.0,
-    "lines.linewidth": 1.4,
-    "lines.solid_capstyle": "round",
-}
+STYLE = rc_params_from_file(Path(__file__).with_name("figures.mplstyle"), use_default_template=False)
 _WIDTH_IN, _HEIGHT_IN = 4.2, 2.3
 # What the trainer writes about itself; everything else in a record is the method's own.
 _TIMING = frozenset({"step", "epoch", "lr", "data_wait", "clips_per_s", "s_per_step", "skipped", "faults"})
@@ -149,7 +131,7 @@ def _curve(name: str, points: NDArray[np.float64], chance: float | None) -> Draw
         title += " (validation)"
     steps, values = points.T
     share = name == "data_wait" or "accuracy" in name
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _axes()
         smooth = len(values) >= _SMOOTH_FROM and name != "lr"
         axes.plot(steps, values, color=SERIES[0], alpha=0.3 if smooth else 1.0, linewidth=0.8 if smooth else 1.4)
@@ -249,7 +231,7 @@ def score_figure(report: Report) -> Drawing:
     high = max(max(s.chance, s.value, s.interval.high if s.interval else s.value) for s in primary)
     room = 0.06 * (high - low) or 0.05
     left, right = (max(0.0, low - room) if low >= 0 else low - room), high + room
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _axes(height_in=0.45 + 0.24 * y)
         for at, text in heads:
             axes.annotate(
@@ -303,7 +285,7 @@ def interval_figure(distribution: IntervalDistribution, *, num_starts: int = 100
     counts = np.bincount(part_of[drawn], minlength=parts)
     exact = np.bincount(part_of, weights=distribution.pmf(num_starts).numpy(), minlength=parts)
     edges = np.linspace(0, 1, parts + 1)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _axes()
         axes.bar(edges[:-1], counts / draws, width=1 / parts, align="edge", color=SERIES[0], alpha=0.35, linewidth=0)
         axes.stairs(exact, edges, color=SERIES[0], linewidth=1.4)

@@ -29,12 +29,7 @@ from unreel.media import encode_image
 from unreel.methods.chance import chance_levels
 from unreel.nn.weights import read_card
 from unreel.report.evaluation import Evaluation
-from unreel.report.figures import (
-    Drawing,
-    contact_sheet,
-    curves,
-    interval_figure,
-)
+from unreel.report.figures import Drawing, contact_sheet, curves, interval_figure
 from unreel.stats.intervals import PairedDifference
 from unreel.tasks.scores import Report, kept_reports
 from unreel.train.health import findings
@@ -83,6 +78,8 @@ def render(run: Run) -> str:
         "difference": _difference,
         "p": lambda v: "< 0.001" if v < 0.001 else f"{v:.3f}",
         "counted": counted,
+        "plural": plural,
+        "duration": duration,
         "basename": lambda p: os.path.basename(str(p)) or str(p),
         "without_path": lambda f: str(f.get("message", "")).removeprefix(f"{f.get('path', '')}: "),
     }
@@ -151,36 +148,6 @@ class _Page:
         """Median of a quantity over the run, without the first record (which holds the start-up)."""
         values = [float(r[name]) for r in self.records if r.get(name) is not None]
         return float(np.median(values[1:] or values)) if values else None
-
-    @functools.cached_property
-    def tiles(self) -> list[tuple[str, str, str]]:
-        """Name, value and a remark of the facts on top."""
-        wait, rate = self.typical("data_wait"), self.typical("clips_per_s")
-        batch = self.setting("train", "batch_size")
-        clip = self.of_part("clips", "clip_frames")
-        size = self.of_part("views", "size")
-        tiles = [
-            (
-                "Method",
-                self.method,
-                ("" if clip == 1 else f"{clip} frames of ") + f"{size} px" if clip and size else "",
-            ),
-            ("Encoder", self.encoder, ""),
-        ]
-        if self.videos is not None:
-            name = (self.noun if self.videos == 1 else plural(self.noun)).capitalize()
-            tiles.append((name, f"{self.videos:,}", f"batches of {batch}" if batch else ""))
-        remark = "complete" if self.run.completed else f"of {self.total_steps:,}; not complete"
-        tiles.append(("Steps", f"{self.steps:,}", remark))
-        if self.seconds:
-            speed = counted(float(f"{rate:.3g}"), "view" if clip == 1 else "clip") if rate else ""
-            tiles.append(("Training", duration(self.seconds), f"{speed} a second" if speed else ""))
-        if wait is not None:
-            # At most 5 % where the loader can keep up.
-            tiles.append(
-                ("Data wait", f"{100 * wait:.0f} %", "of each step" if wait <= 0.05 else "of each step: add workers")
-            )
-        return tiles
 
     # ------------------------------------------------------------------------------------------------------- scores
 
@@ -262,14 +229,6 @@ class _Page:
         return [s for s in self.settings if s.origin not in ("", "default") and s.name != "digest"]
 
     @property
-    def machine(self) -> list[tuple[str, str]]:
-        """What the last session ran on."""
-        last = self.last_session
-        rows = [(k, str(v)) for k, v in last.get("packages", {}).items()]
-        names = ("python", "system", "device", "cuda", "cores", "threads", "processes")
-        return rows + [(k, str(last[k])) for k in names if last.get(k) not in (None, "")]
-
-    @property
     def commands(self) -> list[tuple[str, str]]:
         path = shlex.quote(os.fspath(self.run.path))
         source = self.source
@@ -284,13 +243,6 @@ class _Page:
             ("Score the encoder", f"unreel evaluate {path} DATA --protocol linear knn retrieval"),
             ("Write this page again", f"unreel report {path}"),
         ]
-
-    @property
-    def subtitle(self) -> str:
-        """One sentence on what was done."""
-        where = f" on {counted(self.videos, self.noun)}" if self.videos is not None else ""
-        took = f" in {duration(self.seconds)}" if self.seconds else ""
-        return f"Trained {self.encoder} with {self.method}{where} for {counted(self.steps, 'step')}{took}."
 
     @property
     def written(self) -> str:
