@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tests.contracts.encoder_suite import stage_shapes
 from unreel.core.errors import UsageError
-from unreel.nn import Encoder, count_parameters, create_encoder, stage_shapes
+from unreel.nn import Encoder, count_parameters, create_encoder
 
 
 def tiny(**arguments: object) -> Encoder:

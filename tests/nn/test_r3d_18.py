@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.contracts.encoder_suite import stage_shapes
 from unreel.core.errors import UsageError
-from unreel.nn import Encoder, count_parameters, create_encoder, stage_shapes
+from unreel.nn import Encoder, count_parameters, create_encoder
 from unreel.nn.r3d_18 import middle_width
 
 NETS = ("r3d_18", "r2plus1d_18")

@@ -8,7 +8,7 @@ from torch import nn
 
 from unreel.core.errors import UsageError
 from unreel.core.settings import describe
-from unreel.nn import count_macs, count_parameters, create_encoder, encoder_arguments, list_encoders, stage_table
+from unreel.nn import count_macs, count_parameters, create_encoder, encoder_arguments, list_encoders
 from unreel.nn.r3d import r3d_50
 from unreel.nn.registry import ENCODERS
 
@@ -70,8 +70,3 @@ def test_macs_and_parameters_of_a_net_small_enough_to_count_by_hand() -> None:
     assert count_parameters(net, trainable_only=False) == count_parameters(net) + 5 + 12
     assert net.training
     assert net[1].num_batches_tracked == 0
-
-
-def test_the_stage_table_wants_the_encoders_channels() -> None:
-    with pytest.raises(UsageError, match="C = 3"):
-        stage_table(create_encoder("r3d_tiny"), (1, 8, 32, 32))

@@ -11,7 +11,7 @@ from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Batch, View
 from unreel.views import batch_ops
-from unreel.views.batch_ops import BatchOperation, BatchSequence, CutMix, Mixup
+from unreel.views.batch_ops import BatchOperation, CutMix, Mixup
 
 
 def make_batch(count: int = 12, *, start: int = 0, views: int = 2) -> Batch:
@@ -22,7 +22,7 @@ def make_batch(count: int = 12, *, start: int = 0, views: int = 2) -> Batch:
     return Batch(made, {"order": ids.clone()}, ids, ids, ids)
 
 
-@pytest.mark.parametrize("operation", [Mixup(), CutMix(), CutMix(per_sample=True), BatchSequence([Mixup(), CutMix()])])
+@pytest.mark.parametrize("operation", [Mixup(), CutMix(), CutMix(per_sample=True)])
 def test_contract(operation: BatchOperation) -> None:
     assert isinstance(operation, BatchOperation)
     batch = make_batch()
@@ -141,38 +141,6 @@ def test_processes_that_would_mix_otherwise_than_one_are_refused(monkeypatch: py
     with pytest.raises(UsageError, match=r"blocks of 8 rows, and each of 2 processes has 12.*multiple of 16"):
         CutMix()(make_batch(12), Key(0))
     CutMix(block=4)(make_batch(12), Key(0))
-
-
-class Memory:
-    """A batch operation with state, as BG-Mixup has."""
-
-    def __init__(self) -> None:
-        self.seen = torch.zeros((), dtype=torch.int64)
-
-    def __call__(self, batch: Batch, key: Key) -> Batch:
-        self.seen = self.seen + len(batch)
-        return batch
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {"seen": self.seen}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.seen = state["seen"]
-
-
-def test_a_sequence_keeps_its_operations_apart() -> None:
-    batch = make_batch()
-    first = BatchSequence([Memory(), Mixup(), Memory()])
-    out = first(batch, Key(1))
-    # Other kinds of operation before it change no draw.
-    assert torch.equal(out.views[0].data, BatchSequence([Mixup()])(batch, Key(1)).views[0].data)
-    twice = BatchSequence([Mixup(), Mixup()])(batch, Key(1))
-    assert torch.equal(twice.views[0].data, Mixup()(out, Key(1, "Mixup", 1)).views[0].data)
-    state = first.state_dict()
-    assert {k: int(v) for k, v in state.items()} == {"0.seen": 12, "2.seen": 12}
-    second = BatchSequence([Memory(), Mixup(), Memory()])
-    second.load_state_dict(state)
-    assert second.state_dict() == state
 
 
 def test_errors() -> None:

@@ -8,7 +8,7 @@ from unreel.nn import r3d_18 as r3d_18
 from unreel.nn import r3d_small as r3d_small
 from unreel.nn import resnet as resnet
 from unreel.nn import vit_tiny as vit_tiny
-from unreel.nn.count import StageRow, count_macs, count_parameters, stage_shapes, stage_table
+from unreel.nn.count import count_macs, count_parameters
 from unreel.nn.ema import Teacher, ema_update
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
 from unreel.nn.external import wrap_encoder
@@ -24,7 +24,6 @@ __all__ = [
     "LinearHead",
     "MatchReport",
     "StageInfo",
-    "StageRow",
     "Teacher",
     "count_macs",
     "count_parameters",
@@ -41,7 +40,5 @@ __all__ = [
     "read_card",
     "register_encoder",
     "save_encoder",
-    "stage_shapes",
-    "stage_table",
     "wrap_encoder",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -194,38 +193,3 @@ class CutMix(_Mixing):
         out = self._finish(batch, "cutmix", clips, weight, partner)
         rectangle = torch.tensor([b[:4] for b in boxes], dtype=torch.float32, device=device)
         return replace(out, targets={**out.targets, "cutmix.box": rectangle})
-
-
-class BatchSequence:
-    """Batch operations one after another, as one.
-
-    An operation's key ends with its class and how many of that class came before, so that adding another kind changes
-    no draw.
-    """
-
-    def __init__(self, operations: Sequence[BatchOperation]) -> None:
-        self.operations = tuple(operations)
-
-    def __call__(self, batch: Batch, key: Key) -> Batch:
-        """The batch after the last operation; the input is not mutated."""
-        seen: dict[str, int] = {}
-        for operation in self.operations:
-            name = type(operation).__name__
-            batch = operation(batch, key.child(name, seen.setdefault(name, 0)))
-            seen[name] += 1
-        return batch
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The operations' states, their names led by "index."."""
-        return {f"{i}.{k}": v for i, op in enumerate(self.operations) for k, v in op.state_dict().items()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what ``state_dict`` gave. Raises UsageError when it names an operation that is not here."""
-        parts: list[dict[str, Tensor]] = [{} for _ in self.operations]
-        for name, value in state.items():
-            head, _, tail = name.partition(".")
-            if not head.isdigit() or int(head) >= len(parts):
-                raise UsageError(f"state {name!r} is of no operation here; there are {len(parts)}")
-            parts[int(head)][tail] = value
-        for operation, part in zip(self.operations, parts, strict=True):
-            operation.load_state_dict(part)

@@ -40,6 +40,13 @@ def _luma(clips: Tensor) -> Tensor:
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
+def _extremes(clips: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest and the smallest channel of (N, 3, ...), (N, ...) each, of their own memory."""
+    red, green, blue = clips.unbind(1)
+    high, low = torch.maximum(red, green), torch.minimum(red, green)
+    return torch.maximum(high, blue, out=high), torch.minimum(low, blue, out=low)
+
+
 Factor: TypeAlias = Tensor | float
 """(N, 1, T', 1, 1), or one number for all clips, which needs no broadcasting and tells when clipping is idle."""
 
@@ -90,11 +97,7 @@ def saturation_(clips: Tensor, factor: Factor, mode: SaturationMode = "hsv") -> 
         gray = _luma(clips).unsqueeze(1)
         return clips.mul_(factor).add_(gray.mul_(1 - factor)).clamp_(0, 1)
     # With V and hue fixed, HSV saturation moves every channel along the line to V: x' = V + (x − V)·s'/s. No hue.
-    red, green, blue = clips.unbind(1)
-    high = torch.maximum(red, green)
-    torch.maximum(high, blue, out=high)
-    low = torch.minimum(red, green)
-    torch.minimum(low, blue, out=low)
+    high, low = _extremes(clips)
     torch.sub(high, low, out=low)
     ratio = _chroma_ratio(high, low, factor, low).unsqueeze(1)
     high = high.unsqueeze(1)
@@ -110,10 +113,7 @@ def hue_(clips: Tensor, shift: Factor, factor: Factor | None = None) -> Tensor:
     if not _has_color(clips):
         return clips
     red, green, blue = clips.unbind(1)
-    low = torch.minimum(red, green)
-    torch.minimum(low, blue, out=low)
-    high = torch.maximum(red, green)
-    torch.maximum(high, blue, out=high)
+    high, low = _extremes(clips)
     chroma = high - low
     # Distance of the hue from red, in sextants, without a branch: (max − 2·min + g + b − r) / chroma, in [0, 3];
     # the side is the sign of g − b. The order of the sums makes it exactly 0 for grey.

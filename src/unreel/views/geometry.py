@@ -56,11 +56,23 @@ def resize(frames: Tensor, size: Size, *, antialias: bool = True) -> Tensor:
     )
 
 
-def _integer_box(box: list[float], height: int, width: int) -> tuple[int, int, int, int]:
-    x1, y1, x2, y2 = (round(v) for v in box)
-    if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-        raise UsageError(f"crop box x1 y1 x2 y2 = {x1} {y1} {x2} {y2} is empty or outside the {height} × {width} frame")
-    return x1, y1, x2, y2
+def _cut(frames: Tensor, boxes: Tensor, size: Size | None, antialias: bool) -> Tensor:
+    """``resized_crop`` of one clip with boxes (T', 4), uint8 (T, H, W, C) or float (C, T, H, W)."""
+    packed = frames.dtype == torch.uint8
+    clip = frames.permute(3, 0, 1, 2) if packed else frames
+    height, width = clip.shape[-2:]
+    parts = []
+    for index, row in enumerate(boxes.tolist()):
+        x1, y1, x2, y2 = (round(v) for v in row)
+        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+            raise UsageError(
+                f"crop box x1 y1 x2 y2 = {x1} {y1} {x2} {y2} is empty or outside the {height} × {width} frame"
+            )
+        part = (clip if len(boxes) == 1 else clip[:, index : index + 1])[..., y1:y2, x1:x2]
+        if packed:
+            part = part.permute(1, 2, 3, 0).contiguous()  # the resize of a strided cut is up to twice as slow
+        parts.append(part if size is None else resize(part, size, antialias=antialias).contiguous())
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 0 if packed else 1)
 
 
 def resized_crop(frames: Tensor, box: Tensor, size: Size | None, *, antialias: bool = True) -> Tensor:
@@ -75,19 +87,12 @@ def resized_crop(frames: Tensor, box: Tensor, size: Size | None, *, antialias: b
     Raises: UsageError for a box that is empty or leaves the frame, or another shape.
     """
     if frames.dtype == torch.uint8 and frames.ndim == 4:
-        num_frames, height, width, _ = frames.shape
-        boxes = box.reshape(-1, 4).tolist()
-        if len(boxes) not in (1, num_frames):
-            raise UsageError(f"resized_crop: {len(boxes)} boxes for {num_frames} frames; expected 1 or one per frame")
-        parts = []
-        for index, row in enumerate(boxes):
-            x1, y1, x2, y2 = _integer_box(row, height, width)
-            chosen = frames if len(boxes) == 1 else frames[index : index + 1]
-            part = chosen[:, y1:y2, x1:x2].contiguous()  # the resize of a strided cut is up to twice as slow
-            parts.append(part if size is None else resize(part, size, antialias=antialias).contiguous())
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        boxes = box.reshape(-1, 4)
+        if len(boxes) not in (1, len(frames)):
+            raise UsageError(f"resized_crop: {len(boxes)} boxes for {len(frames)} frames; expected 1 or one per frame")
+        return _cut(frames, boxes, size, antialias)
     check_clips(frames, "resized_crop")
-    lead, (channels, num_frames, height, width) = frames.shape[:-4], frames.shape[-4:]
+    lead, num_frames = frames.shape[:-4], frames.shape[-3]
     if box.shape[:-1] == lead:
         box = box.unsqueeze(-2)
     if box.shape[:-2] != lead or box.shape[-1] != 4 or box.shape[-2] not in (1, num_frames):
@@ -95,18 +100,9 @@ def resized_crop(frames: Tensor, box: Tensor, size: Size | None, *, antialias: b
             f"resized_crop: boxes {tuple(box.shape)} for clips {tuple(frames.shape)}; expected {(*lead, 4)} "
             f"or {(*lead, num_frames, 4)}"
         )
-    clips = []
-    for clip, rows in zip(
-        frames.reshape(-1, channels, num_frames, height, width), box.reshape(-1, box.shape[-2], 4), strict=True
-    ):
-        pieces = []
-        for index, row in enumerate(rows.tolist()):
-            x1, y1, x2, y2 = _integer_box(row, height, width)
-            chosen = clip if len(rows) == 1 else clip[:, index : index + 1]
-            piece = chosen[..., y1:y2, x1:x2]
-            pieces.append(piece if size is None else resize(piece, size, antialias=antialias))
-        clips.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1))
-    return torch.stack(clips).view(*lead, channels, num_frames, *clips[0].shape[-2:])
+    flat = frames.reshape(-1, *frames.shape[-4:]), box.reshape(-1, box.shape[-2], 4)
+    clips = [_cut(clip, boxes, size, antialias) for clip, boxes in zip(*flat, strict=True)]
+    return torch.stack(clips).view(*lead, *clips[0].shape)
 
 
 def hflip(clips: Tensor, flags: Tensor | bool = True) -> Tensor:

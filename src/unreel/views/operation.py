@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
 from unreel.core.keys import Key
-from unreel.data.batch import Aligned
 from unreel.data.contracts import FrameSize
 
 
-@runtime_checkable
-class Operation(Protocol):
+class _Drawn(Protocol):
     """One augmentation. A frozen dataclass: its fields are the knobs, it holds no state.
 
     A parameter drawn once per clip has a leading axis of length 1, drawn per frame (``consistent=False``) of length T.
@@ -30,30 +28,27 @@ class Operation(Protocol):
     def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
         """Parameters for one clip, each (T', ...) with T' = 1 or T. ``size`` is the decoded frame's."""
 
+
+@runtime_checkable
+class DeviceOperation(_Drawn, Protocol):
+    """An operation on float clips, run in batches on the device."""
+
     def apply(self, clips: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """(B, C, T, H, W) float in [0, 1] to the same; params (B, T', ...) on the clips' device and never mutated."""
 
 
 @runtime_checkable
-class GeometricOperation(Operation, Protocol):
-    """An operation that moves pixels, hence everything aligned with them."""
+class SourceOperation(_Drawn, Protocol):
+    """A crop or resize of decoded frames, run in the worker; such operations lead their pipeline.
 
-    def align(self, aligned: Aligned, params: Mapping[str, Tensor], size: FrameSize) -> Aligned:
-        """The same motion on aligned data of one clip; ``size`` is the frame's before the operation."""
-
-    def unalign(self, aligned: Aligned, params: Mapping[str, Tensor], size: FrameSize) -> Aligned:
-        """The inverse, to score in source coordinates; ``size`` is the frame's before the operation."""
-
-
-@runtime_checkable
-class SourceOperation(GeometricOperation, Protocol):
-    """A geometric operation on decoded frames, run in the worker; such operations lead their pipeline."""
-
-    def box(self, params: Mapping[str, Tensor], size: FrameSize) -> Tensor:
-        """What it keeps of frames of ``size``: (T', 4) x1 y1 x2 y2 in pixels."""
+    A draw has a ``box``, what it keeps of the frames: (T', 4) x1 y1 x2 y2 in pixels.
+    """
 
     def output_size(self, params: Mapping[str, Tensor], size: FrameSize) -> FrameSize:
         """The frames' size after it."""
 
     def crop(self, frames: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """(T, H, W, C) uint8 to (T, h, w, C) uint8; params (T', ...)."""
+
+
+Operation: TypeAlias = DeviceOperation | SourceOperation

@@ -21,8 +21,6 @@ from torch import Tensor
 from unreel.core.checks import Amount, NotNegative, Share, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
-from unreel.data import aligned as _aligned
-from unreel.data.batch import Aligned
 from unreel.data.contracts import FrameSize
 from unreel.data.objects import ClipBoxes, ObjectBoxes
 from unreel.views import color, geometry
@@ -85,18 +83,29 @@ class _Operation:
     name: str
     consistent: bool
 
-    def _frames(self, size: FrameSize) -> int:
-        return 1 if self.consistent else size.num_frames
-
-    def _uniform(self, key: Key, what: str, bounds: Range, size: FrameSize) -> Tensor:
-        return torch.tensor([key.child(what, t).uniform(*bounds) for t in range(self._frames(size))])
-
-    def _flag(self, key: Key, probability: float, size: FrameSize) -> Tensor:
-        return torch.tensor([key.child("apply", t).bernoulli(probability) for t in range(self._frames(size))])
+    def _frames(self, size: FrameSize) -> range:
+        return range(1 if self.consistent else size.num_frames)
 
 
-class _DeviceOperation(_Operation):
-    """An operation on float clips. Subclasses write ``_run`` for one set of parameters per clip."""
+class _ByChance(_Operation):
+    """An operation on float clips, which clips or frames get with probability ``p``.
+
+    Subclasses write ``_on``, or ``_run`` where one set of parameters per clip says more than whether.
+    """
+
+    p: float
+
+    def _bounds(self) -> dict[str, Range]:
+        """What is drawn besides, uniformly, and between which numbers."""
+        return {}
+
+    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
+        """``apply`` (T',) bool, and (T',) floats of the operation's own."""
+        frames = self._frames(size)
+        params = {"apply": torch.tensor([key.child("apply", t).bernoulli(self.p) for t in frames])}
+        for what, bounds in self._bounds().items():
+            params[what] = torch.tensor([key.child(what, t).uniform(*bounds) for t in frames])
+        return params
 
     def apply(self, clips: Tensor, params: Params) -> Tensor:
         """(B, C, T, H, W) float in [0, 1] to a new tensor of the same shape; params (B, T', ...)."""
@@ -120,24 +129,10 @@ class _DeviceOperation(_Operation):
 
     def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
         """In place on (N, C, T, H, W); params (N, ...) on the host."""
-        raise NotImplementedError
-
-
-class _ByChance(_DeviceOperation):
-    """An operation that clips or frames get with probability ``p``. Subclasses write ``_on``."""
-
-    p: float
-
-    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
-        """``apply`` (T',) bool."""
-        return {"apply": self._flag(key, self.p, size)}
-
-    def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
         _over_rows(clips, _chosen(params), lambda x, _: self._on(x))
 
-    def _on(self, clips: Tensor) -> Tensor:
+    def _on(self, clips: Tensor) -> object:
         """In place on the clips that get it."""
-        raise NotImplementedError
 
 
 def _chosen(params: Params) -> list[int]:
@@ -146,44 +141,19 @@ def _chosen(params: Params) -> list[int]:
 
 
 class _SourceOperation(_Operation):
-    """An operation on decoded frames."""
+    """An operation on decoded frames: a draw's ``box`` is what it keeps of them."""
 
+    size: Size | None
     antialias: bool = True
 
-    def box(self, params: Params, size: FrameSize) -> Tensor:
-        """What it keeps of frames of ``size``: (T', 4) x1 y1 x2 y2 in pixels."""
-        return params["box"]
-
     def output_size(self, params: Params, size: FrameSize) -> FrameSize:
-        raise NotImplementedError
+        """``size`` as asked."""
+        return FrameSize(*as_size(self.size or 0), size.num_frames)
 
     def crop(self, frames: Tensor, params: Params) -> Tensor:
         """(T, H, W, C) uint8 to (T, h, w, C) uint8; params (T', ...)."""
-        size = FrameSize(frames.shape[1], frames.shape[2], frames.shape[0])
-        out = self.output_size(params, size)
-        return geometry.resized_crop(frames, self.box(params, size), (out.height, out.width), antialias=self.antialias)
-
-    def apply(self, clips: Tensor, params: Params) -> Tensor:
-        """The same on float clips (B, C, T, H, W); params (B, T', ...). All outputs must be of one size."""
-        _, _, frames, height, width = clips.shape
-        outs = []
-        for n, clip in enumerate(clips):
-            one = {k: v[n] for k, v in params.items()}
-            size = FrameSize(height, width, frames)
-            out = self.output_size(one, size)
-            outs.append(
-                geometry.resized_crop(clip, self.box(one, size), (out.height, out.width), antialias=self.antialias)
-            )
-        return torch.stack(outs)
-
-    def align(self, aligned: Aligned, params: Params, size: FrameSize) -> Aligned:
-        """The same motion on aligned data of one clip; ``size`` is the frame's before the operation."""
-        out = self.output_size(params, size)
-        return _aligned.crop_resize(aligned, self.box(params, size), size[:2], out[:2], antialias=self.antialias)
-
-    def unalign(self, aligned: Aligned, params: Params, size: FrameSize) -> Aligned:
-        out = self.output_size(params, size)
-        return _aligned.uncrop_resize(aligned, self.box(params, size), size[:2], out[:2])
+        out = self.output_size(params, FrameSize(frames.shape[1], frames.shape[2], frames.shape[0]))
+        return geometry.resized_crop(frames, params["box"], out[:2], antialias=self.antialias)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -284,13 +254,9 @@ class RandomResizedCrop(_SourceOperation):
     def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
         """``box`` (T', 4) in pixels."""
         sample = tf_crop_box if self.sampler == "tf" else torchvision_crop_box
-        boxes = [
-            sample(key.child(t), size.height, size.width, self.area, self.aspect) for t in range(self._frames(size))
-        ]
+        frames = self._frames(size)
+        boxes = [sample(key.child(t), size.height, size.width, self.area, self.aspect) for t in frames]
         return {"box": torch.tensor(boxes, dtype=torch.float32)}
-
-    def output_size(self, params: Params, size: FrameSize) -> FrameSize:
-        return FrameSize(*as_size(self.size), size.num_frames)
 
 
 @dataclass(frozen=True)
@@ -314,12 +280,11 @@ class Resize(_SourceOperation):
 
     def output_size(self, params: Params, size: FrameSize) -> FrameSize:
         """``size``, or the frame's scaled; the long side is rounded down, as torchvision does."""
-        if self.size is not None:
-            return FrameSize(*as_size(self.size), size.num_frames)
-        short = self.short_side_px or 0
-        if size.height <= size.width:
-            return FrameSize(short, max(short, short * size.width // size.height), size.num_frames)
-        return FrameSize(max(short, short * size.height // size.width), short, size.num_frames)
+        if self.short_side_px is None:
+            return super().output_size(params, size)
+        short = self.short_side_px
+        height, width = (max(short, short * side // min(size[:2])) for side in size[:2])
+        return FrameSize(height, width, size.num_frames)
 
 
 class _PlainCrop(_SourceOperation):
@@ -338,9 +303,6 @@ class _PlainCrop(_SourceOperation):
                 "put a Resize before it or ask for less"
             )
         return height, width, size.height - height, size.width - width
-
-    def output_size(self, params: Params, size: FrameSize) -> FrameSize:
-        return FrameSize(*as_size(self.size), size.num_frames)
 
 
 @checked
@@ -378,7 +340,7 @@ class RandomCrop(_PlainCrop):
         """``box`` (T', 4) in pixels."""
         height, width, room_y, room_x = self._room(size)
         boxes = []
-        for t in range(self._frames(size)):
+        for t in self._frames(size):
             x, y = key.child("x", t).integer(0, room_x + 1), key.child("y", t).integer(0, room_y + 1)
             boxes.append([x, y, x + width, y + height])
         return {"box": torch.tensor(boxes, dtype=torch.float32)}
@@ -459,19 +421,13 @@ class HorizontalFlip(_ByChance):
     def _on(self, clips: Tensor) -> Tensor:
         return clips.copy_(clips.flip(-1))
 
-    def align(self, aligned: Aligned, params: Params, size: FrameSize) -> Aligned:
-        """The same mirror on aligned data of one clip."""
-        return _aligned.mirror(aligned, params["apply"], size[:2])
-
-    unalign = align  # a mirror is its own inverse
-
 
 JITTER_OPERATIONS = ("brightness", "contrast", "saturation", "hue")
 
 
 @checked
 @dataclass(frozen=True)
-class ColorJitter(_DeviceOperation):
+class ColorJitter(_ByChance):
     """Brightness, contrast, saturation and hue in random order, the whole block with probability ``p``.
 
     Factors are uniform in [max(0, 1 − s), 1 + s], the hue shift in [−hue, hue] of the circle (docs/methods/cvrl.md,
@@ -494,16 +450,14 @@ class ColorJitter(_DeviceOperation):
     consistent: bool = True
     name: str = "jitter"
 
+    def _bounds(self) -> dict[str, Range]:
+        strengths = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
+        return {k: (max(0.0, 1 - s), 1 + s) for k, s in strengths.items()} | {"hue": (-self.hue, self.hue)}
+
     def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
         """``apply`` (T',) bool, ``order`` (T', 4) int64 over ``JITTER_OPERATIONS``, and a (T',) factor of each."""
-        frames = range(self._frames(size))
-        orders = np.stack([key.child("order", t).permutation(len(JITTER_OPERATIONS)) for t in frames])
-        params = {"apply": self._flag(key, self.p, size), "order": torch.from_numpy(orders)}
-        for knob in ("brightness", "contrast", "saturation"):
-            strength: float = getattr(self, knob)
-            params[knob] = self._uniform(key, knob, (max(0.0, 1 - strength), 1 + strength), size)
-        params["hue"] = self._uniform(key, "hue", (-self.hue, self.hue), size)
-        return params
+        orders = np.stack([key.child("order", t).permutation(len(JITTER_OPERATIONS)) for t in self._frames(size)])
+        return {**super().draw(key, size, sidecars), "order": torch.from_numpy(orders)}
 
     def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
         active = [i for i, knob in enumerate(JITTER_OPERATIONS) if getattr(self, knob) > 0]
@@ -514,72 +468,65 @@ class ColorJitter(_DeviceOperation):
         for order, rows in groups.items():
             _over_rows(clips, rows, partial(self._sequence, order=order, params=params))
 
+    def _passes(self, order: tuple[int, ...]) -> list[str]:
+        """The knobs in order; in HSV, saturation and hue side by side are one, "both"."""
+        passes: list[str] = []
+        for knob in (JITTER_OPERATIONS[i] for i in order):
+            if passes and {passes[-1], knob} == {"saturation", "hue"} and self.saturation_mode == "hsv":
+                passes[-1] = "both"
+            else:
+                passes.append(knob)
+        return passes
+
     def _sequence(self, x: Tensor, part: list[int], *, order: tuple[int, ...], params: dict[str, Tensor]) -> None:
-        knobs = [JITTER_OPERATIONS[i] for i in order]
-        factor = {knob: _factor(params[knob], part, x) for knob in knobs}
-        start = 0
-        while start < len(knobs):
+        factor = {knob: _factor(params[knob], part, x) for knob in (JITTER_OPERATIONS[i] for i in order)}
+        passes, start = self._passes(order), 0
+        while start < len(passes):
             # Up to the next contrast all is pointwise, so a block of frames takes those passes together; a contrast
             # needs the mean of all frames as they are by then.
-            stop = next((i for i in range(start + 1, len(knobs)) if knobs[i] == "contrast"), len(knobs))
-            center = color.contrast_center(x, self.contrast_pivot) if knobs[start] == "contrast" else None
+            stop = next((i for i in range(start + 1, len(passes)) if passes[i] == "contrast"), len(passes))
+            center = x.new_zeros(1, 1, 1, 1, 1)
+            if passes[start] == "contrast":
+                center = color.contrast_center(x, self.contrast_pivot)
             fused = self.compiled and x.shape[1] == 3
             run = self._compiled if fused else self._pointwise
             for first, block in ((0, x),) if fused else frame_blocks(x):
-                here = center
-                if center is not None and center.shape[2] > 1:
-                    here = center[:, :, first : first + block.shape[2]]
-                run(block, knobs[start:stop], factor, here)
+                here = center if center.shape[2] == 1 else center[:, :, first : first + block.shape[2]]
+                run(block, passes[start:stop], factor, here)
             start = stop
 
-    def _pointwise(self, x: Tensor, knobs: list[str], factor: dict[str, color.Factor], center: Tensor | None) -> None:
-        """In place; only the first knob may be contrast, about ``center``."""
-        done = ""
-        for i, knob in enumerate(knobs):
+    def _pointwise(self, x: Tensor, passes: list[str], factor: dict[str, color.Factor], center: Tensor) -> None:
+        """In place; only the first pass may be contrast, about ``center``."""
+        for knob in passes:
             if knob == "brightness":
                 color.brightness_(x, factor[knob])
-            elif knob == "contrast" and center is not None:
+            elif knob == "contrast":
                 color.contrast_(x, factor[knob], center)
-            elif knob == done:
-                continue  # taken together with the one before
-            elif self._both(knobs, i):
-                color.hue_(x, factor["hue"], factor["saturation"])
-                done = knobs[i + 1]
             elif knob == "saturation":
                 color.saturation_(x, factor[knob], self.saturation_mode)
             else:
-                color.hue_(x, factor[knob])
+                color.hue_(x, factor["hue"], factor["saturation"] if knob == "both" else None)
 
-    def _both(self, knobs: list[str], i: int) -> bool:
-        return set(knobs[i : i + 2]) == {"saturation", "hue"} and self.saturation_mode == "hsv"
-
-    def _compiled(self, x: Tensor, knobs: list[str], factor: dict[str, color.Factor], center: Tensor | None) -> None:
+    def _compiled(self, x: Tensor, passes: list[str], factor: dict[str, color.Factor], center: Tensor) -> None:
         """``_pointwise`` with compiled kernels, on (n, C, pixels) and (n, C, 1): few shapes mean few compilations."""
         kernels = color.compiled_kernels()
         count, channels = x.shape[:2]
         work = x.view(count, channels, -1)
         values = {k: torch.as_tensor(v, dtype=x.dtype, device=x.device).view(-1, 1) for k, v in factor.items()}
-        done = ""
-        for i, knob in enumerate(knobs):
-            if knob == "contrast" and center is not None and center.shape[2] > 1:
-                color.contrast_(x, factor[knob], center)
+        for knob in passes:
+            per_frame = knob == "contrast" and center.shape[2] > 1
+            if per_frame or (knob == "saturation" and self.saturation_mode == "blend"):
+                x.copy_(work.view(x.shape))
+                self._pointwise(x, [knob], factor, center)
                 work = x.view(count, channels, -1)
             elif knob in ("brightness", "contrast"):
                 scale = values[knob].unsqueeze(1).expand(count, channels, 1).contiguous()
-                shift = torch.zeros_like(scale)
-                if knob == "contrast" and center is not None:
-                    shift = center.view(count, -1, 1) * (1 - scale)
+                shift = center.view(count, -1, 1) * (1 - scale) if knob == "contrast" else torch.zeros_like(scale)
                 work = kernels.scale_shift(work, scale, shift)
-            elif knob == "saturation" and self.saturation_mode == "blend":
-                x.copy_(work.view(x.shape))
-                color.saturation_(x, factor[knob], "blend")
-                work = x.view(count, channels, -1)
-            elif knob != done:
-                both = self._both(knobs, i)
-                done = knobs[i + 1] if both else ""
-                none, one = x.new_zeros(count, 1), x.new_ones(count, 1)
-                shift = values["hue"] if both or knob == "hue" else none
-                work = kernels.turn_hsv(work, shift, values["saturation"] if both or knob == "saturation" else one)
+            else:
+                shift = x.new_zeros(count, 1) if knob == "saturation" else values["hue"]
+                scale = x.new_ones(count, 1) if knob == "hue" else values["saturation"]
+                work = kernels.turn_hsv(work, shift, scale)
         if work.data_ptr() != x.data_ptr():
             x.copy_(work.view(x.shape))
 
@@ -599,7 +546,7 @@ class Grayscale(_ByChance):
 
 @checked
 @dataclass(frozen=True)
-class ChannelReplication(_DeviceOperation):
+class ChannelReplication(_ByChance):
     """One of the channels, uniformly drawn, in the place of all, with probability ``p`` (docs/methods/opn.md, Numbers).
 
     Against shortcuts of order tasks: chromatic aberration and the drift of white balance tell where or when a crop was
@@ -610,9 +557,8 @@ class ChannelReplication(_DeviceOperation):
     consistent: bool = True
     name: str = "channel"
 
-    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
-        """``apply`` (T',) bool, and ``channel`` (T',) float in [0, 1): the share of the channels before the chosen."""
-        return {"apply": self._flag(key, self.p, size), "channel": self._uniform(key, "channel", (0.0, 1.0), size)}
+    def _bounds(self) -> dict[str, Range]:
+        return {"channel": (0.0, 1.0)}  # the share of the channels before the chosen one
 
     def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
         chosen = (params["channel"] * clips.shape[1]).to(torch.int64).clamp(max=clips.shape[1] - 1).tolist()
@@ -622,7 +568,7 @@ class ChannelReplication(_DeviceOperation):
 
 @checked
 @dataclass(frozen=True)
-class GaussianBlur(_DeviceOperation):
+class GaussianBlur(_ByChance):
     """Gaussian blur with σ uniform in ``sigma`` pixels, with probability ``p``.
 
     Source: docs/methods/cvrl.md, Augmentation, step 6.
@@ -641,9 +587,8 @@ class GaussianBlur(_DeviceOperation):
     def __post_init__(self) -> None:
         _check_range(self.name, "sigma", self.sigma, 0.0)
 
-    def draw(self, key: Key, size: FrameSize, sidecars: Mapping[str, object]) -> dict[str, Tensor]:
-        """``apply`` (T',) bool and ``sigma`` (T',) pixels of the view."""
-        return {"apply": self._flag(key, self.p, size), "sigma": self._uniform(key, "sigma", self.sigma, size)}
+    def _bounds(self) -> dict[str, Range]:
+        return {"sigma": self.sigma}  # pixels of the view
 
     def _run(self, clips: Tensor, params: dict[str, Tensor]) -> None:
         radius = geometry.default_blur_radius(*clips.shape[-2:]) if self.radius is None else self.radius

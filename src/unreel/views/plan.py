@@ -15,7 +15,7 @@ from unreel.data import aligned as _aligned
 from unreel.data.batch import Aligned, Batch, View, ViewParams
 from unreel.data.contracts import FrameSize
 from unreel.views.geometry import as_size
-from unreel.views.operation import GeometricOperation, Operation, SourceOperation
+from unreel.views.operation import DeviceOperation, Operation, SourceOperation
 from unreel.views.operations import CenterCrop, HorizontalFlip, RandomCrop, frame_blocks
 
 
@@ -46,8 +46,7 @@ class ViewPlan:
         if not self.pipelines:
             raise UsageError("a view plan needs at least one pipeline")
         self._source: list[tuple[SourceOperation, ...]] = []
-        self._device: list[tuple[Operation, ...]] = []
-        self._geometric: list[tuple[GeometricOperation, ...]] = []  # of the device's; asked per sample
+        self._device: list[tuple[DeviceOperation, ...]] = []
         for view, pipeline in enumerate(self.pipelines):
             names = [op.name for op in pipeline]
             repeated = sorted({n for n in names if names.count(n) > 1})
@@ -56,16 +55,11 @@ class ViewPlan:
                     f"view {view}: operation name {(repeated or ['geometry'])[0]!r} is used twice or reserved; "
                     "names are part of the draws' keys, so give each its own"
                 )
-            source: list[SourceOperation] = []
-            for op in pipeline:
-                if not isinstance(op, SourceOperation):
-                    break
-                source.append(op)
-            leading = len(source)
-            misplaced = [op.name for op in pipeline[leading:] if isinstance(op, SourceOperation)]
-            if misplaced:
+            source = tuple(op for op in pipeline if isinstance(op, SourceOperation))
+            device = tuple(op for op in pipeline if not isinstance(op, SourceOperation))
+            if misplaced := [op.name for op, kept in zip(source, pipeline, strict=False) if op is not kept]:
                 raise UsageError(
-                    f"view {view}: {misplaced[0]!r} works on decoded frames and must come before {names[leading]!r}"
+                    f"view {view}: {misplaced[0]!r} works on decoded frames and must come before {device[0].name!r}"
                 )
             varying = [op.name for op in source[:-1] if not op.consistent]
             if varying:
@@ -73,9 +67,8 @@ class ViewPlan:
             missing = sorted(self.shared - set(names))
             if missing:
                 raise UsageError(f"view {view} has no operation {missing[0]!r}, which is to be shared")
-            self._source.append(tuple(source))
-            self._device.append(pipeline[leading:])
-            self._geometric.append(tuple(op for op in pipeline[leading:] if isinstance(op, GeometricOperation)))
+            self._source.append(source)
+            self._device.append(device)
 
     @property
     def num_views(self) -> int:
@@ -133,8 +126,8 @@ class ViewPlan:
         now = size
         for op in self._source[view]:
             drawn = self._draw_one(op, key, view, now, sidecars, values)
-            inner = op.box(drawn, now)
-            corner, scale = box[:, :2], (box[:, 2:] - box[:, :2]) / torch.tensor([now.width, now.height])
+            inner, corner = drawn["box"], box[:, :2]
+            scale = (box[:, 2:] - box[:, :2]) / torch.tensor([now.width, now.height])
             box = torch.cat([corner + inner[:, :2] * scale, corner + inner[:, 2:] * scale], 1)
             now = op.output_size(drawn, now)
         for other in self._device[view]:
@@ -176,26 +169,13 @@ class ViewPlan:
             frames = op.crop(frames, params.operation(op.name))
         return frames.contiguous()
 
-    def _sizes(self, params: ViewParams) -> tuple[tuple[int, int], tuple[int, int]]:
-        (h0, w0), (h1, w1) = params["geometry.source_size"][0].tolist(), params["geometry.size"][0].tolist()
-        return (int(h0), int(w0)), (int(h1), int(w1))
-
     def align(self, view: int, data: Aligned, params: ViewParams) -> Aligned:
-        """Aligned data of one clip in source coordinates, carried through the view's whole geometry (crop and flip)."""
-        source, size = self._sizes(params)
-        antialias = all(getattr(op, "antialias", True) for op in self._source[view])
-        # One step from the source to the view, however many resizes there were: nearest sampling twice would drift.
-        data = _aligned.crop_resize(data, params["geometry.box"], source, size, antialias=antialias)
-        for op in self._geometric[view]:
-            data = op.align(data, params.operation(op.name), FrameSize(*size, data.data.shape[0]))
-        return data
+        """Aligned data of one clip in source coordinates, carried through the view's whole geometry (crop and flip).
 
-    def unalign(self, view: int, data: Aligned, params: ViewParams) -> Aligned:
-        """The inverse of ``align``, to score a view's map or box in source coordinates."""
-        source, size = self._sizes(params)
-        for op in reversed(self._geometric[view]):
-            data = op.unalign(data, params.operation(op.name), FrameSize(*size, data.data.shape[0]))
-        return _aligned.uncrop_resize(data, params["geometry.box"], source, size)
+        One step from the source to the view, however many resizes there were: nearest sampling twice would drift.
+        """
+        antialias = all(getattr(op, "antialias", True) for op in self._source[view])
+        return Aligned(data.kind, _aligned.apply_to(data.kind, data.data, params, antialias=antialias))
 
     def apply_view(self, view: int, clips: Tensor, params: ViewParams) -> Tensor:
         """The device part of one view: uint8 (B, T, h, w, C) to float (B, C, T, h, w) in [0, 1], params (B, T', ...).
@@ -219,10 +199,10 @@ class ViewPlan:
         # Which clips are touched, and in which order, is decided on the host: one wait for the parameters.
         return self._run(self._now(view), out, params)
 
-    def _now(self, view: int) -> list[Operation]:
-        return [op for op in self._device[view] if not self.late or isinstance(op, GeometricOperation)]
+    def _now(self, view: int) -> list[DeviceOperation]:
+        return [op for op in self._device[view] if not self.late or isinstance(op, HorizontalFlip)]
 
-    def _run(self, operations: Sequence[Operation], clips: Tensor, params: ViewParams) -> Tensor:
+    def _run(self, operations: Sequence[DeviceOperation], clips: Tensor, params: ViewParams) -> Tensor:
         """Operations on clips that are ours, in place where they can."""
         names = {op.name for op in operations}
         host = ViewParams({k: v.cpu() for k, v in params.values.items() if k.split(".")[0] in names})
