@@ -63,7 +63,6 @@ class C3D(StagedEncoder):
     ) -> None:
         super().__init__()
         self.relu = nn.ReLU(inplace=True)
-        self.layers: dict[str, list[str]] = {}
         steps: dict[str, StageStep] = {}
         channels = in_channels
         for i, (stage, (convolutions, pool)) in enumerate(_STAGES.items()):
@@ -76,9 +75,8 @@ class C3D(StagedEncoder):
                 channels = width * multiple
                 self.add_module(f"bn{suffix}", nn.BatchNorm3d(channels, eps=bn_eps, momentum=bn_momentum))
                 layers += [f"conv{suffix}", f"bn{suffix}", "relu"]
-            self.layers[stage] = layers
             stride_t, stride_hw, _ = pool or (1, 1, 1)
-            steps[stage] = StageStep(channels, stride_t, stride_hw)
+            steps[stage] = StageStep(channels, stride_t, stride_hw, tuple(layers))
         self.set_steps(steps)
         self.input_spec = input_spec(
             num_frames=16,
@@ -89,20 +87,6 @@ class C3D(StagedEncoder):
             dct_highpass=dct_highpass,
         )
         he_init_(self)
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-    def stage(self, name: str) -> nn.Module:
-        """The module that makes stage ``name`` from the stage before it; it shares this encoder's weights."""
-        self.check_names([name])
-        return nn.Sequential(*(self.get_submodule(layer) for layer in self.layers[name]))
-
-    def run_stage(self, name: str, x: Tensor) -> Tensor:
-        """One stage applied to the map of the stage before it."""
-        for layer in self.layers[name]:
-            x = self.get_submodule(layer)(x)
-        return x
 
     def forward_features(self, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Feature maps by stage name in the order asked; the pass stops at the last stage that is needed.
@@ -118,8 +102,5 @@ class C3D(StagedEncoder):
 
 
 c3d = register_variant(
-    "c3d",
-    C3D,
-    "C3D with batch norm: 27,661,440 parameters, 512 features, strides 8 in time and 16 in space.",
-    fixed={},
+    "c3d", C3D, "C3D with batch norm: 27,661,440 parameters, 512 features, strides 8 in time and 16 in space."
 )

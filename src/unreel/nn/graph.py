@@ -123,18 +123,22 @@ class GraphConv(nn.Module):
     The weight is Glorot-uniform, the bias zero; there is no activation (docs/methods/tcgl.md, Graphs).
     """
 
+    #: further parameters of (1, out), one name each
+    vectors: tuple[str, ...] = ()
+
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        for name in self.vectors:
+            self.register_parameter(name, nn.Parameter(torch.empty(1, out_features)))
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weight anew; the bias becomes zero."""
-        nn.init.xavier_uniform_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        """Draw the weights anew; the bias becomes zero."""
+        for parameter in self.parameters():
+            (nn.init.xavier_uniform_ if parameter.ndim == 2 else nn.init.zeros_)(parameter)
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         """Nodes x (..., N, in) along s = normalized_adjacency(a), (..., N, N) or one (N, N) for all: (..., N, out)."""
@@ -144,28 +148,16 @@ class GraphConv(nn.Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
-class GraphAttention(nn.Module):
+class GraphAttention(GraphConv):
     """One head of graph attention (Veličković et al. 2018, eq. 1–4), called as ``GraphConv`` is.
 
     A target t weighs its sources s by softmax of LeakyReLU(a_t · W x_t + a_s · W x_s). The graph says only who may be
     seen: the values of the normalised adjacency do not matter where they are not zero.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.target = nn.Parameter(torch.empty(1, out_features))
-        self.source = nn.Parameter(torch.empty(1, out_features))
-        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the weights anew; the bias becomes zero."""
-        for parameter in (self.weight, self.target, self.source):
-            nn.init.xavier_uniform_(parameter)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+    target: Tensor
+    source: Tensor
+    vectors = ("target", "source")
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         """Nodes x (..., N, in) along s = normalized_adjacency(a), (..., N, N) or one (N, N) for all: (..., N, out)."""
@@ -174,6 +166,3 @@ class GraphAttention(nn.Module):
         score = functional.leaky_relu(score, _GAT_SLOPE).masked_fill(s == 0, -math.inf)
         out = score.softmax(-1) @ h
         return out if self.bias is None else out + self.bias
-
-    def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

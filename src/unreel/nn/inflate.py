@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,21 +32,13 @@ def inflate(weight_2d: Tensor, depth: Count, mode: InflateMode = "mean") -> Tens
     return weight
 
 
-class Inflated(NamedTuple):
-    """A state dict for a 3-D encoder, and what of it fits."""
-
-    state: dict[str, Tensor]
-    report: MatchReport
-
-
 def inflate_state_dict(
     state_2d: Mapping[str, Tensor], encoder: Encoder, *, mode: InflateMode = "mean", source: str = "auto"
-) -> Inflated:
+) -> tuple[dict[str, Tensor], MatchReport]:
     """Inflate a 2-D net's state dict by name, to each kernel's own temporal size in ``encoder``.
 
     For encoders under torchvision's names (the R3D family). Batch norms' weights and statistics are copied as they are.
-    The state holds what fits; nothing is loaded and nothing raised, the report tells (see ``load_weights``, which
-    refuses).
+    Returns what fits, and the report; nothing is loaded and nothing raised (see ``load_weights``, which refuses).
     """
     expected = encoder.state_dict()
     prefix = best_prefix(state_2d, expected, source)
@@ -57,4 +49,4 @@ def inflate_state_dict(
             if target is not None and tensor.ndim == 4 and target.ndim == 5:
                 tensor = inflate(tensor, target.shape[2], mode)
             inflated[name] = tensor
-    return Inflated(*match_state(inflated, expected, source))
+    return match_state(inflated, expected, source)

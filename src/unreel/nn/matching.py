@@ -42,21 +42,7 @@ _MORE_PREFIXES = (
 )
 
 # Top-level names of what sits on a backbone while it is trained; never part of an encoder.
-HEADS = frozenset(
-    (
-        "fc",
-        "head",
-        "heads",
-        "classifier",
-        "linear",
-        "last_linear",
-        "projector",
-        "projection",
-        "projection_head",
-        "prototypes",
-        "predictor",
-    )
-)
+_HEADS = re.compile(r"(fc|heads?|classifier|(last_)?linear|projector|projection(_head)?|prototypes|predictor)(\.|$)")
 
 _COUNTER = "num_batches_tracked"
 
@@ -188,33 +174,20 @@ def match_state(
         state = {translated.get(n, n): t for n, t in state.items()}
     prefix = best_prefix(state, expected, source)
     inside = {n.removeprefix(prefix): n for n in state if n.startswith(prefix)}
-    dropped = [n for n in state if not n.startswith(prefix)]
-    fitting: dict[str, Tensor] = {}
-    misshaped: list[Misshaped] = []
-    missing: list[str] = []
-    matched: list[str] = []
-    for name, tensor in expected.items():
-        counter = name.endswith(_COUNTER)
-        if name not in inside:
-            if not counter:
-                missing.append(name)
-        elif state[inside[name]].shape != tensor.shape:
-            misshaped.append(Misshaped(name, tuple(state[inside[name]].shape), tuple(tensor.shape)))
-        else:
-            fitting[name] = state[inside[name]]
-            if not counter:
-                matched.append(name)
-    unexpected: list[str] = []
-    for name, original in inside.items():
-        if name in expected or name.endswith(_COUNTER):
-            continue
-        (dropped if name.split(".")[0] in HEADS else unexpected).append(original)
+    fitting = {n: state[inside[n]] for n, t in expected.items() if n in inside and state[inside[n]].shape == t.shape}
+    misshaped = [
+        Misshaped(n, tuple(state[inside[n]].shape), tuple(t.shape))
+        for n, t in expected.items()
+        if n in inside and n not in fitting
+    ]
+    matched = [n for n in fitting if not n.endswith(_COUNTER)]
+    foreign = [n for n in inside if n not in expected and not n.endswith(_COUNTER)]
     report = MatchReport(
         matched=tuple(matched),
-        missing=tuple(missing),
-        unexpected=tuple(unexpected),
+        missing=tuple(n for n in expected if n not in inside and not n.endswith(_COUNTER)),
+        unexpected=tuple(inside[n] for n in foreign if not _HEADS.match(n)),
         misshaped=tuple(misshaped),
-        dropped=tuple(dropped),
+        dropped=(*(n for n in state if not n.startswith(prefix)), *(inside[n] for n in foreign if _HEADS.match(n))),
         source=source,
         prefix=prefix,
         digest=tensors_digest({n: fitting[n] for n in matched}),

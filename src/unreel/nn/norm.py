@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -29,13 +28,13 @@ class _Statistics(torch.autograd.Function):
     """Normalise (B, C, ...) with the mean and variance of all processes' rows; ranks may hold unequal numbers.
 
     The batch is ``parts`` equal consecutive ones, each with its own statistics; those of all parts travel together.
-    Returns the output, and (parts, C) means, biased variances and counts.
+    Returns the output, and (parts, C) means and unbiased variances.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, parts: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         channels = x.shape[1]
         axes = [1, *range(3, x.ndim + 1)]
         view = [parts, 1, channels] + [1] * (x.ndim - 2)
@@ -63,13 +62,14 @@ class _Statistics(torch.autograd.Function):
             out = out + bias.to(out.dtype).view(view[2:])
         ctx.save_for_backward(x, weight, mean, inverse, count)
         ctx.bias_dtype, ctx.axes, ctx.view = None if bias is None else bias.dtype, axes, view
-        ctx.mark_non_differentiable(mean, variance, count)
-        return out.to(x.dtype), mean, variance, count
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        ctx.mark_non_differentiable(mean, unbiased)
+        return out.to(x.dtype), mean, unbiased
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, gradient: Tensor, _mean: Tensor, _variance: Tensor, _count: Tensor
+        ctx: Any, gradient: Tensor, _mean: Tensor, _variance: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, weight, mean, inverse, count = ctx.saved_tensors
         view, axes = ctx.view, ctx.axes
@@ -112,26 +112,35 @@ class SyncBatchNorm(_BatchNorm):
         if input.device.type == "cuda":
             return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
         self._check_input_dim(input)
-        out, mean, variance, count = _Statistics.apply(input, self.weight, self.bias, self.eps, 1)  # type: ignore[no-untyped-call]
-        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
-            with torch.no_grad():
-                assert self.num_batches_tracked is not None
-                self.num_batches_tracked.add_(1)
-                rate = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-                unbiased = variance * (count / (count - 1).clamp(min=1))
-                self.running_mean.lerp_(mean[0].to(self.running_mean.dtype), rate)
-                self.running_var.lerp_(unbiased[0].to(self.running_var.dtype), rate)
+        out, mean, variance = _Statistics.apply(input, self.weight, self.bias, self.eps, 1)  # type: ignore[no-untyped-call]
+        running = _running(self)
+        if running is not None:
+            running.batches.add_(1)
+            rate = 1.0 / float(running.batches) if self.momentum is None else self.momentum
+            running.mean.lerp_(mean[0].to(running.mean.dtype), rate)
+            running.variance.lerp_(variance[0].to(running.mean.dtype), rate)
         normalised: Tensor = out
         return normalised
 
 
+class _Running(NamedTuple):
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+
+
+def _running(norm: _BatchNorm) -> _Running | None:
+    """A norm's buffers; None where it keeps no statistics."""
+    mean, variance, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    if not norm.track_running_stats or mean is None or variance is None or batches is None:
+        return None
+    return _Running(mean, variance, batches)
+
+
 def _converted(norm: _BatchNorm) -> SyncBatchNorm:
-    new = SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    new = SyncBatchNorm(norm.num_features)
     # The very same parameters and buffers: an optimiser built before still holds them.
-    new.weight, new.bias = norm.weight, norm.bias
-    new.running_mean, new.running_var = norm.running_mean, norm.running_var
-    new.num_batches_tracked = norm.num_batches_tracked
-    new.training = norm.training
+    vars(new).update(vars(norm))
     return new
 
 
@@ -161,17 +170,9 @@ class _Seen(NamedTuple):
     variance: Tensor
 
 
-@dataclass
-class _Round:
-    """What a norm has seen of ``num_calls`` consecutive calls, until it has seen them all."""
-
-    num_calls: int
-    covered: set[int] = field(default_factory=set)
-    seen: list[_Seen] = field(default_factory=list)
-
-
-# A norm's unfinished round, between the contexts of one step. Not part of the model: no state dict, no copy holds it.
-_ROUNDS: WeakKeyDictionary[_BatchNorm, _Round] = WeakKeyDictionary()
+# A norm's unfinished round, between the contexts of one step: how many calls, and what it has seen of them. Not part of
+# the model: no state dict, no copy holds it.
+_ROUNDS: WeakKeyDictionary[_BatchNorm, tuple[int, list[_Seen]]] = WeakKeyDictionary()
 
 
 @functools.lru_cache(maxsize=256)
@@ -183,28 +184,23 @@ def _shares(rate: float, places: tuple[int, ...], total: int, device: torch.devi
 @torch.no_grad()
 def _finish(norm: _BatchNorm, seen: Sequence[_Seen]) -> None:
     """Move the running statistics as the calls would have, one by one in their order."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
+    running = _running(norm)
+    assert running is not None
     order = sorted((call, s.use) for s in seen for call in s.calls)
     place = {key: i for i, key in enumerate(order)}
-    total = len(order)
-    if norm.momentum is None:  # a plain average over everything since the start
-        assert norm.num_batches_tracked is not None
-        count = int(norm.num_batches_tracked)  # with this round's
-        keep = (count - total) / count
-    else:
-        keep = (1 - norm.momentum) ** total
-    for running in (norm.running_mean, norm.running_var):
-        running.mul_(keep)
+    total, count = len(order), int(running.batches)  # the count with this round's
+    # Without momentum, a plain average over everything since the start.
+    keep = (count - total) / count if norm.momentum is None else (1 - norm.momentum) ** total
+    running.mean.mul_(keep)
+    running.variance.mul_(keep)
     for s in seen:
-        like = norm.running_mean
         if norm.momentum is None:
-            share = like.new_full((len(s.calls),), 1 / count)
+            share = running.mean.new_full((len(s.calls),), 1 / count)
         else:
             places = tuple(place[call, s.use] for call in s.calls)
-            share = _shares(float(norm.momentum), places, total, like.device, like.dtype)
-        norm.running_mean.add_(share @ s.mean)
-        norm.running_var.add_(share @ s.variance)
+            share = _shares(float(norm.momentum), places, total, running.mean.device, running.mean.dtype)
+        running.mean.add_(share @ s.mean)
+        running.variance.add_(share @ s.variance)
 
 
 class _SeparateForward:
@@ -227,59 +223,45 @@ class _SeparateForward:
                 f"separate_calls holds {parts} calls, but a batch norm inside was given {input.shape[0]} rows, which "
                 f"are not {parts} equal parts"
             )
-        track = norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None
-        mean = variance = None
+        running = _running(norm)
         if isinstance(norm, SyncBatchNorm) and is_distributed():
-            out, mean, biased, count = _Statistics.apply(input, norm.weight, norm.bias, norm.eps, parts)  # type: ignore[no-untyped-call]
-            if track:
-                assert norm.running_mean is not None
-                mean = mean.to(norm.running_mean.dtype)
-                variance = (biased * (count / (count - 1).clamp(min=1))).to(norm.running_mean.dtype)
+            out, mean, variance = _Statistics.apply(input, norm.weight, norm.bias, norm.eps, parts)  # type: ignore[no-untyped-call]
         else:
-            if track:
-                assert norm.running_mean is not None
-                mean = norm.running_mean.new_zeros(parts, norm.num_features)
-                variance = torch.zeros_like(mean)
-            pieces = []
-            for i, part in enumerate(input.chunk(parts)):
-                # Momentum 1 leaves in the two rows the part's own mean and unbiased variance.
-                own_mean, own_variance = (None, None) if mean is None or variance is None else (mean[i], variance[i])
-                pieces.append(
-                    functional.batch_norm(part, own_mean, own_variance, norm.weight, norm.bias, True, 1.0, norm.eps)
-                )
+            like = (input if norm.weight is None else norm.weight) if running is None else running.mean
+            mean, variance = like.new_zeros(2, parts, norm.num_features)
+            # Momentum 1 leaves in the two rows the part's own mean and unbiased variance.
+            pieces = [
+                functional.batch_norm(part, m, v, norm.weight, norm.bias, True, 1.0, norm.eps)
+                for part, m, v in zip(input.chunk(parts), mean, variance, strict=True)
+            ]
             out = torch.cat(pieces)
-        if track:
-            assert mean is not None
-            assert variance is not None
-            self.seen.append(_Seen(self.calls, self.uses, mean, variance))
+        if running is not None:
+            dtype = running.mean.dtype
+            self.seen.append(_Seen(self.calls, self.uses, mean.to(dtype), variance.to(dtype)))
         self.uses += 1
         normalised: Tensor = out
         return normalised
 
     def commit(self, num_calls: int) -> None:
         """Count the calls, and when all of a round have been made, move the running statistics."""
-        norm = self.norm
-        if not self.seen:
+        running = _running(self.norm)
+        if not self.seen or running is None:
             return
-        assert norm.num_batches_tracked is not None
-        with torch.no_grad():
-            norm.num_batches_tracked.add_(len(self.calls) * self.uses)
-        new = _Round(num_calls)
-        unfinished = _ROUNDS.pop(norm, new)
-        common = unfinished.covered & set(self.calls)
-        if common and common != set(self.calls) and unfinished.num_calls == num_calls:
+        running.batches.add_(len(self.calls) * self.uses)
+        made_of, seen = _ROUNDS.pop(self.norm, (num_calls, []))
+        common = {call for s in seen for call in s.calls} & set(self.calls)
+        if common and common != set(self.calls) and made_of == num_calls:
             raise UsageError(
                 f"separate_calls: calls {sorted(common)} of {num_calls} were made before in this round, the others of "
                 f"{list(self.calls)} were not; contexts together must cover each call once"
             )
-        if common or unfinished.num_calls != num_calls:  # a step that broke off between its contexts
-            unfinished = new
-        unfinished.covered.update(self.calls)
-        unfinished.seen += self.seen
-        if len(unfinished.covered) == num_calls:
-            _finish(norm, unfinished.seen)
+        if common or made_of != num_calls:  # a step that broke off between its contexts
+            seen = []
+        seen = [*seen, *self.seen]
+        if len({call for s in seen for call in s.calls}) == num_calls:
+            _finish(self.norm, seen)
         else:
-            _ROUNDS[norm] = unfinished
+            _ROUNDS[self.norm] = num_calls, seen
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Literal, TypeAlias
 
 from torch import Tensor, nn
@@ -17,13 +18,20 @@ from unreel.core.checks import Count, Positive, Range
 from unreel.core.errors import UsageError
 from unreel.nn.padding import Padding, conv3d, max_pool3d
 from unreel.nn.registry import register_variant
-from unreel.nn.staged import Normalization, ResNetLayout, StageStep, he_init_, input_spec
+from unreel.nn.staged import (
+    Normalization,
+    Residual,
+    StagedEncoder,
+    StageStep,
+    he_init_,
+    input_spec,
+    zero_init_residuals_,
+)
 
 Init: TypeAlias = Literal["fan_in", "he"]
 
 # Standard deviation of a standard normal truncated to [−2, 2]; dividing by it keeps the variance that was asked.
 _TRUNCATED_STD = 0.87962566103423978
-_EXPANSION = 4
 
 
 def fan_in_truncated_normal_(weight: Tensor) -> None:
@@ -32,8 +40,10 @@ def fan_in_truncated_normal_(weight: Tensor) -> None:
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
-class Bottleneck3d(nn.Module):
+class Bottleneck3d(Residual):
     """k×1×1, 1×3×3 (with the spatial stride), 1×1×1 times four, each with batch norm; projection shortcut."""
+
+    expansion = 4
 
     def __init__(
         self,
@@ -47,30 +57,21 @@ class Bottleneck3d(nn.Module):
         norm: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
-        out_channels = channels * _EXPANSION
+        out_channels, strides = channels * self.expansion, (1, stride_hw, stride_hw)
         self.conv1 = conv3d(in_channels, channels, (temporal_kernel, 1, 1), padding=padding)
         self.bn1 = norm(channels)
-        self.conv2 = conv3d(channels, channels, (1, 3, 3), (1, stride_hw, stride_hw), padding=padding)
+        self.conv2 = conv3d(channels, channels, (1, 3, 3), strides, padding=padding)
         self.bn2 = norm(channels)
         self.conv3 = conv3d(channels, out_channels, (1, 1, 1), padding=padding)
         self.bn3 = norm(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module | None = None
         if project:
-            self.downsample = nn.Sequential(
-                conv3d(in_channels, out_channels, (1, 1, 1), (1, stride_hw, stride_hw), padding=padding),
-                norm(out_channels),
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) to (B, 4·channels, T, ceil(H/s), ceil(W/s))."""
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))  # type: ignore[no-any-return]
+            shortcut = conv3d(in_channels, out_channels, (1, 1, 1), strides, padding=padding)
+            self.downsample = nn.Sequential(shortcut, norm(out_channels))
 
 
-class R3D(ResNetLayout):
+class R3D(StagedEncoder):
     """CVRL's R3D family.
 
     Args:
@@ -117,35 +118,25 @@ class R3D(ResNetLayout):
         if base < 1 or base != 64 * width:
             raise UsageError(f"64·width must be a whole number of at least 1, got width={width}")
 
-        def norm(channels: int) -> nn.Module:
-            return nn.BatchNorm3d(channels, eps=bn_eps, momentum=bn_momentum)
-
+        norm = partial(nn.BatchNorm3d, eps=bn_eps, momentum=bn_momentum)
         channels = base if stem_width is None else stem_width
         self.conv1 = conv3d(in_channels, channels, (stem_kernel_t, 7, 7), (stem_stride_t, 2, 2), padding=padding)
         self.bn1 = norm(channels)
         self.relu = nn.ReLU(inplace=True)
         # The pool looks along time only when it also strides there (docs/methods/cvrl.md, Backbone).
         self.maxpool = max_pool3d((1 if pool_stride_t == 1 else 3, 3, 3), (pool_stride_t, 2, 2), padding=padding)
-        steps = {"stem": StageStep(channels, stem_stride_t, 2), "pool": StageStep(channels, pool_stride_t, 2)}
+        steps = {
+            "stem": StageStep(channels, stem_stride_t, 2, ("conv1", "bn1", "relu")),
+            "pool": StageStep(channels, pool_stride_t, 2, ("maxpool",)),
+        }
         for i, (depth, temporal_kernel) in enumerate(zip(layers, temporal_kernels, strict=True)):
-            stride_hw = 1 if i == 0 else 2
-            mid = base * 2**i
-            blocks = []
-            for block in range(depth):
-                blocks.append(
-                    Bottleneck3d(
-                        channels,
-                        mid,
-                        temporal_kernel=temporal_kernel,
-                        stride_hw=stride_hw if block == 0 else 1,
-                        project=block == 0,
-                        padding=padding,
-                        norm=norm,
-                    )
-                )
-                channels = mid * _EXPANSION
+            block = partial(Bottleneck3d, temporal_kernel=temporal_kernel, padding=padding, norm=norm)
+            mid, stride = base * 2**i, 1 if i == 0 else 2
+            blocks = [block(channels, mid, stride_hw=stride, project=True)]
+            channels = mid * Bottleneck3d.expansion
+            blocks += [block(channels, mid, stride_hw=1, project=False) for _ in range(depth - 1)]
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
-            steps[f"res{i + 2}"] = StageStep(channels, 1, stride_hw)
+            steps[f"res{i + 2}"] = StageStep(channels, 1, stride, (f"layer{i + 1}",))
         self.set_steps(steps)
         self.input_spec = input_spec(
             num_frames=16, stride_frames=2, size_px=224, in_channels=in_channels, normalization=normalization
@@ -157,26 +148,20 @@ class R3D(ResNetLayout):
                 if isinstance(module, nn.Conv3d):
                     fan_in_truncated_normal_(module.weight)
         if zero_init_residual:
-            for module in self.modules():
-                if isinstance(module, Bottleneck3d) and isinstance(module.bn3, nn.BatchNorm3d):
-                    nn.init.zeros_(module.bn3.weight)
+            zero_init_residuals_(self)
 
 
-r3d_50 = register_variant(
-    "r3d_50",
-    R3D,
-    "R3D-50: 31,672,128 parameters, 2048 features, blocks (3, 4, 6, 3) (docs/methods/cvrl.md); arguments as ``R3D``.",
-    fixed={"layers": (3, 4, 6, 3)},
-)
-r3d_101 = register_variant(
-    "r3d_101",
-    R3D,
-    "R3D-101: 59,577,152 parameters, 2048 features, blocks (3, 4, 23, 3) (docs/methods/cvrl.md); arguments as ``R3D``.",
-    fixed={"layers": (3, 4, 23, 3)},
-)
-r3d_152 = register_variant(
-    "r3d_152",
-    R3D,
-    "R3D-152: 82,036,544 parameters, 2048 features, blocks (3, 8, 36, 3) (docs/methods/cvrl.md); arguments as ``R3D``.",
-    fixed={"layers": (3, 8, 36, 3)},
+r3d_50, r3d_101, r3d_152 = (
+    register_variant(
+        f"r3d_{depth}",
+        R3D,
+        f"R3D-{depth}: {parameters:,} parameters, 2048 features, blocks {layers} (docs/methods/cvrl.md); arguments as "
+        "``R3D``.",
+        fixed={"layers": layers},
+    )
+    for depth, parameters, layers in (
+        (50, 31_672_128, (3, 4, 6, 3)),
+        (101, 59_577_152, (3, 4, 23, 3)),
+        (152, 82_036_544, (3, 8, 36, 3)),
+    )
 )

@@ -11,6 +11,7 @@ shortcut), whose weights are refused. Stages are ``stem``, ``res2`` … ``res5``
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, TypeAlias
 
 from torch import Tensor, nn
@@ -22,8 +23,8 @@ from unreel.nn.registry import register_variant
 from unreel.nn.staged import Normalization, StagedEncoder, StageStep, he_init_, input_spec
 
 Size3: TypeAlias = tuple[int, int, int]
-#: (in channels, out channels, kernel, stride) → the modules of one convolution, in order
-MakeConv: TypeAlias = Callable[[int, int, Size3, Size3], list[nn.Module]]
+#: (in channels, out channels, kernel, stride) → one convolution
+MakeConv: TypeAlias = Callable[[int, int, Size3, Size3], nn.Module]
 
 
 def middle_width(in_channels: int, out_channels: int, kernel: Size3) -> int:
@@ -44,23 +45,18 @@ class BasicBlock3d(nn.Module):
     ) -> None:
         super().__init__()
         kernel, strides = (3, 3, 3), (stride, stride, stride)
-        self.conv1 = nn.Sequential(
-            _one(conv(in_channels, channels, kernel, strides)), norm(channels), nn.ReLU(inplace=True)
-        )
-        self.conv2 = nn.Sequential(_one(conv(channels, channels, kernel, (1, 1, 1))), norm(channels))
+        first = conv(in_channels, channels, kernel, strides)
+        self.conv1 = nn.Sequential(first, norm(channels), nn.ReLU(inplace=True))
+        self.conv2 = nn.Sequential(conv(channels, channels, kernel, (1, 1, 1)), norm(channels))
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(_one(conv(in_channels, channels, (1, 1, 1), strides)), norm(channels))
+            self.downsample = nn.Sequential(conv(in_channels, channels, (1, 1, 1), strides), norm(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', ceil(T/s), ceil(H/s), ceil(W/s))."""
         y = self.conv2(self.conv1(x))
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))  # type: ignore[no-any-return]
-
-
-def _one(modules: list[nn.Module]) -> nn.Module:
-    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
 
 class BasicR3D(StagedEncoder):
@@ -96,47 +92,36 @@ class BasicR3D(StagedEncoder):
         if len(layers) != 4 or min(layers) < 1:
             raise UsageError(f"layers needs one number of blocks for each of res2 … res5, got {list(layers)}")
 
-        def norm(channels: int) -> nn.Module:
-            return nn.BatchNorm3d(channels, eps=bn_eps, momentum=bn_momentum)
+        norm = partial(nn.BatchNorm3d, eps=bn_eps, momentum=bn_momentum)
 
-        def whole(cin: int, cout: int, kernel: Size3, stride: Size3) -> list[nn.Module]:
-            return [conv3d(cin, cout, kernel, stride)]
-
-        def halves(cin: int, cout: int, kernel: Size3, stride: Size3) -> list[nn.Module]:
+        def conv(cin: int, cout: int, kernel: Size3, stride: Size3) -> nn.Module:
+            if not factored:
+                return conv3d(cin, cout, kernel, stride)
             middle = middle_width(cin, cout, kernel)
-            return [
+            return nn.Sequential(
                 conv3d(cin, middle, (1, kernel[1], kernel[2]), (1, stride[1], stride[2])),
                 norm(middle),
                 nn.ReLU(inplace=True),
                 conv3d(middle, cout, (kernel[0], 1, 1), (stride[0], 1, 1)),
-            ]
+            )
 
-        conv: MakeConv = halves if factored else whole
-        self.stem = nn.Sequential(*conv(in_channels, width, (3, 7, 7), (1, 2, 2)), norm(width), nn.ReLU(inplace=True))
+        first = conv(in_channels, width, (3, 7, 7), (1, 2, 2))
+        flat = first if isinstance(first, nn.Sequential) else [first]
+        self.stem = nn.Sequential(*flat, norm(width), nn.ReLU(inplace=True))
         steps = {"stem": StageStep(width, 1, 2)}
         channels = width
         for i, depth in enumerate(layers):
             stride, wider = 1 if i == 0 else 2, width * 2**i
-            blocks = []
-            for block in range(depth):
-                blocks.append(BasicBlock3d(channels, wider, stride=1 if block else stride, conv=conv, norm=norm))
-                channels = wider
+            blocks = [BasicBlock3d(channels, wider, stride=stride, conv=conv, norm=norm)]
+            blocks += [BasicBlock3d(wider, wider, stride=1, conv=conv, norm=norm) for _ in range(depth - 1)]
+            channels = wider
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
-            steps[f"res{i + 2}"] = StageStep(channels, stride, stride)
+            steps[f"res{i + 2}"] = StageStep(channels, stride, stride, (f"layer{i + 1}",))
         self.set_steps(steps)
         self.input_spec = input_spec(
-            num_frames=16,
-            size_px=size,
-            in_channels=in_channels,
-            normalization=normalization,
-            dct_highpass=dct_highpass,
+            num_frames=16, size_px=size, in_channels=in_channels, normalization=normalization, dct_highpass=dct_highpass
         )
         he_init_(self)
-
-    def stage(self, name: str) -> nn.Module:
-        """The module that makes stage ``name`` from the stage before it."""
-        self.check_names([name])
-        return self.stem if name == "stem" else self.get_submodule(f"layer{int(name.removeprefix('res')) - 1}")
 
 
 r3d_18 = register_variant(

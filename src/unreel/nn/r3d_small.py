@@ -8,13 +8,15 @@ default: half the arithmetic of 3×3×3 and faster on oneDNN. ``torch.channels_l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated
 
 from torch import Tensor, nn
 
 from unreel.core.checks import Amount, Count, Positive, Range
 from unreel.core.errors import UsageError
+from unreel.nn.padding import conv3d
 from unreel.nn.registry import register_variant
 from unreel.nn.staged import Normalization, StagedEncoder, StageStep, he_init_, input_spec
 
@@ -29,29 +31,22 @@ class SmallBlock(nn.Module):
         self,
         in_channels: int,
         channels: int,
-        *,
         stride_t: int,
         stride_hw: int,
         factorised: bool,
-        bn_eps: float,
-        bn_momentum: float,
+        norm: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
-        if factorised:
-            self.conv1 = nn.Conv3d(in_channels, channels, (1, 3, 3), (1, stride_hw, stride_hw), (0, 1, 1), bias=False)
-            self.conv2 = nn.Conv3d(channels, channels, (3, 1, 1), (stride_t, 1, 1), (1, 0, 0), bias=False)
-        else:
-            self.conv1 = nn.Conv3d(in_channels, channels, 3, (stride_t, stride_hw, stride_hw), 1, bias=False)
-            self.conv2 = nn.Conv3d(channels, channels, 3, 1, 1, bias=False)
-        self.norm1 = nn.BatchNorm3d(channels, eps=bn_eps, momentum=bn_momentum)
-        self.norm2 = nn.BatchNorm3d(channels, eps=bn_eps, momentum=bn_momentum)
+        first, second = ((1, 3, 3), (3, 1, 1)) if factorised else ((3, 3, 3), (3, 3, 3))
+        stride = (stride_t, stride_hw, stride_hw)
+        early, late = ((1, *stride[1:]), (stride_t, 1, 1)) if factorised else (stride, (1, 1, 1))
+        self.conv1 = conv3d(in_channels, channels, first, early)
+        self.conv2 = conv3d(channels, channels, second, late)
+        self.norm1, self.norm2 = norm(channels), norm(channels)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut: nn.Module | None = None
-        if in_channels != channels or stride_t != 1 or stride_hw != 1:
-            self.shortcut = nn.Sequential(
-                nn.Conv3d(in_channels, channels, 1, (stride_t, stride_hw, stride_hw), bias=False),
-                nn.BatchNorm3d(channels, eps=bn_eps, momentum=bn_momentum),
-            )
+        if in_channels != channels or stride != (1, 1, 1):
+            self.shortcut = nn.Sequential(conv3d(in_channels, channels, (1, 1, 1), stride), norm(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', T', H', W')."""
@@ -96,33 +91,21 @@ class SmallR3D(StagedEncoder):
             raise UsageError(f"stem_kernel needs three odd sizes (t, h, w), got {list(stem_kernel)}")
         if len(stem_stride) != 3 or stem_stride[1] != stem_stride[2]:
             raise UsageError(f"stem_stride needs three strides (t, h, w) with h = w, got {list(stem_stride)}")
-        kernel = (stem_kernel[0], stem_kernel[1], stem_kernel[2])
-        stride = (stem_stride[0], stem_stride[1], stem_stride[2])
-        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-        self.stem = nn.Sequential(
-            nn.Conv3d(in_channels, stem_channels, kernel, stride, padding, bias=False),
-            nn.BatchNorm3d(stem_channels, eps=bn_eps, momentum=bn_momentum),
-            nn.ReLU(inplace=True),
+        norm = partial(nn.BatchNorm3d, eps=bn_eps, momentum=bn_momentum)
+        kernel, stride = (
+            (stem_kernel[0], stem_kernel[1], stem_kernel[2]),
+            (stem_stride[0], stem_stride[1], stem_stride[2]),
         )
+        stem = conv3d(in_channels, stem_channels, kernel, stride)
+        self.stem = nn.Sequential(stem, norm(stem_channels), nn.ReLU(inplace=True))
         steps = {"stem": StageStep(stem_channels, stride[0], stride[1])}
-        width_in = stem_channels
-        for i, (width, depth, stride_t, stride_hw, split) in enumerate(zip(*per_stage, strict=True)):
-            blocks = [
-                SmallBlock(
-                    width_in if block == 0 else width,
-                    width,
-                    stride_t=stride_t if block == 0 else 1,
-                    stride_hw=stride_hw if block == 0 else 1,
-                    factorised=bool(split),
-                    bn_eps=bn_eps,
-                    bn_momentum=bn_momentum,
-                )
-                for block in range(depth)
-            ]
-            name = f"res{i + 2}"
-            self.add_module(name, nn.Sequential(*blocks))
-            steps[name] = StageStep(width, stride_t, stride_hw)
-            width_in = width
+        before = stem_channels
+        for i, (width, depth, stride_t, stride_hw, split) in enumerate(zip(*per_stage, strict=True), start=2):
+            blocks = [SmallBlock(before, width, stride_t, stride_hw, bool(split), norm)]
+            blocks += [SmallBlock(width, width, 1, 1, bool(split), norm) for _ in range(depth - 1)]
+            self.add_module(f"res{i}", nn.Sequential(*blocks))
+            steps[f"res{i}"] = StageStep(width, stride_t, stride_hw)
+            before = width
         self.set_steps(steps)
         self.input_spec = input_spec(
             num_frames=meant_for[0],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 import torch
@@ -64,7 +65,12 @@ def register_encoder(name: str) -> Callable[[Callable[P, E]], Callable[P, E]]:
 
 
 def register_variant(
-    name: str, family: Callable[P, E], doc: str, *, fixed: Mapping[str, object], **defaults: object
+    name: str,
+    family: Callable[P, E],
+    doc: str,
+    *,
+    fixed: Mapping[str, object] = MappingProxyType({}),
+    **defaults: object,
 ) -> Callable[P, E]:
     """Register one net of a family: its constructor without the arguments that are ``fixed``, with other defaults."""
     signature = inspect.signature(family)

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from unreel.core.checks import Count, Range
 from unreel.nn.registry import register_variant
-from unreel.nn.staged import Normalization, ResNetLayout, StageStep, he_init_, input_spec
+from unreel.nn.staged import (
+    Normalization,
+    Residual,
+    StagedEncoder,
+    StageStep,
+    he_init_,
+    input_spec,
+    zero_init_residuals_,
+)
 
 Stem: TypeAlias = Literal["imagenet", "cifar"]
 
@@ -44,10 +52,8 @@ def _conv(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.C
     return nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
 
 
-class _Residual(nn.Module):
-    """The shortcut both blocks share: identity, or 1×1 convolution and batch norm where the shape changes."""
-
-    expansion = 1
+class _Block(Residual):
+    """Begins with the shortcut: identity, or 1×1 convolution and batch norm where the shape changes."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -56,11 +62,8 @@ class _Residual(nn.Module):
         if stride != 1 or in_channels != channels:
             self.downsample = nn.Sequential(_conv(in_channels, channels, 1, stride), nn.BatchNorm2d(channels))
 
-    def _add(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))  # type: ignore[no-any-return]
 
-
-class BasicBlock(_Residual):
+class BasicBlock(_Block):
     """Two 3×3 convolutions."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -70,13 +73,8 @@ class BasicBlock(_Residual):
         self.conv2 = _conv(channels, channels, 3)
         self.bn2 = nn.BatchNorm2d(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, channels, H/s, W/s)."""
-        y = self.relu(self.bn1(self.conv1(x)))
-        return self._add(x, self.bn2(self.conv2(y)))
 
-
-class Bottleneck(_Residual):
+class Bottleneck(_Block):
     """1×1, 3×3 (with the stride: "v1.5"), 1×1 times four."""
 
     expansion = 4
@@ -90,14 +88,8 @@ class Bottleneck(_Residual):
         self.conv3 = _conv(channels, channels * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(channels * self.expansion)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, 4·channels, H/s, W/s)."""
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        return self._add(x, self.bn3(self.conv3(y)))
 
-
-class ResNet(ResNetLayout):
+class ResNet(StagedEncoder):
     """A 2-D ResNet on clips.
 
     Args:
@@ -127,42 +119,29 @@ class ResNet(ResNetLayout):
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else None
-        steps = {"stem": StageStep(width, 1, 2 if imagenet else 1)}
+        steps = {"stem": StageStep(width, 1, 2 if imagenet else 1, ("conv1", "bn1", "relu"))}
         if imagenet:
-            steps["pool"] = StageStep(width, 1, 2)
+            steps["pool"] = StageStep(width, 1, 2, ("maxpool",))
         channels = width
         for i, depth in enumerate(layers):
             mid, stride = width * 2**i, 1 if i == 0 else 2
-            blocks = []
-            for b in range(depth):
-                blocks.append(block(channels, mid, stride if b == 0 else 1))
-                channels = mid * block.expansion
+            blocks = [block(channels, mid, stride)]
+            channels = mid * block.expansion
+            blocks += [block(channels, mid, 1) for _ in range(depth - 1)]
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
-            steps[f"res{i + 2}"] = StageStep(channels, 1, stride)
+            steps[f"res{i + 2}"] = StageStep(channels, 1, stride, (f"layer{i + 1}",))
         self.set_steps(steps)
+        size_px = 224 if imagenet else 32
         self.input_spec = input_spec(
-            num_frames=1,
-            size_px=224 if imagenet else 32,
-            in_channels=in_channels,
-            normalization=normalization,
+            num_frames=1, size_px=size_px, in_channels=in_channels, normalization=normalization
         )
         he_init_(self)
         if zero_init_residual:
-            for module in self.modules():
-                if isinstance(module, Bottleneck):
-                    nn.init.zeros_(module.bn3.weight)
-                elif isinstance(module, BasicBlock):
-                    nn.init.zeros_(module.bn2.weight)
+            zero_init_residuals_(self)
 
     def stage(self, name: str) -> nn.Module:
         """The module that makes stage ``name`` from the stage before it, on clips: 5-D in and out."""
         return PerFrame(super().stage(name))
-
-    def run_stage(self, name: str, x: Tensor) -> Tensor:
-        """One stage on folded frames (B·T, C, h, w)."""
-        if name == "stem":
-            return super().run_stage(name, x)
-        return super().stage(name)(x)  # type: ignore[no-any-return]
 
     def forward_features(self, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Feature maps (B, C, T, h, w) by stage name, in one pass; ``None`` gives the last stage only."""

@@ -43,38 +43,60 @@ def input_spec(
             mean, std = (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
         else:
             raise UsageError(f"ImageNet statistics exist for 1 or 3 channels, not {in_channels}; use 'none'")
-    return InputSpec(
-        num_frames=num_frames,
-        stride_frames=stride_frames,
-        size_px=size_px,
-        channels=in_channels,
-        mean=mean,
-        std=std,
-        min_frames=min_frames,
-        dct_highpass=dct_highpass,
-    )
+    return InputSpec(num_frames, stride_frames, size_px, in_channels, mean, std, min_frames, dct_highpass)
 
 
 class StageStep(NamedTuple):
-    """One stage by itself: the channels it gives and its strides against the stage before."""
+    """One stage by itself: the channels it gives and its strides against the stage before.
+
+    ``modules``: the encoder's submodules that it is made of, in their order; none is the one of its name.
+    """
 
     channels: int
     stride_t: int
     stride_hw: int
+    modules: tuple[str, ...] = ()
 
 
 def he_init_(net: nn.Module) -> None:
-    """Every convolution's weights drawn anew: normal of variance 2 / fan_out (He et al. 2015), in place."""
+    """Every convolution's weights drawn anew: normal of variance 2 / fan_out (He et al. 2015), in place; biases 0."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+class Residual(nn.Module):
+    """A block under torchvision's names: convolutions with batch norm and ReLU between, added to the input.
+
+    Subclasses make two convolutions, or three where ``expansion`` is 4, and the shortcut where the shape changes.
+    """
+
+    expansion = 1
+    relu: nn.Module
+    downsample: nn.Module | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, …, H, W) to (B, expansion · channels, …, ceil(H/s), ceil(W/s))."""
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))  # type: ignore[operator]
+        if self.expansion > 1:
+            y = self.bn3(self.conv3(self.relu(y)))  # type: ignore[operator]
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))  # type: ignore[no-any-return]
+
+
+def zero_init_residuals_(net: nn.Module) -> None:
+    """Have every ``Residual`` inside ``net`` start as the identity, in place."""
+    for block in net.modules():
+        if isinstance(block, Residual):
+            nn.init.zeros_(block.get_parameter("bn3.weight" if block.expansion > 1 else "bn2.weight"))
 
 
 class StagedEncoder(Encoder):
     """An encoder that is a chain of stages, each a module of its own.
 
-    Subclasses call ``set_steps`` once, and write ``stage`` where a stage is no submodule of its name. Sizes follow one
-    rule in every dimension: out = ceil(in / stride), odd sizes included.
+    Subclasses call ``set_steps`` once. Sizes follow one rule in every dimension: out = ceil(in / stride), odd sizes
+    included.
     """
 
     def __init__(self) -> None:
@@ -109,11 +131,17 @@ class StagedEncoder(Encoder):
     def stage(self, name: str) -> nn.Module:
         """The module that makes stage ``name`` from the stage before it; it shares this encoder's weights."""
         self.check_names([name])
-        return self.get_submodule(name)
+        modules = self._modules_of(name)
+        return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
     def run_stage(self, name: str, x: Tensor) -> Tensor:
         """One stage applied to the map of the stage before it, (B, C, T, h, w) to (B, C', T', h', w')."""
-        return self.stage(name)(x)  # type: ignore[no-any-return]
+        for module in self._modules_of(name):  # no Sequential, which torch.compile would stumble over
+            x = module(x)
+        return x
+
+    def _modules_of(self, name: str) -> list[nn.Module]:
+        return [self.get_submodule(part) for part in self.steps[name].modules or (name,)]
 
     def at_resolution(self, factor: int) -> StagedEncoder:
         """A deep copy whose last map is ``factor`` (1, 2 or 4) times finer in space; weights unchanged, no dilation.
@@ -160,28 +188,3 @@ class StagedEncoder(Encoder):
                 module.stride = (stride[0] if isinstance(stride, tuple) else stride, 1, 1)
             elif isinstance(module, nn.Conv2d | nn.MaxPool2d):
                 module.stride = (1, 1)
-
-
-class ResNetLayout(StagedEncoder):
-    """Parameters under torchvision's names, stages under the paper's: stem, pool, res2 … res5 (pool may be absent)."""
-
-    conv1: nn.Module
-    bn1: nn.Module
-    relu: nn.Module
-    maxpool: nn.Module | None
-
-    def stage(self, name: str) -> nn.Module:
-        """The module that makes stage ``name`` from the stage before it; it shares this encoder's weights."""
-        self.check_names([name])
-        if name == "stem":
-            return nn.Sequential(self.conv1, self.bn1, self.relu)
-        if name == "pool":
-            assert self.maxpool is not None
-            return self.maxpool
-        return self.get_submodule(f"layer{int(name.removeprefix('res')) - 1}")
-
-    def run_stage(self, name: str, x: Tensor) -> Tensor:
-        """One stage applied to the map of the stage before it."""
-        if name == "stem":  # without the wrapper that ``stage`` makes, which torch.compile would stumble over
-            return self.relu(self.bn1(self.conv1(x)))  # type: ignore[no-any-return]
-        return self.stage(name)(x)  # type: ignore[no-any-return]

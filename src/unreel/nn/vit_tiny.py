@@ -196,6 +196,4 @@ class TubeletViT(StagedEncoder):
         return {**self.steps, "embed": self.steps["embed"]._replace(stride_hw=stride)}
 
 
-vit_tiny = register_variant(
-    "vit_tiny", TubeletViT, "A tubelet transformer with 1.05 M parameters and 128 features.", fixed={}
-)
+vit_tiny = register_variant("vit_tiny", TubeletViT, "A tubelet transformer with 1.05 M parameters and 128 features.")
