@@ -27,7 +27,6 @@ from unreel.media import (
     write_video,
 )
 from unreel.media import video as video_module
-from unreel.media.frame_table import TableCache
 from unreel.media.source import Source
 
 B_FRAMES = {"bf": "3", "b_strategy": "0"}
@@ -257,7 +256,7 @@ def test_damaged_frames_are_frames_or_a_typed_error(clip: Path, tmp_path: Path) 
 
 
 def test_bounds(clip: Path) -> None:
-    video_module._tables.__init__(8)  # forget what earlier tests probed
+    video_module._kept.cache_clear()  # forget what earlier tests probed
     with pytest.raises(ReadTimeoutError, match="max_packets"):
         PyAVDecoder(max_packets=10).probe(clip)
     with pytest.raises(ReadTimeoutError, match="max_seconds"):
@@ -289,15 +288,6 @@ def test_a_replaced_file_is_read_anew(tmp_path: Path) -> None:
     write_video(path, numbered_frames(14, seed=1), 25)
     assert probe(path).num_frames == 14
     assert read_numbers(read_clip(path, indices=[13]).pixels) == [13]
-
-
-def test_table_cache_is_bounded() -> None:
-    cache = TableCache(3)
-    for i in range(5):
-        cache.put((i,), i)  # type: ignore[arg-type]
-    cache.get((2,))
-    cache.put((5,), 5)  # type: ignore[arg-type]
-    assert [cache.get((i,)) for i in range(6)] == [None, None, 2, None, 4, 5]
 
 
 def test_frame_times_are_the_callers_own(clip: Path) -> None:

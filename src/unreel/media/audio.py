@@ -12,13 +12,15 @@ from fractions import Fraction
 from functools import partial
 from itertools import chain
 from math import gcd
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from av.stream import Disposition
 from numpy.typing import NDArray
 
+from unreel.core.checks import Amount, Count, Positive, checked
 from unreel.core.errors import UsageError
+from unreel.core.settings import Range
 from unreel.media.decoder import NoStreamError, Path, TooShortError, TruncatedError, UnreadableError
 from unreel.media.source import Source, opened
 
@@ -26,7 +28,6 @@ from unreel.media.source import Source, opened
 _SEEK_WORTH_S = 10.0
 _WARM_UP_S = 1.0  # decoded before what is asked for, after a seek: more than any codec remembers audibly
 _MOST_SPAN_S = 3600.0
-_MOST_SILENCE_S = 60.0
 _TAPS = 10  # half the length of scipy's resampling filter, in samples of the lower rate
 # Times are floats: what falls this close to the middle between two samples belongs to the later one, always.
 _SLACK_SAMPLES = 1e-6
@@ -54,6 +55,7 @@ class Sound(NamedTuple):
     times_s: NDArray[np.float64]
 
 
+@checked
 @dataclass(frozen=True)
 class AudioDecoder:
     """The sound of any file that FFmpeg knows, as the mean of its channels. Stateless, picklable.
@@ -67,18 +69,11 @@ class AudioDecoder:
     Raises: UsageError for values out of range.
     """
 
-    rate_hz: int = 16_000
-    silence_s: float = 0.1
-    track: int | None = None
-    max_seconds: float = 60.0
-    max_packets: int = 2_000_000
-
-    def __post_init__(self) -> None:
-        if self.rate_hz < 1 or not 0 <= self.silence_s <= _MOST_SILENCE_S or (self.track or 0) < 0:
-            raise UsageError(
-                f"audio needs rate_hz ≥ 1, silence_s from 0 to {_MOST_SILENCE_S:g} and a track ≥ 0, got "
-                f"{self.rate_hz}, {self.silence_s} and {self.track}"
-            )
+    rate_hz: Count = 16_000
+    silence_s: Annotated[float, Range(ge=0, le=60, unit="s")] = 0.1
+    track: Amount | None = None
+    max_seconds: Positive = 60.0
+    max_packets: Count = 2_000_000
 
     def probe(self, path: Path) -> AudioInfo:
         """Facts about the track: reads its packets and decodes its beginning.
@@ -134,9 +129,8 @@ class AudioDecoder:
         found, there = track.between(begin, high + margin)
         missing = int((~_near(there, reach)[low - begin : high - begin]).sum())
         if missing:
-            asked = (
-                f"{missing / track.rate:.3g} s of the sound from {first / self.rate_hz:g} to {stop / self.rate_hz:g} s"
-            )
+            span = f"{first / self.rate_hz:g} to {stop / self.rate_hz:g} s"
+            asked = f"{missing / track.rate:.3g} s of the sound from {span}"
             if source.faults:
                 raise TruncatedError(source.path, f"{asked} cannot be decoded; the file is damaged or ends early")
             raise TooShortError(

@@ -9,31 +9,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TypeAlias
 
 PictureCount: TypeAlias = Callable[[bytes, bool], int | None]
 """(packet's bytes, whether it is a keyframe) to the pictures it holds, or None where only decoding tells."""
 
-# One packet is one picture, always. Whatever is neither here nor in _COUNTERS is decoded to be counted.
+# One packet is one picture, always. Whatever is not in _COUNTERS is decoded to be counted.
 _ONE_EACH = frozenset(
     {
-        *(
-            "av1",
-            "libdav1d",
-            "libaom-av1",
-            "mjpeg",
-            "jpeg2000",
-            "png",
-            "gif",
-            "ffv1",
-            "huffyuv",
-            "ffvhuff",
-            "utvideo",
-            "magicyuv",
-            "prores",
-        ),
-        *("dnxhd", "dvvideo", "cfhd", "rawvideo", "v210", "h263", "h263p", "flv1", "msmpeg4v2", "msmpeg4v3", "wmv1"),
-        *("wmv2", "svq1", "cinepak", "msrle", "msvideo1", "qtrle", "rpza", "vp6", "vp6f"),
+        *("av1", "libdav1d", "libaom-av1", "mjpeg", "jpeg2000", "png", "gif", "ffv1", "huffyuv", "ffvhuff", "utvideo"),
+        *("magicyuv", "prores", "dnxhd", "dvvideo", "cfhd", "rawvideo", "v210", "h263", "h263p", "flv1", "msmpeg4v2"),
+        *("msmpeg4v3", "wmv1", "wmv2", "svq1", "cinepak", "msrle", "msvideo1", "qtrle", "rpza", "vp6", "vp6f"),
     }
 )
 _HEADER_BYTES = 64  # of a slice or picture header: enough for every field read here
@@ -50,9 +37,9 @@ class PictureCounter:
     def __init__(self, codec: str, extradata: bytes | None) -> None:
         extra = bytes(extradata or b"")
         try:
-            self._count: PictureCount = _COUNTERS[codec](extra) if codec in _COUNTERS else _simple(codec)
-        except (ValueError, IndexError):
-            self._count = _unknown
+            self._count = _COUNTERS[codec](extra)
+        except (KeyError, ValueError, IndexError):
+            self._count = lambda data, key: None
 
     def __call__(self, data: bytes, key: bool) -> int | None:
         """Pictures in the next packet, from its bytes and whether it is a keyframe; None where only decoding tells."""
@@ -65,14 +52,6 @@ class PictureCounter:
     def in_sequence(self) -> bool:
         """Whether no picture is missing so far, by the stream's own numbers; True where a codec has none."""
         return bool(getattr(self._count, "in_sequence", True))
-
-
-def _simple(codec: str) -> PictureCount:
-    return (lambda data, key: 1) if codec in _ONE_EACH else _unknown
-
-
-def _unknown(data: bytes, key: bool) -> int | None:
-    return None
 
 
 class _Bits:
@@ -141,16 +120,9 @@ class _H264:
         self._last_number: int | None = None  # frame_num of the last picture that others may refer to
         self.in_sequence = True
         self._length_bytes = _h264_length_bytes(extra)
-        if self._length_bytes:
-            at = 6
-            for _ in range(extra[5] & 31):
-                size = int.from_bytes(extra[at : at + 2], "big")
-                self._read_sps(extra[at + 2 : at + 2 + size])
-                at += 2 + size
-        else:
-            for unit in _units(extra, 0):
-                if unit and unit[0] & 31 == 7:
-                    self._read_sps(unit)
+        for unit in islice(_units(extra[6:], 2), extra[5] & 31) if self._length_bytes else _units(extra, 0):
+            if unit and unit[0] & 31 == 7:
+                self._read_sps(unit)
 
     def __call__(self, data: bytes, key: bool) -> int | None:
         for unit in _units(data, self._length_bytes):
@@ -276,13 +248,10 @@ class _HEVC:
         return self._all_shown and self._sets.setdefault((34, bytes([number])), unit) == unit
 
 
-class _MPEG2:
+def _mpeg2(extra: bytes) -> PictureCount:
     """ISO/IEC 13818-2 and 11172-2: two field pictures make one."""
 
-    def __init__(self, extra: bytes) -> None:
-        self._one_each = True
-
-    def __call__(self, data: bytes, key: bool) -> int | None:
+    def count(data: bytes, key: bool) -> int | None:
         pictures = data.count(b"\0\0\1\0")
         structures = []
         at = data.find(b"\0\0\1\xb5")
@@ -294,6 +263,8 @@ class _MPEG2:
             return 1
         # A pair of fields in one packet is one picture; alone in a packet a field is half of one.
         return 1 if pictures == 2 and sorted(structures) == [1, 2] else None if pictures else 0
+
+    return count
 
 
 class _MPEG4:
@@ -373,10 +344,11 @@ def _vp9(extra: bytes) -> PictureCount:
 
 
 _COUNTERS: dict[str, Callable[[bytes], PictureCount]] = {
+    **dict.fromkeys(_ONE_EACH, lambda extra: lambda data, key: 1),
     "h264": _H264,
     "hevc": _HEVC,
-    "mpeg1video": _MPEG2,
-    "mpeg2video": _MPEG2,
+    "mpeg1video": _mpeg2,
+    "mpeg2video": _mpeg2,
     "mpeg4": _MPEG4,
     "vp8": _vp8,
     "vp9": _vp9,

@@ -16,6 +16,10 @@ from unreel.core.errors import UnreelError
 
 Path: TypeAlias = str | PathLike[str]
 MediaKind: TypeAlias = Literal["video", "image"]
+Indices: TypeAlias = NDArray[np.int64] | None
+"""Numbers of frames in presentation order (T,), or None where times are given."""
+Times: TypeAlias = NDArray[np.float64] | None
+"""Seconds (T,), or None where numbers are given."""
 
 
 class MediaError(UnreelError):
@@ -103,13 +107,7 @@ class Decoder(Protocol):
     def frame_times(self, path: Path) -> NDArray[np.float64]:
         """Presentation time of every frame, ascending, in seconds: (num_frames,)."""
 
-    def read(
-        self,
-        path: Path,
-        *,
-        indices: NDArray[np.int64] | None = None,
-        times_s: NDArray[np.float64] | None = None,
-    ) -> Frames:
+    def read(self, path: Path, *, indices: Indices = None, times_s: Times = None) -> Frames:
         """Frames by index in presentation order, or the frames on screen at ``times_s``; exactly one is given.
 
         Any order and repeats are allowed; the result keeps the order asked for. The frame on screen at t is the last

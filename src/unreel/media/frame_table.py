@@ -7,10 +7,8 @@ and what came out is the table.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
@@ -60,45 +58,21 @@ class FrameTable:
     info: VideoInfo
 
 
-class TableCache:
-    """The last few frame tables of this process, by path, size and modification time."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._tables: OrderedDict[tuple[object, ...], FrameTable] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[object, ...]) -> FrameTable | None:
-        """The table of a key, or None where it was never put or is forgotten."""
-        with self._lock:
-            table = self._tables.get(key)
-            if table is not None:
-                self._tables.move_to_end(key)
-            return table
-
-    def put(self, key: tuple[object, ...], table: FrameTable) -> None:
-        """Remember a table; the one that was not asked for longest is forgotten."""
-        with self._lock:
-            self._tables[key] = table
-            self._tables.move_to_end(key)
-            while len(self._tables) > self._capacity:
-                self._tables.popitem(last=False)
-
-
-@dataclass
+@dataclass(frozen=True)
 class _Packets:
-    """What the packets of a track say, in file order."""
+    """What the packets of an open file's track say, in file order; the arrays are (P,), ``at`` is (P, 2)."""
 
-    pts: list[int] = field(default_factory=list)
-    dts: list[int] = field(default_factory=list)
-    at: list[tuple[int, int]] = field(default_factory=list)
-    duration: list[int] = field(default_factory=list)
-    key: list[bool] = field(default_factory=list)
-    shown: list[bool] = field(default_factory=list)
-    whole: list[bool] = field(default_factory=list)  # by their own checksums, of a codec that has any
-    one_each: bool = True  # nothing but whole pictures and packets that show nothing, and no sign of damage
-    in_sequence: bool = True  # no picture is missing, by the stream's own numbers
-    packed: bool = False  # a picture may come out of another packet than its own
+    source: Source
+    pts: NDArray[np.int64]
+    dts: NDArray[np.int64]
+    duration: NDArray[np.int64]
+    at: NDArray[np.int64]
+    key: NDArray[np.bool_]
+    shown: NDArray[np.bool_]
+    whole: NDArray[np.bool_]  # by their own checksums, of a codec that has any
+    one_each: bool  # nothing but whole pictures and packets that show nothing, and no sign of damage
+    in_sequence: bool  # no picture is missing, by the stream's own numbers
+    packed: bool  # a picture may come out of another packet than its own
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -126,80 +100,76 @@ def build_table(source: Source) -> FrameTable:
     if source.strict and (first is None or source.faults):
         source.reopen()  # the first frame is one that any decoder gives
         first = next(decode_from_start(source, frozenset()), None)
-    if not len(packets):
-        raise TruncatedError(source.path, "its video stream has no packets; the file is cut off or was never finished")
     if first is None:
         raise UnreadableError(source.path, f"none of its {len(packets)} {source.context.name} packets gives a frame")
     source.refused = _refused(packets)
-    pts, shown = np.array(packets.pts), np.array(packets.shown)
-    recordings = _recordings(packets, pts, shown)
-    told = packets.one_each and recordings is not None and _times_are_told(source, packets, pts, shown, recordings)
-    if told and recordings is not None:
-        _drop_undecodable_heads(source, packets, pts, shown, recordings)
-    if told and recordings is not None and shown.any():
-        found = _from_packets(source, packets, pts, shown, recordings)
+    recordings = _recordings(packets)
+    told = recordings if recordings and packets.one_each and _times_are_told(packets, recordings) else None
+    if told:
+        _drop_undecodable_heads(packets, told)
+    if told and packets.shown.any():
+        found = _from_packets(packets, told)
     else:
-        found, first = _from_decoding(source, packets, pts, recordings)
-    return _finish(source, packets, pts, frozenset(recordings or ()), found, first)
+        found, first = _from_decoding(packets, recordings)
+    return _finish(packets, frozenset(recordings or ()), found, first)
 
 
 def _read_packets(source: Source) -> tuple[_Packets, av.VideoFrame | None]:
     """All packets, and the first frame that comes out."""
-    packets = _Packets()
     count = PictureCounter(source.context.name, source.context.extradata)
+    rows: list[tuple[int, ...]] = []
+    one_each, packed, checksums = True, False, source.context.name == "ffv1"
     first: av.VideoFrame | None = None
     for place, packet in enumerate(source.packets()):
-        pts, dts, key, size = packet.pts, packet.dts, packet.is_keyframe, packet.size
-        packets.pts.append(NO_TIME if pts is None else pts)
-        packets.dts.append(NO_TIME if dts is None else dts)
-        packets.at.append(file_place(packet))
-        packets.duration.append(packet.duration or 0)
-        packets.key.append(key and size > 0)
+        key, size = packet.is_keyframe, packet.size
         pictures = count(bytes(packet), key) if size else 0
         if pictures not in (0, 1) or packet.is_corrupt or (key and packet.has_sidedata("new_extradata")):
-            packets.one_each = False
-        packets.packed |= (pictures or 0) > 1
-        if source.context.name == "ffv1":
-            packets.whole.append(ffv1_is_whole(bytes(packet)))
-        packets.shown.append(pictures != 0 and not packet.is_discard)
+            one_each = False
+        packed |= (pictures or 0) > 1
+        times = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
+        shown, whole = pictures != 0 and not packet.is_discard, not checksums or ffv1_is_whole(bytes(packet))
+        rows.append((*times, packet.duration or 0, *file_place(packet), key and size > 0, shown, whole))
         if first is None:
             first = next(iter(source.decode(packet, place)), None)
-    packets.in_sequence = count.in_sequence
-    if first is None and len(packets):
+    if not rows:
+        raise TruncatedError(source.path, "its video stream has no packets; the file is cut off or was never finished")
+    if first is None:
         first = next(iter(source.drain()), None)
-    return packets, first
+    table = np.array(rows, dtype=np.int64).T.copy()
+    (pts, dts, duration), at, (key, shown, whole) = table[:3], table[3:5].T, table[5:] != 0
+    return _Packets(source, pts, dts, duration, at, key, shown, whole, one_each, count.in_sequence, packed), first
 
 
 def _refused(packets: _Packets) -> frozenset[int]:
     """Packets whose own checksum fails, each with the rest of its group; none where no checksum holds at all."""
     refused: set[int] = set()
     broken = False
-    for place, whole in enumerate(packets.whole):
+    for place, whole in enumerate(packets.whole.tolist()):
         broken = not whole or (broken and not packets.key[place])
         if broken:
             refused.add(place)
-    return frozenset(refused) if any(packets.whole) else frozenset()
+    return frozenset(refused) if packets.whole.any() else frozenset()
 
 
-def _recordings(packets: _Packets, pts: NDArray[np.int64], shown: NDArray[np.bool_]) -> list[int] | None:
+def _recordings(packets: _Packets) -> list[int] | None:
     """Where each recording of the file begins: at a keyframe whose group is not shown after what came before it.
 
     None where the clock goes back in another way. Pictures that lead an open group's keyframe are shown after the
     group before, and so begin nothing.
     """
     begins = sorted({0, *np.flatnonzero(packets.key).tolist()})
-    timed = shown & (pts != NO_TIME)
-    lowest = np.minimum.reduceat(np.where(timed, pts, -NO_TIME), begins).tolist()
-    highest = np.maximum.reduceat(np.where(timed, pts, NO_TIME), begins).tolist()
+    timed, all_dts = packets.shown & (packets.pts != NO_TIME), packets.dts.tolist()
+    lowest = np.minimum.reduceat(np.where(timed, packets.pts, -NO_TIME), begins).tolist()
+    highest = np.maximum.reduceat(np.where(timed, packets.pts, NO_TIME), begins).tolist()
     starts, top, last_dts = [0], NO_TIME, NO_TIME
     for (begin, end), low, high in zip(pairwise([*begins, len(packets)]), lowest, highest, strict=True):
         if begin and low <= top:
-            if not NO_TIME < packets.dts[begin] <= last_dts:
+            if not NO_TIME < all_dts[begin] <= last_dts:
                 return None  # pictures of one clock, in an order that the keyframes do not explain
             starts.append(begin)
             top = last_dts = NO_TIME
         top = max(top, high)
-        for dts in packets.dts[begin:end]:
+        for dts in all_dts[begin:end]:
             if dts != NO_TIME:
                 if dts <= last_dts:
                     return None
@@ -207,38 +177,28 @@ def _recordings(packets: _Packets, pts: NDArray[np.int64], shown: NDArray[np.boo
     return starts
 
 
-def _times_are_told(
-    source: Source, packets: _Packets, pts: NDArray[np.int64], shown: NDArray[np.bool_], recordings: list[int]
-) -> bool:
+def _times_are_told(packets: _Packets, recordings: list[int]) -> bool:
     """Whether every packet that is shown has a time that no other has, within its recording."""
-    untimed = not _NO_TIMES.isdisjoint(source.container.format.name.split(","))
-    if untimed and (source.context.has_b_frames or packets.pts != packets.dts):
-        return False
-    if not shown.any():
+    untimed = not _NO_TIMES.isdisjoint(packets.source.container.format.name.split(","))
+    if untimed and (packets.source.context.has_b_frames or (packets.pts != packets.dts).any()):
         return False
     for begin, end in pairwise([*recordings, len(packets)]):
-        times = pts[begin:end][shown[begin:end]]
+        times = packets.pts[begin:end][packets.shown[begin:end]]
         if NO_TIME in times or len(np.unique(times)) != len(times):
             return False
-    return True
+    return bool(packets.shown.any())
 
 
-def _drop_undecodable_heads(
-    source: Source, packets: _Packets, pts: NDArray[np.int64], shown: NDArray[np.bool_], recordings: list[int]
-) -> None:
+def _drop_undecodable_heads(packets: _Packets, recordings: list[int]) -> None:
     """Mark as not shown what never comes out at the start of a recording: pictures before, or shown before, its first
     keyframe, whose references are not in the file.
     """
-    key = np.array(packets.key)
+    source, pts, shown = packets.source, packets.pts, packets.shown
     for begin, end in pairwise([*recordings, len(packets)]):
-        keys = begin + np.flatnonzero(key[begin:end])
+        first, second = [*(begin + np.flatnonzero(packets.key[begin:end])), end, end][:2]
         head = np.zeros(len(pts), dtype=bool)
-        if len(keys):
-            head[begin : keys[0]] = True
-            following = slice(keys[0], keys[1] if len(keys) > 1 else end)
-            head[following] = pts[following] < pts[keys[0]]
-        else:
-            head[begin:end] = True
+        head[begin:first] = True
+        head[first:second] = pts[first:second] < pts[first : first + 1]
         head &= shown
         if not head.any():
             continue
@@ -250,7 +210,7 @@ def _drop_undecodable_heads(
                 came[place] = True
                 if not head[place]:
                     break  # the decoder shows pictures in order: what is not out by now never comes
-        shown &= ~head | came
+        shown &= ~head | came  # in place
 
 
 def decode_from_start(
@@ -270,26 +230,24 @@ def decode_from_start(
     yield from source.drain()
 
 
-def _from_packets(
-    source: Source, packets: _Packets, pts: NDArray[np.int64], shown: NDArray[np.bool_], recordings: list[int]
-) -> _Shown:
+def _from_packets(packets: _Packets, recordings: list[int]) -> _Shown:
     """The frames of a file whose packets tell."""
     orders, starts, stops = [], [], []
+    pts = packets.pts
     for begin, end in pairwise([*recordings, len(packets)]):
-        places = begin + np.flatnonzero(shown[begin:end])
+        places = begin + np.flatnonzero(packets.shown[begin:end])
         places = places[np.argsort(pts[places], kind="stable")]
         orders.append(places)
-        starts.append(_starts(places, packets.key, pts, begin))
-        stops.append(_stops(source, places, pts, end))
+        starts.append(_starts(packets, places, pts, begin))
+        stops.append(_stops(packets.source, places, pts, end))
     place, start, stop = (np.concatenate(parts) for parts in (orders, starts, stops))
     ticks = _one_clock([pts[places] for places in orders if len(places)])
-    return _Shown(place, start, stop, ticks, packets.duration[place[-1]], one_each=packets.in_sequence)
+    return _Shown(place, start, stop, ticks, int(packets.duration[place[-1]]), one_each=packets.in_sequence)
 
 
-def _from_decoding(
-    source: Source, packets: _Packets, pts: NDArray[np.int64], recordings: list[int] | None
-) -> tuple[_Shown, av.VideoFrame]:
+def _from_decoding(packets: _Packets, recordings: list[int] | None) -> tuple[_Shown, av.VideoFrame]:
     """The frames of a file whose packets do not tell: what the decoder puts out, each with its packet's time."""
+    source = packets.source
     source.reopen()
     source.faults.clear()
     first: av.VideoFrame | None = None
@@ -303,7 +261,7 @@ def _from_decoding(
         raise UnreadableError(source.path, f"no frame of its {source.context.name} stream can be decoded")
     place = np.array(came)
     known = (place >= 0) & (place < len(packets))
-    times = np.where(known, pts[np.where(known, place, 0)], NO_TIME)
+    times = np.where(known, packets.pts[np.where(known, place, 0)], NO_TIME)
     counted = packets.packed or bool(source.faults) or not known.all() or len(np.unique(place)) != len(place)
     begins = recordings or [0]
     parts = np.split(np.arange(len(place)), [] if counted else np.searchsorted(place, begins[1:]))
@@ -314,7 +272,7 @@ def _from_decoding(
     else:
         rank = np.full(len(packets), len(place))
         rank[place] = np.arange(len(place))
-        starts = [_starts(place[rows], packets.key, rank, begin) for rows, begin in zip(parts, begins, strict=True)]
+        starts = [_starts(packets, place[rows], rank, begin) for rows, begin in zip(parts, begins, strict=True)]
         ends = [*begins[1:], len(packets)]
         stops = [_stops(source, place[rows], rank, end) for rows, end in zip(parts, ends, strict=True)]
         following = np.unique([*came, *begins, len(packets)])
@@ -323,13 +281,13 @@ def _from_decoding(
     return found, first
 
 
-def _starts(places: NDArray[np.int64], key: list[bool], when: NDArray[np.int64], begin: int) -> NDArray[np.int64]:
+def _starts(packets: _Packets, places: NDArray[np.int64], when: NDArray[np.int64], begin: int) -> NDArray[np.int64]:
     """The place to decode each frame from: the last keyframe that neither follows it in the file nor is shown after it.
 
     Pictures that follow an open group's keyframe but are shown before it refer to the group before. ``when`` (P,)
     orders packets by presentation; ``begin`` is where the recording begins.
     """
-    keys = [k for k in range(begin, int(places.max(initial=begin)) + 1) if key[k]]
+    keys = begin + np.flatnonzero(packets.key[begin : places.max(initial=begin) + 1])
     at = np.searchsorted(keys, places, side="right") - 1
     starts = np.full(len(places), begin)
     for row, (place, last) in enumerate(zip(places.tolist(), at.tolist(), strict=True)):
@@ -363,14 +321,8 @@ def _one_clock(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     for ticks in parts[1:]:
         last = joined[-1]
         if ticks[0] <= last[-1]:
-            step = (
-                int(np.median(np.diff(last)))
-                if len(last) > 1
-                else int(np.median(np.diff(ticks)))
-                if len(ticks) > 1
-                else 1
-            )
-            ticks = ticks + (last[-1] + max(step, 1) - ticks[0])
+            steps = next((np.diff(part) for part in (last, ticks) if len(part) > 1), np.ones(1))
+            ticks = ticks + (last[-1] + max(int(np.median(steps)), 1) - ticks[0])
         joined.append(ticks)
     return np.concatenate(joined)
 
@@ -395,16 +347,9 @@ def _clock_of_decoded(source: Source, parts: list[NDArray[np.int64]], *, explain
     return np.array([origin + round(i / rate / tick) for i in range(len(times))])
 
 
-def _finish(
-    source: Source,
-    packets: _Packets,
-    packet_pts: NDArray[np.int64],
-    recordings: frozenset[int],
-    shown: _Shown,
-    first: av.VideoFrame,
-) -> FrameTable:
+def _finish(packets: _Packets, recordings: frozenset[int], shown: _Shown, first: av.VideoFrame) -> FrameTable:
     """The table, with what it tells about the video."""
-    stream, container = source.stream, source.container
+    source, stream = packets.source, packets.source.stream
     tick = stream.time_base or Fraction(1, 1000)
     times = (shown.ticks * tick.numerator) / tick.denominator
     gaps = np.diff(times)
@@ -423,7 +368,7 @@ def _finish(
     fps = rate if rate and not variable and abs(rate - measured) <= 0.01 * measured + 1e-9 else measured
     turn = Turn(first)
     height, width = display_size(first, turn, stream.sample_aspect_ratio)
-    sound = next(iter(container.streams.audio), None)
+    sound = next(iter(source.container.streams.audio), None)
     info = VideoInfo(
         width=width,
         height=height,
@@ -441,9 +386,9 @@ def _finish(
         shown.place,
         shown.start,
         shown.stop,
-        packet_pts,
-        np.where(np.array(packets.dts) == NO_TIME, packet_pts, packets.dts),
-        np.array(packets.at),
+        packets.pts,
+        np.where(packets.dts == NO_TIME, packets.pts, packets.dts),
+        packets.at,
         np.flatnonzero(packets.key),
         source.refused,
         recordings,

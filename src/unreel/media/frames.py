@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import UsageError
-from unreel.media.decoder import Frames, MediaKind, MissingFileError, NoStreamError, Path, UnreadableError, VideoInfo
+from unreel.media.decoder import (
+    Frames,
+    Indices,
+    MediaKind,
+    MissingFileError,
+    NoStreamError,
+    Path,
+    Times,
+    UnreadableError,
+    VideoInfo,
+)
 from unreel.media.image import FOREIGN_IMAGE_SUFFIXES, IMAGE_SUFFIXES, ImageDecoder
 from unreel.media.signature import head_of, signature_of, suffix_of
 from unreel.media.video import check_request, select_frames
@@ -28,23 +38,11 @@ def probe_frames(paths: Sequence[Path], *, fps: float = NOMINAL_FPS) -> VideoInf
     """
     _check(paths, fps)
     first = ImageDecoder().probe(paths[0])
-    return VideoInfo(
-        width=first.width,
-        height=first.height,
-        num_frames=len(paths),
-        duration_s=len(paths) / fps,
-        fps=fps,
-        codec=first.codec,
-        rotation=first.rotation,
-    )
+    return replace(first, num_frames=len(paths), duration_s=len(paths) / fps, fps=fps)
 
 
 def read_frames(
-    paths: Sequence[Path],
-    *,
-    indices: NDArray[np.int64] | None = None,
-    times_s: NDArray[np.float64] | None = None,
-    fps: float = NOMINAL_FPS,
+    paths: Sequence[Path], *, indices: Indices = None, times_s: Times = None, fps: float = NOMINAL_FPS
 ) -> Frames:
     """Frames of a clip made of image files, by index or time; each file is read once.
 
@@ -136,13 +134,7 @@ class FrameFolderDecoder:
     def frame_times(self, path: Path) -> NDArray[np.float64]:
         return np.arange(len(list_frames(path))) / self.fps
 
-    def read(
-        self,
-        path: Path,
-        *,
-        indices: NDArray[np.int64] | None = None,
-        times_s: NDArray[np.float64] | None = None,
-    ) -> Frames:
+    def read(self, path: Path, *, indices: Indices = None, times_s: Times = None) -> Frames:
         """Frames by index or time; see ``read_frames`` and ``list_frames`` for what is raised."""
         return read_frames(list_frames(path), indices=indices, times_s=times_s, fps=self.fps)
 

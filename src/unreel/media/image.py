@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from unreel.core.errors import UsageError
 from unreel.media.decoder import (
     Frames,
+    Indices,
     MediaKind,
     MissingFileError,
     Path,
+    Times,
     TooShortError,
     TruncatedError,
     UnreadableError,
@@ -69,30 +71,16 @@ class ImageDecoder:
 
     def probe(self, path: Path) -> VideoInfo:
         """Size and codec; ``num_frames`` is 1 and ``fps`` 0. The picture is decoded whole. Raises as ``read``."""
-        picture = open_picture(path, self._bytes(path), max_pixels=self.max_pixels, thorough=True)
-        height, width = picture.pixels.shape[:2]
-        return VideoInfo(
-            width=width,
-            height=height,
-            num_frames=1,
-            duration_s=0.0,
-            fps=0.0,
-            codec=picture.codec,
-            rotation=picture.rotation,
-        )
+        pixels, codec, turn = open_picture(path, self._bytes(path), max_pixels=self.max_pixels, thorough=True)
+        height, width = pixels.shape[:2]
+        return VideoInfo(width, height, num_frames=1, duration_s=0.0, fps=0.0, codec=codec, rotation=turn)
 
     def frame_times(self, path: Path) -> NDArray[np.float64]:
         """``[0.0]``, for a file that exists."""
         self._bytes(path)
         return np.zeros(1)
 
-    def read(
-        self,
-        path: Path,
-        *,
-        indices: NDArray[np.int64] | None = None,
-        times_s: NDArray[np.float64] | None = None,
-    ) -> Frames:
+    def read(self, path: Path, *, indices: Indices = None, times_s: Times = None) -> Frames:
         """The image once for every index (0) or time (≥ 0) asked for.
 
         Raises: MissingFileError, UnreadableError, TruncatedError; TooShortError for another index or a time before 0.

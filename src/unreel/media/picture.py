@@ -20,10 +20,8 @@ from unreel.media.signature import Signature, signature_of
 
 # EXIF orientation -> counterclockwise degrees of its rotation, as VideoInfo counts them; a lone mirror has none.
 _DEGREES = {3: 180, 5: 270, 6: 270, 7: 90, 8: 90}
-_NAMES = {
-    "JPEG": "mjpeg",
-    "MPO": "mjpeg",
-}  # as video calls it; MPO is cameras' JPEG with more pictures behind the first
+# As video calls it; MPO is cameras' JPEG with more pictures behind the first.
+_NAMES = {"JPEG": "mjpeg", "MPO": "mjpeg"}
 _CUT = "its data end before the picture does; the file was cut off"
 _EOI = b"\xff\xd9"
 _STRIP_PIXELS = 1 << 19

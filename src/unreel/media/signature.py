@@ -25,57 +25,47 @@ HEAD_BYTES = 1024
 _TS_PACKET, _SYNC = 188, b"\x47"
 
 
-# (where, the bytes there, what it is); the first that fits counts.
-_SIGNATURES: tuple[tuple[int, bytes, Signature], ...] = (
-    (0, b"\x89PNG\r\n\x1a\n", Signature("PNG", "a PNG picture")),
-    (0, b"\xff\xd8\xff", Signature("JPEG", "a JPEG picture")),
-    (0, b"GIF87a", Signature("GIF", "a GIF picture")),
-    (0, b"GIF89a", Signature("GIF", "a GIF picture")),
-    (0, b"II\xbc\x01", Signature("", "a JPEG XR picture")),
-    (0, b"IIU\0", Signature("", "a camera's raw file")),
-    (0, b"IIRO", Signature("", "a camera's raw file")),
-    (0, b"FUJIFILMCCD-RAW", Signature("", "a camera's raw file")),
-    *((0, order, Signature("TIFF", "a TIFF picture")) for order in (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*")),
-    *((0, order, Signature("TIFF", "a BigTIFF picture")) for order in (b"II+\0", b"MM\0+")),
-    (8, b"WEBP", Signature("WEBP", "a WebP picture")),
-    (0, b"\0\0\0\x0cjP  \r\n\x87\n", Signature("JPEG2000", "a JPEG 2000 picture")),
-    (0, b"\xff\x4f\xff\x51", Signature("JPEG2000", "a JPEG 2000 picture")),
-    *((0, b"P%d" % kind, Signature("PPM", "a PNM picture")) for kind in range(1, 7)),
-    (0, b"P7\n", Signature("", "a PAM picture")),
-    (0, b"Pf", Signature("", "a PFM picture (floating-point samples)")),
-    (0, b"PF", Signature("", "a PFM picture (floating-point samples)")),
-    (0, b"\0\0\x01\0\0\0\x01", Signature("", "an MPEG-4 video", "video")),
-    (0, b"\0\0\x01\0", Signature("ICO", "an ICO picture")),
-    (0, b"\xff\x0a", Signature("", "a JPEG XL picture")),
-    (0, b"\0\0\0\x0cJXL ", Signature("", "a JPEG XL picture")),
-    (0, b"8BPS", Signature("", "a Photoshop (PSD) picture")),
-    (0, b"\x76\x2f\x31\x01", Signature("", "an OpenEXR picture (floating-point samples)")),
-    (0, b"#?R", Signature("", "a Radiance HDR picture (floating-point samples)")),
-    (0, b"\x1aE\xdf\xa3", Signature("", "a Matroska or WebM video", "video")),
-    (8, b"AVI ", Signature("", "an AVI video", "video")),
-    (0, b"\0\0\x01\xba", Signature("", "an MPEG video", "video")),
-    (0, b"\0\0\x01\xb3", Signature("", "an MPEG video", "video")),
-    (0, b"FLV\x01", Signature("", "an FLV video", "video")),
-    (0, b"OggS", Signature("", "an Ogg video or sound", "video")),
-    (0, b"\x30\x26\xb2\x75", Signature("", "a Windows Media (ASF) video", "video")),
-    (0, b"YUV4MPEG2", Signature("", "a YUV4MPEG (y4m) video", "video")),
-    (0, b"\0\0\0\x01", Signature("", "a raw H.264 or H.265 video", "video")),
-    (0, b"DKIF", Signature("", "an IVF video", "video")),
-    (0, b"\x06\x0e\x2b\x34", Signature("", "an MXF video", "video")),
-    (8, b"WAVE", Signature("", "a WAV sound", "sound")),
-    (0, b"fLaC", Signature("", "a FLAC sound", "sound")),
-    (0, b"ID3", Signature("", "an MP3 sound", "sound")),
-    (128, b"DICM", Signature("", "a DICOM file", "other")),
-    (0, b"%PDF", Signature("", "a PDF document", "other")),
-    (0, b"%!PS", Signature("", "a PostScript document", "other")),
-    (0, b"PK\x03\x04", Signature("", "a ZIP archive", "other")),
-    (0, b"\x1f\x8b", Signature("", "a gzip archive", "other")),
-    (
-        0,
-        b"version https://git-lfs",
-        Signature("", "a pointer of Git LFS: the picture itself was never fetched", "other"),
-    ),
-    (0, b"BM", Signature("BMP", "a BMP picture")),
+# (where, the bytes there, then the fields of a Signature); the first that fits counts.
+_SIGNATURES: tuple[tuple[int, tuple[bytes, ...], str, str, Literal["picture", "video", "sound", "other"]], ...] = (
+    (4, (b"moov", b"mdat", b"wide", b"free"), "", "an MP4 or QuickTime video", "video"),
+    (0, (b"\x89PNG\r\n\x1a\n",), "PNG", "a PNG picture", "picture"),
+    (0, (b"\xff\xd8\xff",), "JPEG", "a JPEG picture", "picture"),
+    (0, (b"GIF87a", b"GIF89a"), "GIF", "a GIF picture", "picture"),
+    (0, (b"II\xbc\x01",), "", "a JPEG XR picture", "picture"),
+    (0, (b"IIU\0", b"IIRO", b"FUJIFILMCCD-RAW"), "", "a camera's raw file", "picture"),
+    (0, (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*"), "TIFF", "a TIFF picture", "picture"),
+    (0, (b"II+\0", b"MM\0+"), "TIFF", "a BigTIFF picture", "picture"),
+    (8, (b"WEBP",), "WEBP", "a WebP picture", "picture"),
+    (0, (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), "JPEG2000", "a JPEG 2000 picture", "picture"),
+    (0, (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"), "PPM", "a PNM picture", "picture"),
+    (0, (b"P7\n",), "", "a PAM picture", "picture"),
+    (0, (b"Pf", b"PF"), "", "a PFM picture (floating-point samples)", "picture"),
+    (0, (b"\0\0\x01\0\0\0\x01",), "", "an MPEG-4 video", "video"),
+    (0, (b"\0\0\x01\0",), "ICO", "an ICO picture", "picture"),
+    (0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), "", "a JPEG XL picture", "picture"),
+    (0, (b"8BPS",), "", "a Photoshop (PSD) picture", "picture"),
+    (0, (b"\x76\x2f\x31\x01",), "", "an OpenEXR picture (floating-point samples)", "picture"),
+    (0, (b"#?R",), "", "a Radiance HDR picture (floating-point samples)", "picture"),
+    (0, (b"\x1aE\xdf\xa3",), "", "a Matroska or WebM video", "video"),
+    (8, (b"AVI ",), "", "an AVI video", "video"),
+    (0, (b"\0\0\x01\xba", b"\0\0\x01\xb3"), "", "an MPEG video", "video"),
+    (0, (b"FLV\x01",), "", "an FLV video", "video"),
+    (0, (b"OggS",), "", "an Ogg video or sound", "video"),
+    (0, (b"\x30\x26\xb2\x75",), "", "a Windows Media (ASF) video", "video"),
+    (0, (b"YUV4MPEG2",), "", "a YUV4MPEG (y4m) video", "video"),
+    (0, (b"\0\0\0\x01",), "", "a raw H.264 or H.265 video", "video"),
+    (0, (b"DKIF",), "", "an IVF video", "video"),
+    (0, (b"\x06\x0e\x2b\x34",), "", "an MXF video", "video"),
+    (8, (b"WAVE",), "", "a WAV sound", "sound"),
+    (0, (b"fLaC",), "", "a FLAC sound", "sound"),
+    (0, (b"ID3",), "", "an MP3 sound", "sound"),
+    (128, (b"DICM",), "", "a DICOM file", "other"),
+    (0, (b"%PDF",), "", "a PDF document", "other"),
+    (0, (b"%!PS",), "", "a PostScript document", "other"),
+    (0, (b"PK\x03\x04",), "", "a ZIP archive", "other"),
+    (0, (b"\x1f\x8b",), "", "a gzip archive", "other"),
+    (0, (b"version https://git-lfs",), "", "a pointer of Git LFS: the picture itself was never fetched", "other"),
+    (0, (b"BM",), "BMP", "a BMP picture", "picture"),
 )
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 
@@ -94,14 +84,11 @@ def signature_of(data: bytes) -> Signature:
         if data[8:12] in (b"M4A ", b"M4B "):
             return Signature("", "an MPEG-4 sound", "sound")
         return Signature("", "an MP4 or QuickTime video", "video")
-    if data[4:8] in (b"moov", b"mdat", b"wide", b"free"):
-        return Signature("", "an MP4 or QuickTime video", "video")
-    for at, mark, signature in _SIGNATURES:
-        if data[at : at + len(mark)] == mark:
-            return signature
+    for at, marks, format, words, kind in _SIGNATURES:
+        if data.startswith(marks, at):
+            return Signature(format, words, kind)
     for at, step in ((0, _TS_PACKET), (4, _TS_PACKET + 4)):  # with a time before each packet, as discs have it
-        marks = [data[place : place + 1] for place in range(at, at + 4 * step, step)]
-        if all(mark == _SYNC for mark in marks):
+        if all(data[place : place + 1] == _SYNC for place in range(at, at + 4 * step, step)):
             return Signature("", "an MPEG transport stream", "video")
     start = data[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -17,11 +18,12 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from unreel.core.checks import Count, Positive, checked
 from unreel.core.errors import UsageError
 from unreel.media.bits import is_h264_reference, pictures_of_hevc
-from unreel.media.decoder import Frames, MediaKind, Path, TooShortError, TruncatedError, VideoInfo
+from unreel.media.decoder import Frames, Indices, MediaKind, Path, Times, TooShortError, TruncatedError, VideoInfo
 from unreel.media.display import Converter
-from unreel.media.frame_table import NO_TIME, FrameTable, TableCache, build_table, decode_from_start
+from unreel.media.frame_table import NO_TIME, FrameTable, build_table, decode_from_start
 from unreel.media.signature import VIDEO_SUFFIXES, signature_of, suffix_of
 from unreel.media.source import Source, file_place, opened
 
@@ -36,12 +38,11 @@ _TABLES_KEPT = 256
 _BACK_PACKETS = 250  # how far before damage decoding begins at least, to be what a plain decode makes of it
 _SEEK_WORTH_PACKETS = 64  # below this gap, demuxing on is cheaper than a seek
 
-_tables = TableCache(_TABLES_KEPT)
-
 # Pictures one after another, each of which begins as a picture's file does.
 _PICTURE_STREAMS = frozenset({".mjpeg", ".mjpg"})
 
 
+@checked
 @dataclass(frozen=True)
 class PyAVDecoder:
     """Reads any video FFmpeg knows, through PyAV's own build of it, in one thread.
@@ -51,14 +52,8 @@ class PyAVDecoder:
         max_packets: bound on the packets one call may read; 2,000,000 are 9 hours at 60 frames per second.
     """
 
-    max_seconds: float = 60.0
-    max_packets: int = 2_000_000
-
-    def __post_init__(self) -> None:
-        if not self.max_seconds > 0 or not self.max_packets > 0:
-            raise UsageError(
-                f"max_seconds and max_packets must be positive, got {self.max_seconds} and {self.max_packets}"
-            )
+    max_seconds: Positive = 60.0
+    max_packets: Count = 2_000_000
 
     name: ClassVar[str] = "pyav"
     kind: ClassVar[MediaKind] = "video"
@@ -82,42 +77,32 @@ class PyAVDecoder:
         """Presentation time of every frame, ascending, in seconds: (num_frames,). Raises as ``probe``."""
         return self._table(path).times_s.copy()
 
-    def read(
-        self,
-        path: Path,
-        *,
-        indices: NDArray[np.int64] | None = None,
-        times_s: NDArray[np.float64] | None = None,
-    ) -> Frames:
+    def read(self, path: Path, *, indices: Indices = None, times_s: Times = None) -> Frames:
         """Frames by index or by time; see ``Decoder.read``.
 
         Raises: as ``probe``; TooShortError for an index or time outside the file; TruncatedError where a frame is
             listed but cannot be decoded; UsageError unless exactly one of ``indices`` and ``times_s`` is given.
         """
         check_request(indices, times_s)
-        key = _cache_key(path)
+        kept = _kept(_cache_key(path))
         with opened(path, self.max_seconds, self.max_packets) as source:
-            table = _tables.get(key)
             if source.context.name in _SILENT:
                 source.be_strict()  # now, while that opens nothing again
-            if table is None:
-                table = build_table(source)
-                _tables.put(key, table)
+            table = kept[0] if kept else build_table(source)
+            kept[:] = [table]
             source.refused = table.refused
             wanted = select_frames(source.path, table.times_s, table.end_s, indices=indices, times_s=times_s)
             unique, inverse = np.unique(wanted, return_inverse=True)
-            converter = Converter(table.info.height, table.info.width, len(unique))
-            if len(unique):
-                found = np.zeros(len(unique), dtype=bool)
-                if not table.counted:
-                    _read_by_place(source, table, unique, converter, found)
-                if not found.all():
-                    # Counted output, an index that misleads, or damage: a plain pass from the start is the last word.
-                    _read_in_order(source, table, unique, converter, found)
-                if not found.all():
-                    lost = unique[~found]
-                    raise _cannot_be_decoded(source.path, len(lost), len(unique), int(lost[0]), asked=True)
-            pixels = converter.pixels
+            asked = _Asked(table, unique)
+            if not table.counted:
+                _read_by_place(source, table, unique, asked)
+            if not asked.found.all():
+                # Counted output, an index that misleads, or damage: a plain pass from the start is the last word.
+                _read_in_order(source, table, asked)
+            if not asked.found.all():
+                lost = unique[~asked.found]
+                raise _cannot_be_decoded(source.path, len(lost), len(unique), int(lost[0]), asked=True)
+            pixels = asked.converter.pixels
             if len(unique) != len(inverse) or np.any(inverse != np.arange(len(inverse))):
                 pixels = pixels[inverse]
             return Frames(pixels, table.times_s[wanted])
@@ -138,13 +123,17 @@ class PyAVDecoder:
             raise _cannot_be_decoded(path, len(lost), len(table.place), lost[0])
 
     def _table(self, path: Path) -> FrameTable:
-        key = _cache_key(path)
-        table = _tables.get(key)
-        if table is None:
+        kept = _kept(_cache_key(path))
+        if not kept:
             with opened(path, self.max_seconds, self.max_packets) as source:
-                table = build_table(source)
-            _tables.put(key, table)
-        return table
+                kept.append(build_table(source))
+        return kept[0]
+
+
+@lru_cache(maxsize=_TABLES_KEPT)
+def _kept(key: tuple[object, ...]) -> list[FrameTable]:
+    """The place of a file's table: empty until it was built. This process keeps the last few."""
+    return []
 
 
 def _cannot_be_decoded(path: Path, lost: int, count: int, first: int, *, asked: bool = False) -> TruncatedError:
@@ -162,12 +151,7 @@ def check_request(indices: object, times_s: object) -> None:
 
 
 def select_frames(
-    path: Path,
-    frame_times_s: NDArray[np.float64],
-    end_s: float,
-    *,
-    indices: NDArray[np.int64] | None,
-    times_s: NDArray[np.float64] | None,
+    path: Path, frame_times_s: NDArray[np.float64], end_s: float, *, indices: Indices, times_s: Times
 ) -> NDArray[np.int64]:
     """Frame numbers (T,) for indices or times, by the rule of ``Decoder.read``.
 
@@ -213,26 +197,39 @@ def _may_skip(context: av.VideoCodecContext) -> bool:
     return bool(context.name == "hevc" and extra and len(extra) > 22 and extra[0] == 1 and (extra[21] >> 3) & 7 == 1)
 
 
-def _read_in_order(
-    source: Source, table: FrameTable, unique: NDArray[np.int64], converter: Converter, found: NDArray[np.bool_]
-) -> None:
+class _Asked:
+    """The frames asked for, by the places of their packets: which are there, and their pixels."""
+
+    def __init__(self, table: FrameTable, unique: NDArray[np.int64]) -> None:
+        self.converter = Converter(table.info.height, table.info.width, len(unique))
+        self.row_of: dict[int | None, int] = {place: row for row, place in enumerate(table.place[unique].tolist())}
+        self.found = np.zeros(len(unique), dtype=bool)
+
+    def take(self, frame: av.VideoFrame, place: int | None) -> None:
+        """Keep the frame if it was asked for and is not there yet."""
+        row = self.row_of.get(place)
+        if row is not None and not self.found[row]:
+            self.converter.convert(frame, row)
+            self.found[row] = True
+
+    def forget(self, begin: int, end: int) -> None:
+        """Let the frames of these packets be read again."""
+        for place, row in self.row_of.items():
+            if place is not None and begin <= place <= end:
+                self.found[row] = False
+
+
+def _read_in_order(source: Source, table: FrameTable, asked: _Asked) -> None:
     """One plain pass from the start of the file; frames are told apart by their packets, or by counting."""
     source.reopen()
-    row_of = {int(place): row for row, place in enumerate(table.place[unique])}
     for count, frame in enumerate(decode_from_start(source, table.recordings)):
-        row = row_of.get(count if table.counted else frame.pts if frame.pts is not None else NO_TIME)
-        if row is not None and not found[row]:
-            converter.convert(frame, row)
-            found[row] = True
-            if found.all():
-                return
+        asked.take(frame, count if table.counted else frame.pts)
+        if asked.found.all():
+            return
 
 
-def _read_by_place(
-    source: Source, table: FrameTable, unique: NDArray[np.int64], converter: Converter, found: NDArray[np.bool_]
-) -> None:
+def _read_by_place(source: Source, table: FrameTable, unique: NDArray[np.int64], asked: _Asked) -> None:
     """Decode only the runs of packets that the frames need, each from its keyframe to its last frame."""
-    row_of = {int(place): row for row, place in enumerate(table.place[unique])}
     spans: list[list[int]] = []
     for begin, end in sorted(zip(table.start[unique].tolist(), table.stop[unique].tolist(), strict=True)):
         if spans and (begin <= spans[-1][1] or (begin == spans[-1][1] + 1 and begin not in table.recordings)):
@@ -242,49 +239,30 @@ def _read_by_place(
 
     if source.context.name in _SILENT and not source.strict:
         source.be_strict()
-    reader = _SpanReader(source, table, row_of, converter, found)
+    reader = _SpanReader(source, table, asked)
     damaged = [span for span in spans if reader.read(*span)]
     if source.strict and damaged:
         # A strict decoder also refuses messages beside the pictures: spans without another error are decoded as ever.
         harmless = [span for span in damaged if not reader.read(*span, pictures_only=True)]
         source.reopen()
-        reader = _SpanReader(source, table, row_of, converter, found)
+        reader = _SpanReader(source, table, asked)
         damaged = [span for span in damaged if span not in harmless or reader.read(*span)]
     for begin, end in damaged:
         # A damaged group is patched up with what came before it: go back until a good one has been decoded, whole.
-        first, begins = begin, _beginning(table, begin)
+        first, begins = begin, max((r for r in table.recordings if r <= begin), default=0)
         while True:
             first = int(max(table.keys[table.keys <= first - _BACK_PACKETS].max(initial=0), begins))
-            reader.forget(begin, end)
+            asked.forget(begin, end)
             if not reader.read(first, end, plain=True) or first == begins:
                 break
-
-
-def _beginning(table: FrameTable, place: int) -> int:
-    """Where the recording of a packet begins."""
-    return max((r for r in table.recordings if r <= place), default=0)
 
 
 class _SpanReader:
     """Decodes runs of packets, and keeps the frames that were asked for."""
 
-    def __init__(
-        self,
-        source: Source,
-        table: FrameTable,
-        row_of: dict[int, int],
-        converter: Converter,
-        found: NDArray[np.bool_],
-    ) -> None:
-        self._source, self._table, self._row_of = source, table, row_of
-        self._converter, self._found = converter, found
+    def __init__(self, source: Source, table: FrameTable, asked: _Asked) -> None:
+        self._source, self._table, self._asked = source, table, asked
         self._cursor = _Cursor(source, table)
-
-    def forget(self, begin: int, end: int) -> None:
-        """Let the frames of these packets be read again."""
-        for place, row in self._row_of.items():
-            if begin <= place <= end:
-                self._found[row] = False
 
     def read(self, begin: int, end: int, *, plain: bool = False, pictures_only: bool = False) -> bool:
         """Decode the packets ``begin`` to ``end``; True where their first group is damaged.
@@ -310,7 +288,7 @@ class _SpanReader:
             if packet is None:
                 source.drain()  # pictures whose packets are not all there
                 return False
-            needless = skipping and place not in self._row_of and self._is_droppable(packet)
+            needless = skipping and place not in self._asked.row_of and self._is_droppable(packet)
             if needless != skip_now:
                 source.context.skip_frame = "NONREF" if needless else "DEFAULT"
                 skip_now = needless
@@ -322,7 +300,7 @@ class _SpanReader:
                 break
         self._take(source.drain())
         if pictures_only or (source.strict and source.faults):
-            self.forget(begin, end)
+            self._asked.forget(begin, end)
         return any(source.strict or place < following for place in source.faults)
 
     def _is_droppable(self, packet: av.Packet[Any]) -> bool:
@@ -332,10 +310,7 @@ class _SpanReader:
 
     def _take(self, frames: list[av.VideoFrame]) -> None:
         for frame in frames:
-            row = self._row_of.get(frame.pts if frame.pts is not None else NO_TIME)
-            if row is not None and not self._found[row]:
-                self._converter.convert(frame, row)
-                self._found[row] = True
+            self._asked.take(frame, frame.pts)
 
 
 class _Cursor:
@@ -349,20 +324,19 @@ class _Cursor:
     def next(self) -> av.Packet[Any] | None:
         """The next packet; None at the end, or where it is not the one that was counted."""
         packet = self._pass()
-        return packet if packet is not None and self._is_counted(packet, self._at - 1) else None
+        counted = packet is not None and list(file_place(packet)) == self._table.packet_at[self._at - 1].tolist()
+        return packet if counted else None
 
     def _pass(self) -> av.Packet[Any] | None:
         """The next packet by its time alone; None at the end, or where it has another."""
         packet = next(self._packets, None) if self._packets is not None else None
         times = self._table.packet_pts
-        if packet is None or self._at >= len(times) or times[self._at] != _time_of(packet):
+        if packet is None or self._at >= len(times):
+            return None
+        if times[self._at] != (NO_TIME if packet.pts is None else packet.pts):
             return None
         self._at += 1
         return packet
-
-    def _is_counted(self, packet: av.Packet[Any], place: int) -> bool:
-        at, size = self._table.packet_at[place].tolist()
-        return file_place(packet) == (at, size)
 
     def go_to(self, begin: int) -> bool:
         """Be before a packet: further on, by a seek, or where that leads astray by counting from the start."""
@@ -407,7 +381,3 @@ class _Cursor:
                 self._source.be_strict()
             self._packets, self._at = self._source.packets(), 0
         return self._skip_to(begin)
-
-
-def _time_of(packet: av.Packet[Any]) -> int:
-    return NO_TIME if packet.pts is None else packet.pts

@@ -98,10 +98,9 @@ def write_video(
     if times is not None and (times.ndim != 1 or np.any(np.diff(times) <= 0)):
         raise UsageError("times_s must be one ascending row of seconds, without repeats")
     images = _checked_frames(frames, pixel_format, pad)
-    try:
-        first = next(images)
-    except StopIteration:
-        raise UsageError(f"cannot write {target.name!r}: there are no frames") from None
+    first = next(images, None)
+    if first is None:
+        raise UsageError(f"cannot write {target.name!r}: there are no frames")
     height, width = first.shape[:2]
 
     try:
