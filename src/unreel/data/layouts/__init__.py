@@ -1,4 +1,4 @@
-"""Known data sets as they lie on disk: a file each, a function from a folder to a manifest. No video is opened.
+"""Known data sets as they lie on disk: for each, a function from a folder to a manifest. No video is opened.
 
 Layouts of images with objects write boxes, masks or crops where asked (``files``); see ``layouts.objects``.
 """
@@ -9,19 +9,14 @@ import os
 
 from unreel.core.errors import unknown_name
 from unreel.core.settings import validate
+from unreel.data.layouts.actions import hmdb51, kinetics, ucf101
 from unreel.data.layouts.cifar import cifar10, cifar100
 from unreel.data.layouts.coco import coco
 from unreel.data.layouts.common import Layout, LayoutResult, Missing
-from unreel.data.layouts.cub import cub
 from unreel.data.layouts.davis import davis
-from unreel.data.layouts.flowers102 import flowers102
-from unreel.data.layouts.food101 import food101
-from unreel.data.layouts.hmdb51 import hmdb51
+from unreel.data.layouts.fine_grained import cub, flowers102, food101, pets
 from unreel.data.layouts.imagenet import imagenet, imagenet_c, imagenet_r, imagenet_sketch, imagenet_stylized
 from unreel.data.layouts.imagenet9 import imagenet9
-from unreel.data.layouts.kinetics import kinetics
-from unreel.data.layouts.pets import pets
-from unreel.data.layouts.ucf101 import ucf101
 from unreel.data.layouts.voc import voc
 
 _VIDEOS = (ucf101, hmdb51, kinetics, davis)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError
 from unreel.data.layouts import common
-from unreel.data.layouts.common import Entry, LayoutResult, Missing
+from unreel.data.layouts.common import Entry, LayoutResult, Missing, Root
 from unreel.data.layouts.objects import files_folder, write_image
 
 _SIDE = 32
 
 
-def cifar10(
-    root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error", files: str | None = None
-) -> LayoutResult:
+def cifar10(root: Root, *, split_number: int = 1, missing: Missing = "error", files: str | None = None) -> LayoutResult:
     """A folder that holds ``cifar-10-batches-py`` or its content.
 
     Expected: ``data_batch_1`` to ``data_batch_5``, ``test_batch`` and ``batches.meta``, the release for Python.
@@ -35,22 +32,22 @@ def cifar10(
     Raises: UsageError for another split or without ``files``; DataError for missing batches, and for files that hold
         anything but the numbers, texts, lists and arrays of bytes of the data set.
     """
-    common.check_split_number(split_number, 1, "CIFAR-10")
+    home = common.home_of("CIFAR-10", root, split_number)
     batches = {**{f"data_batch_{i}": "train" for i in range(1, 6)}, "test_batch": "test"}
-    return _read("CIFAR-10", Path(root), batches, ("batches.meta", "label_names", "labels"), None, missing, files)
+    return _read("CIFAR-10", home, batches, ("batches.meta", "label_names", "labels"), None, missing, files)
 
 
 def cifar100(
-    root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error", files: str | None = None
+    root: Root, *, split_number: int = 1, missing: Missing = "error", files: str | None = None
 ) -> LayoutResult:
     """A folder that holds ``cifar-100-python`` or its content: ``train``, ``test`` and ``meta``.
 
     ``label`` is the fine class, ``label.coarse`` its super-class. Arguments and errors as ``cifar10``.
     """
-    common.check_split_number(split_number, 1, "CIFAR-100")
+    home = common.home_of("CIFAR-100", root, split_number)
     batches = {"train": "train", "test": "test"}
     fine, coarse = ("meta", "fine_label_names", "fine_labels"), ("coarse_label_names", "coarse_labels")
-    return _read("CIFAR-100", Path(root), batches, fine, coarse, missing, files)
+    return _read("CIFAR-100", home, batches, fine, coarse, missing, files)
 
 
 def _read(
@@ -63,9 +60,7 @@ def _read(
     files: str | None,
 ) -> LayoutResult:
     meta, names_key, labels_key = fine
-    base = common.find_folder(
-        home, lambda f: (f / meta).is_file() and any((f / b).is_file() for b in batches), f"{meta}"
-    )
+    base = common.find_folder(home, lambda f: (f / meta).is_file() and any((f / b).is_file() for b in batches), meta)
     out = files_folder(files, "CIFAR's images") / data_set.lower().replace("-", "")
     names = _texts(base / meta, names_key)
     coarse_names = _texts(base / meta, coarse[0]) if coarse else []
@@ -116,31 +111,15 @@ def _text(value: object) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
-class _Array:
-    """Stands in for numpy's array while unpickling: it keeps its state, and runs nothing."""
+class _Kept:
+    """Stands in for numpy's arrays and types while unpickling: it keeps what it is given, and runs nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *arguments: object) -> None:
+        self.code = _text(next(iter(arguments), None))
         self.state: Any = None
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
-
-
-class _Type(NamedTuple):
-    """Stands in for numpy's dtype."""
-
-    code: object
-
-    def __setstate__(self, state: Any) -> None:
-        """The byte order and such, which single bytes do not have."""
-
-
-def _reconstruct(*_: object) -> _Array:
-    return _Array()
-
-
-def _dtype(code: object = None, *_: object) -> _Type:
-    return _Type(_text(code))
 
 
 def _encode(text: object, encoding: object = "latin1") -> bytes:
@@ -151,10 +130,10 @@ def _encode(text: object, encoding: object = "latin1") -> bytes:
 
 # What the batches refer to; nothing else is looked up, so nothing in a file can run.
 _KNOWN = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _Kept,
+    ("numpy._core.multiarray", "_reconstruct"): _Kept,
+    ("numpy", "ndarray"): _Kept,
+    ("numpy", "dtype"): _Kept,
     ("_codecs", "encode"): _encode,
 }
 
@@ -176,15 +155,15 @@ def read_batch(path: Path) -> dict[str, Any]:
             found = _Unpickler(stream, encoding="bytes").load()
         if not isinstance(found, dict):
             raise pickle.UnpicklingError(f"it holds a {type(found).__name__}, not a dictionary")
-        return {_text(key): _array(value) if isinstance(value, _Array) else value for key, value in found.items()}
+        return {_text(key): _array(value) if isinstance(value, _Kept) else value for key, value in found.items()}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a damaged pickle may raise anything
         raise DataError(f"{path}: not a batch of CIFAR ({error})") from None
 
 
-def _array(value: _Array) -> NDArray[np.uint8]:
+def _array(value: _Kept) -> NDArray[np.uint8]:
     _, shape, kind, fortran, raw = value.state
-    if not isinstance(kind, _Type) or kind.code not in ("u1", "|u1") or not isinstance(raw, bytes):
+    if not isinstance(kind, _Kept) or kind.code not in ("u1", "|u1") or not isinstance(raw, bytes):
         raise pickle.UnpicklingError(f"an array of {getattr(kind, 'code', kind)}; expected bytes")
     return np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if fortran else "C")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from unreel.core.errors import DataError
 from unreel.data.boxes import MARGIN, MIN_SCALE, boxes_to_shares
 from unreel.data.dataset import resize_frames
 from unreel.data.layouts import common
-from unreel.data.layouts.common import Entry, LayoutResult, Missing
+from unreel.data.layouts.common import Entry, LayoutResult, Missing, Root
 from unreel.data.layouts.objects import (
     Mask,
     Objects,
@@ -44,7 +43,7 @@ class _Table(NamedTuple):
 
 
 def coco(
-    root: str | os.PathLike[str],
+    root: Root,
     *,
     split_number: int = 1,
     missing: Missing = "error",
@@ -86,8 +85,7 @@ def coco(
     Raises: UsageError for another split or without ``files`` where they are needed; DataError for missing or
         malformed annotations, two of one split, or missing images.
     """
-    common.check_split_number(split_number, 1, "COCO")
-    home = common.existing_folder(root)
+    home = common.home_of("COCO", root, split_number)
     if objects or masks:
         files_folder(files, "crops and masks")
     tables = _tables(home, annotations)

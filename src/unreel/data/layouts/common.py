@@ -16,6 +16,7 @@ from unreel.data.splits import hold_out
 from unreel.data.text import read_text
 from unreel.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
+Root: TypeAlias = str | os.PathLike[str]
 Missing: TypeAlias = Literal["error", "skip"]
 SPLIT_SEED = 42
 """Seed of the validation parts that the object-aware paper draws (docs/methods/evaluation.md, Transfer sets)."""
@@ -31,9 +32,7 @@ class LayoutResult(NamedTuple):
 class Layout(Protocol):
     """Reads a data set from the folder it lies in."""
 
-    def __call__(
-        self, root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error"
-    ) -> LayoutResult:
+    def __call__(self, root: Root, *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
         """The manifest of one official split.
 
         Raises: UsageError for a split that does not exist; DataError where files or lists are missing or malformed.
@@ -83,26 +82,22 @@ def read_splits(folder: Path, parts: Iterable[str], noun: str, name: Callable[[s
     return found
 
 
-def check_split_number(split_number: int, available: int, data_set: str) -> None:
-    """Raise UsageError unless the data set has a split of this number."""
+def home_of(data_set: str, root: Root, split_number: int, available: int = 1) -> Path:
+    """The folder of a data set, as a path.
+
+    Raises: UsageError where the data set has no split of this number; DataError where there is no such folder.
+    """
     if not 1 <= split_number <= available:
         have = "one official split, number 1" if available == 1 else f"official splits 1 to {available}"
         raise UsageError(f"{data_set} has {have}; got {split_number}")
-
-
-def existing_folder(root: str | os.PathLike[str]) -> Path:
-    """The folder as a path. Raises DataError where there is no such folder."""
     if not os.path.isdir(root):
         raise DataError(f"{Path(root)}: there is no such folder")
     return Path(root)
 
 
-def folders(root: str | os.PathLike[str], enter: Callable[[Path], bool] = lambda _: True) -> Iterator[Path]:
-    """``root``, its sub-folders and theirs, level by level in order of name; ``enter`` says into which to look.
-
-    Raises: DataError where there is no ``root``.
-    """
-    level = [existing_folder(root)]
+def folders(root: Path, enter: Callable[[Path], bool] = lambda _: True) -> Iterator[Path]:
+    """``root``, its sub-folders and theirs, level by level in order of name; ``enter`` says into which to look."""
+    level = [root]
     for _ in range(3):
         yield from level
         entries = (e for f in level if enter(f) for e in sorted(os.scandir(f), key=lambda e: e.name))
@@ -122,7 +117,7 @@ def find_files(root: Path, *names: str) -> Path:
     return find_folder(root, lambda f: all((f / name).is_file() for name in names), " and ".join(names))
 
 
-def reference(root: str | os.PathLike[str], path: Path) -> str:
+def reference(root: Root, path: Path) -> str:
     """How a row of a manifest at ``root`` names a file: relative where it lies below, else its absolute path."""
     full, home = os.path.abspath(path), os.path.abspath(root)
     inside = os.path.commonpath([full, home]) == home

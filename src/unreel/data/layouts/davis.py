@@ -7,13 +7,13 @@ from pathlib import Path
 
 from unreel.core.errors import DataError
 from unreel.data.layouts import common
-from unreel.data.layouts.common import Entry, LayoutResult, Missing, reference
+from unreel.data.layouts.common import Entry, LayoutResult, Missing, Root, reference
 
 _PARTS = ("train", "val", "test")
 
 
 def davis(
-    root: str | os.PathLike[str],
+    root: Root,
     *,
     split_number: int = 1,
     missing: Missing = "error",
@@ -37,8 +37,7 @@ def davis(
     Raises: UsageError for another split; DataError for missing lists or sequences, and for a sequence with masks for
         only a part of its frames.
     """
-    common.check_split_number(split_number, 1, "DAVIS")
-    home = Path(root)
+    home = common.home_of("DAVIS", root, split_number)
     base = common.find_folder(
         home,
         lambda f: (f / "JPEGImages" / resolution).is_dir() and (f / "ImageSets").is_dir(),

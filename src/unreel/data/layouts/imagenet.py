@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unreel.core.errors import DataError
 from unreel.data.layouts import common
-from unreel.data.layouts.common import Entry, LayoutResult, Missing
+from unreel.data.layouts.common import Entry, LayoutResult, Missing, Root
 from unreel.data.text import read_text
 
 _WNID = re.compile(r"n\d{8}")
@@ -23,7 +23,7 @@ _TRUTH = (
 _NAMES = ("LOC_synset_mapping.txt", "words.txt")
 
 
-def imagenet(root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
+def imagenet(root: Root, *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
     """A folder that holds ``train`` and ``val``, wherever one or two folders below it they lie; either may be absent.
 
     Expected: ``train/<wnid>/*.JPEG``, and ``val/<wnid>/*.JPEG`` or ``val/ILSVRC2012_val_00000001.JPEG`` with one of
@@ -40,8 +40,7 @@ def imagenet(root: str | os.PathLike[str], *, split_number: int = 1, missing: Mi
         missing: kept for all layouts; folders list what there is, so nothing can be missing.
     Raises: UsageError for another split; DataError where there are no images, or no list for a flat ``val``.
     """
-    common.check_split_number(split_number, 1, "ImageNet")
-    home = Path(root)
+    home = common.home_of("ImageNet", root, split_number)
     parts = ("train", "val")
     base = common.find_folder(home, lambda f: any((f / p).is_dir() for p in parts), "folder with train or val in it")
     names = _class_names(home)
@@ -60,7 +59,7 @@ def imagenet(root: str | os.PathLike[str], *, split_number: int = 1, missing: Mi
     return common.assemble("ImageNet", home, base, entries, missing=missing, noun="images")
 
 
-def imagenet_r(root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
+def imagenet_r(root: Root, *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
     """ImageNet-R (Hendrycks et al. 2021): ``<wnid>/*.jpg``, 30,000 renditions of 200 classes, all in split ``test``.
 
     Arguments and errors as ``imagenet``.
@@ -68,7 +67,7 @@ def imagenet_r(root: str | os.PathLike[str], *, split_number: int = 1, missing: 
     return _test_folders("ImageNet-R", root, split_number, missing)
 
 
-def imagenet_sketch(root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
+def imagenet_sketch(root: Root, *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
     """ImageNet-Sketch (Wang et al. 2019): ``<wnid>/*.JPEG``, 50,889 sketches of 1,000 classes, in split ``test``.
 
     Arguments and errors as ``imagenet``.
@@ -76,14 +75,13 @@ def imagenet_sketch(root: str | os.PathLike[str], *, split_number: int = 1, miss
     return _test_folders("ImageNet-Sketch", root, split_number, missing)
 
 
-def imagenet_c(root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
+def imagenet_c(root: Root, *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
     """ImageNet-C (Hendrycks and Dietterich 2019): ``[<kind>/]<corruption>/<severity>/<wnid>/*.JPEG``, split ``test``.
 
     ``label.corruption`` and ``label.severity`` (1 to 5) tell the 75 to 95 versions apart; ``group`` is the image that
     they were made from. Arguments and errors as ``imagenet``.
     """
-    common.check_split_number(split_number, 1, "ImageNet-C")
-    home = common.existing_folder(root)
+    home = common.home_of("ImageNet-C", root, split_number)
     names = _class_names(home)
     entries = []
     for path in sorted(common.image_files(home).paths):
@@ -96,16 +94,13 @@ def imagenet_c(root: str | os.PathLike[str], *, split_number: int = 1, missing: 
     return common.assemble("ImageNet-C", home, home, entries, missing=missing, noun="images")
 
 
-def imagenet_stylized(
-    root: str | os.PathLike[str], *, split_number: int = 1, missing: Missing = "error"
-) -> LayoutResult:
+def imagenet_stylized(root: Root, *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
     """Stylized-ImageNet (Geirhos et al. 2019): ``train/<wnid>/*`` and ``val/<wnid>/*``, as ``imagenet`` reads them."""
     return imagenet(root, split_number=split_number, missing=missing)
 
 
-def _test_folders(data_set: str, root: str | os.PathLike[str], split_number: int, missing: Missing) -> LayoutResult:
-    common.check_split_number(split_number, 1, data_set)
-    home = Path(root)
+def _test_folders(data_set: str, root: Root, split_number: int, missing: Missing) -> LayoutResult:
+    home = common.home_of(data_set, root, split_number)
 
     def holds(folder: Path) -> bool:
         classes = (e for e in os.scandir(folder) if e.is_dir() and _WNID.fullmatch(e.name))
@@ -131,7 +126,7 @@ def _beside(home: Path) -> Iterator[Path]:
 
 def _class_names(home: Path) -> dict[str, str]:
     """wnid to words, from whatever file gives them; empty without one."""
-    found = {p.name: p for p in _beside(home)} if home.is_dir() else {}
+    found = {p.name: p for p in _beside(home)}
     for name in _NAMES:
         if name in found:
             lines = [re.split(r"[\t ]", line.text, maxsplit=1) for line in common.read_list(found[name])]

@@ -13,7 +13,7 @@ import numpy as np
 from unreel.core.checks import checked
 from unreel.core.errors import DataError
 from unreel.data.layouts import common
-from unreel.data.layouts.common import Entry, LayoutResult, Missing
+from unreel.data.layouts.common import Entry, LayoutResult, Missing, Root
 from unreel.data.layouts.objects import add_masks_from
 
 Variant = Literal["original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t"]
@@ -28,7 +28,7 @@ _IMAGE = re.compile(r"n\d{8}_\d+")
 
 @checked
 def imagenet9(
-    root: str | os.PathLike[str],
+    root: Root,
     *,
     split_number: int = 1,
     missing: Missing = "error",
@@ -62,8 +62,7 @@ def imagenet9(
             Without it ``file.foreground`` names that picture.
     Raises: UsageError for another split or variant; DataError where no variant is there, or a class is none of nine.
     """
-    common.check_split_number(split_number, 1, "ImageNet-9")
-    home = Path(root)
+    home = common.home_of("ImageNet-9", root, split_number)
     entries: list[Entry] = []
     notices: list[str] = []
     parts = _parts(home, notices)

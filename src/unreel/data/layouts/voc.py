@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from unreel.core.errors import DataError
 from unreel.data.layouts import common
-from unreel.data.layouts.common import Entry, LayoutResult, Missing
+from unreel.data.layouts.common import Entry, LayoutResult, Missing, Root
 from unreel.data.layouts.objects import Objects, add_boxes, add_masks_from, read_voc_objects
 
 _PARTS = ("train", "val", "test")
@@ -20,7 +19,7 @@ _VOID = (224, 224, 192)
 
 
 def voc(
-    root: str | os.PathLike[str],
+    root: Root,
     *,
     split_number: int = 1,
     missing: Missing = "error",
@@ -51,8 +50,7 @@ def voc(
             ``SegmentationObject`` has them.
     Raises: UsageError for another split; DataError for missing or malformed annotations, lists or images.
     """
-    common.check_split_number(split_number, 1, "VOC")
-    home = Path(root)
+    home = common.home_of("VOC", root, split_number)
     entries: list[Entry] = []
     found: dict[str, Objects] = {}
     for base in _bases(home, year):

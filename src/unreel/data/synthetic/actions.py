@@ -32,7 +32,7 @@ from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.data.synthetic.drawing import SHAPE_REACH, TEXTURES, Array, as_f32, background_texture, hsv_to_rgb
 from unreel.data.synthetic.scenes import APPEARANCES, DEPTHS, EVENTS, MOTIONS, Recipe, Scene, Track, ground_truth, paint
-from unreel.data.synthetic.writing import World
+from unreel.data.synthetic.writing import write_world
 
 _DISTRACTORS = ("square", "triangle", "cross")  # shapes of no class
 _EVENT_SHAPE = "ring"  # of no class either, and without a pose
@@ -66,7 +66,7 @@ def _background(seed: int, number: int, size: int, contrast: float) -> Array:
 
 @checked
 @dataclass(frozen=True)
-class ActionWorld(World):
+class ActionWorld:
     """A world of ``num_train + num_test`` videos; ``render(index)`` draws one, ``write(folder)`` makes files of all.
 
     Args:
@@ -146,19 +146,15 @@ class ActionWorld(World):
 
     def labels(self, index: int) -> tuple[int, int]:
         """Motion and appearance class. Each run of 64 videos of a split holds every pair once, in keyed order."""
-        split, number = self.locate(index)
-        pairs = len(MOTIONS) * len(APPEARANCES)
-        order = Key("action-world", self.seed, split, "block", number // pairs).permutation(pairs)
-        motion, appearance = divmod(int(order[number % pairs]), len(APPEARANCES))
-        return motion, appearance
+        return divmod(self._in_block(index, "block", len(MOTIONS) * len(APPEARANCES)), len(APPEARANCES))
 
     def event(self, index: int) -> int:
         """Event class, −1 without events. Each run of 6 videos of a split holds every class once, in keyed order."""
-        if not self.events:
-            return -1
+        return self._in_block(index, "event block", len(EVENTS)) if self.events else -1
+
+    def _in_block(self, index: int, name: str, size: int) -> int:
         split, number = self.locate(index)
-        order = Key("action-world", self.seed, split, "event block", number // len(EVENTS)).permutation(len(EVENTS))
-        return int(order[number % len(EVENTS)])
+        return int(Key("action-world", self.seed, split, name, number // size).permutation(size)[number % size])
 
     def recipe(self, index: int) -> Recipe:
         """The draws that describe one video, without drawing it."""
@@ -259,20 +255,8 @@ class ActionWorld(World):
     def _distractor(self, key: Key, recipe: Recipe, split: str) -> Track:
         """A second, smaller and still object in a corner, of a shape that is no class."""
         key = key.child("distractor")
-        corner = [self.size_px * (0.12 if key.child(axis).bernoulli(0.5) else 0.88) for axis in ("x", "y")]
-        shape = _DISTRACTORS[key.child("shape").integer(0, len(_DISTRACTORS))]
-        texture = list(TEXTURES)[key.child("texture").integer(0, len(TEXTURES))]
-        return Track.of(
-            self.num_frames + 1,
-            x=corner[0],
-            y=corner[1],
-            radius=0.6 * recipe.radius_px,
-            angle=key.child("angle").uniform(0, 2 * np.pi),
-            shape=shape,
-            texture=texture,
-            colours=self._colours(key, split),
-            kind="distractor",
-        )
+        x, y = (0.12 if key.child(axis).bernoulli(0.5) else 0.88 for axis in ("x", "y"))
+        return self._still(key, "distractor", (x, y), 0.6 * recipe.radius_px, split)
 
     def _event(self, key: Key, event: int, split: str) -> Track:
         """The second actor's states at T + 1 times; classes 2k and 2k + 1 of one key are each other's reversal."""
@@ -313,6 +297,10 @@ class ActionWorld(World):
         place = _BYSTANDER_PLACES[int(key.child("bystanders", "places").permutation(len(_BYSTANDER_PLACES))[number])]
         key = key.child("bystander", number)
         radius = self.size_px / 64 * key.child("radius").uniform(*_BYSTANDER_RADIUS_PX)
+        return self._still(key, "bystander", place, radius, split)
+
+    def _still(self, key: Key, kind: str, place: tuple[float, float], radius: float, split: str) -> Track:
+        """A still object of no class, at a place in shares of the frame."""
         return Track.of(
             self.num_frames + 1,
             x=self.size_px * place[0],
@@ -322,7 +310,7 @@ class ActionWorld(World):
             shape=_DISTRACTORS[key.child("shape").integer(0, len(_DISTRACTORS))],
             texture=list(TEXTURES)[key.child("texture").integer(0, len(TEXTURES))],
             colours=self._colours(key, split),
-            kind="bystander",
+            kind=kind,
         )
 
     # ---------------------------------------------------------------------------------------------------- rendering
@@ -421,6 +409,8 @@ class ActionWorld(World):
         wave += np.float32(0.4) * np.sin(np.float32(4 * np.pi * pitch) * t)
         hiss = key.child("hiss").numpy().standard_normal(num_samples, dtype=np.float32)
         return np.asarray(np.clip(0.45 * envelope * wave + 0.01 * hiss, -1, 1), dtype=np.float32)
+
+    write = write_world
 
     def settings(self) -> dict[str, object]:
         """The constructor's arguments: ``ActionWorld(**settings)`` is the same world."""

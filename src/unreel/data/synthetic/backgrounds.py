@@ -6,7 +6,6 @@ Challenge). Draws being addressed, a test video has the same object in every var
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import unknown_name
-from unreel.core.files import claimed, replacing
+from unreel.core.files import claimed
 from unreel.data.synthetic.actions import ActionWorld
 from unreel.data.synthetic.scenes import MASK_CLASSES, Scene
+from unreel.data.synthetic.writing import write_cells
 from unreel.media.write import write_video
 
 VARIANTS = ("original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t")
@@ -123,7 +123,6 @@ def write_background_world(
         if progress is not None:
             progress(len(rows), total)
 
-    path = root / "manifest.csv"
     with claimed(root):
         built = world("original")
         for index in range(num_train):
@@ -133,11 +132,7 @@ def write_background_world(
             for number in range(num_test):
                 scene = built.render(num_train + number, truth=variant not in _WORLDS)
                 write(scene, variant, "test", number)
-        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["path", "split", "label", "label.variant", "group"])
-            writer.writerows(rows)
-    return path
+        return write_cells(root / "manifest.csv", [["path", "split", "label", "label.variant", "group"], *rows])
 
 
 __all__ = ["VARIANTS", "background_variant", "tile_box", "write_background_world"]

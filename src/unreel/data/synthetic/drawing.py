@@ -17,14 +17,6 @@ def as_f32(values: object) -> Array:
     return np.asarray(values, dtype=np.float32)
 
 
-def _disc(u: Array, v: Array) -> Array:
-    return as_f32(np.sqrt(u * u + v * v) - np.float32(0.95))
-
-
-def _square(u: Array, v: Array) -> Array:
-    return as_f32(np.maximum(np.abs(u), np.abs(v)) - np.float32(0.84))
-
-
 def _triangle(u: Array, v: Array) -> Array:
     # Half-planes through the sides of an equilateral triangle with circumradius 1.476.
     side = np.float32(0.8660254) * np.abs(u) - np.float32(0.5) * v
@@ -37,32 +29,16 @@ def _cross(u: Array, v: Array) -> Array:
     return as_f32(np.minimum(np.maximum(a - long, b - short), np.maximum(a - short, b - long)))
 
 
-def _bar(u: Array, v: Array) -> Array:
-    return as_f32(np.maximum(np.abs(u) - np.float32(1.4), np.abs(v) - np.float32(0.5)))
-
-
-def _ring(u: Array, v: Array) -> Array:
-    return as_f32(np.abs(np.sqrt(u * u + v * v) - np.float32(1.0)) - np.float32(0.22))
-
-
 # Signed distances in units of the object's radius, negative inside; areas agree within 10 %.
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {
-    "disc": _disc,
-    "square": _square,
+    "disc": lambda u, v: as_f32(np.sqrt(u * u + v * v) - np.float32(0.95)),
+    "square": lambda u, v: as_f32(np.maximum(np.abs(u), np.abs(v)) - np.float32(0.84)),
     "triangle": _triangle,
     "cross": _cross,
-    "bar": _bar,
-    "ring": _ring,
+    "bar": lambda u, v: as_f32(np.maximum(np.abs(u) - np.float32(1.4), np.abs(v) - np.float32(0.5))),
+    "ring": lambda u, v: as_f32(np.abs(np.sqrt(u * u + v * v) - np.float32(1.0)) - np.float32(0.22)),
 }
 SHAPE_REACH = 1.49  # no shape extends beyond this many radii
-
-
-def _halves(u: Array, v: Array) -> Array:
-    return as_f32(np.float32(2) * (u + np.float32(0.1)))
-
-
-def _stripes(u: Array, v: Array) -> Array:
-    return as_f32(np.sin(np.float32(2 * np.pi * 0.8) * u + np.float32(0.7)))
 
 
 def _checker(u: Array, v: Array) -> Array:
@@ -78,8 +54,8 @@ def _spot(u: Array, v: Array) -> Array:
 
 # Patterns around 0 (below: dark, above: light), in units of the object's radius; none is a full circle's symmetry.
 TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
-    "halves": _halves,
-    "stripes": _stripes,
+    "halves": lambda u, v: as_f32(np.float32(2) * (u + np.float32(0.1))),
+    "stripes": lambda u, v: as_f32(np.sin(np.float32(2 * np.pi * 0.8) * u + np.float32(0.7))),
     "checker": _checker,
     "spot": _spot,
 }

@@ -153,10 +153,9 @@ def _local(track: Track, dx: Array, dy: Array) -> tuple[Array, Array]:
     return as_f32(c * dx + s * dy), as_f32(c * dy - s * dx)
 
 
-def coverage(track: Track, dx: Array, dy: Array) -> Array:
-    """Share of each pixel that the object covers; ``dx, dy`` (T, h, w) from its centre, in pixels."""
-    u, v = _local(track, dx, dy)
-    return as_f32(np.clip(np.float32(0.5) - SHAPES[track.shape](u, v) * track.radius[: len(dx), None, None], 0, 1))
+def _coverage(track: Track, u: Array, v: Array) -> Array:
+    """Share of each pixel that the object covers, by its coordinates (T, h, w)."""
+    return as_f32(np.clip(np.float32(0.5) - SHAPES[track.shape](u, v) * track.radius[: len(u), None, None], 0, 1))
 
 
 def paint(canvas: NDArray[np.uint8], margin: int, track: Track, num_frames: int) -> None:
@@ -170,9 +169,7 @@ def paint(canvas: NDArray[np.uint8], margin: int, track: Track, num_frames: int)
     dx = (columns - margin).astype(np.float32)[:, None, :] - track.x[:num_frames, None, None]
     dy = (rows - margin).astype(np.float32)[:, :, None] - track.y[:num_frames, None, None]
     u, v = _local(track, dx, dy)
-    cover = np.clip(np.float32(0.5) - SHAPES[track.shape](u, v) * track.radius[:num_frames, None, None], 0, 1)[
-        ..., None
-    ]
+    cover = _coverage(track, u, v)[..., None]
     if track.opacity is not None:
         cover = cover * track.opacity[:num_frames, None, None, None]
     tone = np.clip(np.float32(0.5) + np.float32(1.5) * TEXTURES[track.texture](u, v), 0, 1)[..., None]
@@ -215,7 +212,7 @@ def ground_truth(
         track = tracks[number]
         dx = grid[None, None, :] - track.x[:-1, None, None]
         dy = grid[None, :, None] - track.y[:-1, None, None]
-        cover = coverage(track, dx, dy)
+        cover = _coverage(track, *_local(track, dx, dy))
         boxes[:, number] = tight_boxes(track, cover > 0.5, size)
         covered = cover * (1 if track.opacity is None else track.opacity[:-1, None, None]) > 0.5
         seen_as[covered] = number + 1

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,68 +19,43 @@ from unreel.core.errors import UnreelError
 from unreel.core.files import claimed, replacing, write_arrays, write_whole
 from unreel.core.processes import GUARD, refuse_unguarded
 from unreel.data.boxes import MARGIN, MIN_SCALE
-from unreel.data.synthetic.scenes import APPEARANCES, EVENTS, MASK_CLASSES, MOTIONS, Recipe, Scene
+from unreel.data.synthetic.scenes import APPEARANCES, EVENTS, MASK_CLASSES, MOTIONS
 from unreel.media.write import write_video
+
+if TYPE_CHECKING:
+    from unreel.data.synthetic.actions import ActionWorld
 
 # Columns of the manifest for ground truth, and what the files' names end in before ".npz".
 _TRUTH_FILES: dict[str, str] = {"file.truth": "", "file.boxes": ".boxes", "file.mask": ".mask"}
 
 
-class World(ABC):
-    """What can be written as files: videos that are rendered one by one."""
+def write_world(
+    world: ActionWorld,
+    folder: str | PathLike[str],
+    *,
+    workers: int = 0,
+    truth: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write every video of a world as mp4 with sound, and ``manifest.csv`` beside; returns the manifest's path.
 
-    size_px: int
-    num_frames: int
-    fps: int
-    events: bool
-    bystanders: tuple[int, int]
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def locate(self, index: int) -> tuple[str, int]:
-        """Split and number within it."""
-
-    @abstractmethod
-    def recipe(self, index: int) -> Recipe:
-        """What the video shows."""
-
-    @abstractmethod
-    def render(self, index: int, *, truth: bool = False) -> Scene:
-        """The video, its sound and, if asked for, its truth."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, object]:
-        """What makes the same world again."""
-
-    def write(
-        self,
-        folder: str | PathLike[str],
-        *,
-        workers: int = 0,
-        truth: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Path:
-        """Write every video as mp4 with sound, and ``manifest.csv`` beside; returns the manifest's path.
-
-        Args:
-            folder: made if missing; files of the same names are replaced.
-            workers: processes that render and encode; 0 does it here.
-            truth: also write ``truth/<split>/<number>.npz`` with the arrays of ``Truth``, and beside it the objects'
-                boxes (``file.boxes``) and where any object is (``file.mask``), for methods; named in the manifest.
-            progress: called with (videos done, videos in all).
-        Raises: WriteError where the folder cannot be written; BusyError when another process writes there.
-        """
-        refuse_unguarded()
-        root = Path(folder)
-        with claimed(root):
-            _write_videos(self, root, workers, truth, progress)
-            return _write_manifest(self, root, truth)
+    Args:
+        folder: made if missing; files of the same names are replaced.
+        workers: processes that render and encode; 0 does it here.
+        truth: also write ``truth/<split>/<number>.npz`` with the arrays of ``Truth``, and beside it the objects'
+            boxes (``file.boxes``) and where any object is (``file.mask``), for methods; named in the manifest.
+        progress: called with (videos done, videos in all).
+    Raises: WriteError where the folder cannot be written; BusyError when another process writes there.
+    """
+    refuse_unguarded()
+    root = Path(folder)
+    with claimed(root):
+        _write_videos(world, root, workers, truth, progress)
+        return _write_manifest(world, root, truth)
 
 
 def _write_videos(
-    world: World, root: Path, workers: int, truth: bool, progress: Callable[[int, int], None] | None
+    world: ActionWorld, root: Path, workers: int, truth: bool, progress: Callable[[int, int], None] | None
 ) -> None:
     total = len(world)
     if workers <= 0:
@@ -107,13 +82,13 @@ def _write_videos(
             ) from None
 
 
-def _write_span(world: World, root: Path, span: range, truth: bool) -> int:
+def _write_span(world: ActionWorld, root: Path, span: range, truth: bool) -> int:
     for index in span:
         _write_one(world, root, index, truth)
     return len(span)
 
 
-def _write_one(world: World, root: Path, index: int, truth: bool) -> None:
+def _write_one(world: ActionWorld, root: Path, index: int, truth: bool) -> None:
     scene = world.render(index, truth=truth)
     write_video(
         root / f"{scene.name}.mp4",
@@ -124,16 +99,9 @@ def _write_one(world: World, root: Path, index: int, truth: bool) -> None:
     )
     if scene.truth is not None:
         facts = scene.truth
-        arrays = {
-            "boxes": facts.boxes,
-            "masks": facts.masks,
-            "flow": facts.flow.astype(np.float16),  # a hundredth of a pixel is enough, at half the bytes
-            "depth": facts.depth.astype(np.float16),
-            "counts": facts.counts,
-            "ego_motion": facts.ego_motion,
-            "background": facts.background,
-        }
-        write_arrays(root / "truth" / f"{scene.name}.npz", arrays)
+        # A hundredth of a pixel is enough, at half the bytes.
+        halves = {"flow": facts.flow.astype(np.float16), "depth": facts.depth.astype(np.float16)}
+        write_arrays(root / "truth" / f"{scene.name}.npz", {**vars(facts), **halves})
         times, boxes = np.arange(world.num_frames) / world.fps, _training_boxes(facts.boxes, world.size_px)
         tubes = {"tube_times_s": np.broadcast_to(times, boxes.shape[:2]), "tube_boxes": boxes}
         write_arrays(root / "truth" / f"{scene.name}.boxes.npz", tubes)
@@ -142,32 +110,34 @@ def _write_one(world: World, root: Path, index: int, truth: bool) -> None:
         write_arrays(root / "truth" / f"{scene.name}.mask.npz", masks, compressed=True)
 
 
-def _write_manifest(world: World, root: Path, truth: bool) -> Path:
-    columns = ["path", "split", "label.motion", "label.appearance", "label.background", "group"]
-    with_event, with_count = world.events, world.bystanders[1] > 0
-    columns[4:4] = ["label.event"] * with_event + ["label.count"] * with_count
-    rows = []
+def _write_manifest(world: ActionWorld, root: Path, truth: bool) -> Path:
+    rows: list[dict[str, str]] = []
     for index in range(len(world)):
         (split, number), recipe = world.locate(index), world.recipe(index)
         name = f"{split}/{number:05d}"
-        row = [
-            f"{name}.mp4",
-            split,
-            MOTIONS[recipe.motion],
-            APPEARANCES[recipe.appearance],
-            f"background-{recipe.background}",
-            f"{split}-{number:05d}",
-        ]
-        row[4:4] = [EVENTS[recipe.event]] * with_event + [str(recipe.num_bystanders)] * with_count
-        rows.append([*row, *(f"truth/{name}{end}.npz" for end in _TRUTH_FILES.values())] if truth else row)
-    if truth:
-        columns += _TRUTH_FILES
-    path = root / "manifest.csv"
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(columns)
-        writer.writerows(rows)
+        event = {"label.event": EVENTS[recipe.event]} if world.events else {}
+        count = {"label.count": str(recipe.num_bystanders)} if world.bystanders[1] > 0 else {}
+        files = {column: f"truth/{name}{end}.npz" for column, end in _TRUTH_FILES.items()} if truth else {}
+        row = {
+            "path": f"{name}.mp4",
+            "split": split,
+            "label.motion": MOTIONS[recipe.motion],
+            "label.appearance": APPEARANCES[recipe.appearance],
+            **event,
+            **count,
+            "label.background": f"background-{recipe.background}",
+            "group": f"{split}-{number:05d}",
+        }
+        rows.append(row | files)
+    path = write_cells(root / "manifest.csv", [rows[0], *(row.values() for row in rows)])
     write_whole(root / "world.json", json.dumps(world.settings(), indent=2) + "\n")
+    return path
+
+
+def write_cells(path: Path, rows: Iterable[Collection[str]]) -> Path:
+    """A table, whose first row names the columns, as a file of comma-separated values; all or nothing."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(rows)
     return path
 
 
