@@ -114,9 +114,7 @@ def _box(number: str, cells: list[str]) -> list[float]:
 def _cub_segmentation(result: LayoutResult, seed: int) -> LayoutResult:
     manifest = result.manifest
     order = sorted(range(len(manifest)), key=lambda i: hash_unit(f"segmentation:{manifest[i].path}", seed))
-    test, val = (
-        round(len(manifest) * count / sum(_CUB_SEGMENTATION)) for count in (_CUB_SEGMENTATION[2], _CUB_SEGMENTATION[1])
-    )
+    val, test = (round(len(manifest) * count / sum(_CUB_SEGMENTATION)) for count in _CUB_SEGMENTATION[1:])
     names = ["train"] * len(manifest)
     for place, i in enumerate(order[: test + val]):
         names[i] = "test" if place < test else "val"
