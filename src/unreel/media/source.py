@@ -103,7 +103,17 @@ class Source:
             raise
 
     def _choose(self) -> Any:
-        return choose_track(self.path, self.container)
+        """The video track that a player shows: the first that is switched on (mov, mp4) or flagged as default (mkv).
+
+        Raises: NoStreamError where there is none, or nothing but cover pictures.
+        """
+        tracks = [s for s in self.container.streams.video if not s.disposition & _COVERS]
+        if not tracks:
+            kinds = sorted({str(s.type) for s in self.container.streams if s.type != "video"})
+            covers = ["a cover picture"] if self.container.streams.video else []
+            found = ", ".join(kinds + covers) or "none"
+            raise NoStreamError(self.path, f"no video stream (streams found: {found})")
+        return max(tracks, key=lambda s: bool(s.disposition & Disposition.default))  # the first of equals
 
     def close(self) -> None:
         self.container.close()
@@ -179,19 +189,6 @@ class Source:
 def file_place(packet: av.Packet[Any]) -> tuple[int, int]:
     """Where in the file a packet begins (-1 where the container does not say), and how many bytes it has."""
     return (-1 if packet.pos is None else packet.pos), packet.size
-
-
-def choose_track(path: str, container: av.container.InputContainer) -> av.VideoStream:
-    """The video track that a player shows: the first one that is switched on (mov, mp4) or flagged as default (mkv).
-
-    Raises: NoStreamError where there is none, or nothing but cover pictures.
-    """
-    tracks = [s for s in container.streams.video if not s.disposition & _COVERS]
-    if not tracks:
-        kinds = sorted({str(s.type) for s in container.streams if s.type != "video"})
-        covers = ["a cover picture"] if container.streams.video else []
-        raise NoStreamError(path, f"no video stream (streams found: {', '.join(kinds + covers) or 'none'})")
-    return max(tracks, key=lambda s: bool(s.disposition & Disposition.default))  # the first of equals
 
 
 @contextmanager

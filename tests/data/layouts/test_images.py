@@ -18,7 +18,7 @@ from unreel.data.boxes import manifest_boxes
 from unreel.data.layouts import LAYOUTS, read_layout
 from unreel.data.layouts.cifar import read_batch
 from unreel.data.layouts.common import Entry, assemble, draw_validation
-from unreel.data.layouts.imagenet9 import CLASSES, VARIANTS
+from unreel.data.layouts.imagenet import IMAGENET9_CLASSES, IMAGENET9_VARIANTS
 from unreel.data.layouts.objects import polygon_mask, read_image, read_voc_objects, run_length_mask, write_image
 from unreel.data.manifest import Manifest
 
@@ -112,7 +112,7 @@ def test_imagenet_val_in_folders_and_a_truth_out_of_range(flat):
     assert set(read_layout("imagenet_stylized", flat.parent).manifest.select(split="val").labels()) == {"n02084071"}
     for broken in (b"nothing", b""):  # scipy has errors of its own for files that are none of MATLAB's
         (kit / "meta.mat").write_bytes(broken)
-        with pytest.raises(DataError, match=r"meta\.mat: not the development kit's table"):
+        with pytest.raises(DataError, match=r"meta\.mat: expected the development kit's table"):
             read_layout("imagenet", flat)
 
 
@@ -156,7 +156,7 @@ def nine(tmp_path: Path) -> Path:
 def test_imagenet9_variants_classes_pairs_and_masks(nine, tmp_path):
     manifest, _ = read_layout("imagenet9", nine)
     assert splits(manifest) == {"train": 5, "test": 12}
-    assert set(manifest.labels()) == {"dog", "instrument"} < set(CLASSES)
+    assert set(manifest.labels()) == {"dog", "instrument"} < set(IMAGENET9_CLASSES)
     by_variant = Counter((row.labels["variant"], row.split) for row in manifest)
     assert by_variant == {
         ("original", "train"): 5,
@@ -165,7 +165,7 @@ def test_imagenet9_variants_classes_pairs_and_masks(nine, tmp_path):
         ("only_bg_t", "test"): 5,
         ("only_fg", "test"): 1,
     }
-    assert {v for v, _ in by_variant} < set(VARIANTS)
+    assert {v for v, _ in by_variant} < set(IMAGENET9_VARIANTS)
     pair = manifest.select(split="test", where={"group": "n02085620_0"})
     assert sorted(r.labels["variant"] for r in pair) == ["mixed_rand", "only_bg_t", "only_fg", "original"]
     assert Counter(bool(r.files) for r in manifest) == {True: 1, False: 16}

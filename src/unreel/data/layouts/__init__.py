@@ -15,8 +15,7 @@ from unreel.data.layouts.coco import coco
 from unreel.data.layouts.common import Layout, LayoutResult, Missing
 from unreel.data.layouts.davis import davis
 from unreel.data.layouts.fine_grained import cub, flowers102, food101, pets
-from unreel.data.layouts.imagenet import imagenet, imagenet_c, imagenet_r, imagenet_sketch, imagenet_stylized
-from unreel.data.layouts.imagenet9 import imagenet9
+from unreel.data.layouts.imagenet import imagenet, imagenet9, imagenet_c, imagenet_r, imagenet_sketch, imagenet_stylized
 from unreel.data.layouts.voc import voc
 
 _VIDEOS = (ucf101, hmdb51, kinetics, davis)

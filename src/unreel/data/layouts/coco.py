@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +19,6 @@ from unreel.data.dataset import resize_frames
 from unreel.data.layouts import common
 from unreel.data.layouts.common import Entry, LayoutResult, Missing, Root
 from unreel.data.layouts.objects import (
-    Mask,
     Objects,
     add_boxes,
     add_masks,
@@ -93,7 +93,7 @@ def coco(
     places: dict[str, list[str]] = defaultdict(list)
     for known in sorted(images.paths):
         places[known.rpartition("/")[2]].append(known)
-    entries, found, outlines = [], {}, {}
+    entries, outlines = [], {}
     cuts: dict[str, tuple[Objects, list[Mapping[str, Any]]]] = {}
     for table in tables:
         for image in table.images:
@@ -108,17 +108,15 @@ def coco(
                 len(here) - len(kept),
             )
             path = _choose(images, places, str(image["file_name"]), table)
-            labels = dict(inside.labels)
-            entries.append(Entry(str(image["file_name"]), path, table.split, labels.pop("label", ""), labels=labels))
+            entries.append(Entry(str(image["file_name"]), path, table.split, "", labels=inside.labels))
             if path is not None:
-                found[path] = inside
-                outlines[path] = _union(table.path, here, size)
+                outlines[path] = partial(_union, table.path, here, size)
                 cuts[path] = (inside, kept)
     result = common.assemble("COCO", home, home, entries, missing=missing, noun="images")
     if objects:
         result = _crops(result, home, cuts, files_folder(files, "crops"))
     elif files is not None:
-        result = add_boxes(result, found, Path(files))
+        result = add_boxes(result, {path: inside for path, (inside, _) in cuts.items()}, Path(files))
         if masks:
             result = add_masks(result, outlines, Path(files))
     if splits == "linear":
@@ -178,21 +176,18 @@ def _choose(images: common.MediaFiles, places: Mapping[str, list[str]], listed: 
     return next(iter([*own, *(named if len(named) == 1 else [])]), None)
 
 
-def _union(path: Path, annotations: list[Mapping[str, Any]], size: tuple[int, int]) -> Mask:
-    def draw() -> NDArray[np.bool_]:
-        mask = np.zeros(size, dtype=bool)
-        for annotation in annotations:
-            outline = annotation.get("segmentation") or []
-            try:
-                if isinstance(outline, dict):
-                    mask |= run_length_mask(outline["counts"], size)
-                else:
-                    mask |= polygon_mask(outline, size)
-            except (DataError, KeyError, ValueError, TypeError) as error:
-                raise DataError(f"{path.name}: annotation {annotation.get('id')}: {error}") from None
-        return mask
-
-    return draw
+def _union(path: Path, annotations: list[Mapping[str, Any]], size: tuple[int, int]) -> NDArray[np.bool_]:
+    mask = np.zeros(size, dtype=bool)
+    for annotation in annotations:
+        outline = annotation.get("segmentation") or []
+        try:
+            if isinstance(outline, dict):
+                mask |= run_length_mask(outline["counts"], size)
+            else:
+                mask |= polygon_mask(outline, size)
+        except (DataError, KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{path.name}: annotation {annotation.get('id')}: {error}") from None
+    return mask
 
 
 def _crops(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from unreel.core.checks import checked
 from unreel.core.errors import DataError, UsageError
@@ -17,6 +17,7 @@ from unreel.data.text import read_text
 from unreel.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 Root: TypeAlias = str | os.PathLike[str]
+T = TypeVar("T")
 Missing: TypeAlias = Literal["error", "skip"]
 SPLIT_SEED = 42
 """Seed of the validation parts that the object-aware paper draws (docs/methods/evaluation.md, Transfer sets)."""
@@ -124,9 +125,9 @@ def reference(root: Root, path: Path) -> str:
     return Path(os.path.relpath(full, home)).as_posix() if inside else full
 
 
-def is_video(name: str) -> bool:
-    """Whether a file name is that of a video, and not a hidden one."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+def is_media(name: str, suffixes: frozenset[str]) -> bool:
+    """Whether a file name has one of the suffixes, and is not that of a hidden file."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
 
 
 def find_videos(root: Path, classes: Iterable[str]) -> Path:
@@ -135,16 +136,11 @@ def find_videos(root: Path, classes: Iterable[str]) -> Path:
 
     def holds(folder: Path) -> bool:
         found = (folder / name for name in names if (folder / name).is_dir())
-        return any(is_video(entry.name) for inside in found for entry in os.scandir(inside))
+        return any(is_media(entry.name, VIDEO_SUFFIXES) for inside in found for entry in os.scandir(inside))
 
     return find_folder(
         root, holds, f"folder whose sub-folders are called like the classes ({names[0]}) and hold videos"
     )
-
-
-def is_image(name: str) -> bool:
-    """Whether a file name is that of an image, and not a hidden one."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 class MediaFiles:
@@ -161,11 +157,10 @@ class MediaFiles:
         for inside, folders, names in os.walk(folder):
             folders[:] = sorted(n for n in folders if not n.startswith("."))
             below = os.path.relpath(inside, folder)
-            for name in sorted(names):
-                if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
-                    path = name if below == "." else f"{Path(below).as_posix()}/{name}"
-                    self.paths.add(path)
-                    self.by_stem.setdefault(os.path.splitext(path)[0], path)
+            for name in sorted(n for n in names if is_media(n, suffixes)):
+                path = Path(below, name).as_posix()
+                self.paths.add(path)
+                self.by_stem.setdefault(os.path.splitext(path)[0], path)
 
     def find(self, listed: str) -> str | None:
         """The file that a list means: of that path, else of that path with another suffix; ``None`` without either."""
@@ -180,11 +175,23 @@ def image_files(folder: Path, seen_from: Path | None = None) -> MediaFiles:
     return MediaFiles(folder, IMAGE_SUFFIXES, seen_from)
 
 
+def read_mat(path: Path, what: str, read: Callable[[Any], T]) -> T:
+    """What ``read`` finds in the variables of a MATLAB file. Raises DataError, with ``what`` it should be, else."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        return read(loadmat(path, squeeze_me=True))
+    except (OSError, ValueError, TypeError, KeyError, IndexError, MatReadError) as error:
+        raise DataError(f"{path}: expected {what} ({error})") from None
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line of a data set's lists: the listed name, the file found for it or ``None``, and what the row says.
 
-    ``labels`` are further ones, by name; ``files`` further files, relative to the data set's root, or None without one.
+    ``labels`` are further ones, by name, or "label" itself where objects tell it; ``files`` further files, relative to
+    the data set's root, or None without one.
     """
 
     listed: str

@@ -8,6 +8,7 @@ from pathlib import Path
 from unreel.core.errors import DataError
 from unreel.data.layouts import common
 from unreel.data.layouts.common import Entry, LayoutResult, Missing, Root, reference
+from unreel.media import IMAGE_SUFFIXES
 
 _PARTS = ("train", "val", "test")
 
@@ -70,4 +71,4 @@ def _sequence(line: str) -> str:
 def _stems(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
-    return {os.path.splitext(e.name)[0] for e in os.scandir(folder) if common.is_image(e.name)}
+    return {os.path.splitext(e.name)[0] for e in os.scandir(folder) if common.is_media(e.name, IMAGE_SUFFIXES)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,14 +165,10 @@ def flowers102(
 
 
 def _numbers(path: Path, names: list[str]) -> dict[str, list[int]]:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        data = loadmat(path)
+    def read(data: Any) -> dict[str, list[int]]:
         return {name: [int(v) for v in np.asarray(data[name]).ravel()] for name in names}
-    except (OSError, ValueError, TypeError, KeyError, MatReadError) as error:
-        raise DataError(f"{path}: expected a MATLAB file with {', '.join(names)} ({error})") from None
+
+    return common.read_mat(path, f"a MATLAB file with {', '.join(names)}", read)
 
 
 def _flower(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -7,12 +7,19 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import Any, Literal, get_args
 
+import numpy as np
+
+from unreel.core.checks import checked
 from unreel.core.errors import DataError
 from unreel.data.layouts import common
 from unreel.data.layouts.common import Entry, LayoutResult, Missing, Root
+from unreel.data.layouts.objects import add_masks_from
 from unreel.data.text import read_text
+from unreel.media import IMAGE_SUFFIXES
 
 _WNID = re.compile(r"n\d{8}")
 _TRUTH = (
@@ -21,6 +28,15 @@ _TRUTH = (
     "ILSVRC2012_validation_ground_truth.txt",
 )
 _NAMES = ("LOC_synset_mapping.txt", "words.txt")
+
+Variant = Literal["original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t"]
+IMAGENET9_VARIANTS: tuple[str, ...] = get_args(Variant)
+"""The eight variants (docs/methods/evaluation.md, Background Challenge)."""
+IMAGENET9_CLASSES = ("dog", "bird", "vehicle", "reptile", "carnivore", "insect", "instrument", "primate", "fish")
+"""The nine super-classes in the order of their folders' numbers (docs/methods/evaluation.md, Distribution shift)."""
+_PARTS = ("train", "val")
+_CLASS = re.compile(r"(\d\d)_(.+)")
+_IMAGE = re.compile(r"n\d{8}_\d+")
 
 
 def imagenet(root: Root, *, split_number: int = 1, missing: Missing = "error") -> LayoutResult:
@@ -41,11 +57,10 @@ def imagenet(root: Root, *, split_number: int = 1, missing: Missing = "error") -
     Raises: UsageError for another split; DataError where there are no images, or no list for a flat ``val``.
     """
     home = common.home_of("ImageNet", root, split_number)
-    parts = ("train", "val")
-    base = common.find_folder(home, lambda f: any((f / p).is_dir() for p in parts), "folder with train or val in it")
+    base = common.find_folder(home, lambda f: any((f / p).is_dir() for p in _PARTS), "folder with train or val in it")
     names = _class_names(home)
     entries = []
-    for part in parts:
+    for part in _PARTS:
         truth: dict[str, str] | None = None
         for path in sorted(common.image_files(base / part).paths) if (base / part).is_dir() else ():
             label = path.split("/")[0] if "/" in path else ""
@@ -104,7 +119,7 @@ def _test_folders(data_set: str, root: Root, split_number: int, missing: Missing
 
     def holds(folder: Path) -> bool:
         classes = (e for e in os.scandir(folder) if e.is_dir() and _WNID.fullmatch(e.name))
-        return any(common.is_image(e.name) for c in classes for e in os.scandir(c.path))
+        return any(common.is_media(e.name, IMAGE_SUFFIXES) for c in classes for e in os.scandir(c.path))
 
     base = common.find_folder(home, holds, "folder whose sub-folders are WordNet ids (n01443537) and hold images")
     names = _class_names(home)
@@ -166,12 +181,98 @@ def _val(number: int) -> str:
 
 def _meta(path: Path) -> list[tuple[int, str, str]]:
     """Number, wnid and words of each class of the development kit."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
-    try:
-        table = loadmat(path, squeeze_me=True)["synsets"]
-        columns = [table[name].ravel().tolist() for name in ("ILSVRC2012_ID", "WNID", "words")]
-    except (OSError, ValueError, KeyError, IndexError, TypeError, MatReadError) as error:
-        raise DataError(f"{path}: not the development kit's table of classes ({error})") from None
-    return [(int(number), str(wnid), str(words)) for number, wnid, words in zip(*columns, strict=True)]
+    def read(data: Any) -> list[tuple[int, str, str]]:
+        columns = [data["synsets"][name].ravel().tolist() for name in ("ILSVRC2012_ID", "WNID", "words")]
+        return [(int(number), str(wnid), str(words)) for number, wnid, words in zip(*columns, strict=True)]
+
+    return common.read_mat(path, "the development kit's table of classes", read)
+
+
+@checked
+def imagenet9(
+    root: Root,
+    *,
+    split_number: int = 1,
+    missing: Missing = "error",
+    train_variant: Variant = "original",
+    splits: Literal["official", "linear"] = "official",
+    seed: int = common.SPLIT_SEED,
+    files: str | None = None,
+) -> LayoutResult:
+    """ImageNet-9, the Background Challenge (Xiao et al. 2021): nine classes, backgrounds kept, removed or swapped.
+
+    A folder that holds those of the variants that are there, wherever below it: ``<variant>/{train,val}/<class>/*``.
+
+    Expected: ``original``, ``mixed_same``, ``mixed_rand``, ``mixed_next``, ``only_fg``, ``no_fg``, ``only_bg_b`` and
+    ``only_bg_t``, together or in folders of their own (``bg_challenge/``), with class folders such as "00_dog" and
+    "02_wheeled vehicle". ``label`` is one of the nine words of ``IMAGENET9_CLASSES``, ``label.variant`` the variant.
+    The ``val`` folders are the split ``test``; ``train`` of one variant is ``train``, of the others it stays out, since
+    methods must be told which background they may learn from. ``group`` is the ImageNet image that a picture's
+    foreground (or only background) comes from, equal over variants: pair by it.
+
+    Complete data has 45,405 train images in ``original`` (9 × 5,045) and 4,050 test images in each variant.
+
+    Args:
+        root: the folder.
+        split_number: 1, the only one.
+        missing: kept for all layouts; folders list what there is, so nothing can be missing.
+        train_variant: whose ``train`` folder is the split ``train``.
+        splits: ``linear`` draws 5 % of ``train`` as ``val``, for choosing the linear head (docs/methods/evaluation.md,
+            Transfer sets).
+        seed: of that draw.
+        files: a folder; masks of the ``original`` images are written below it as ``masks/…`` (``file.mask``), where
+            ``only_fg`` holds the same picture: its pixels with all three channels above 0 (docs/methods/evaluation.md,
+            Localisation).
+            Without it ``file.foreground`` names that picture.
+    Raises: UsageError for another split or variant; DataError where no variant is there, or a class is none of nine.
+    """
+    home = common.home_of("ImageNet-9", root, split_number)
+    entries: list[Entry] = []
+    notices: list[str] = []
+    parts = _variant_folders(home, notices)
+    foregrounds = {
+        part: common.image_files(folder, home) for (variant, part), folder in parts.items() if variant == "only_fg"
+    }
+    for (variant, part), folder in parts.items():
+        if part == "train" and variant != train_variant:
+            continue
+        place = Path(os.path.relpath(folder, home)).as_posix()
+        for path in sorted(common.image_files(folder).paths):
+            found = _IMAGE.search(path.rpartition("/")[2])
+            cut = foregrounds[part].find(path) if variant == "original" and part in foregrounds else None
+            label = _class_of(folder / path, path)
+            split = "train" if part == "train" else "test"
+            group = found[0] if found else ""
+            entries.append(
+                Entry(path, f"{place}/{path}", split, label, group, {"variant": variant}, {"foreground": cut})
+            )
+    result = common.assemble("ImageNet-9", home, home, entries, missing=missing, notices=notices, noun="images")
+    if files is not None:
+        result = add_masks_from(result, "foreground", lambda pixels: np.all(pixels > 0, axis=2), files)
+    if splits == "linear":
+        result = common.draw_validation(result, 5, 100, seed=seed, what="ImageNet-9")
+    return result
+
+
+def _variant_folders(home: Path, notices: list[str]) -> dict[tuple[str, str], Path]:
+    """The folders by variant and part, in the order of ``IMAGENET9_VARIANTS``."""
+    found: dict[tuple[str, str], Path] = {}
+    inside = (*IMAGENET9_VARIANTS, *_PARTS)
+    for folder in common.folders(home, lambda f: f == home or f.name not in inside):
+        for variant, part in product(IMAGENET9_VARIANTS, _PARTS):
+            path = folder / variant / part
+            if path.is_dir() and found.setdefault((variant, part), path) != path:
+                notices.append(f"{path} left out: {found[variant, part]} is the same part")
+    if not found:
+        raise DataError(f"{home}: found none of {', '.join(IMAGENET9_VARIANTS)} with train or val in it, here or below")
+    return {key: found[key] for key in product(IMAGENET9_VARIANTS, _PARTS) if key in found}
+
+
+def _class_of(full: Path, path: str) -> str:
+    match = _CLASS.fullmatch(path.split("/")[0])
+    label = dict(enumerate(IMAGENET9_CLASSES)).get(int(match[1])) if match else None
+    if match is None or label is None or label not in match[2]:
+        classes = ", ".join(IMAGENET9_CLASSES)
+        raise DataError(f"{full}: expected it in a folder such as 00_dog; the classes are {classes}")
+    return label

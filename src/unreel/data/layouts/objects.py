@@ -64,12 +64,9 @@ def add_boxes(result: LayoutResult, objects: Mapping[str, Objects], files: Path)
         files: the folder to write to.
     """
     manifest = result.manifest
-    known = [row.path for row in manifest if row.path in objects]
-    names = {
-        path: Path(os.path.relpath(os.path.join(manifest.root, path), os.path.abspath(files))).as_posix()
-        for path in known
-    }
-    every = {p: objects[p] for p in known}
+    every = {row.path: objects[row.path] for row in manifest if row.path in objects}
+    here = os.path.abspath(files)
+    names = {p: Path(os.path.relpath(os.path.join(manifest.root, p), here)).as_posix() for p in every}
     columns = {
         "boxes": {names[p]: boxes_to_shares(o.rectangles, o.size, areas=o.areas) for p, o in every.items()},
         "objects": {names[p]: boxes_to_shares(o.rectangles, o.size, margin=0, min_scale=0) for p, o in every.items()},
@@ -205,9 +202,9 @@ def read_voc_objects(path: Path, *, one_based: bool = True, difficult: bool = Fa
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise DataError(f"{path}: not readable as XML ({error})") from None
-    size = (_whole(root, "size/height", path), _whole(root, "size/width", path))
-    if min(size) < 1:
-        raise DataError(f"{path}: gives the image {size[1]} × {size[0]} px")
+    height, width = (int(_number(root, f"size/{name}", path)) for name in ("height", "width"))
+    if min(height, width) < 1:
+        raise DataError(f"{path}: gives the image {width} × {height} px")
     kept, names, left_out = [], [], 0
     for item in root.findall("object"):
         if not difficult and (item.findtext("difficult") or "0").strip() == "1":
@@ -221,7 +218,7 @@ def read_voc_objects(path: Path, *, one_based: bool = True, difficult: bool = Fa
         kept.append([x1 - first, y1 - first, x2 - x1 + first, y2 - y1 + first])
         names.append(name)
     rectangles = np.array(kept, dtype=np.float64).reshape(-1, 4)
-    return Objects(rectangles, tuple(names), size, left_out=left_out)
+    return Objects(rectangles, tuple(names), (height, width), left_out=left_out)
 
 
 def _number(item: Any, name: str, path: Path) -> float:
@@ -230,7 +227,3 @@ def _number(item: Any, name: str, path: Path) -> float:
         return float(text)
     except (TypeError, ValueError):
         raise DataError(f"{path}: expected a number in <{name}>, found {text!r}") from None
-
-
-def _whole(item: Any, name: str, path: Path) -> int:
-    return int(_number(item, name, path))

@@ -63,10 +63,9 @@ def voc(
             row = pictures.find(f"{name}.jpg")
             # Test lists may name images whose annotations are kept back.
             objects = read_voc_objects(file, one_based=one_based, difficult=difficult) if file.is_file() else None
-            labels = dict(objects.labels) if objects is not None else {}
+            labels = objects.labels if objects is not None else {}
             extra = {"segmentation": outlines.find(f"{name}.png")}
-            shown = f"{base.name}/{name}"
-            entries.append(Entry(shown, row, split, labels.pop("label", ""), labels=labels, files=extra))
+            entries.append(Entry(f"{base.name}/{name}", row, split, "", labels=labels, files=extra))
             if row is not None and objects is not None:
                 found[row] = objects
     result = common.assemble("VOC", home, home, entries, missing=missing, noun="images")
