@@ -18,9 +18,8 @@ import numpy as np
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from unreel.core.checks import Amount, Count, Positive, checked
+from unreel.core.checks import Amount, Count, Positive, Range, checked
 from unreel.core.errors import UsageError
-from unreel.core.settings import Range
 from unreel.media.decoder import NoStreamError, Path, TooShortError, TruncatedError, UnreadableError
 from unreel.media.source import Source, opened
 
