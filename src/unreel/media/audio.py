@@ -15,6 +15,7 @@ from math import gcd
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from av.container import InputContainer
 from av.stream import Disposition
 from numpy.typing import NDArray
 
@@ -114,7 +115,7 @@ class AudioDecoder:
         return Sound(samples[wanted - first], wanted / self.rate_hz)
 
     def _open(self, path: Path) -> Any:
-        return opened(path, self.max_seconds, self.max_packets, partial(_AudioSource, track=self.track))
+        return opened(path, self.max_seconds, self.max_packets, partial(_choose, track=self.track))
 
     def _between(self, source: Source, first: int, stop: int) -> NDArray[np.float32]:
         """Samples first … stop − 1 of the grid."""
@@ -145,23 +146,17 @@ class AudioDecoder:
         return found[at : at + stop - first]
 
 
-class _AudioSource(Source):
-    """An open file with one of its audio tracks."""
-
-    def __init__(self, path: str, budget: Any, *, track: int | None) -> None:
-        self._track = track
-        super().__init__(path, budget)
-
-    def _choose(self) -> Any:
-        tracks = self.container.streams.audio
-        if not tracks:
-            kinds = sorted({str(s.type) for s in self.container.streams})
-            raise NoStreamError(self.path, f"no audio stream (streams found: {', '.join(kinds) or 'none'})")
-        if self._track is None:
-            return max(tracks, key=lambda s: bool(s.disposition & Disposition.default))
-        if self._track >= len(tracks):
-            raise NoStreamError(self.path, f"no audio track {self._track}; it has {len(tracks)}, counted from 0")
-        return tracks[self._track]
+def _choose(path: str, container: InputContainer, *, track: int | None) -> Any:
+    """The audio track of this number, or the one that a player takes."""
+    tracks = container.streams.audio
+    if not tracks:
+        kinds = sorted({str(s.type) for s in container.streams})
+        raise NoStreamError(path, f"no audio stream (streams found: {', '.join(kinds) or 'none'})")
+    if track is None:
+        return max(tracks, key=lambda s: bool(s.disposition & Disposition.default))
+    if track >= len(tracks):
+        raise NoStreamError(path, f"no audio track {track}; it has {len(tracks)}, counted from 0")
+    return tracks[track]
 
 
 class _Track:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
 from av.stream import Disposition
@@ -22,6 +22,9 @@ from unreel.media.decoder import (
     UnreadableError,
 )
 from unreel.media.signature import VIDEO_SUFFIXES, head_of, suffix_of
+
+Chooser: TypeAlias = Callable[[str, av.container.InputContainer], Any]
+"""A file's path and the open file to the track that is read."""
 
 # Codecs whose decoder refuses a damaged picture if told to; else it leaves the rest of it as an earlier one was.
 _STRICT = frozenset({"mjpeg"})
@@ -61,15 +64,28 @@ class Budget:
         )
 
 
+def choose_video(path: str, container: av.container.InputContainer) -> Any:
+    """The video track that a player shows: the first that is switched on (mov, mp4) or flagged as default (mkv).
+
+    Raises: NoStreamError where there is none, or nothing but cover pictures.
+    """
+    tracks = [s for s in container.streams.video if not s.disposition & _COVERS]
+    if not tracks:
+        kinds = sorted({str(s.type) for s in container.streams if s.type != "video"})
+        covers = ["a cover picture"] if container.streams.video else []
+        raise NoStreamError(path, f"no video stream (streams found: {', '.join(kinds + covers) or 'none'})")
+    return max(tracks, key=lambda s: bool(s.disposition & Disposition.default))  # the first of equals
+
+
 class Source:
-    """An open file with the video track that a player shows, and one decoder thread.
+    """An open file with one of its tracks, which ``choose`` chooses, and one decoder thread.
 
     Packets carry their place in the file as presentation time into the decoder, so that a frame's ``pts`` is the
     place of the packet it came from, whatever times the file gives.
     """
 
-    def __init__(self, path: str, budget: Budget) -> None:
-        self.path, self.budget = path, budget
+    def __init__(self, path: str, budget: Budget, choose: Chooser = choose_video) -> None:
+        self.path, self.budget, self._choose = path, budget, choose
         self.faults: list[int] = []  # places of packets that the decoder refused, and of frames that it patched up
         self.refused: frozenset[int] = frozenset()  # places of packets that never reach the decoder
         self._open()
@@ -86,7 +102,7 @@ class Source:
             metadata_errors="replace",
         )
         try:
-            self.stream = self._choose()
+            self.stream = self._choose(self.path, self.container)
             context = self.stream.codec_context
             if context is None:
                 raise UnreadableError(
@@ -101,19 +117,6 @@ class Source:
         except BaseException:
             self.container.close()
             raise
-
-    def _choose(self) -> Any:
-        """The video track that a player shows: the first that is switched on (mov, mp4) or flagged as default (mkv).
-
-        Raises: NoStreamError where there is none, or nothing but cover pictures.
-        """
-        tracks = [s for s in self.container.streams.video if not s.disposition & _COVERS]
-        if not tracks:
-            kinds = sorted({str(s.type) for s in self.container.streams if s.type != "video"})
-            covers = ["a cover picture"] if self.container.streams.video else []
-            found = ", ".join(kinds + covers) or "none"
-            raise NoStreamError(self.path, f"no video stream (streams found: {found})")
-        return max(tracks, key=lambda s: bool(s.disposition & Disposition.default))  # the first of equals
 
     def close(self) -> None:
         self.container.close()
@@ -192,10 +195,8 @@ def file_place(packet: av.Packet[Any]) -> tuple[int, int]:
 
 
 @contextmanager
-def opened(
-    path: Path, max_seconds: float, max_packets: int, make: Callable[[str, Budget], Source] | None = None
-) -> Iterator[Source]:
-    """Open a file (``make``: for another track than the video's); what FFmpeg reports leaves as a MediaError."""
+def opened(path: Path, max_seconds: float, max_packets: int, choose: Chooser = choose_video) -> Iterator[Source]:
+    """Open a file at one of its tracks; what FFmpeg reports leaves as a MediaError."""
     name = os.fspath(path)
     try:
         size = os.stat(name).st_size
@@ -209,7 +210,7 @@ def opened(
         raise TruncatedError(name, "the file is empty (0 bytes)")
     budget = Budget(name, max_seconds, max_packets)
     try:
-        source = (make or Source)(name, budget)
+        source = Source(name, budget, choose)
         try:
             yield source
         finally:

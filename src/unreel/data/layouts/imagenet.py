@@ -231,22 +231,18 @@ def imagenet9(
     entries: list[Entry] = []
     notices: list[str] = []
     parts = _variant_folders(home, notices)
-    foregrounds = {
-        part: common.image_files(folder, home) for (variant, part), folder in parts.items() if variant == "only_fg"
-    }
     for (variant, part), folder in parts.items():
         if part == "train" and variant != train_variant:
             continue
         place = Path(os.path.relpath(folder, home)).as_posix()
+        cut_out = parts.get(("only_fg", part)) if variant == "original" else None
+        foregrounds = common.image_files(cut_out, home) if cut_out is not None else None
+        split = "train" if part == "train" else "test"
         for path in sorted(common.image_files(folder).paths):
             found = _IMAGE.search(path.rpartition("/")[2])
-            cut = foregrounds[part].find(path) if variant == "original" and part in foregrounds else None
-            label = _class_of(folder / path, path)
-            split = "train" if part == "train" else "test"
-            group = found[0] if found else ""
-            entries.append(
-                Entry(path, f"{place}/{path}", split, label, group, {"variant": variant}, {"foreground": cut})
-            )
+            extra = {"foreground": foregrounds.find(path)} if foregrounds is not None else {}
+            label, group, labels = _class_of(folder / path, path), found[0] if found else "", {"variant": variant}
+            entries.append(Entry(path, f"{place}/{path}", split, label, group, labels, extra))
     result = common.assemble("ImageNet-9", home, home, entries, missing=missing, notices=notices, noun="images")
     if files is not None:
         result = add_masks_from(result, "foreground", lambda pixels: np.all(pixels > 0, axis=2), files)
