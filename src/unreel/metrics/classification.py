@@ -29,14 +29,17 @@ class ConfusionMatrix(NamedTuple):
         return shares
 
 
+def _pair(predictions: object, labels: object) -> tuple[NDArray[Any], NDArray[Any]]:
+    truth = labels_of(labels, "labels")
+    return labels_of(predictions, "predictions", length=len(truth)), truth
+
+
 def correct(predictions: object, labels: object) -> NDArray[np.float64]:
     """1.0 where the prediction is the label, else 0.0: (n,).
 
     Raises: UsageError for empty input, shapes other than (n,), or different lengths.
     """
-    truth = labels_of(labels, "labels")
-    guess = labels_of(predictions, "predictions", length=len(truth))
-    a, b = codes_of(guess, truth)
+    a, b = codes_of(*_pair(predictions, labels))
     same: NDArray[np.float64] = (a == b).astype(np.float64)
     return same
 
@@ -84,8 +87,7 @@ def confusion_matrix(predictions: object, labels: object, *, classes: object | N
         classes: rows and columns, in this order; default: every class seen in either, sorted.
     Raises: UsageError also when a label or prediction is not in ``classes``.
     """
-    truth = labels_of(labels, "labels")
-    guess = labels_of(predictions, "predictions", length=len(truth))
+    guess, truth = _pair(predictions, labels)
     codes_of(truth, guess)  # refuses text compared with numbers
     names = np.unique(np.concatenate([truth, guess])) if classes is None else labels_of(classes, "classes")
     known, row, column = codes_of(names, truth, guess)
@@ -109,8 +111,7 @@ def balanced_accuracy(predictions: object, labels: object) -> float:
 
 def macro_f1(predictions: object, labels: object) -> float:
     """Mean F1 over the classes seen in labels or predictions; a class never found counts 0."""
-    truth = labels_of(labels, "labels")
-    guess = labels_of(predictions, "predictions", length=len(truth))
     from sklearn.metrics import f1_score
 
-    return float(f1_score(*codes_of(truth, guess), average="macro"))
+    guess, truth = codes_of(*_pair(predictions, labels))
+    return float(f1_score(truth, guess, average="macro"))

@@ -5,7 +5,7 @@ Ties are broken by the lower gallery row, so that a result never depends on bloc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -66,9 +66,11 @@ def _features(values: object, name: str) -> Tensor:
 
 
 class _Space:
-    """Similarities of prepared queries and gallery rows; higher is nearer."""
+    """Similarities of prepared queries and gallery rows; higher is nearer. ``apart``: what a pair must not share."""
 
-    def __init__(self, queries: object, gallery: object, similarity: Similarity) -> None:
+    def __init__(
+        self, queries: object, gallery: object, similarity: Similarity, apart: Mapping[str, tuple[object, object]]
+    ) -> None:
         self.queries, self.gallery = _features(queries, "queries"), _features(gallery, "gallery")
         if self.queries.shape[1] != self.gallery.shape[1]:
             raise UsageError(
@@ -88,29 +90,27 @@ class _Space:
         elif similarity != "dot":
             raise UsageError(f"similarity: expected 'cosine', 'dot' or 'euclidean', got {similarity!r}")
 
+        self.codes: list[tuple[Tensor, Tensor]] = []
+        for name, (of_queries, of_gallery) in apart.items():
+            if (of_queries is None) != (of_gallery is None):
+                raise UsageError(f"exclusion by {name} needs both query_{name} and gallery_{name}")
+            if of_queries is not None:
+                self.codes.append(self.same(name, of_queries, of_gallery))
+
+    def same(self, name: str, of_queries: object, of_gallery: object) -> tuple[Tensor, Tensor]:
+        """One integer for each value of a pair's ``name``, (Q,) and (G,)."""
+        a, b = codes_of(
+            labels_of(of_queries, f"query_{name}", length=len(self.queries)),
+            labels_of(of_gallery, f"gallery_{name}", length=len(self.gallery)),
+        )
+        return torch.from_numpy(a).to(self.queries.device), torch.from_numpy(b).to(self.queries.device)
+
     def block(self, rows: slice, columns: slice) -> Tensor:
         block = self.queries[rows] @ self.gallery[columns].T
         return block if self.offset is None else block + self.offset[columns]
 
-
-class _Exclusion:
-    """Which gallery rows a query must not find: those that share its source or its group."""
-
-    def __init__(self, space: _Space, pairs: Sequence[tuple[str, object | None, object | None]]) -> None:
-        self.codes: list[tuple[Tensor, Tensor]] = []
-        device = space.queries.device
-        for name, of_queries, of_gallery in pairs:
-            if (of_queries is None) != (of_gallery is None):
-                raise UsageError(f"exclusion by {name} needs both query_{name} and gallery_{name}")
-            if of_queries is None:
-                continue
-            a, b = codes_of(
-                labels_of(of_queries, f"query_{name}", length=len(space.queries)),
-                labels_of(of_gallery, f"gallery_{name}", length=len(space.gallery)),
-            )
-            self.codes.append((torch.from_numpy(a).to(device), torch.from_numpy(b).to(device)))
-
-    def mask(self, rows: slice, columns: slice) -> Tensor | None:
+    def excluded(self, rows: slice, columns: slice) -> Tensor | None:
+        """Which gallery rows a query must not find: those that share its source or its group."""
         masks = [a[rows, None] == b[None, columns] for a, b in self.codes]
         return torch.stack(masks).any(0) if masks else None
 
@@ -118,11 +118,6 @@ class _Exclusion:
 def _slices(total: int, size: int) -> Iterator[slice]:
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))
-
-
-def _rows_of_whole_gallery(space: _Space) -> int:
-    """Queries at once where each needs its whole row: as many similarities as in a block of the search."""
-    return max(1, _QUERY_ROWS * _GALLERY_ROWS // (2 * len(space.gallery)))
 
 
 def _sorted_by_value_then_index(values: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -161,17 +156,16 @@ def _top_k(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, columns
 
 
-def _search(space: _Space, exclusion: _Exclusion, k: int) -> Neighbours:
+def _search(space: _Space, k: int) -> Neighbours:
     num_queries, num_gallery = len(space.queries), len(space.gallery)
     if not 1 <= k <= num_gallery:
         raise UsageError(f"k: expected 1 to {num_gallery} (the size of the gallery), got {k}")
-    all_indices: list[Tensor] = []
-    all_values: list[Tensor] = []
+    found: list[tuple[Tensor, Tensor]] = []
     for rows in _slices(num_queries, _QUERY_ROWS):
         best: tuple[Tensor, Tensor] | None = None
         for columns in _slices(num_gallery, _GALLERY_ROWS):
             block = space.block(rows, columns)
-            mask = exclusion.mask(rows, columns)
+            mask = space.excluded(rows, columns)
             if mask is not None:
                 block.masked_fill_(mask, -torch.inf)
             values, indices = _top_k(block, k)
@@ -181,9 +175,8 @@ def _search(space: _Space, exclusion: _Exclusion, k: int) -> Neighbours:
                 values, indices = _sorted_by_value_then_index(values, indices, k)
             best = values, indices
         assert best is not None
-        all_values.append(best[0])
-        all_indices.append(best[1].masked_fill(best[0] == -torch.inf, -1))
-    return Neighbours(torch.cat(all_indices).cpu().numpy(), torch.cat(all_values).to(torch.float32).cpu().numpy())
+        found.append((best[1].masked_fill(best[0] == -torch.inf, -1), best[0].to(torch.float32)))
+    return Neighbours(*(torch.cat(column).cpu().numpy() for column in zip(*found, strict=True)))
 
 
 def nearest(
@@ -206,9 +199,8 @@ def nearest(
         query_groups, gallery_groups: nor are rows of the same group (patient, scene).
     Raises: UsageError for wrong shapes, features that are not finite, or k outside 1…G.
     """
-    space = _Space(queries, gallery, similarity)
-    exclusion = _Exclusion(space, [("ids", query_ids, gallery_ids), ("groups", query_groups, gallery_groups)])
-    return _search(space, exclusion, k)
+    apart = {"ids": (query_ids, gallery_ids), "groups": (query_groups, gallery_groups)}
+    return _search(_Space(queries, gallery, similarity, apart), k)
 
 
 def retrieval_outcomes(
@@ -234,44 +226,18 @@ def retrieval_outcomes(
     """
     if not ks:
         raise UsageError("ks: name at least one k")
-    space = _Space(queries, gallery, similarity)
-    exclusion = _Exclusion(space, [("ids", query_ids, gallery_ids), ("groups", query_groups, gallery_groups)])
-    a, b = codes_of(
-        labels_of(query_labels, "query_labels", length=len(space.queries)),
-        labels_of(gallery_labels, "gallery_labels", length=len(space.gallery)),
-    )
-    found = _search(space, exclusion, max(ks)) if found is None else found
-    relevant = (b[found.indices] == a[:, None]) & (found.indices >= 0)
-    sums = relevant.cumsum(1)
-    device = space.queries.device
-    codes = torch.from_numpy(a).to(device), torch.from_numpy(b).to(device)
-    compared = _relevance(space, exclusion, codes, average_precision=average_precision)
-    return RetrievalOutcomes(
-        {k: (sums[:, k - 1] > 0).astype(np.float64) for k in ks},
-        {k: sums[:, k - 1] / np.maximum(compared.relevant, 1) for k in ks},
-        compared.average_precision,
-        compared.relevant,
-        compared.candidates,
-        found,
-    )
-
-
-class _Relevance(NamedTuple):
-    """Per query: relevant and compared rows, after exclusions, and the average precision where it was asked for."""
-
-    relevant: NDArray[np.int64]
-    candidates: NDArray[np.int64]
-    average_precision: NDArray[np.float64] | None
-
-
-def _relevance(
-    space: _Space, exclusion: _Exclusion, codes: tuple[Tensor, Tensor], *, average_precision: bool
-) -> _Relevance:
+    apart = {"ids": (query_ids, gallery_ids), "groups": (query_groups, gallery_groups)}
+    space = _Space(queries, gallery, similarity, apart)
+    of_queries, of_gallery = space.same("labels", query_labels, gallery_labels)
+    found = _search(space, max(ks)) if found is None else found
+    a, b = of_queries.cpu().numpy(), of_gallery.cpu().numpy()
+    hits = ((b[found.indices] == a[:, None]) & (found.indices >= 0)).cumsum(1)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     everything = slice(0, len(space.gallery))
-    for rows in _slices(len(space.queries), _rows_of_whole_gallery(space)):
-        same = codes[0][rows, None] == codes[1][None]
-        excluded = exclusion.mask(rows, everything)
+    # Each query needs its whole row: as many similarities at once as in a block of the search.
+    for rows in _slices(len(space.queries), max(1, _QUERY_ROWS * _GALLERY_ROWS // (2 * len(space.gallery)))):
+        same = of_queries[rows, None] == of_gallery[None]
+        excluded = space.excluded(rows, everything)
         if excluded is None:
             excluded = torch.zeros_like(same)
         same &= ~excluded
@@ -283,7 +249,14 @@ def _relevance(
             precision = (ranked.cumsum(1) / ranks * ranked).sum(1) / total.clamp(min=1)
         parts.append((total, (~excluded).sum(1), precision))
     relevant, candidates, precisions = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    return _Relevance(relevant, candidates, precisions if average_precision else None)
+    return RetrievalOutcomes(
+        {k: (hits[:, k - 1] > 0).astype(np.float64) for k in ks},
+        {k: hits[:, k - 1] / np.maximum(relevant, 1) for k in ks},
+        precisions if average_precision else None,
+        relevant,
+        candidates,
+        found,
+    )
 
 
 def hit_at_k(
@@ -298,10 +271,8 @@ def hit_at_k(
             ``gallery_groups`` to exclude neighbours of the same source or group, as ``nearest``.
     Returns: in [0, 1]; a query without any relevant gallery row counts 0.
     """
-    found = retrieval_outcomes(
-        queries, gallery, query_labels, gallery_labels, ks=(k,), average_precision=False, **options
-    )
-    return float(found.hits[k].mean())
+    options |= {"ks": (k,), "average_precision": False}
+    return float(retrieval_outcomes(queries, gallery, query_labels, gallery_labels, **options).hits[k].mean())
 
 
 def recall_at_k(
@@ -311,10 +282,8 @@ def recall_at_k(
 
     Equals ``hit_at_k`` where each query has one relevant row, as between modalities. Arguments as ``hit_at_k``.
     """
-    found = retrieval_outcomes(
-        queries, gallery, query_labels, gallery_labels, ks=(k,), average_precision=False, **options
-    )
-    return float(found.recalls[k].mean())
+    options |= {"ks": (k,), "average_precision": False}
+    return float(retrieval_outcomes(queries, gallery, query_labels, gallery_labels, **options).recalls[k].mean())
 
 
 def mean_average_precision(

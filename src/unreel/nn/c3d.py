@@ -79,12 +79,7 @@ class C3D(StagedEncoder):
             steps[stage] = StageStep(channels, stride_t, stride_hw, tuple(layers))
         self.set_steps(steps)
         self.input_spec = input_spec(
-            num_frames=16,
-            size_px=size,
-            in_channels=in_channels,
-            normalization=normalization,
-            min_frames=MIN_FRAMES,
-            dct_highpass=dct_highpass,
+            in_channels, normalization, num_frames=16, size_px=size, min_frames=MIN_FRAMES, dct_highpass=dct_highpass
         )
         he_init_(self)
 

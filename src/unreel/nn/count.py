@@ -25,14 +25,6 @@ def count_parameters(module: nn.Module, trainable_only: bool = True) -> int:
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def _module_macs(module: nn.Module, output: Tensor) -> int:
-    if isinstance(module, _CONVOLUTIONS):
-        return output.numel() * (module.in_channels // module.groups) * math.prod(module.kernel_size)
-    if isinstance(module, nn.Linear):
-        return output.numel() * module.in_features
-    return 0
-
-
 def count_macs(module: nn.Module, shape: tuple[int, ...], *, linear: bool = False) -> int:
     """Multiply–accumulates of one forward pass over one input of ``shape``, (C, T, H, W) for an encoder.
 
@@ -44,7 +36,10 @@ def count_macs(module: nn.Module, shape: tuple[int, ...], *, linear: bool = Fals
 
     def add(m: nn.Module, _: tuple[object, ...], output: Tensor) -> None:
         nonlocal total
-        total += _module_macs(m, output)
+        if isinstance(m, _CONVOLUTIONS):
+            total += output.numel() * (m.in_channels // m.groups) * math.prod(m.kernel_size)
+        elif isinstance(m, nn.Linear):
+            total += output.numel() * m.in_features
 
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.get_default_dtype())

@@ -138,9 +138,7 @@ class R3D(StagedEncoder):
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
             steps[f"res{i + 2}"] = StageStep(channels, 1, stride, (f"layer{i + 1}",))
         self.set_steps(steps)
-        self.input_spec = input_spec(
-            num_frames=16, stride_frames=2, size_px=224, in_channels=in_channels, normalization=normalization
-        )
+        self.input_spec = input_spec(in_channels, normalization, num_frames=16, size_px=224, stride_frames=2)
         if init == "he":
             he_init_(self)
         else:

@@ -118,9 +118,7 @@ class BasicR3D(StagedEncoder):
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
             steps[f"res{i + 2}"] = StageStep(channels, stride, stride, (f"layer{i + 1}",))
         self.set_steps(steps)
-        self.input_spec = input_spec(
-            num_frames=16, size_px=size, in_channels=in_channels, normalization=normalization, dct_highpass=dct_highpass
-        )
+        self.input_spec = input_spec(in_channels, normalization, num_frames=16, size_px=size, dct_highpass=dct_highpass)
         he_init_(self)
 
 

@@ -108,11 +108,11 @@ class SmallR3D(StagedEncoder):
             before = width
         self.set_steps(steps)
         self.input_spec = input_spec(
+            in_channels,
+            normalization,
             num_frames=meant_for[0],
-            stride_frames=2,
             size_px=meant_for[1],
-            in_channels=in_channels,
-            normalization=normalization,
+            stride_frames=2,
             dct_highpass=dct_highpass,
         )
         he_init_(self)

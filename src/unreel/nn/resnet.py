@@ -131,10 +131,7 @@ class ResNet(StagedEncoder):
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
             steps[f"res{i + 2}"] = StageStep(channels, 1, stride, (f"layer{i + 1}",))
         self.set_steps(steps)
-        size_px = 224 if imagenet else 32
-        self.input_spec = input_spec(
-            num_frames=1, size_px=size_px, in_channels=in_channels, normalization=normalization
-        )
+        self.input_spec = input_spec(in_channels, normalization, num_frames=1, size_px=224 if imagenet else 32)
         he_init_(self)
         if zero_init_residual:
             zero_init_residuals_(self)

@@ -21,12 +21,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @checked
 def input_spec(
+    in_channels: int,
+    normalization: Normalization,
     *,
     num_frames: int,
     size_px: int,
     stride_frames: int = 1,
-    in_channels: int = 3,
-    normalization: Normalization = "none",
     min_frames: int = 1,
     dct_highpass: int = 0,
 ) -> InputSpec:

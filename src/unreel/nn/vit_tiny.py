@@ -40,14 +40,7 @@ class TubeletEmbedding(nn.Module):
     """(B, C, T, H, W) to (B, D, ceil(T/t), ceil(H/s), ceil(W/s)) with positions added; s is the patch's stride."""
 
     def __init__(
-        self,
-        *,
-        in_channels: int,
-        dim: int,
-        tubelet: int,
-        patch: int,
-        native: tuple[int, int],
-        positions: Positions,
+        self, *, in_channels: int, dim: int, tubelet: int, patch: int, native: tuple[int, int], positions: Positions
     ) -> None:
         super().__init__()
         self.tubelet, self.patch, self.native, self.positions = tubelet, patch, native, positions
@@ -162,13 +155,9 @@ class TubeletViT(StagedEncoder):
         super().__init__()
         if dim % heads or dim < 6:
             raise UsageError(f"dim must be ≥ 6 and divisible by heads, got {dim} with {heads} heads")
+        native = (-(-num_frames // tubelet), -(-size_px // patch))
         self.embed = TubeletEmbedding(
-            in_channels=in_channels,
-            dim=dim,
-            tubelet=tubelet,
-            patch=patch,
-            native=(-(-num_frames // tubelet), -(-size_px // patch)),
-            positions=positions,
+            in_channels=in_channels, dim=dim, tubelet=tubelet, patch=patch, native=native, positions=positions
         )
         steps = {"embed": StageStep(dim, tubelet, patch)}
         for i in range(1, depth + 1):
@@ -176,11 +165,7 @@ class TubeletViT(StagedEncoder):
             steps[f"block{i}"] = StageStep(dim, 1, 1)
         self.set_steps(steps)
         self.input_spec = input_spec(
-            num_frames=num_frames,
-            stride_frames=2,
-            size_px=size_px,
-            in_channels=in_channels,
-            normalization=normalization,
+            in_channels, normalization, num_frames=num_frames, size_px=size_px, stride_frames=2
         )
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -106,13 +106,6 @@ class _Memory:
     groups: list[int]
 
 
-class _Choice(NamedTuple):
-    """Per row where its background is from: a place in [memory; built], or −1; and what the memory holds after."""
-
-    source: list[int]
-    held: list[int]
-
-
 @checked
 @dataclass(eq=False, kw_only=True)
 class BGMixup:
@@ -200,23 +193,23 @@ class BGMixup:
             clips, masks, group = (all_gather_with_grad(x) for x in (clips, masks, group))
             first, skip = 0, first
         boxes, groups = _boxes(masks.amax(1), self.threshold, group)
+        own = clips.shape[2] == 1 if self.same_video is None else self.same_video
         lanes: dict[int, list[int]] = {}
         for row in range(len(clips)):
             lanes.setdefault((first + row) // self.block, []).append(row)
         for lane, rows in lanes.items():
             if rows[-1] < skip or rows[0] >= skip + len(batch):
                 continue  # a block of other processes
-            slots = [first + row for row in rows]
             built = [
                 row
-                for row, slot in zip(rows, slots, strict=True)
-                if boxes[row] is not None and key.child("build", slot).bernoulli(self.probability)
+                for row in rows
+                if boxes[row] is not None and key.child("build", first + row).bernoulli(self.probability)
             ]
             old = self._memories.get((number, lane))
             known = [] if old is None else old.groups
-            choice = self._choose(rows, slots, built, groups, known, key, moving=clips.shape[2] > 1)
+            sources, held = self._choose(rows, first, built, groups, known, key, own)
             pool = self._pool(clips, boxes, built, old)
-            for row, source in zip(rows, choice.source, strict=True):
+            for row, source in zip(rows, sources, strict=True):
                 if source < 0 or not 0 <= row - skip < len(batch):
                     continue
                 weight = masks[row] if self.mask_mode == "soft" else (masks[row] >= self.threshold).to(clips)
@@ -224,28 +217,22 @@ class BGMixup:
                 partner[row - skip] = FROM_MEMORY if source < len(known) else first + built[source - len(known)]
             if built:
                 whose = [*known, *(groups[row] for row in built)]
-                held = choice.held
                 self._memories[number, lane] = _Memory([pool[i] for i in held], [whose[i] for i in held])
         return replace(view, data=out), partner
 
     def _choose(
-        self,
-        rows: list[int],
-        slots: list[int],
-        built: list[int],
-        groups: list[int],
-        known: list[int],
-        key: Key,
-        *,
-        moving: bool,
-    ) -> _Choice:
-        """Step 4, row by row: a row sees what the rows before it put into the memory."""
+        self, rows: list[int], first: int, built: list[int], groups: list[int], known: list[int], key: Key, own: bool
+    ) -> tuple[list[int], list[int]]:
+        """Step 4, row by row: a row sees what the rows before it put into the memory.
+
+        ``own``: whether a background may be of the row's own group. Returns for each row where its background is from,
+        a place in [memory; built] or −1, and what the memory holds after.
+        """
         whose = [*known, *(groups[row] for row in built)]
         place = {row: len(known) + i for i, row in enumerate(built)}
-        own = not moving if self.same_video is None else self.same_video
-        order = key.child("partner", slots[0]).permutation(len(rows))
+        order = key.child("partner", first + rows[0]).permutation(len(rows))
         held, source = list(range(len(known))), []
-        for i, (row, slot) in enumerate(zip(rows, slots, strict=True)):
+        for i, row in enumerate(rows):
             found = -1
             if row in place:
                 other = place.get(rows[int(order[i])], -1)
@@ -254,11 +241,11 @@ class BGMixup:
                 else:
                     usable = [m for m in held if own or whose[m] != groups[row]]
                     if usable:
-                        found = usable[key.child("memory", slot).integer(0, len(usable))]
+                        found = usable[key.child("memory", first + row).integer(0, len(usable))]
                 held.append(place[row])
                 held = held[-self.memory :] if self.memory else []
             source.append(found)
-        return _Choice(source, held)
+        return source, held
 
     def _pool(
         self, clips: Tensor, boxes: list[Rectangle | None], built: list[int], old: _Memory | None

@@ -124,14 +124,21 @@ class ViewPlan:
         box = torch.tensor([[0, 0, size.width, size.height]], dtype=torch.float32)
         flip = torch.zeros(1, dtype=torch.bool)
         now = size
+
+        def draw_one(op: Operation) -> dict[str, Tensor]:
+            scope: str | int = "shared" if op.name in self.shared else view
+            drawn = op.draw(key.child(scope, op.name), now, sidecars)
+            values.update({f"{op.name}.{k}": v for k, v in drawn.items()})
+            return drawn
+
         for op in self._source[view]:
-            drawn = self._draw_one(op, key, view, now, sidecars, values)
+            drawn = draw_one(op)
             inner, corner = drawn["box"], box[:, :2]
             scale = (box[:, 2:] - box[:, :2]) / torch.tensor([now.width, now.height])
             box = torch.cat([corner + inner[:, :2] * scale, corner + inner[:, 2:] * scale], 1)
             now = op.output_size(drawn, now)
         for other in self._device[view]:
-            drawn = self._draw_one(other, key, view, now, sidecars, values)
+            drawn = draw_one(other)
             if isinstance(other, HorizontalFlip):
                 flip = flip ^ drawn["apply"]
         values["geometry.box"] = box
@@ -139,20 +146,6 @@ class ViewPlan:
         values["geometry.size"] = torch.tensor([[now.height, now.width]])
         values["geometry.flip"] = flip
         return ViewParams(values, self.shared)
-
-    def _draw_one(
-        self,
-        op: Operation,
-        key: Key,
-        view: int,
-        size: FrameSize,
-        sidecars: Mapping[str, object],
-        values: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
-        scope: str | int = "shared" if op.name in self.shared else view
-        drawn = op.draw(key.child(scope, op.name), size, sidecars)
-        values.update({f"{op.name}.{k}": v for k, v in drawn.items()})
-        return drawn
 
     def crop(self, view: int, frames: Tensor, params: ViewParams) -> Tensor:
         """Crop and resize decoded frames (T, H, W, C) uint8 to the view's size (T, h, w, C) uint8, contiguous.

@@ -6,22 +6,10 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias, TypeVar
 
 from unreel.core.checks import Count, Range, checked
 from unreel.core.errors import UsageError
+from unreel.views import operations as ops
 from unreel.views.color import ContrastPivot, SaturationMode
 from unreel.views.geometry import Padding
 from unreel.views.operation import Operation
-from unreel.views.operations import (
-    CenterCrop,
-    ChannelReplication,
-    ColorJitter,
-    CropSampler,
-    GaussianBlur,
-    Grayscale,
-    HorizontalFlip,
-    RandomCrop,
-    RandomResizedCrop,
-    Resize,
-    Solarize,
-)
 from unreel.views.plan import ViewPlan
 
 ViewPreset: TypeAlias = Literal["paper", "release", "occon", "mocov2", "crop_only", "none"]
@@ -39,7 +27,7 @@ class _Defaults(NamedTuple):
     crop_area_min: float = 0.3
     crop_aspect_min: float = 0.5
     crop_aspect_max: float = 2.0
-    crop_sampler: CropSampler = "tf"
+    crop_sampler: ops.CropSampler = "tf"
     color: float = 0.8  # brightness, contrast and saturation at jitter strength 1
     hue: float = 0.2
     contrast_pivot: ContrastPivot = "clip"
@@ -71,7 +59,7 @@ def view_plan(
     crop_area_max: Annotated[float, Range(ge=0, le=1)] = 1.0,
     crop_aspect_min: Annotated[float, Range(gt=0)] | None = None,
     crop_aspect_max: Annotated[float, Range(gt=0)] | None = None,
-    crop_sampler: CropSampler | None = None,
+    crop_sampler: ops.CropSampler | None = None,
     antialias: bool | None = None,
     flip_p: Annotated[float, Range(ge=0, le=1)] = 0.5,
     jitter_p: Annotated[float, Range(ge=0, le=1)] = 0.8,
@@ -126,10 +114,10 @@ def view_plan(
     """
     smooth = preset != "release" if antialias is None else antialias
     if preset == "none":
-        still: list[Operation] = [Resize(short_side_px=size, antialias=smooth), CenterCrop(size)]
+        still: list[Operation] = [ops.Resize(short_side_px=size, antialias=smooth), ops.CenterCrop(size)]
         return ViewPlan([still] * num_views)
     usual = _IMAGE_PRESETS.get(preset, _Defaults())
-    crop = RandomResizedCrop(
+    crop = ops.RandomResizedCrop(
         size,
         (_or(crop_area_min, usual.crop_area_min), crop_area_max),
         (_or(crop_aspect_min, usual.crop_aspect_min), _or(crop_aspect_max, usual.crop_aspect_max)),
@@ -139,7 +127,7 @@ def view_plan(
     )
     if preset == "crop_only":
         return ViewPlan([[crop]] * num_views)
-    jitter = ColorJitter(
+    jitter = ops.ColorJitter(
         jitter_p,
         brightness=_or(brightness, usual.color * jitter_strength),
         contrast=_or(contrast, usual.color * jitter_strength),
@@ -156,13 +144,13 @@ def view_plan(
         p_blur = _or(blur_p, _RELEASE_BLUR[min(view, 1)] if release else usual.blur_p)
         p_solarize = _or(solarize_p, _RELEASE_SOLARIZE[min(view, 1)] if release else 0.0)
         padding = _or(blur_padding, usual.blur_padding)
-        blur = GaussianBlur(p_blur, (blur_sigma_min, blur_sigma_max), padding=padding, consistent=consistent)
+        blur = ops.GaussianBlur(p_blur, (blur_sigma_min, blur_sigma_max), padding=padding, consistent=consistent)
         rest: list[tuple[float, Operation]] = [
-            (flip_p, HorizontalFlip(flip_p, consistent=consistent)),
+            (flip_p, ops.HorizontalFlip(flip_p, consistent=consistent)),
             (jitter_p, jitter),
-            (gray_p, Grayscale(gray_p, consistent=consistent)),
+            (gray_p, ops.Grayscale(gray_p, consistent=consistent)),
             (p_blur, blur),
-            (p_solarize, Solarize(p_solarize, solarize_threshold, consistent=consistent)),
+            (p_solarize, ops.Solarize(p_solarize, solarize_threshold, consistent=consistent)),
         ]
         pipelines.append([crop, *(op for p, op in rest if p > 0)])
     return ViewPlan(pipelines)
@@ -212,16 +200,16 @@ def snippet_views(
     if resize is not None and size > min(resize):
         raise UsageError(f"snippet_views: a crop of {size} px does not fit the resized frame of {resize} (high, wide)")
     steady = color_per != "frame"
-    cut: Operation = CenterCrop(size) if crop == "center" else RandomCrop(size, consistent=crop_per != "frame")
-    jitter = ColorJitter(jitter_p, brightness, contrast, saturation, hue, consistent=steady)
+    cut: Operation = ops.CenterCrop(size) if crop == "center" else ops.RandomCrop(size, consistent=crop_per != "frame")
+    jitter = ops.ColorJitter(jitter_p, brightness, contrast, saturation, hue, consistent=steady)
     colors: list[tuple[float, Operation]] = [
         (jitter_p, jitter),
-        (gray_p, Grayscale(gray_p, consistent=steady)),
-        (channel_p, ChannelReplication(channel_p, consistent=steady)),
+        (gray_p, ops.Grayscale(gray_p, consistent=steady)),
+        (channel_p, ops.ChannelReplication(channel_p, consistent=steady)),
     ]
     used = [op for p, op in colors if p > 0]
-    flip = [HorizontalFlip(flip_p)] if flip_p > 0 else []
-    pipeline = [*([] if resize is None else [Resize(resize, antialias=antialias)]), cut, *flip, *used]
+    flip = [ops.HorizontalFlip(flip_p)] if flip_p > 0 else []
+    pipeline = [*([] if resize is None else [ops.Resize(resize, antialias=antialias)]), cut, *flip, *used]
     shared = [op.name for op in used] if color_per == "tuple" else []
     shared += [cut.name] if crop_per == "tuple" else []
     shared += [op.name for op in flip] if flip_per == "tuple" else []
