@@ -21,8 +21,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @checked
 def input_spec(
-    in_channels: int,
-    normalization: Normalization,
+    in_channels: int = 3,
+    normalization: Normalization = "none",
     *,
     num_frames: int,
     size_px: int,
