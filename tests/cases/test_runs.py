@@ -21,7 +21,7 @@ from unreel.cli.main import main
 from unreel.core.errors import DataError
 from unreel.core.files import BusyError, check_folder, claimed
 from unreel.data import workers as workers_module
-from unreel.data.workers import WorkerDiedError, WorkerPool, WorkerStalledError, WorkerTrouble, isolate, run_guarded
+from unreel.data.workers import WorkerDiedError, WorkerPool, WorkerStalledError, isolate, run_guarded
 from unreel.media import ReadTimeoutError
 from unreel.media.source import Budget
 from unreel.nn import create_encoder, save_encoder
@@ -117,32 +117,29 @@ def _kill_by(number: int) -> Callable[[], None]:
     return how
 
 
-def _guarded(job: Callable[[int, Any], int], troubles: list[WorkerTrouble]) -> list[int]:
-    return list(
-        run_guarded(lambda: WorkerPool(job, 1, timeout_s=30), lambda done: range(done, 6), troubles.append)
-    )  # fmt: skip
+def _guarded(job: Callable[[int, Any], int], **options: Any) -> dict[str, str]:
+    """What is blamed for the trouble; all tasks are done."""
+    blamed: dict[str, str] = {}
+    options |= {"workers": 1, "quarantine": blamed, "timeout_s": 30}
+    tasks = run_guarded(job, lambda done: range(done, 6), lambda row: f"{row}.mp4", **options)
+    assert list(tasks) == list(range(6))
+    return blamed
 
 
 @pytest.mark.parametrize("number", OUTSIDE)
 def test_a_worker_that_was_ended_is_replaced(number: signal.Signals, tmp_path: Path) -> None:
-    troubles: list[WorkerTrouble] = []
-    assert _guarded(_ending(_kill_by(number), tmp_path / "once"), troubles) == list(range(6))
-    assert troubles == []
+    assert _guarded(_ending(_kill_by(number), tmp_path / "once")) == {}
 
 
 @pytest.mark.parametrize("number", OWN)
 def test_a_worker_that_crashed_points_at_its_file(number: signal.Signals, tmp_path: Path) -> None:
-    troubles: list[WorkerTrouble] = []
-    assert _guarded(_ending(_kill_by(number), tmp_path / "once"), troubles) == list(range(6))
-    (trouble,) = troubles
-    assert isolate(trouble, lambda row: f"{row}.mp4").keys() == {"3.mp4"}
-    assert number.name in str(trouble)
+    blamed = _guarded(_ending(_kill_by(number), tmp_path / "once"))
+    assert blamed.keys() == {"3.mp4"}
+    assert number.name in blamed["3.mp4"]
 
 
 def test_a_library_that_exits_points_at_its_file(tmp_path: Path) -> None:
-    troubles: list[WorkerTrouble] = []
-    assert _guarded(_ending(lambda: os._exit(1), tmp_path / "once"), troubles) == list(range(6))
-    assert isolate(troubles[0], lambda row: f"{row}.mp4").keys() == {"3.mp4"}
+    assert _guarded(_ending(lambda: os._exit(1), tmp_path / "once")).keys() == {"3.mp4"}
 
 
 def test_workers_that_are_ended_again_and_again_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +151,7 @@ def test_workers_that_are_ended_again_and_again_stop_the_run(monkeypatch: pytest
         return task
 
     with pytest.raises(DataError, match=r"ended by SIGTERM.*3 workers so far"):
-        _guarded(job, [])
+        _guarded(job)
 
 
 def _signal_me(task: int, context: Any) -> int:
@@ -162,6 +159,18 @@ def _signal_me(task: int, context: Any) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(os.getpid(), number)
     return os.getpid()
+
+
+def test_files_that_crash_workers_again_and_again_stop_the_run() -> None:
+    def job(task: int, context: Any) -> int:
+        if f"{task}.mp4" not in context.quarantine:
+            context.publish(task)
+            os._exit(1)
+        return task
+
+    assert _guarded(job).keys() == {f"{row}.mp4" for row in range(6)}
+    with pytest.raises(DataError, match=r"crashed 3 times; .*files: 0\.mp4, 1\.mp4, 2\.mp4$"):
+        _guarded(job, most=2)
 
 
 def test_workers_leave_a_groups_signals_to_the_main_process() -> None:

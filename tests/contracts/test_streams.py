@@ -146,7 +146,7 @@ def test_missing_files_are_media_errors(case: Case, rows: Manifest, tmp_path: Pa
         empty.read(0, [case.ask(np.array([0]))])
 
 
-def _read(reader: RowReader, request: Request, row: int, **_: Any) -> Stretch:
+def _read(reader: RowReader, request: Request, row: int, *_: Any) -> Stretch:
     return reader.read(row, [request])[0]
 
 

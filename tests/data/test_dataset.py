@@ -17,6 +17,7 @@ from unreel.data.loader import iterate_evaluation
 from unreel.data.manifest import Manifest, Row
 from unreel.data.rows import AlignedSource, RowReader, _take, read_array
 from unreel.data.sampling import ClipPlan, PairSampler, UniformSampler
+from unreel.data.workers import WorkerContext
 from unreel.media import Decoder, Frames, TooShortError, UnreadableError, VideoInfo
 from unreel.media.write import write_video
 from unreel.views import geometry
@@ -309,7 +310,9 @@ def test_faults_refill_the_slot_in_order_and_are_recorded():
     rows = manifest("bad1.mp4", "late2.mp4", "video3.mp4", "video4.mp4")
     dataset = ClipDataset(rows, PairSampler(4, 2), WholeFrames(), decoder=MemoryDecoder())
     seen: list[int] = []
-    sample = dataset.fill(Ticket(2, 17, 0, (1, 2, 3)), publish=seen.append)
+    context = WorkerContext()
+    context.publish = seen.append
+    sample = dataset.fill(Ticket(2, 17, 0, (1, 2, 3)), context)
     assert sample.row == 2
     assert seen == [0, 1, 2]
     assert [(f.path, f.cause, f.substitute, f.step) for f in sample.faults] == [
@@ -325,7 +328,8 @@ def test_faults_refill_the_slot_in_order_and_are_recorded():
 def test_quarantined_files_are_not_touched():
     decoder = MemoryDecoder()
     dataset = ClipDataset(videos(3), PairSampler(4, 2), WholeFrames(), decoder=decoder)
-    sample = dataset.fill(Ticket(0, 0, 0, (1, 2)), quarantine={"video0.mp4": "hung", "video1.mp4": "hung"})
+    context = WorkerContext({"video0.mp4": "hung", "video1.mp4": "hung"})
+    sample = dataset.fill(Ticket(0, 0, 0, (1, 2)), context)
     assert sample.row == 2
     assert [f.cause for f in sample.faults] == ["Quarantined", "Quarantined"]
     assert {path for path, _ in decoder.calls} == {Path("/nowhere/video2.mp4")}
@@ -479,7 +483,7 @@ def test_evaluation_never_substitutes():
     short = EvaluationDataset(videos(1), tcgl, MemoryDecoder())[0]
     assert short.fault.cause == "TooShortError"
     assert "needs at least 64 frames" in short.fault.message
-    held = dataset.read(1, quarantine={"video2.mp4": "hung"})
+    held = dataset.read(1, WorkerContext({"video2.mp4": "hung"}))
     assert held.fault.cause == "Quarantined"
 
 

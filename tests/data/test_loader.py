@@ -302,7 +302,7 @@ def test_pinned_memory_is_asked_for_ahead(monkeypatch):
     expected = list(ClipLoader(videos(8), 2).iterate(0, 4))
     found = list(ClipLoader(videos(8), 2, workers=1, pin_memory=True).iterate(0, 4))
     assert all(same(a, b) for a, b in zip(expected, found, strict=True))
-    assert pinned == ["unreel-loader"] * 4  # one block per batch, not one call per tensor
+    assert pinned == ["unreel-loader_0"] * 4  # one block per batch, not one call per tensor
     list(ClipLoader(videos(8), 2, pin_memory=True).iterate(0, 1))
     assert len(pinned) > 4
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from unreel.core.checks import Positive, Range, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.data.aligned import apply_to
-from unreel.data.batch import Aligned, Fault, Sample, View, ViewParams, stack_aligned
+from unreel.data.batch import Aligned, Batch, Fault, Sample, View, ViewParams, collate, stack_aligned
 from unreel.data.contracts import (
     FrameSize,
     Request,
@@ -32,8 +33,9 @@ from unreel.data.contracts import (
     TimedFact,
 )
 from unreel.data.manifest import Manifest
-from unreel.data.rows import AlignedSource, Publish, RowFacts, RowReader, attempt
+from unreel.data.rows import AlignedSource, RowFacts, RowReader, attempt
 from unreel.data.sampling import ClipPlan
+from unreel.data.workers import IN_PROCESS, WorkerContext
 from unreel.media import AudioDecoder, Decoder, TooShortError
 
 # Source frames decoded at a time in evaluation, so that a long plan on a large video stays within memory.
@@ -170,41 +172,24 @@ class ClipDataset:
         targets = {**drawn.targets, **{name: torch.tensor(codes[row]) for name, codes in self.codes.items()}}
         return Sample(tuple(views), targets, manifest.sample_id(row), manifest.group_id(row), row)
 
-    def fill(
-        self, ticket: Ticket, *, quarantine: Mapping[str, str] | None = None, publish: Publish | None = None
-    ) -> Sample:
+    def fill(self, ticket: Ticket, context: WorkerContext = IN_PROCESS) -> Sample:
         """The ticket's row, or the first of its reserves that can be read; what failed is in ``Sample.faults``.
 
-        ``quarantine``, ``publish`` and what is raised: see :func:`unreel.data.rows.attempt`.
+        ``context`` and what is raised: see :func:`unreel.data.rows.attempt`.
         """
-        found, faults = attempt(
-            self.manifest,
-            ticket,
-            lambda row: self.sample(row, ticket.epoch),
-            faults="substitute",
-            quarantine=quarantine,
-            publish=publish,
-        )
+        read = partial(self.sample, epoch=ticket.epoch)
+        found, faults = attempt(self.manifest, ticket, read, faults="substitute", context=context)
         assert found is not None
         return replace(found, faults=faults)
 
-    def read(
-        self,
-        row: int,
-        *,
-        epoch: int = 0,
-        quarantine: Mapping[str, str] | None = None,
-        publish: Publish | None = None,
-    ) -> Sample | Fault:
+    def batch(self, tickets: Sequence[Ticket], context: WorkerContext = IN_PROCESS) -> Batch:
+        """A batch of what :meth:`fill` finds for each ticket."""
+        return collate([self.fill(ticket, context) for ticket in tickets], stack=context.stack)
+
+    def read(self, row: int, context: WorkerContext = IN_PROCESS, *, epoch: int = 0) -> Sample | Fault:
         """The row's sample, or the fault of one that cannot be read; see :func:`unreel.data.rows.attempt`."""
-        found, faults = attempt(
-            self.manifest,
-            Ticket(epoch, -1, row),
-            lambda row: self.sample(row, epoch),
-            faults="report",
-            quarantine=quarantine,
-            publish=publish,
-        )
+        read = partial(self.sample, epoch=epoch)
+        found, faults = attempt(self.manifest, Ticket(epoch, -1, row), read, faults="report", context=context)
         return faults[0] if found is None else found
 
 
@@ -270,18 +255,9 @@ class EvaluationDataset:
     def __getitem__(self, row: int) -> EvaluationSample:
         return self.read(row)
 
-    def read(
-        self, row: int, *, quarantine: Mapping[str, str] | None = None, publish: Publish | None = None
-    ) -> EvaluationSample:
-        """The row's views or its fault; ``quarantine`` and ``publish`` as in :func:`unreel.data.rows.attempt`."""
-        found, faults = attempt(
-            self.manifest,
-            Ticket(0, -1, row),
-            self._sample,
-            faults="report",
-            quarantine=quarantine,
-            publish=publish,
-        )
+    def read(self, row: int, context: WorkerContext = IN_PROCESS) -> EvaluationSample:
+        """The row's views or its fault; ``context`` as in :func:`unreel.data.rows.attempt`."""
+        found, faults = attempt(self.manifest, Ticket(0, -1, row), self._sample, faults="report", context=context)
         if found is not None:
             return found
         return EvaluationSample(None, None, self.manifest.sample_id(row), self.manifest.group_id(row), row, faults[0])

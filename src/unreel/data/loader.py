@@ -6,10 +6,8 @@ to know is in its tickets, so workers, ranks and restarts change who computes a 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,55 +16,19 @@ from unreel.core.checks import Range, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.core.words import counted
-from unreel.data.batch import Batch, collate
+from unreel.data.batch import Batch
 from unreel.data.contracts import Ticket
 from unreel.data.dataset import ClipDataset, EvaluationDataset, EvaluationSample
 from unreel.data.index import index_command
 from unreel.data.manifest import Manifest
-from unreel.data.rows import Publish
-from unreel.data.workers import WorkerContext, WorkerPool, WorkerTrouble, in_background, isolate, run_guarded
-
-_log = logging.getLogger("unreel.data")
+from unreel.data.workers import WorkerContext, in_background, run_guarded
 
 _EARLIER = "hung or crashed a worker earlier in this run"
-# So many files may hang or crash a worker in one run before it is the storage's or the machine's fault.
-_MAX_RESTARTS = 20
 # The share of faults is judged as if at least this many samples had been seen, so that one early fault stops nothing.
 _SHARE_MIN_SAMPLES = 100
 
 
-@dataclass(frozen=True)
-class _TrainJob:
-    """What a worker does with one step's tickets."""
-
-    dataset: ClipDataset
-    quarantine: Mapping[str, str]
-
-    def __call__(self, tickets: Sequence[Ticket], context: WorkerContext) -> Batch:
-        samples = [self.dataset.fill(t, quarantine=self.quarantine, publish=context.publish) for t in tickets]
-        return collate(samples, stack=context.stack)
-
-
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-
-
-class ReadRow(Protocol[R_co]):
-    """Reads one row, an unreadable one as what says so; ``attempt`` of ``unreel.data.rows`` helps. Picklable."""
-
-    def __call__(
-        self, row: int, /, *, quarantine: Mapping[str, str] | None = None, publish: Publish | None = None
-    ) -> R_co:
-        """The row, or its fault."""
-
-
-@dataclass(frozen=True)
-class _RowJob(Generic[R]):
-    read: ReadRow[R]
-    quarantine: dict[str, str]
-
-    def __call__(self, row: int, context: WorkerContext) -> R:
-        return self.read(row, quarantine=self.quarantine, publish=context.publish)
 
 
 @checked
@@ -135,16 +97,17 @@ class ClipLoader:
         self.rank = rank
         self.world_size = world_size
         self.drop_last = drop_last
-        self.timeout_s = timeout_s
-        self.pin_memory = pin_memory
         self.max_fault_share = max_fault_share
         self.reserves = reserves
-        self.prefetch = prefetch
-        self.start_method = start_method
+        self.options: dict[str, Any] = {
+            "timeout_s": timeout_s,
+            "prefetch": prefetch,
+            "pin_memory": pin_memory,
+            "start_method": start_method,
+        }
         self.samples_seen = 0
         self.faults_seen = 0
         self._quarantine = dict.fromkeys(quarantine, _EARLIER)
-        self._restarts = 0
         self._orders: dict[tuple[str, int], NDArray[np.int64]] = {}
 
     @property
@@ -203,8 +166,7 @@ class ClipLoader:
 
     def first(self, samples: int) -> Batch:
         """The first ``samples`` of step 0, read in this process; for a look at what training sees."""
-        tickets = self.tickets(0)[:samples]
-        return collate([self.dataset.fill(t, quarantine=self._quarantine) for t in tickets])
+        return self.dataset.batch(self.tickets(0)[:samples], WorkerContext(self._quarantine))
 
     def iterate(self, start_step: int = 0, total_steps: int | None = None) -> Iterator[Batch]:
         """The batches of steps start_step, …, total_steps − 1 (one epoch where None).
@@ -213,53 +175,25 @@ class ClipLoader:
 
         Raises: DataError when a slot cannot be filled or too many samples had to be refilled.
         """
-        if total_steps is None:
-            total_steps = self.steps_per_epoch
         if start_step < 0:
             raise UsageError(f"the first step must not be negative, got {start_step}")
-        batches = self._batches(start_step, total_steps)
-        if self.pin_memory and self.workers:
-            batches = in_background(batches)
+        last = self.steps_per_epoch if total_steps is None else total_steps
+        batches = run_guarded(
+            self.dataset.batch,
+            lambda done: map(self.tickets, range(start_step + done, last)),
+            self.dataset.manifest.relative,
+            workers=self.workers,
+            quarantine=self._quarantine,
+            **self.options,
+        )
+        if self.options["pin_memory"]:
+            batches = in_background(batches) if self.workers else (batch.pin_memory() for batch in batches)
         try:
             for batch in batches:
                 self._count(batch)
                 yield batch
         finally:
             batches.close()
-
-    def _batches(self, start_step: int, total_steps: int) -> Generator[Batch, None, None]:
-        if self.workers:
-
-            def tasks(done: int) -> Iterator[list[Ticket]]:
-                return (self.tickets(step) for step in range(start_step + done, total_steps))
-
-            yield from run_guarded(self._pool, tasks, self._on_trouble)
-            return
-        job = _TrainJob(self.dataset, self._quarantine)
-        for step in range(start_step, total_steps):
-            batch = job(self.tickets(step), WorkerContext())
-            yield batch.pin_memory() if self.pin_memory else batch
-
-    def _pool(self) -> WorkerPool[Sequence[Ticket], Batch]:
-        return WorkerPool(
-            _TrainJob(self.dataset, dict(self._quarantine)),
-            self.workers,
-            timeout_s=self.timeout_s,
-            prefetch=self.prefetch,
-            pin_memory=self.pin_memory,
-            start_method=self.start_method,
-        )
-
-    def _on_trouble(self, error: WorkerTrouble) -> None:
-        found = isolate(error, self.dataset.manifest.relative)
-        self._restarts += 1
-        if self._restarts > _MAX_RESTARTS:
-            raise DataError(
-                f"workers hung or crashed {self._restarts} times; look at the storage, then at these files: "
-                f"{', '.join(self.quarantine)}"
-            )
-        self._quarantine.update(found)
-        _log.warning("%s; restarting the workers without %s", error, ", ".join(found))
 
     def _count(self, batch: Batch) -> None:
         self.samples_seen += len(batch)
@@ -282,48 +216,23 @@ def iterate_evaluation(
 
 
 def iterate_rows(
-    read: ReadRow[R],
+    read: Callable[[int, WorkerContext], R],
     manifest: Manifest,
     rows: Sequence[int] | None = None,
     *,
     workers: int = 0,
     timeout_s: float = 120.0,
-    prefetch: int = 2,
-    start_method: str | None = None,
+    **options: Any,
 ) -> Iterator[R]:
     """The samples of ``rows`` (all where None), in order; a file that hangs or crashes a worker is a fault.
 
     Args:
-        read: what reads a row.
+        read: reads a row, an unreadable one as what says so; ``attempt`` of ``unreel.data.rows`` helps. Picklable.
         manifest: whose rows.
         workers: processes that decode; 0 decodes in this one.
-        timeout_s, prefetch, start_method: as in :class:`ClipLoader`.
+        timeout_s, options: as in :func:`unreel.data.workers.run_guarded`.
     Raises: DataError when workers are killed or die without a file in hand.
     """
-    chosen = list(range(len(manifest))) if rows is None else list(rows)
-    if not workers:
-        for row in chosen:
-            yield read(row)
-        return
-    quarantine: dict[str, str] = {}
-
-    def make_pool() -> WorkerPool[int, R]:
-        return WorkerPool(
-            _RowJob(read, dict(quarantine)),
-            workers,
-            timeout_s=timeout_s,
-            prefetch=prefetch,
-            start_method=start_method,
-        )
-
-    def on_trouble(error: WorkerTrouble) -> None:
-        found = isolate(error, manifest.relative)
-        if len(quarantine) + len(found) > _MAX_RESTARTS:
-            raise DataError(
-                f"more than {_MAX_RESTARTS} files hung or crashed a worker; look at the storage, then at "
-                f"{', '.join(sorted(quarantine))}"
-            )
-        quarantine.update(found)
-        _log.warning("%s; going on without %s", error, ", ".join(found))
-
-    yield from run_guarded(make_pool, lambda done: chosen[done:], on_trouble)
+    chosen = range(len(manifest)) if rows is None else rows
+    options |= {"workers": workers, "timeout_s": timeout_s, "quarantine": {}}
+    return run_guarded(read, lambda done: chosen[done:], manifest.relative, **options)

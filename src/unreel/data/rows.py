@@ -7,7 +7,7 @@ the name of its column ``file.<name>``. All share one clock: seconds from the st
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from unreel.data.batch import AlignedKind, Fault
 from unreel.data.contracts import FrameSize, Request, Ticket
 from unreel.data.index import index_command
 from unreel.data.manifest import Manifest
+from unreel.data.workers import IN_PROCESS, WorkerContext
 from unreel.media import (
     AudioDecoder,
     Decoder,
@@ -37,7 +38,6 @@ from unreel.media import (
 )
 from unreel.media.frames import probe_frames, read_frames
 
-Publish: TypeAlias = Callable[[int], None]
 AlignedReader: TypeAlias = Callable[[Path, NDArray[np.int64], FrameSize], Tensor]
 TimedReader: TypeAlias = Callable[[Path, NDArray[np.int64], NDArray[np.float64], FrameSize], Tensor]
 FaultPolicy: TypeAlias = Literal["substitute", "report"]
@@ -341,8 +341,7 @@ def attempt(
     read: Callable[[int], R],
     *,
     faults: FaultPolicy,
-    quarantine: Mapping[str, str] | None = None,
-    publish: Publish | None = None,
+    context: WorkerContext = IN_PROCESS,
 ) -> tuple[R | None, tuple[Fault, ...]]:
     """What ``read`` makes of the ticket's row, and a fault for each row that could not be read.
 
@@ -352,18 +351,16 @@ def attempt(
         read: reads a row. MediaError is a fault of its file; every other error is ours, and goes on.
         faults: what an unreadable row costs. ``substitute``: the first of its reserves that can be read takes the slot.
             ``report``: there is nothing in its place.
-        quarantine: paths not to touch, as the manifest writes them, and why.
-        publish: called with each row before it is read.
+        context: which paths not to touch, and who hears of each row before it is read.
     Raises: DataError when a row and all its reserves fail.
     """
     failed: list[Fault] = []
     for row in (ticket.row, *(ticket.reserves if faults == "substitute" else ())):
         path = manifest.relative(row)
-        if quarantine and path in quarantine:
-            failed.append(Fault(path, "Quarantined", quarantine[path], "", ticket.step))
+        if path in context.quarantine:
+            failed.append(Fault(path, "Quarantined", context.quarantine[path], "", ticket.step))
             continue
-        if publish is not None:
-            publish(row)
+        context.publish(row)
         try:
             found = read(row)
         except MediaError as error:

@@ -9,11 +9,12 @@ run that needs it stops at the start where it is missing.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -29,8 +30,9 @@ from unreel.core.files import append, check_folder, claimed, replacing
 from unreel.core.text import shown
 from unreel.data.contracts import LUMA
 from unreel.data.index import cache_folder
+from unreel.data.loader import iterate_rows
 from unreel.data.manifest import Manifest
-from unreel.data.workers import WorkerContext, WorkerPool, WorkerTrouble, isolate, run_guarded
+from unreel.data.workers import WorkerContext
 from unreel.media import Decoder, MediaError, UnreadableError, decoder_for
 
 Values: TypeAlias = Mapping[str, Any]
@@ -351,21 +353,15 @@ class Annotation(NamedTuple):
     failed: list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class _Job:
-    manifest: Manifest
-    producer: Producer
-    skipped: Mapping[str, str]
-
-    def __call__(self, row: int, context: WorkerContext) -> Found:
-        path = self.manifest.relative(row)
-        if path in self.skipped:
-            return Found(row, self.skipped[path], {})
-        context.publish(row)
-        try:
-            return Found(row, None, dict(self.producer.compute(self.manifest.absolute(row))))
-        except MediaError as error:
-            return Found(row, str(error), {})
+def _compute(manifest: Manifest, producer: Producer, row: int, context: WorkerContext) -> Found:
+    path = manifest.relative(row)
+    if path in context.quarantine:
+        return Found(row, context.quarantine[path], {})
+    context.publish(row)
+    try:
+        return Found(row, None, dict(producer.compute(manifest.absolute(row))))
+    except MediaError as error:
+        return Found(row, str(error), {})
 
 
 def annotate(
@@ -424,7 +420,14 @@ def annotate(
         if progress is not None:
             progress(known, total)
         results = (
-            _compute(manifest, producer, missing, workers, timeout_s)
+            iterate_rows(
+                partial(_compute, manifest, producer),
+                manifest,
+                missing,
+                workers=workers,
+                timeout_s=timeout_s,
+                most=math.inf,
+            )
             if isinstance(producer, Producer)
             else _compute_all(manifest, producer, rows, missing, target, workers)
         )
@@ -439,25 +442,6 @@ def annotate(
     entries = [(manifest.relative(row), table.find(manifest.absolute(row))) for row in rows]
     failed = [(path, e.error) for path, e in entries if e is not None and e.error is not None]
     return Annotation(target, len(missing), known, failed)
-
-
-def _compute(
-    manifest: Manifest, producer: Producer, rows: Sequence[int], workers: int, timeout_s: float
-) -> Iterator[Found]:
-    if not workers:
-        job = _Job(manifest, producer, {})
-        for row in rows:
-            yield job(row, WorkerContext())
-        return
-    skipped: dict[str, str] = {}
-
-    def make_pool() -> WorkerPool[int, Found]:
-        return WorkerPool(_Job(manifest, producer, dict(skipped)), workers, timeout_s=timeout_s)
-
-    def on_trouble(error: WorkerTrouble) -> None:
-        skipped.update(isolate(error, manifest.relative))
-
-    yield from run_guarded(make_pool, lambda done: rows[done:], on_trouble)
 
 
 def _compute_all(

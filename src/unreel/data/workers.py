@@ -12,15 +12,15 @@ import math
 import multiprocessing
 import os
 import pickle
-import queue
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
@@ -40,6 +40,8 @@ _ALIGN_BYTES = 64  # a cache line, and enough for every dtype
 _OWN_BLOCK_BYTES = 1024 * 1024  # below this, a copy is cheaper than another descriptor
 _POLL_S = 1.0
 _PARENT_CHECK_S = 5.0
+# So many files may hang or crash a worker in one run before it is the storage's or the machine's fault.
+_MOST_TROUBLES = 20
 # So often workers may be ended from outside in one run before it stops.
 _MOST_ENDED = 20
 # What a process does to itself: a crash in a decoder. Every other signal comes from outside and says nothing of a file;
@@ -117,8 +119,14 @@ def _slot(block: Tensor, offset: int, shape: tuple[int, ...], dtype: torch.dtype
     return block[offset : offset + count * dtype.itemsize].view(dtype).view(shape)
 
 
+@dataclass
 class WorkerContext:
-    """What a job may use besides its task. This one is for jobs that run in the main process."""
+    """What a job may use besides its task. This one is for jobs that run in the main process.
+
+    ``quarantine``: paths not to touch, as the manifest writes them, and why.
+    """
+
+    quarantine: Mapping[str, str] = field(default_factory=dict)
 
     def publish(self, row: int) -> None:
         """To be called before a row is read, so that the main process knows what a worker has in hand."""
@@ -128,10 +136,14 @@ class WorkerContext:
         return torch.stack(parts)
 
 
+IN_PROCESS = WorkerContext()
+
+
 class _Published(WorkerContext):
     """A worker's context: the row in hand is in ``state``, large stacks are in blocks of their own."""
 
-    def __init__(self, state: Any, number: int) -> None:
+    def __init__(self, quarantine: Mapping[str, str], state: Any, number: int) -> None:
+        super().__init__(quarantine)
         self._state = state
         self._place = 2 * number
         self.blocks: dict[int, _Block] = {}  # by the address of the tensor in it
@@ -244,28 +256,20 @@ def _receive(connection: Connection, pin_memory: bool) -> tuple[int, Any]:
 
 
 class _Failure(NamedTuple):
-    error: bytes
+    error: BaseException
     text: str
 
 
 def _failure(error: BaseException) -> _Failure:
     text = traceback.format_exc()
     try:
-        raw = pickle.dumps(error)
-        pickle.loads(raw)
+        pickle.loads(pickle.dumps(error))
     except Exception:
-        raw = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
-    return _Failure(raw, text)
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    return _Failure(error, text)
 
 
-def _raise(failure: _Failure) -> None:
-    error = pickle.loads(failure.error)
-    if not isinstance(error, UnreelError):  # those are written for users and need no traceback
-        error.add_note(f"in a loader worker:\n{failure.text}")
-    raise error
-
-
-def _work(job: Any, connection: Connection, state: Any, number: int, inherited: Sequence[Connection]) -> None:
+def _work(job: Any, context: _Published, connection: Connection, inherited: Sequence[Connection]) -> None:
     for other in inherited:  # a forked copy of the main process's ends would keep them open for ever
         other.close()
     for each in _GROUP_SIGNALS:
@@ -274,7 +278,6 @@ def _work(job: Any, connection: Connection, state: Any, number: int, inherited: 
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
 
-    context = _Published(state, number)
     while True:
         while not connection.poll(_PARENT_CHECK_S):
             if parent is None or not parent.is_alive():
@@ -287,7 +290,7 @@ def _work(job: Any, connection: Connection, state: Any, number: int, inherited: 
             result = job(task, context)
         except Exception as error:
             result = _failure(error)
-        state[2 * number] = -1
+        context.publish(-1)
         try:
             _send(connection, index, result, context.blocks, os.getppid())
         except (BrokenPipeError, ConnectionResetError):
@@ -307,7 +310,9 @@ class WorkerPool(Generic[Work, Result]):
         timeout_s: how long a published row may be in hand.
         prefetch: tasks given to each worker ahead; at most workers × prefetch results exist unread.
         pin_memory: hand results over in page-locked memory.
-        start_method: "fork" starts in milliseconds and is the default on Linux; elsewhere "forkserver".
+        start_method: "fork" starts in milliseconds and is the default on Linux; elsewhere a server process forks, since
+            system libraries there do not survive a fork.
+        quarantine: of the workers' contexts.
     """
 
     def __init__(
@@ -319,9 +324,11 @@ class WorkerPool(Generic[Work, Result]):
         prefetch: Count = 2,
         pin_memory: bool = False,
         start_method: str | None = None,
+        quarantine: Mapping[str, str] = IN_PROCESS.quarantine,
     ) -> None:
         refuse_unguarded()
-        context: Any = multiprocessing.get_context(start_method or default_start_method())
+        default = "fork" if sys.platform == "linux" else "forkserver"
+        context: Any = multiprocessing.get_context(start_method or default)
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(["unreel.data.loader"])
         self.timeout_s = timeout_s
@@ -344,7 +351,8 @@ class WorkerPool(Generic[Work, Result]):
                 ours, theirs = context.Pipe(duplex=True)
                 self._connections.append(ours)
                 inherited = list(self._connections) if self._forked else []
-                process = context.Process(target=_work, args=(job, theirs, self._state, number, inherited), daemon=True)
+                published = _Published(quarantine, self._state, number)
+                process = context.Process(target=_work, args=(job, published, theirs, inherited), daemon=True)
                 process.start()
                 theirs.close()
                 self._processes.append(process)
@@ -383,7 +391,9 @@ class WorkerPool(Generic[Work, Result]):
             if yielded in results:
                 result = results.pop(yielded)
                 if isinstance(result, _Failure):
-                    _raise(result)
+                    if not isinstance(result.error, UnreelError):  # those are written for users: no traceback
+                        result.error.add_note(f"in a loader worker:\n{result.text}")
+                    raise result.error
                 yielded += 1
                 yield result
             elif exhausted and yielded == sent:
@@ -484,17 +494,34 @@ def isolate(error: WorkerTrouble, relative: Callable[[int], str]) -> dict[str, s
 
 
 def run_guarded(
-    make_pool: Callable[[], WorkerPool[Any, Any]],
-    tasks: Callable[[int], Iterable[Any]],
-    on_trouble: Callable[[WorkerTrouble], None],
-) -> Generator[Any, None, None]:
-    """Results of ``tasks(0)`` in order; after a hang or a crash, a new pool goes on with ``tasks(number done)``.
+    job: Callable[[Work, WorkerContext], Result],
+    tasks: Callable[[int], Iterable[Work]],
+    relative: Callable[[int], str],
+    *,
+    workers: int,
+    quarantine: dict[str, str],
+    most: float = _MOST_TROUBLES,
+    **options: Any,
+) -> Generator[Result, None, None]:
+    """Results of ``tasks(0)`` in order. After a hang or a crash, a new pool goes on with ``tasks(number done)``.
 
-    ``on_trouble`` hears of what a file may be to blame for, or memory; a worker that a signal ended is replaced.
+    Args:
+        job, options: as ``WorkerPool`` takes them.
+        tasks: those that follow the first so many.
+        relative: a row's path, as the manifest writes it.
+        workers: processes; 0 does all in this one, without a watch over files that hang.
+        quarantine: what jobs are not to touch; what hangs or crashes a worker is added. A worker that a signal ended
+            from outside is replaced.
+        most: so often a worker may hang or crash.
+    Raises: DataError when that is too often, or when workers are killed or die without a file in hand.
     """
-    done = ended = 0
+    if not workers:
+        context = WorkerContext(quarantine)
+        yield from (job(task, context) for task in tasks(0))
+        return
+    done = ended = troubles = 0
     while True:
-        pool = make_pool()
+        pool = WorkerPool(job, workers, quarantine=dict(quarantine), **options)
         try:
             for result in pool.run(tasks(done)):
                 done += 1
@@ -502,7 +529,15 @@ def run_guarded(
             return
         except (WorkerStalledError, WorkerDiedError) as error:
             if isinstance(error, WorkerStalledError) or not error.from_outside or error.exit_code == -signal.SIGKILL:
-                on_trouble(error)
+                found = isolate(error, relative)
+                troubles += 1
+                if troubles > most:
+                    raise DataError(
+                        f"workers hung or crashed {troubles} times; look at the storage, then at these files: "
+                        f"{', '.join(sorted({*quarantine, *found}))}"
+                    ) from None
+                quarantine.update(found)
+                _log.warning("%s; restarting the workers without %s", error, ", ".join(found))
                 continue
             ended += 1
             if ended > _MOST_ENDED:
@@ -512,46 +547,13 @@ def run_guarded(
             pool.close()
 
 
-def default_start_method() -> str:
-    """Fork on Linux; elsewhere a server process to fork from, since system libraries there do not survive a fork."""
-    return "fork" if sys.platform == "linux" else "forkserver"
-
-
 def in_background(items: Generator[Result, None, None]) -> Generator[Result, None, None]:
     """The same items, made one ahead by a thread: copies into page-locked memory then cost the caller nothing."""
-    ahead: queue.Queue[tuple[Result | None, BaseException | None]] = queue.Queue(maxsize=1)
-    stop = threading.Event()
-
-    def put(entry: tuple[Result | None, BaseException | None]) -> bool:
-        while not stop.is_set():
-            try:
-                ahead.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def fill() -> None:
-        try:
-            for item in items:
-                if not put((item, None)):
-                    return
-            put((None, None))
-        except BaseException as error:
-            put((None, error))
-        finally:
-            items.close()
-
-    thread = threading.Thread(target=fill, name="unreel-loader", daemon=True)
-    thread.start()
     try:
-        while True:
-            item, error = ahead.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
+        with ThreadPoolExecutor(1, "unreel-loader") as thread:
+            ahead = thread.submit(next, items, None)
+            while (item := ahead.result()) is not None:
+                ahead = thread.submit(next, items, None)
+                yield item
     finally:
-        stop.set()
-        thread.join()
+        items.close()
