@@ -13,7 +13,7 @@ import pytest
 
 from unreel.cli.main import main
 from unreel.core.errors import DataError
-from unreel.data.manifest import Manifest, Row, split_leaks
+from unreel.data.manifest import Manifest
 from unreel.data.split_names import split_role, splits_meant
 from unreel.media import encode_image
 from unreel.recipes.build import choose_rows, choose_validation
@@ -131,14 +131,6 @@ def test_evaluation_does_not_guess(tmp_path: Path, splits: list[str]) -> None:
     if "val" in splits:
         unlabelled = table(tmp_path, splits, ["a", "b", "b", "a", "", ""], "u.csv")
         assert LabelTask(unlabelled).roles.tolist() == ["train", "test", "train", "test", "", ""]
-
-
-def test_two_spellings_are_no_leak() -> None:
-    def manifest(*splits: str) -> Manifest:
-        return Manifest("/r", tuple(Row(f"{i}", split=s, groups={"group": "p"}) for i, s in enumerate(splits)))
-
-    assert split_leaks(manifest("train", "Training")) == []
-    assert split_leaks(manifest("train", "Validation", "fold1")) == [("p", ("fold1", "train", "val"))]
 
 
 def test_a_gallery_of_folds_is_refused(tmp_path: Path) -> None:

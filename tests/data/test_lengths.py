@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unreel.data.choice import long_enough
 from unreel.data.contracts import min_frames
-from unreel.data.lengths import long_enough
 from unreel.data.manifest import Manifest, Row
 from unreel.data.sampling import PairSampler
 from unreel.data.snippets import SnippetSampler

@@ -13,7 +13,7 @@ from tests.methods.clips import loader, random_batch, rows_of, tiny_cvrl, video
 from unreel.core import distributed
 from unreel.core.settings import Layer, defaults, describe
 from unreel.data.batch import Batch
-from unreel.data.sampling import PairSampler
+from unreel.data.sampling import IntervalDistribution, PairSampler
 from unreel.losses import contrastive, nt_xent
 from unreel.methods import CVRL, create_method, list_methods
 from unreel.nn import create_encoder
@@ -30,7 +30,7 @@ def test_defaults_are_the_papers() -> None:
         method = CVRL(create_encoder("r3d_50"))
     assert sum(p.numel() for p in method.parameters()) == 44_535_744
     assert (method.sampler.clip_frames, method.sampler.stride) == (16, 2)
-    assert repr(method.sampler.distribution) == "IntervalDistribution('decreasing', power=1)"
+    assert method.sampler.distribution == IntervalDistribution("decreasing", 1.0)
     assert method.views == view_plan("paper")
     assert method.temperature == 0.1
     assert method.head[1].momentum == 0.003

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, Self, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -52,12 +53,24 @@ class ViewParams:
     def __getitem__(self, name: str) -> Tensor:
         return self.values[name]
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ViewParams:
-        return replace(self, values={k: v.to(device, non_blocking=non_blocking) for k, v in self.values.items()})
+
+class _Moved(ABC):
+    """Tensors that go from place to place together."""
+
+    @abstractmethod
+    def each(self, move: Callable[[Tensor], Tensor]) -> Self:
+        """The same with ``move`` of every tensor."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory."""
+        return self.each(torch.Tensor.pin_memory)
 
 
 @dataclass(frozen=True)
-class View:
+class View(_Moved):
     """One augmented clip, or the sound of one (or B of them once collated).
 
     ``stream``: "video", whose ``data`` is (T, H, W, C) uint8 as the worker hands it over, (B, T, H, W, C) collated,
@@ -72,17 +85,9 @@ class View:
     stream: str = "video"
 
     def each(self, move: Callable[[Tensor], Tensor]) -> View:
-        """The same view with ``move`` of every tensor."""
         params = replace(self.params, values={k: move(v) for k, v in self.params.values.items()})
         aligned = {k: Aligned(a.kind, move(a.data)) for k, a in self.aligned.items()}
         return View(move(self.data), move(self.times_s), params, aligned, self.stream)
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
-        return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> View:
-        """The same view in page-locked memory."""
-        return self.each(torch.Tensor.pin_memory)
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(_Moved):
     """B samples with V views each; views may differ in size and length.
 
     ``targets[name]`` is (B, ...); ``sample_id``, ``group`` and ``row`` are (B,) int64. Row i of every view comes from
@@ -128,23 +133,11 @@ class Batch:
     def __len__(self) -> int:
         return int(self.sample_id.shape[0])
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        return replace(
-            self,
-            views=tuple(v.to(device, non_blocking=non_blocking) for v in self.views),
-            targets={k: v.to(device, non_blocking=non_blocking) for k, v in self.targets.items()},
-            sample_id=self.sample_id.to(device, non_blocking=non_blocking),
-            group=self.group.to(device, non_blocking=non_blocking),
-            row=self.row.to(device, non_blocking=non_blocking),
-        )
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory (called by torch's loader)."""
-        return replace(
-            self,
-            views=tuple(v.pin_memory() for v in self.views),
-            targets={k: v.pin_memory() for k, v in self.targets.items()},
-        )
+    def each(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        views = tuple(view.each(move) for view in self.views)
+        targets = {name: move(target) for name, target in self.targets.items()}
+        ids = move(self.sample_id), move(self.group), move(self.row)
+        return Batch(views, targets, *ids, self.faults, self.key)
 
 
 def stack_aligned(items: Sequence[Aligned]) -> Aligned:

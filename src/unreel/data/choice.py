@@ -1,15 +1,20 @@
-"""Which rows are learned from, and which are held out while training goes on."""
+"""Which rows are learned from: those of a split, without those held out, or too short for the sampler."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from unreel.core.checks import Range
 from unreel.core.errors import DataError
+from unreel.core.progress import Progress
+from unreel.core.words import plural
+from unreel.data.index import index
 from unreel.data.manifest import Manifest
+from unreel.data.rows import RowReader
 from unreel.data.split_names import count_splits, split_role, unclear_splits
 from unreel.data.splits import hold_out
+from unreel.media import MediaError, TooShortError
 
 
 def choose_rows(manifest: Manifest, *, split: str = "auto", digest: str | None = None) -> Manifest:
@@ -73,3 +78,38 @@ def choose_validation(
         rows.subset(i for i, out in enumerate(mask) if not out),
         rows.subset(i for i, out in enumerate(mask) if out),
     )
+
+
+class LongEnough(NamedTuple):
+    """The rows with enough frames, with their probed facts, and how many others there were."""
+
+    manifest: Manifest
+    short: int
+
+
+def long_enough(manifest: Manifest, min_frames: int, *, workers: int = 2) -> LongEnough:
+    """Leave out the rows whose span has fewer than ``min_frames`` frames; nothing is decoded.
+
+    Rows that cannot be probed stay: their faults are met, replaced and listed in training.
+
+    Args:
+        manifest: the rows; with ``min_frames`` 1 it comes back as it is, unprobed.
+        min_frames: such as ``data.contracts.min_frames(sampler)``.
+        workers: files probed at a time.
+    """
+    if min_frames <= 1:
+        return LongEnough(manifest, 0)
+    with Progress("index", len(manifest), unit=plural(manifest.noun)) as bar:
+        indexed = index(manifest, workers=workers, progress=bar).manifest
+    reader = RowReader(indexed)
+
+    def enough(row: int) -> bool:
+        try:
+            return reader.facts(row).num_frames >= min_frames
+        except TooShortError:
+            return False
+        except MediaError:
+            return True
+
+    rows = tuple(entry for row, entry in enumerate(indexed.rows) if enough(row))
+    return LongEnough(replace(indexed, rows=rows), len(indexed) - len(rows))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from unreel.core.digests import fingerprint, mapping_digest, place_digest
 from unreel.core.distributed import rank
@@ -25,7 +25,7 @@ from unreel.core.text import first_few, is_utf8, shown
 from unreel.data.columns import PATH_ALIASES
 from unreel.data.folders import Warned, list_folder
 from unreel.data.row import Row, column_name
-from unreel.data.split_names import SPLIT_NAMES, count_splits, split_role, splits_meant
+from unreel.data.split_names import SPLIT_NAMES, count_splits, splits_meant
 from unreel.data.tables import (
     PARQUET_SUFFIXES,
     Table,
@@ -38,20 +38,14 @@ from unreel.data.tables import (
 )
 from unreel.media import VideoInfo, kind_by_content, kind_of
 
-__all__ = ["PATH_ALIASES", "SPLIT_NAMES", "Leak", "Manifest", "Row", "Source", "split_leaks"]
+__all__ = ["PATH_ALIASES", "SPLIT_NAMES", "Manifest", "Row", "Source"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
+Roles: TypeAlias = Mapping[str, str]
 Source: TypeAlias = "PathLike | Sequence[PathLike] | Manifest"
 
 _SHOWN = 5
 _log = logging.getLogger("unreel.data")
-
-
-class Leak(NamedTuple):
-    """A group that straddles splits, and in which ones."""
-
-    group: str
-    splits: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -87,12 +81,7 @@ class Manifest:
 
     @classmethod
     def open(
-        cls,
-        source: Source,
-        *,
-        root: PathLike | None = None,
-        columns: Mapping[str, str] | None = None,
-        tell: bool = True,
+        cls, source: Source, *, root: PathLike | None = None, columns: Roles | None = None, tell: bool = True
     ) -> Manifest:
         """A manifest from whatever people have: a folder, a CSV or Parquet file, a list of paths, or a manifest.
 
@@ -174,12 +163,7 @@ class Manifest:
 
     @classmethod
     def from_csv(
-        cls,
-        path: PathLike,
-        *,
-        root: PathLike | None = None,
-        columns: Mapping[str, str] | None = None,
-        check: bool = True,
+        cls, path: PathLike, *, root: PathLike | None = None, columns: Roles | None = None, check: bool = True
     ) -> Manifest:
         """Read a table with a header, separated by commas, semicolons, tabs or "|".
 
@@ -196,12 +180,7 @@ class Manifest:
 
     @classmethod
     def from_parquet(
-        cls,
-        path: PathLike,
-        *,
-        root: PathLike | None = None,
-        columns: Mapping[str, str] | None = None,
-        check: bool = True,
+        cls, path: PathLike, *, root: PathLike | None = None, columns: Roles | None = None, check: bool = True
     ) -> Manifest:
         """Read a Parquet table; arguments and errors as ``from_csv``."""
         return cls._from_table(path, read_parquet(path, columns), root, check)
@@ -234,16 +213,12 @@ class Manifest:
         Reads up to 128 KiB per file the first time. The same data under another root has the same digest.
         Raises: DataError where a file cannot be read.
         """
-        return self.compute_digest()
+        return self.digest_of(self.fingerprints())
 
-    def compute_digest(self, *, full: bool = False) -> str:
-        """``digest``; with ``full`` every byte of every file counts."""
-        return self.digest_of(self.fingerprints(full=full))
-
-    def fingerprints(self, *, full: bool = False) -> dict[str, str]:
+    def fingerprints(self) -> dict[str, str]:
         """The fingerprint of every file and folder that a row is made of, by its path as written."""
         names = dict.fromkeys(name for row in self.rows for name in (row.path, *row.frames) if name)
-        return {name: fingerprint(os.path.join(self.root, name), self.root, full=full) for name in names}
+        return {name: fingerprint(os.path.join(self.root, name), self.root) for name in names}
 
     def digest_of(self, fingerprints: Mapping[str, str]) -> str:
         """``digest``, given the ``fingerprints``."""
@@ -463,19 +438,3 @@ def _why_missing(names: Sequence[str], root: str) -> str:
         if "\\" in name and os.path.exists(os.path.join(root, name.replace("\\", "/"))):
             return "; some names have backslashes, write / between folders"
     return ""
-
-
-def split_leaks(manifest: Manifest, group: str | None = "group") -> list[Leak]:
-    """Groups with rows in more than one split; with ``group=None``, files in more than one split.
-
-    Rows without a group or without a split do not count. Raises: DataError when the manifest has no such group.
-    """
-    values = manifest.one_name_each() if group is None else manifest.groups(group)
-    seen: dict[str, set[str]] = {}
-    for row, value in zip(manifest.rows, values, strict=True):
-        if value and row.split:
-            seen.setdefault(value, set()).add(split_role(row.split) or row.split)
-    return [Leak(value, tuple(sorted(splits))) for value, splits in sorted(seen.items()) if len(splits) > 1]
-
-
-# ---------------------------------------------------------------------------------------------------------------- parts

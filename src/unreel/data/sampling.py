@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from unreel.core.checks import Amount, Count, Frames, FramesApart, Positive, Share, checked
+from unreel.core.checks import Amount, Count, Frames, FramesApart, Positive, checked
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
@@ -55,6 +55,7 @@ def num_starts(num_frames: Count, clip_frames: int, stride: int = 1) -> int:
 
 
 @checked
+@dataclass(frozen=True)
 class IntervalDistribution:
     """How far apart, in frames, the two clips of a pair start (CVRL, Qian et al. 2021, figure 4).
 
@@ -82,37 +83,28 @@ class IntervalDistribution:
     Raises: UsageError for an unknown kind or a parameter out of range.
     """
 
-    def __init__(
-        self, kind: IntervalKind = "decreasing", power: Positive = 1.0, *, frames: Amount = 0, scale: Positive = 0.25
-    ) -> None:
-        self.kind = kind
-        self.power = float(power)
-        self.frames = int(frames)
-        self.scale = float(scale)
+    kind: IntervalKind = "decreasing"
+    power: Positive = 1.0
+    _: KW_ONLY
+    frames: Amount = 0
+    scale: Positive = 0.25
 
-    def _unit_cdf(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        p, value = self.power, x
-        if self.kind == "decreasing":
+    @checked
+    def cdf(self, interval: ArrayLike, num_starts: Count) -> NDArray[np.float64]:
+        """P(δ < interval), any shape; 0 at 0 and 1 at ``num_starts``. Raises UsageError for num_starts < 1."""
+        k, m, p = np.asarray(interval, dtype=np.float64), float(num_starts), float(self.power)
+        value = x = k / m
+        if self.kind in ("none", "fixed"):
+            value = np.where(k > (0 if self.kind == "none" else min(self.frames, num_starts - 1)), 1.0, 0.0)
+        elif self.kind == "independent":  # 1/M at 0 and 2(M − k)/M² at k ≥ 1, summed
+            value = np.where(k > 0, 1 / m + (k - 1) * (2 * m - k) / (m * m), 0.0)
+        elif self.kind == "decreasing":
             value = ((p + 1) * x - x ** (p + 1)) / p
         elif self.kind == "increasing":
             value = x ** (p + 1)
         elif self.kind == "exponential":
             value = np.expm1(-x / self.scale) / np.expm1(-1 / self.scale)
-        elif self.kind == "independent":
-            value = x * (2 - x)
         return np.asarray(value, dtype=np.float64)
-
-    @checked
-    def cdf(self, interval: ArrayLike, num_starts: Count) -> NDArray[np.float64]:
-        """P(δ < interval), any shape; 0 at 0 and 1 at ``num_starts``. Raises UsageError for num_starts < 1."""
-        k = np.asarray(interval, dtype=np.float64)
-        m = float(num_starts)
-        if self.kind in ("none", "fixed"):
-            at = 0 if self.kind == "none" else min(self.frames, num_starts - 1)
-            return np.where(k > at, 1.0, 0.0)
-        if self.kind == "independent":  # 1/M at 0 and 2(M − k)/M² at k ≥ 1, summed
-            return np.where(k > 0, 1 / m + (k - 1) * (2 * m - k) / (m * m), 0.0)
-        return self._unit_cdf(k / m)
 
     def pmf(self, num_starts: int) -> Tensor:
         """P(δ = k) = F(k + 1) − F(k) for k = 0, …, num_starts − 1.
@@ -139,38 +131,10 @@ class IntervalDistribution:
         table = self.cdf(np.arange(num_starts), num_starts)
         return np.searchsorted(table, draws, side="right").astype(np.int64) - 1
 
-    @checked
-    def inverse_cdf(self, u: Share) -> float:
-        """x = δ / M in [0, 1] with F(x) = u, in the continuous limit.
-
-        Raises: UsageError unless 0 ≤ u ≤ 1, and for ``fixed``, which is a number of frames and no share of M.
-        """
-        if self.kind == "none":
-            return 0.0
-        if self.kind == "fixed":
-            raise UsageError("a fixed interval has no inverse CDF: it does not scale with the video's length")
-        low, high = 0.0, 1.0
-        for _ in range(64):  # bisection to below the resolution of a float64: valid for every power
-            middle = (low + high) / 2
-            if self._unit_cdf(np.asarray(middle)) < u:
-                low = middle
-            else:
-                high = middle
-        return (low + high) / 2
-
     @staticmethod
     def _check_unit(u: NDArray[np.float64]) -> None:
         if not (np.all(u >= 0) and np.all(u < 1)):
             raise UsageError("an interval's draw u must lie in [0, 1)")
-
-    def __repr__(self) -> str:
-        extra = {
-            "decreasing": f", power={self.power:g}",
-            "increasing": f", power={self.power:g}",
-            "fixed": f", frames={self.frames}",
-            "exponential": f", scale={self.scale:g}",
-        }
-        return f"IntervalDistribution({self.kind!r}{extra.get(self.kind, '')})"
 
 
 @checked

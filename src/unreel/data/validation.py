@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from unreel.core.errors import UsageError
+from unreel.core.checks import Count, checked
 from unreel.data.batch import Batch, Fault, Sample, collate
 from unreel.data.dataset import ClipDataset
 from unreel.data.loader import iterate_rows
@@ -21,6 +22,7 @@ _MOST_TOGETHER = 64
 _KEPT_BYTES = 512 * 1024 * 1024
 
 
+@checked
 class ValidationLoader:
     """Batches of all rows of a dataset, in an order that depends on no row's number, of nearly equal sizes.
 
@@ -29,22 +31,17 @@ class ValidationLoader:
     Args:
         dataset: the held-out rows, with the sampler and the views to measure with.
         batch_size: videos per batch, 64 at most.
-        workers, timeout_s, start_method: as in :class:`unreel.data.loader.ClipLoader`.
+        options: ``workers``, ``timeout_s``, ``start_method``, as in :class:`unreel.data.loader.ClipLoader`.
     """
 
     def __init__(
         self,
         dataset: ClipDataset,
-        batch_size: int,
-        *,
-        workers: int = 0,
-        timeout_s: float = 120.0,
-        start_method: str | None = None,
+        batch_size: Count,
+        **options: Any,
     ) -> None:
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {batch_size}")
         self.dataset = dataset
-        self.workers, self.timeout_s, self.start_method = workers, timeout_s, start_method
+        self.options = options
         rows = sorted(range(len(dataset)), key=dataset.manifest.sample_id)
         parts = -(-len(rows) // min(batch_size, _MOST_TOGETHER))
         self.rows = [part.tolist() for part in np.array_split(np.array(rows), parts)]
@@ -65,9 +62,7 @@ class ValidationLoader:
             partial(self.dataset.read, epoch=draw),
             self.dataset.manifest,
             [row for n in missing for row in self.rows[n]],
-            workers=self.workers,
-            timeout_s=self.timeout_s,
-            start_method=self.start_method,
+            **self.options,
         )
         for number in numbers:
             if number not in missing:

@@ -17,10 +17,9 @@ from unreel.core.errors import DataError, UsageError
 from unreel.core.settings import Layer, Settings, describe
 from unreel.core.words import counted
 from unreel.data.batch import Batch
-from unreel.data.choice import choose_rows, choose_validation
+from unreel.data.choice import choose_rows, choose_validation, long_enough
 from unreel.data.contracts import SupportsViews, min_frames
 from unreel.data.dataset import ClipDataset
-from unreel.data.lengths import long_enough
 from unreel.data.loader import ClipLoader
 from unreel.data.manifest import Manifest, Source
 from unreel.data.objects import choose_tables, open_facts, table_name
