@@ -223,7 +223,7 @@ def test_computed_boxes_are_found_chosen_and_missed(folder: Path) -> None:
         choose_table("boxes", rows, "other")
     (folder / "d.png").write_bytes((folder / "a.png").read_bytes() + b" ")
     more = Manifest(str(folder), (*rows.rows, Row("d.png")))
-    with pytest.raises(DataError, match=r"missing for 1 of 4 rows .*d\.png"):
+    with pytest.raises(DataError, match=r"missing for 1 of 4 sources .*d\.png"):
         open_facts(more, ["boxes"])
     with pytest.raises(UsageError, match="is no table of objects"):
         choose_table("motion_energy", rows)

@@ -8,6 +8,8 @@ meaningful only when a clip's frames share one geometry.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -47,21 +49,31 @@ def _centers(start: float, stop: float, count: int) -> Tensor:
     return start + (torch.arange(count, dtype=torch.float64) + 0.5) * (stop - start) / count
 
 
+class _Axis(NamedTuple):
+    """Where to sample along one axis, ``scale`` pixels apart, from the pixels between low and high."""
+
+    centers: Tensor
+    scale: float
+    low: float
+    high: float
+
+
 def _nearest(data: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
     row = ys.floor().long().clamp(0, data.shape[1] - 1)
     column = xs.floor().long().clamp(0, data.shape[2] - 1)
     return data[:, row[:, None], column[None, :]]
 
 
-def _weights(centers: Tensor, scale: float, size: int, low: float, high: float) -> Tensor:
+def _weights(along: _Axis, size: int, antialias: bool) -> Tensor:
     """Triangle filter of half width max(scale, 1) about each centre, over the pixels between low and high."""
     pixels = torch.arange(size, dtype=torch.float64) + 0.5
-    weight = (1 - (pixels - centers[:, None]).abs() / max(scale, 1.0)).clamp_min_(0)
-    weight *= ((pixels > low) & (pixels < high)).to(weight.dtype)
+    reach = max(along.scale, 1.0) if antialias else 1.0
+    weight = (1 - (pixels - along.centers[:, None]).abs() / reach).clamp_min_(0)
+    weight *= ((pixels > along.low) & (pixels < along.high)).to(weight.dtype)
     total = weight.sum(1, keepdim=True)
     # A centre beyond the last pixel's centre, or a box thinner than a pixel: the nearest pixel alone.
     empty = total.squeeze(1) <= 0
-    weight[empty, centers[empty].floor().long().clamp(0, size - 1)] = 1
+    weight[empty, along.centers[empty].floor().long().clamp(0, size - 1)] = 1
     return weight / weight.sum(1, keepdim=True)
 
 
@@ -69,6 +81,14 @@ def _linear(data: Tensor, wy: Tensor, wx: Tensor) -> Tensor:
     """(T, H, W) or (T, H, W, 2) with row weights (h, H) and column weights (w, W)."""
     wy, wx = wy.to(data.dtype), wx.to(data.dtype)
     return torch.einsum("hy,ty...->th...", wy, torch.einsum("wx,tyx...->tyw...", wx, data))
+
+
+def _resampled(kind: AlignedKind, data: Tensor, y: _Axis, x: _Axis, *, antialias: bool = True) -> Tensor:
+    """Data (T, H, W) or (T, H, W, 2) at other centres."""
+    if kind in _NEAREST:
+        return _nearest(data, y.centers, x.centers)
+    part = _linear(data, _weights(y, data.shape[1], antialias), _weights(x, data.shape[2], antialias))
+    return part * part.new_tensor([1 / x.scale, 1 / y.scale]) if kind == "flow" else part
 
 
 def _drop_empty(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -103,17 +123,9 @@ def crop_resize(
     parts = []
     for index, (x1, y1, x2, y2) in enumerate(box.tolist()):
         chosen = data if len(box) == 1 else data[index : index + 1]
-        ys, xs = _centers(y1, y2, height), _centers(x1, x2, width)
-        if kind in _NEAREST:
-            parts.append(_nearest(chosen, ys, xs))
-            continue
-        scale_y, scale_x = (y2 - y1) / height, (x2 - x1) / width
-        wy = _weights(ys, scale_y if antialias else 1.0, source_size[0], y1, y2)
-        wx = _weights(xs, scale_x if antialias else 1.0, source_size[1], x1, x2)
-        part = _linear(chosen, wy, wx)
-        if kind == "flow":
-            part = part * part.new_tensor([1 / scale_x, 1 / scale_y])
-        parts.append(part)
+        y = _Axis(_centers(y1, y2, height), (y2 - y1) / height, y1, y2)
+        x = _Axis(_centers(x1, x2, width), (x2 - x1) / width, x1, x2)
+        parts.append(_resampled(kind, chosen, y, x, antialias=antialias))
     return Aligned(kind, torch.cat(parts))
 
 
@@ -146,17 +158,9 @@ def uncrop_resize(
         if not len(columns) or not len(rows):
             continue
         scale_x, scale_y = size[1] / (x2 - x1), size[0] / (y2 - y1)
-        xs, ys = (columns - x1) * scale_x, (rows - y1) * scale_y
-        if kind in _NEAREST:
-            part = _nearest(data[frames], ys, xs)
-        else:
-            part = _linear(
-                data[frames],
-                _weights(ys, scale_y, size[0], 0.0, float(size[0])),
-                _weights(xs, scale_x, size[1], 0.0, float(size[1])),
-            )
-            if kind == "flow":
-                part = part * part.new_tensor([1 / scale_x, 1 / scale_y])
+        y = _Axis((rows - y1) * scale_y, scale_y, 0.0, float(size[0]))
+        x = _Axis((columns - x1) * scale_x, scale_x, 0.0, float(size[1]))
+        part = _resampled(kind, data[frames], y, x)
         top, left = int(rows[0]), int(columns[0])
         out[frames, top : top + len(rows), left : left + len(columns)] = part
     return Aligned(kind, out)

@@ -77,6 +77,7 @@ class ClipSound:
         return Request(times_s=start + np.arange(count) / self.decoder.rate_hz, stream="audio")
 
 
+@dataclass(eq=False, repr=False)
 class ClipDataset:
     """Training samples: ``dataset[Ticket(epoch, step, row, reserves)] -> Sample``.
 
@@ -98,36 +99,29 @@ class ClipDataset:
         an aligned file, or a label that is none of the classes.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        sampler: Sampler,
-        views: SupportsViews,
-        *,
-        seed: int = 0,
-        sidecars: Mapping[str, SidecarLike] | None = None,
-        aligned: Sequence[AlignedSource] = (),
-        sound: ClipSound | None = None,
-        target_columns: Mapping[str, Sequence[str]] | None = None,
-        decoder: Decoder | None = None,
-        cache_mb: Annotated[float, Range(ge=0, unit="MB")] = 0.0,
-    ) -> None:
-        if sampler.num_views != views.num_views:
+    manifest: Manifest
+    sampler: Sampler
+    views: SupportsViews
+    _: KW_ONLY
+    seed: int = 0
+    sidecars: Mapping[str, SidecarLike] | None = None
+    aligned: Sequence[AlignedSource] = ()
+    sound: ClipSound | None = None
+    target_columns: Mapping[str, Sequence[str]] | None = None
+    decoder: Decoder | None = None
+    cache_mb: Annotated[float, Range(ge=0, unit="MB")] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.sampler.num_views != self.views.num_views:
             raise UsageError(
-                f"the sampler draws {sampler.num_views} clips and the view plan makes {views.num_views} views; "
-                "they must be equal"
+                f"the sampler draws {self.sampler.num_views} clips and the view plan makes {self.views.num_views} "
+                "views; they must be equal"
             )
-        _check_not_empty(manifest)
-        self.manifest = manifest
-        self.sampler = sampler
-        self.views = views
-        self.seed = seed
-        self.sidecars = dict(sidecars or {})
-        self.aligned = tuple(aligned)
-        self.sound = sound
-        self.codes = {name: label_codes(manifest, name, classes) for name, classes in (target_columns or {}).items()}
-        heard = None if sound is None else sound.decoder
-        self.reader = RowReader(manifest, decoder, aligned=aligned, sound=heard, cache_mb=cache_mb)
+        _check_not_empty(self.manifest)
+        columns = self.target_columns or {}
+        self.codes = {name: label_codes(self.manifest, name, classes) for name, classes in columns.items()}
+        heard = None if self.sound is None else self.sound.decoder
+        self.reader = RowReader(self.manifest, self.decoder, aligned=self.aligned, sound=heard, cache_mb=self.cache_mb)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -142,7 +136,7 @@ class ClipDataset:
         """
         manifest, reader = self.manifest, self.reader
         facts = reader.facts(row)
-        sidecars = {name: table.value(row) for name, table in self.sidecars.items()}
+        sidecars = {name: table.value(row) for name, table in (self.sidecars or {}).items()}
         key = Key(self.seed, epoch, manifest.sample_id(row))
         source = SourceInfo(facts.video, facts.num_frames, facts.duration_s, sidecars)
         try:
@@ -228,7 +222,7 @@ class EvaluationSample(NamedTuple):
     params: tuple[ViewParams, ...] = ()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EvaluationDataset:
     """Deterministic clips × crops of each row; never substitutes: an unreadable row comes back as its fault.
 

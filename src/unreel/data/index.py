@@ -8,7 +8,7 @@ import shlex
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -173,21 +173,15 @@ def _memory(folder: Path) -> Iterator[sqlite3.Connection]:
 def _recall(folder: Path | None, places: Iterable[str]) -> dict[str, VideoInfo]:
     found: dict[str, VideoInfo] = {}
     if folder is not None:
-        try:
-            with _memory(folder) as database:
-                for place in places:
-                    for (text,) in database.execute("SELECT facts FROM facts WHERE place = ?", (place,)):
-                        found[place] = VideoInfo(**json.loads(text))
-        except (OSError, sqlite3.Error):  # a read-only home or a broken cache only costs time
-            pass
+        with suppress(OSError, sqlite3.Error), _memory(folder) as database:  # a broken cache only costs time
+            for place in places:
+                for (text,) in database.execute("SELECT facts FROM facts WHERE place = ?", (place,)):
+                    found[place] = VideoInfo(**json.loads(text))
     return found
 
 
 def _remember(folder: Path | None, new: Mapping[str, VideoInfo]) -> None:
     if folder is not None and new:
-        try:
-            with _memory(folder) as database:
-                rows = [(place, json.dumps(asdict(facts))) for place, facts in new.items()]
-                database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
-        except (OSError, sqlite3.Error):
-            pass
+        with suppress(OSError, sqlite3.Error), _memory(folder) as database:  # as of a home that is read-only
+            rows = [(place, json.dumps(asdict(facts))) for place, facts in new.items()]
+            database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)

@@ -38,9 +38,9 @@ from unreel.core.errors import DataError, UsageError
 from unreel.data.boxes import manifest_boxes
 from unreel.data.contracts import FrameSize, SidecarLike
 from unreel.data.manifest import Manifest
-from unreel.data.rows import AlignedSource
+from unreel.data.rows import AlignedSource, load_arrays
 from unreel.data.sidecars import Sidecar, annotate_command, count_known, find_tables, made_by, open_table, require
-from unreel.media import IMAGE_SUFFIXES, MissingFileError, TooShortError, UnreadableError
+from unreel.media import IMAGE_SUFFIXES, TooShortError, UnreadableError
 from unreel.media.image import ImageDecoder
 
 Boxes = NDArray[np.float64]
@@ -166,7 +166,7 @@ class BoxesColumn:
         if path is None:
             return ObjectBoxes(np.zeros((0, 4)))
         known = self._listed.get(row)
-        return ObjectBoxes.of(_load(path)) if known is None else ObjectBoxes(known)
+        return ObjectBoxes.of(load_arrays(path)) if known is None else ObjectBoxes(known)
 
 
 def _no_column(role: str, holds: str, manifest: Manifest) -> str:
@@ -177,19 +177,6 @@ def _no_column(role: str, holds: str, manifest: Manifest) -> str:
         f"run\n  {annotate_command(name, manifest.root)}\nwhere RUN is a finished run, and train with "
         f"--{switch.replace('_', '-')} cam (from Python: {switch}='cam')"
     )
-
-
-def _load(path: Path) -> Any:
-    try:
-        found = np.load(path, allow_pickle=False)
-        if not isinstance(found, np.lib.npyio.NpzFile):
-            return found
-        with found:
-            return {name: found[name] for name in found.files}
-    except FileNotFoundError:
-        raise MissingFileError(path, "there is no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UnreadableError(path, f"not a readable NumPy file ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -255,7 +242,7 @@ def _levels(path: Path, indices: NDArray[np.int64], times_s: NDArray[np.float64]
         levels = _picture(path)[None]
     else:
         levels = _masks_of(path, indices, times_s)
-    return torch.from_numpy(np.ascontiguousarray(levels))
+    return torch.from_numpy(np.array(levels))
 
 
 def _picture(path: Path) -> NDArray[np.uint8]:
@@ -263,7 +250,7 @@ def _picture(path: Path) -> NDArray[np.uint8]:
 
 
 def _masks_of(path: Path, indices: NDArray[np.int64], times_s: NDArray[np.float64]) -> NDArray[Any]:
-    found = _load(path)
+    found = load_arrays(path)
     masks = found.get("masks") if isinstance(found, dict) else found
     if masks is None or masks.ndim not in (2, 3) or not len(masks):
         raise UnreadableError(path, "holds no masks (T, h, w)")

@@ -6,12 +6,11 @@ the name of its column ``file.<name>``. All share one clock: seconds from the st
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -72,20 +71,29 @@ class Stretch(NamedTuple):
     times_s: NDArray[np.float64]
 
 
+def load_arrays(path: Path) -> Any:
+    """The array of a .npy file, mapped; of a .npz the arrays by name. Raises MissingFileError, UnreadableError."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(found, np.lib.npyio.NpzFile):
+            return found
+        with found:
+            return {name: found[name] for name in found.files}
+    except FileNotFoundError:
+        raise MissingFileError(path, "there is no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UnreadableError(path, f"not a readable NumPy file ({error})") from None
+
+
 def read_array(path: Path, indices: NDArray[np.int64], size: FrameSize) -> Tensor:
     """Rows ``indices`` of a .npy file whose first axis is the video's frames; one row serves all frames.
 
     Raises: MissingFileError, UnreadableError; TooShortError where the array has fewer rows than the video frames.
     """
     del size
-    try:
-        data = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise MissingFileError(path, "there is no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UnreadableError(path, f"not a readable .npy array ({error})") from None
-    if data.ndim == 0:
-        raise UnreadableError(path, "holds a single number; its first axis must be the video's frames")
+    data = load_arrays(path)
+    if not np.ndim(data):
+        raise UnreadableError(path, "holds no single array whose first axis is the video's frames")
     if data.shape[0] == 1:
         return torch.from_numpy(np.array(data))
     if data.shape[0] <= indices.max():
@@ -149,8 +157,8 @@ class RowReader:
         self.aligned = {source.name: source for source in aligned}
         self.sound = sound or AudioDecoder()
         self.cache_mb = cache_mb
-        self._facts: OrderedDict[int, RowFacts] = OrderedDict()
-        self._chosen: dict[int, Decoder] = {}
+        self._known = lru_cache(_FACTS_KEPT)(self._probe)
+        self._chosen = lru_cache(_FACTS_KEPT)(decoder_for)
         self._kept: dict[int, Frames] = {}
         self._room = int(cache_mb * 1e6)
 
@@ -161,15 +169,7 @@ class RowReader:
 
     def facts(self, row: int) -> RowFacts:
         """Probed facts and span of a row. Raises MediaError; TooShortError for a span without a frame."""
-        known = self._facts.get(row)
-        if known is not None:
-            self._facts.move_to_end(row)
-            return known
-        facts = self._probe(row)
-        self._facts[row] = facts
-        if len(self._facts) > _FACTS_KEPT:
-            self._facts.popitem(last=False)
-        return facts
+        return self._known(row)
 
     def read(self, row: int, requests: Sequence[Request]) -> list[Stretch]:
         """What each request asks for, in their order; all frames come from one call of the decoder.
@@ -242,14 +242,7 @@ class RowReader:
         return RowFacts(video, first, last - first, video.start_s + start, min(end, video.duration_s) - start)
 
     def _back_end(self, row: int) -> Decoder:
-        if self.decoder is not None:
-            return self.decoder
-        found = self._chosen.get(row)
-        if found is None:
-            if len(self._chosen) >= _FACTS_KEPT:
-                self._chosen.clear()
-            found = self._chosen[row] = decoder_for(self.manifest.absolute(row))
-        return found
+        return self.decoder or self._chosen(self.manifest.absolute(row))
 
     def _video(self, row: int) -> VideoInfo:
         listed = self.manifest.frame_paths(row)

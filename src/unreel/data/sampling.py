@@ -364,15 +364,7 @@ class ClipPlan:
 
     def crops(self, height: int, width: int) -> list[CropBox]:
         """Crops of the *resized* frame (height, width): spread over its longer side, centred on the shorter."""
-        size = self.size_px
-
-        def centre(side: int) -> int:
-            return round((side - size) / 2)
-
-        if self.num_crops == 1:
-            return [CropBox(centre(height), centre(width), size)]
-        room = max(height, width) - size
-        offsets = [round(i * room / (self.num_crops - 1)) for i in range(self.num_crops)]
-        if height > width:
-            return [CropBox(o, centre(width), size) for o in offsets]
-        return [CropBox(centre(height), o, size) for o in offsets]
+        n, size = self.num_crops, self.size_px
+        room, centre = max(height, width) - size, round((min(height, width) - size) / 2)
+        offsets = [round(i * room / (n - 1)) for i in range(n)] if n > 1 else [round(room / 2)]
+        return [CropBox(o, centre, size) if height > width else CropBox(centre, o, size) for o in offsets]

@@ -254,13 +254,18 @@ class _Entry(NamedTuple):
 
 
 class _Table:
-    """Entries by place, and by content for files that lie elsewhere or have other times."""
+    """Entries by place, and by content for files that lie elsewhere or have other times; those of a file, if any.
+
+    Raises: DataError for a file that is no table.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._by_place: dict[str, _Entry] = {}
         self._by_content: dict[str, _Entry] = {}
         self._sizes: set[int] = set()
+        if path.exists():
+            self._read()
 
     def add(self, entry: _Entry) -> None:
         self._by_place[entry.path] = entry
@@ -293,7 +298,7 @@ class _Table:
         self.add(known._replace(path=place_beside(self.path, source), state=file_state(source).digest))
         return True
 
-    def read(self) -> None:
+    def _read(self) -> None:
         """Add the entries of the Parquet table. Raises DataError where it cannot be read."""
         import pyarrow.parquet as parquet
 
@@ -336,12 +341,6 @@ class _Table:
         metadata = {**(table.schema.metadata or {}), _MADE_BY: json.dumps(made_by).encode()}
         with replacing(self.path) as partial:
             parquet.write_table(table.replace_schema_metadata(metadata), partial)
-
-
-def _read(path: Path) -> _Table:
-    table = _Table(path)
-    table.read()
-    return table
 
 
 class Annotation(NamedTuple):
@@ -404,13 +403,12 @@ def annotate(
     for i in range(len(manifest)):
         first_row.setdefault(manifest.relative(i), i)
     rows = list(first_row.values())
-    maker: Versioned = producer if isinstance(producer, Producer) else for_sources(producer, _whole(manifest, rows))
+    whole = replace(manifest, rows=tuple(replace(manifest.rows[row], start_s=None, end_s=None) for row in rows))
+    maker: Versioned = producer if isinstance(producer, Producer) else for_sources(producer, whole)
     target = table_path(folder, maker)
     journal = target.with_suffix(".journal")
     with claimed(folder, only=target.name):
         table = _Table(target)
-        if target.exists():
-            table.read()
         if journal.exists():
             table.read_journal(journal)
             append(journal, "\n")  # a killed run may have left half a line
@@ -419,18 +417,14 @@ def annotate(
         total, known = len(rows), len(rows) - len(missing)
         if progress is not None:
             progress(known, total)
-        results = (
-            iterate_rows(
-                partial(_compute, manifest, producer),
-                manifest,
-                missing,
-                workers=workers,
-                timeout_s=timeout_s,
-                most=math.inf,
-            )
-            if isinstance(producer, Producer)
-            else _compute_all(manifest, producer, rows, missing, target, workers)
-        )
+        results: Iterable[Found] = ()
+        if isinstance(producer, Producer):
+            job = partial(_compute, manifest, producer)
+            results = iterate_rows(job, manifest, missing, workers=workers, timeout_s=timeout_s, most=math.inf)
+        elif missing:
+            place = {row: i for i, row in enumerate(rows)}
+            of_set = producer.compute_all(whole, [place[row] for row in missing], table=target, workers=workers)
+            results = (one._replace(row=rows[one.row]) for one in of_set)
         for done, (row, problem, values) in enumerate(results, 1):
             found = table.entry(manifest.absolute(row), before[row], problem, values)
             append(journal, json.dumps(found) + "\n")
@@ -442,22 +436,6 @@ def annotate(
     entries = [(manifest.relative(row), table.find(manifest.absolute(row))) for row in rows]
     failed = [(path, e.error) for path, e in entries if e is not None and e.error is not None]
     return Annotation(target, len(missing), known, failed)
-
-
-def _compute_all(
-    manifest: Manifest, producer: SetProducer, rows: Sequence[int], missing: Sequence[int], table: Path, workers: int
-) -> Iterator[Found]:
-    if not missing:
-        return
-    place = {row: i for i, row in enumerate(rows)}
-    wanted = [place[row] for row in missing]
-    for found in producer.compute_all(_whole(manifest, rows), wanted, table=table, workers=workers):
-        yield found._replace(row=rows[found.row])
-
-
-def _whole(manifest: Manifest, rows: Sequence[int]) -> Manifest:
-    """These rows, each its whole file."""
-    return replace(manifest, rows=tuple(replace(manifest.rows[row], start_s=None, end_s=None) for row in rows))
 
 
 class Sidecar:
@@ -494,24 +472,38 @@ def require(
     found: dict[str, Sidecar] = {}
     for item in names:
         producer = create_producer(item, data=manifest.root) if isinstance(item, str) else item
-        folders = [folder] if folder is not None else [Path(manifest.root, "sidecars"), default_folder(manifest)]
-        tables = [_read(file) for f in folders if (file := table_path(f, producer)).exists()]
-        by_path: dict[str, _Entry | None] = {}
-        for i in range(len(manifest)):
-            path = manifest.relative(i)
-            if path not in by_path:
-                entries_of = (table.find(manifest.absolute(i)) for table in tables)
-                by_path[path] = next((entry for entry in entries_of if entry is not None), None)
-        missing = [path for path, entry in by_path.items() if entry is None]
-        if missing:
-            raise DataError(
-                f"sidecar {producer.name!r} is missing for {len(missing)} of {len(by_path)} sources of "
-                f"{manifest.root} (first: {missing[0]}); run\n  {annotate_command(producer.name, manifest.root)}"
-                + (f" --out {shlex.quote(os.fspath(folder))}" if folder is not None else "")
-            )
-        entries = [by_path[manifest.relative(i)] for i in range(len(manifest))]
-        found[producer.name] = Sidecar(producer.name, manifest, [e for e in entries if e is not None])
+        folders = _folders(manifest) if folder is None else [Path(folder)]
+        tables = [file for f in folders if (file := table_path(f, producer)).exists()]
+        out = "" if folder is None else f" --out {shlex.quote(os.fspath(folder))}"
+        advice = f"run\n  {annotate_command(producer.name, manifest.root)}{out}"
+        found[producer.name] = _sidecar(producer.name, manifest, tables, advice)
     return found
+
+
+def _folders(manifest: Manifest) -> list[Path]:
+    return [Path(manifest.root, "sidecars"), default_folder(manifest)]
+
+
+def _entries(manifest: Manifest, paths: Sequence[Path]) -> list[_Entry | None]:
+    """For every row the first entry that these tables have of its source."""
+    tables = [_Table(path) for path in paths]
+    known: dict[Path, _Entry | None] = {}
+    for source in map(manifest.absolute, range(len(manifest))):
+        if source not in known:
+            known[source] = next(filter(None, (table.find(source) for table in tables)), None)
+    return [known[manifest.absolute(i)] for i in range(len(manifest))]
+
+
+def _sidecar(name: str, manifest: Manifest, paths: Sequence[Path], advice: str, where: str = "") -> Sidecar:
+    entries = _entries(manifest, paths)
+    missing = list(dict.fromkeys(manifest.relative(i) for i, entry in enumerate(entries) if entry is None))
+    if missing:
+        sources = len({manifest.relative(i) for i in range(len(manifest))})
+        raise DataError(
+            f"{where}sidecar {name!r} is missing for {len(missing)} of {sources} sources of {manifest.root} "
+            f"(first: {missing[0]}); {advice}"
+        )
+    return Sidecar(name, manifest, [entry for entry in entries if entry is not None])
 
 
 def made_by(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -531,24 +523,14 @@ def find_tables(name: str, manifest: Manifest) -> list[Path]:
 
     Those in ``sidecars`` below the manifest's root come first, then those in the cache.
     """
-    folders = (Path(manifest.root, "sidecars"), default_folder(manifest))
-    return [path for folder in folders for path in sorted(folder.glob(f"{name}-*.parquet"))]
+    return [path for folder in _folders(manifest) for path in sorted(folder.glob(f"{name}-*.parquet"))]
 
 
 def count_known(path: Path, manifest: Manifest) -> int:
     """How many rows a table has an entry for. Raises DataError for a file that is no table."""
-    table = _read(path)
-    return sum(table.find(manifest.absolute(i)) is not None for i in range(len(manifest)))
+    return sum(entry is not None for entry in _entries(manifest, [path]))
 
 
 def open_table(path: Path, manifest: Manifest, name: str) -> Sidecar:
     """One table's facts for every row. Raises DataError for rows it does not know, or a file that is no table."""
-    table = _read(path)
-    entries = [table.find(manifest.absolute(i)) for i in range(len(manifest))]
-    missing = [manifest.relative(i) for i, entry in enumerate(entries) if entry is None]
-    if missing:
-        raise DataError(
-            f"{path}: sidecar {name!r} is missing for {len(missing)} of {len(manifest)} rows of {manifest.root} "
-            f"(first: {missing[0]}); run `unreel data annotate {name}` on them again"
-        )
-    return Sidecar(name, manifest, [entry for entry in entries if entry is not None])
+    return _sidecar(name, manifest, [path], f"run `unreel data annotate {name}` on them again", f"{path}: ")

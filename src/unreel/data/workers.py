@@ -367,7 +367,7 @@ class WorkerPool(Generic[Work, Result]):
 
         Raises: what the job raised; WorkerStalledError, WorkerDiedError.
         """
-        remaining = iter(tasks)
+        remaining = enumerate(tasks)
         results: dict[int, Any] = {}
         sent = yielded = 0
         exhausted = False
@@ -375,15 +375,12 @@ class WorkerPool(Generic[Work, Result]):
             self._collect(results, 0.0)
             while not exhausted and sent - yielded < len(self._processes) * self.prefetch:
                 number = min(range(len(self._queues)), key=lambda n: len(self._queues[n]))
-                if len(self._queues[number]) >= self.prefetch:
-                    break
-                try:
-                    task = next(remaining)
-                except StopIteration:
+                numbered = next(remaining, None)
+                if numbered is None:
                     exhausted = True
                     break
                 try:
-                    self._connections[number].send((sent, task))
+                    self._connections[number].send(numbered)
                 except (BrokenPipeError, ConnectionResetError):
                     raise self._death(number) from None
                 self._queues[number].append(sent)
@@ -407,9 +404,8 @@ class WorkerPool(Generic[Work, Result]):
         numbers: dict[object, int] = {self._connections[n]: n for n in busy}
         numbers.update({self._processes[n].sentinel: n for n in busy})
         ready = wait(list(numbers), timeout_s) if numbers else []  # type: ignore[arg-type]
-        for item in ready:
-            if not isinstance(item, Connection):
-                continue
+        answers = [item for item in ready if isinstance(item, Connection)]
+        for item in answers:
             number = numbers[item]
             try:
                 index, result = _receive(item, self.pin_memory)
@@ -418,12 +414,11 @@ class WorkerPool(Generic[Work, Result]):
             self._queues[number].remove(index)
             results[index] = result
             self._answered = True
-        if ready and any(isinstance(item, Connection) for item in ready):
+        if answers:
             return
         if ready:
             raise self._death(numbers[ready[0]])
-        stalled = self._stalled(busy)
-        if stalled:
+        if stalled := self._stalled(busy):
             raise WorkerStalledError(stalled, self.timeout_s)
 
     def _stalled(self, busy: Sequence[int]) -> list[int]:
