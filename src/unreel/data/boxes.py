@@ -115,8 +115,7 @@ def manifest_boxes(manifest: Manifest, name: str = "boxes") -> list[NDArray[np.f
     row's path as the manifest writes it.
     Raises: DataError for a row without a file, or whose path its file does not list, and as ``read_boxes``.
     """
-    by_place: dict[Path, dict[str, NDArray[np.float64]]] = {}
-    as_written: dict[Path, dict[str, NDArray[np.float64]]] = {}
+    known: dict[Path, dict[str, NDArray[np.float64]]] = {}  # by place, and as written
     result = []
     for i in range(len(manifest)):
         file = manifest.file(i, name)
@@ -125,13 +124,11 @@ def manifest_boxes(manifest: Manifest, name: str = "boxes") -> list[NDArray[np.f
                 f"{manifest.relative(i)}: no file.{name} in the manifest; every row needs a file of boxes, as "
                 "`unreel data prepare` writes with --set layout.files=FOLDER"
             )
-        if file not in by_place:
-            as_written[file] = read_boxes(file)
-            folder = os.path.abspath(file.parent)
-            by_place[file] = {os.path.normpath(os.path.join(folder, k)): v for k, v in as_written[file].items()}
-        found = by_place[file].get(os.path.abspath(manifest.absolute(i)))
-        if found is None:
-            found = as_written[file].get(manifest.relative(i))
+        if file not in known:
+            listed, folder = read_boxes(file), os.path.abspath(file.parent)
+            known[file] = listed | {os.path.normpath(os.path.join(folder, k)): v for k, v in listed.items()}
+        places = (os.path.abspath(manifest.absolute(i)), manifest.relative(i))
+        found = next((known[file][place] for place in places if place in known[file]), None)
         if found is None:
             raise DataError(
                 f"{manifest.relative(i)}: not listed in {file}; expected a line per image, an id alone where there is "

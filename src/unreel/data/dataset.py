@@ -120,14 +120,11 @@ class ClipDataset:
         _check_not_empty(self.manifest)
         columns = self.target_columns or {}
         self.codes = {name: label_codes(self.manifest, name, classes) for name, classes in columns.items()}
-        heard = None if self.sound is None else self.sound.decoder
+        heard = AudioDecoder() if self.sound is None else self.sound.decoder
         self.reader = RowReader(self.manifest, self.decoder, aligned=self.aligned, sound=heard, cache_mb=self.cache_mb)
 
     def __len__(self) -> int:
         return len(self.manifest)
-
-    def __getitem__(self, ticket: Ticket) -> Sample:
-        return self.fill(ticket)
 
     def sample(self, row: int, epoch: int = 0) -> Sample:
         """One row's views: a pure function of (seed, epoch, row's sample id).
@@ -175,6 +172,8 @@ class ClipDataset:
         found, faults = attempt(self.manifest, ticket, read, faults="substitute", context=context)
         assert found is not None
         return replace(found, faults=faults)
+
+    __getitem__ = fill
 
     def batch(self, tickets: Sequence[Ticket], context: WorkerContext = IN_PROCESS) -> Batch:
         """A batch of what :meth:`fill` finds for each ticket."""
@@ -246,15 +245,14 @@ class EvaluationDataset:
     def __len__(self) -> int:
         return len(self.manifest)
 
-    def __getitem__(self, row: int) -> EvaluationSample:
-        return self.read(row)
-
     def read(self, row: int, context: WorkerContext = IN_PROCESS) -> EvaluationSample:
         """The row's views or its fault; ``context`` as in :func:`unreel.data.rows.attempt`."""
         found, faults = attempt(self.manifest, Ticket(0, -1, row), self._sample, faults="report", context=context)
         if found is not None:
             return found
         return EvaluationSample(None, None, self.manifest.sample_id(row), self.manifest.group_id(row), row, faults[0])
+
+    __getitem__ = read
 
     def _sample(self, row: int) -> EvaluationSample:
         plan, reader = self.plan, self.reader

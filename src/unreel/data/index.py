@@ -106,24 +106,13 @@ def index(
     for i, row in enumerate(manifest.rows):
         name = _source_name(manifest, i)
         answer = found[name]
-        if isinstance(answer, IndexFault):
-            facts_of.append(None)
-            if first_row[name] == i:
-                faults.append(answer)
-            continue
-        if row.start_s is not None and row.start_s >= answer.duration_s > 0:
-            faults.append(
-                IndexFault(
-                    i,
-                    row.path,
-                    "TooShortError",
-                    f"{shown(manifest.where(i))}: the span starts at {row.start_s:g} s, where {shown(name)} ends "
-                    f"at {answer.duration_s:g} s",
-                )
-            )
-            facts_of.append(None)
-            continue
-        facts_of.append(answer)
+        if isinstance(answer, VideoInfo) and row.start_s is not None and row.start_s >= answer.duration_s > 0:
+            ends = f"where {shown(name)} ends at {answer.duration_s:g} s"
+            told = f"{shown(manifest.where(i))}: the span starts at {row.start_s:g} s, {ends}"
+            answer = IndexFault(i, row.path, "TooShortError", told)
+        if isinstance(answer, IndexFault) and answer.row == i:
+            faults.append(answer)
+        facts_of.append(answer if isinstance(answer, VideoInfo) else None)
     return Indexed(manifest.with_facts(facts_of), faults)
 
 

@@ -6,13 +6,14 @@ to know is in its tickets, so workers, ranks and restarts change who computes a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unreel.core.checks import Range, checked
+from unreel.core.checks import Amount, Count, Range, Share, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.core.words import counted
@@ -32,6 +33,7 @@ R = TypeVar("R")
 
 
 @checked
+@dataclass(eq=False, repr=False)
 class ClipLoader:
     """Training batches of a :class:`ClipDataset`.
 
@@ -47,7 +49,8 @@ class ClipLoader:
         timeout_s: how long a worker may have one video in hand. After that the workers are restarted at the same
             step and the file is quarantined.
         pin_memory: copy batches into page-locked memory (in a thread), for quick transfer to a CUDA device.
-        quarantine: paths, as the manifest writes them, that are not to be touched: a checkpoint's.
+        quarantine: paths, as the manifest writes them, that are not to be touched: a checkpoint's. Those that make a
+            worker hang or crash are added.
         max_fault_share: the run stops when more than this share of the samples had to be refilled.
         reserves: rows that stand in for a slot's, in order.
         prefetch: batches each worker makes ahead.
@@ -55,59 +58,42 @@ class ClipLoader:
     Raises: UsageError for settings out of range; DataError when the data set is smaller than one global batch.
     """
 
-    def __init__(
-        self,
-        dataset: ClipDataset,
-        batch_size: Annotated[int, Range(ge=1, unit="videos")],
-        *,
-        seed: int = 0,
-        workers: Annotated[int, Range(ge=0)] = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        drop_last: bool = True,
-        timeout_s: Annotated[float, Range(gt=0, unit="s")] = 120.0,
-        pin_memory: bool = False,
-        quarantine: Iterable[str] = (),
-        max_fault_share: Annotated[float, Range(ge=0, le=1)] = 0.05,
-        reserves: Annotated[int, Range(ge=0)] = 4,
-        prefetch: Annotated[int, Range(ge=1)] = 2,
-        start_method: str | None = None,
-    ) -> None:
-        if not 0 <= rank < world_size:
-            raise UsageError(f"rank {rank} is not one of {world_size} processes")
-        if batch_size % world_size:
+    dataset: ClipDataset
+    batch_size: Annotated[int, Range(ge=1, unit="videos")]
+    _: KW_ONLY
+    seed: int = 0
+    workers: Amount = 0
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = True
+    timeout_s: Annotated[float, Range(gt=0, unit="s")] = 120.0
+    pin_memory: bool = False
+    quarantine: Collection[str] = ()
+    max_fault_share: Share = 0.05
+    reserves: Amount = 4
+    prefetch: Count = 2
+    start_method: str | None = None
+
+    def __post_init__(self) -> None:
+        size, ranks, found = self.batch_size, self.world_size, len(self.dataset)
+        kind = self.dataset.manifest.noun
+        if not 0 <= self.rank < ranks:
+            raise UsageError(f"rank {self.rank} is not one of {ranks} processes")
+        if size % ranks:
             raise UsageError(
-                f"the global batch of {counted(batch_size, dataset.manifest.noun)} cannot be divided over "
-                f"{world_size} processes; use {batch_size - batch_size % world_size or world_size} or "
-                f"another multiple of {world_size}"
+                f"the global batch of {counted(size, kind)} cannot be divided over {ranks} processes; use "
+                f"{size - size % ranks or ranks} or another multiple of {ranks}"
             )
-        if len(dataset) < batch_size:
-            kind = dataset.manifest.noun
-            most = len(dataset) - len(dataset) % world_size
+        if found < size:
+            most = found - found % ranks
             advice = f"set --train.batch_size {most} or less (batch_size={most} in Python), or " if most else ""
             raise DataError(
-                f"the data set has {counted(len(dataset), kind)}, fewer than one global batch of {batch_size}; {advice}"
+                f"the data set has {counted(found, kind)}, fewer than one global batch of {size}; {advice}"
                 f"add {kind}s (a batch with one {kind} twice would teach that {'an' if kind == 'image' else 'a'} "
                 f"{kind} differs from itself)"
             )
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.seed = seed
-        self.workers = workers
-        self.rank = rank
-        self.world_size = world_size
-        self.drop_last = drop_last
-        self.max_fault_share = max_fault_share
-        self.reserves = reserves
-        self.options: dict[str, Any] = {
-            "timeout_s": timeout_s,
-            "prefetch": prefetch,
-            "pin_memory": pin_memory,
-            "start_method": start_method,
-        }
-        self.samples_seen = 0
-        self.faults_seen = 0
-        self._quarantine = dict.fromkeys(quarantine, _EARLIER)
+        self.samples_seen = self.faults_seen = 0
+        self.quarantine = self._quarantine = dict.fromkeys(self.quarantine, _EARLIER)
         self._orders: dict[tuple[str, int], NDArray[np.int64]] = {}
 
     @property
@@ -115,11 +101,6 @@ class ClipLoader:
         """Global batches per pass over the rows."""
         full, rest = divmod(len(self.dataset), self.batch_size)
         return full + (1 if rest and not self.drop_last else 0)
-
-    @property
-    def quarantine(self) -> tuple[str, ...]:
-        """Paths that made a worker hang or crash, sorted; part of a checkpoint."""
-        return tuple(sorted(self._quarantine))
 
     def extend_quarantine(self, paths: Iterable[str]) -> None:
         """Leave further paths alone from the next ``iterate`` on (a checkpoint's, or another rank's)."""
@@ -184,9 +165,12 @@ class ClipLoader:
             self.dataset.manifest.relative,
             workers=self.workers,
             quarantine=self._quarantine,
-            **self.options,
+            timeout_s=self.timeout_s,
+            prefetch=self.prefetch,
+            pin_memory=self.pin_memory,
+            start_method=self.start_method,
         )
-        if self.options["pin_memory"]:
+        if self.pin_memory:
             batches = in_background(batches) if self.workers else (batch.pin_memory() for batch in batches)
         try:
             for batch in batches:

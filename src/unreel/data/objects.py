@@ -39,7 +39,16 @@ from unreel.data.boxes import manifest_boxes
 from unreel.data.contracts import FrameSize, SidecarLike
 from unreel.data.manifest import Manifest
 from unreel.data.rows import AlignedSource, load_arrays
-from unreel.data.sidecars import Sidecar, annotate_command, count_known, find_tables, made_by, open_table, require
+from unreel.data.sidecars import (
+    LEARNED,
+    Sidecar,
+    annotate_command,
+    count_known,
+    find_tables,
+    made_by,
+    open_table,
+    require,
+)
 from unreel.media import IMAGE_SUFFIXES, TooShortError, UnreadableError
 from unreel.media.image import ImageDecoder
 
@@ -47,7 +56,6 @@ Boxes = NDArray[np.float64]
 
 MASK = "mask"
 """Key of the mask in ``View.aligned``, whichever place it came from."""
-_TABLES = ("boxes", "masks")
 _DIGEST = re.compile(r"[0-9a-f]{16,}")
 _TIME_SLACK_S = 1e-6
 _NONE = "no-mask"  # stands for the file where a row has none
@@ -349,7 +357,7 @@ def _with_masks(manifest: Manifest, table: Sidecar, folder: Path) -> Manifest:
 
 def table_name(path: Path, manifest: Manifest) -> str:
     """How a recipe names a table: its file's name where ``choose_table`` finds that by itself, else its path."""
-    known = path.name.startswith(_TABLES) and path in find_tables(path.name.partition("-")[0], manifest)
+    known = path.name.startswith(LEARNED) and path in find_tables(path.name.partition("-")[0], manifest)
     return path.stem if known else str(path.absolute())
 
 
@@ -359,8 +367,8 @@ def choose_table(name: str, manifest: Manifest, chosen: str | None = None) -> Pa
 
     Raises: DataError where there is none; UsageError where there are several, or not the chosen one.
     """
-    if name not in _TABLES:
-        raise UsageError(f"{name!r} is no table of objects; there are {', '.join(_TABLES)}")
+    if name not in LEARNED:
+        raise UsageError(f"{name!r} is no table of objects; there are {', '.join(LEARNED)}")
     if chosen is not None and Path(chosen).is_file():
         return Path(chosen)
     found = {path.stem: path for path in reversed(find_tables(name, manifest))}
@@ -404,7 +412,7 @@ def choose_tables(
         masks: which table of masks.
     Raises: DataError where there is none, naming the command; UsageError where there are several, or not this one.
     """
-    asked = [name for name in ("boxes", "masks") if name in set(names)]
+    asked = [name for name in LEARNED if name in set(names)]
     return {name: str(choose_table(name, manifest, boxes if name == "boxes" else masks)) for name in asked}
 
 

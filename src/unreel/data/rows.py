@@ -7,7 +7,7 @@ the name of its column ``file.<name>``. All share one clock: seconds from the st
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
@@ -123,6 +123,7 @@ class AlignedSource:
         return self.read(path, indices, size) if self.read_at is None else self.read_at(path, indices, times_s, size)
 
 
+@dataclass(eq=False, repr=False)
 class RowReader:
     """Streams of a manifest's rows, by index or time within their span. Picklable; facts are kept per process.
 
@@ -136,35 +137,28 @@ class RowReader:
     Raises: DataError for a row that lacks an aligned file.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        decoder: Decoder | None = None,
-        *,
-        aligned: Sequence[AlignedSource] = (),
-        sound: AudioDecoder | None = None,
-        cache_mb: float = 0.0,
-    ) -> None:
-        for name in (source.name for source in aligned):
-            lacking = next((i for i in range(len(manifest)) if manifest.file(i, name) is None), None)
+    manifest: Manifest
+    decoder: Decoder | None = None
+    _: KW_ONLY
+    aligned: Sequence[AlignedSource] = ()
+    sound: AudioDecoder = field(default_factory=AudioDecoder)
+    cache_mb: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in (source.name for source in self.aligned):
+            lacking = next((i for i in range(len(self.manifest)) if self.manifest.file(i, name) is None), None)
             if lacking is not None:
                 raise DataError(
-                    f"{manifest.relative(lacking)}: no file.{name} in the manifest; every row needs one for "
+                    f"{self.manifest.relative(lacking)}: no file.{name} in the manifest; every row needs one for "
                     f"aligned data {name!r}"
                 )
-        self.manifest = manifest
-        self.decoder = decoder
-        self.aligned = {source.name: source for source in aligned}
-        self.sound = sound or AudioDecoder()
-        self.cache_mb = cache_mb
         self._known = lru_cache(_FACTS_KEPT)(self._probe)
         self._chosen = lru_cache(_FACTS_KEPT)(decoder_for)
         self._kept: dict[int, Frames] = {}
-        self._room = int(cache_mb * 1e6)
+        self._room = int(self.cache_mb * 1e6)
 
     def __reduce__(self) -> tuple[object, ...]:  # what was read stays with the process that read it
-        aligned = tuple(self.aligned.values())
-        make = partial(RowReader, aligned=aligned, sound=self.sound, cache_mb=self.cache_mb)
+        make = partial(RowReader, aligned=self.aligned, sound=self.sound, cache_mb=self.cache_mb)
         return make, (self.manifest, self.decoder)
 
     def facts(self, row: int) -> RowFacts:
@@ -311,9 +305,10 @@ class RowReader:
         return Stretch(torch.from_numpy(samples), times_s)
 
     def _aligned_with(self, row: int, name: str, numbers: NDArray[np.int64], times_s: NDArray[np.float64]) -> Tensor:
-        source = self.aligned.get(name)
+        source = next((source for source in self.aligned if source.name == name), None)
         if source is None:
-            raise UsageError(f"no stream {name!r}; there are video, audio{''.join(f', {n}' for n in self.aligned)}")
+            known = ", ".join(["video", "audio", *(source.name for source in self.aligned)])
+            raise UsageError(f"no stream {name!r}; there are {known}")
         path, video = self.manifest.file(row, name), self.facts(row).video
         assert path is not None  # checked for every row at the start
         return source.at(path, numbers, times_s, FrameSize(video.height, video.width, len(numbers)))
