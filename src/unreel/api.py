@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from unreel.core.distributed import rank
 from unreel.core.errors import UsageError
-from unreel.core.files import check_apart, check_file, replacing, write_arrays, write_whole
+from unreel.core.files import check_apart, check_file, replacing, write_arrays
 from unreel.core.progress import Progress, format_seconds
 from unreel.core.text import listed
 from unreel.core.words import plural
@@ -24,19 +24,21 @@ from unreel.data.index import index as probe_all
 from unreel.data.manifest import Manifest, Source
 from unreel.methods import Method, list_methods
 from unreel.nn import Encoder, list_encoders
-from unreel.nn.export import DetectionSet, ExportFormat, check_export, detectron2_settings, export_encoder
+from unreel.nn.export import DetectionSet
 from unreel.nn.external import wrap_encoder
 from unreel.nn.weights import FILE_NAME, save_encoder
 from unreel.nn.weights import load_encoder as load_encoder_file
 from unreel.protocols.compute import Compute, sorted_options
 from unreel.protocols.features import Embeddings
 from unreel.protocols.features import embed as embed_features
-from unreel.protocols.head import Head, save_head, with_card
+from unreel.protocols.head import Head, is_head, save_head, with_card
 from unreel.protocols.head import load_head as load_head_file
 from unreel.protocols.retrieval import Hit
 from unreel.protocols.retrieval import search as search_features
 from unreel.recipes import list_recipes
 from unreel.recipes.build import Prepared, prepare
+from unreel.recipes.export import Exported, Format
+from unreel.recipes.export import export as write_export
 from unreel.recipes.maps import annotate, explain
 from unreel.train import run as train_run
 from unreel.train.backend import Backend
@@ -258,45 +260,42 @@ def write_embeddings(embeddings: Embeddings, path: str | os.PathLike[str]) -> No
         pq.write_table(table, partial)
 
 
-class Exported(NamedTuple):
-    """What ``export`` wrote: weights, settings where they were asked for, and of which architecture."""
-
-    file: Path
-    settings: Path | None
-    architecture: str
-
-
 def export(
-    encoder: AnyEncoder,
+    encoder: AnyEncoder | Head,
     *,
-    format: ExportFormat,
+    format: Format,
     out: str | os.PathLike[str],
     settings_for: DetectionSet | None = None,
     batch: int = 16,
 ) -> Exported:
-    """Write a ResNet-18 or ResNet-50 for other code.
+    """Write an encoder, or a head with its encoder, for other code.
+
+    "onnx" and "torch" write a graph with the preprocessing inside, and run it on ten clips before they keep it: clips
+    (videos, views, frames, height, width, 3) uint8 in, embeddings and a head's probabilities out. "hub" writes a folder
+    to share: weights, settings, and a model card with what the run's folder says was measured. "torchvision" and
+    "detectron2" write the weights of a ResNet-18 or ResNet-50 under their names.
 
     Args:
-        encoder: an encoder, a run, or the path of either.
-        format: whose names to use: "torchvision" (.pth, .pt, .safetensors) or "detectron2" (.pkl).
-        out: the file to write.
+        encoder: an encoder, a run, or the path of either; a head, or its file.
+        format: "onnx" (.onnx), "torch" (.pt2), "hub" (a folder), "torchvision" (.pth, .pt, .safetensors), "detectron2"
+            (.pkl).
+        out: the file or folder to write.
         settings_for: with "detectron2": also write R-CNN C4's settings for "coco" or "voc", beside it as FILE.yaml.
         batch: the settings' batch size, over all GPUs.
-    Raises: UsageError for another format, suffix or architecture; WriteError before any work.
+    Raises: UsageError for another format, suffix or architecture, and for a head that is no linear one; DataError where
+        a graph gives other numbers than its module; WriteError before any work.
     """
-    target = check_export(format, out)
-    if settings_for is not None and format != "detectron2":
-        raise UsageError("--settings-for goes with --format detectron2 (settings_for= and format= in Python)")
-    settings = None if settings_for is None else target.with_suffix(".yaml")
-    for file in filter(None, (target, settings)):
-        check_file(file)
-    net = _encoder(encoder)
-    export_encoder(net, target, format=format)
-    if settings is not None and settings_for is not None:
-        import yaml
+    head = encoder if isinstance(encoder, Head) else None
+    if isinstance(encoder, str | os.PathLike) and Path(encoder).is_file() and is_head(Path(encoder)):
+        head = load_head(encoder)
+    source = None if isinstance(encoder, Encoder | Head) else _path(encoder)
+    if head is not None:
+        from unreel.tasks.predict import encoder_file
 
-        write_whole(settings, yaml.safe_dump(detectron2_settings(net, settings_for, batch=batch), sort_keys=False))
-    return Exported(target, settings, net.architecture)
+        source = encoder_file(head)
+    net = encoder if isinstance(encoder, Encoder) else load_encoder(source) if source is not None else None
+    assert net is not None  # whatever is no encoder has a source
+    return write_export(net, format=format, out=out, head=head, source=source, settings_for=settings_for, batch=batch)
 
 
 # --- data -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import yaml
 from unreel.cli.main import main
 from unreel.data.synthetic.backgrounds import write_background_world
 from unreel.nn import create_encoder
+from unreel.nn.encoder import InputSpec
 from unreel.nn.weights import save_encoder
 
 
@@ -24,6 +25,25 @@ def test_export_writes_weights_and_settings(tmp_path: Path, capsys: pytest.Captu
     assert main(["export", str(source), "--format", "torchvision", "--out", str(tmp_path / "tv.pkl")]) == 2
     assert ".pth" in capsys.readouterr().err
     assert main([*command[:3], "torchvision", "--out", str(tmp_path / "tv.pth"), "--settings-for", "coco"]) == 2
+
+
+@pytest.mark.slow
+def test_a_head_is_exported_with_its_encoder(
+    tiny_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = create_encoder("resnet_18", stem="cifar", width=4, seed=0)
+    net.input_spec = InputSpec(num_frames=1, size_px=32)
+    source, head = save_encoder(net, tmp_path / "net.safetensors"), tmp_path / "head.safetensors"
+    options = ["--labels", str(tiny_world), "--label", "motion", "--head", str(head), "--workers", "0", "--quiet"]
+    assert main(["predict", str(source), str(tiny_world), *options]) == 0
+    capsys.readouterr()
+    assert main(["export", str(head), "--format", "torch", "--out", str(tmp_path / "net.pt2"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["difference"] <= 1e-4
+    assert main(["export", str(head), "--format", "hub", "--out", str(tmp_path / "hub")]) == 2
+    assert "a head is written with its encoder, as onnx or torch" in capsys.readouterr().err
+    assert main(["export", str(source), "--format", "hub", "--out", str(tmp_path / "hub")]) == 0
+    assert "model card" in capsys.readouterr().out
+    assert main(["export", str(source), "--format", "onxx", "--out", "x"]) == 2
 
 
 def test_evaluate_asks_the_background_challenge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,22 +12,28 @@ def export(
     encoder: Path,
     /,
     *,
-    format: Literal["torchvision", "detectron2"],
+    format: Literal["onnx", "torch", "hub", "torchvision", "detectron2"],
     out: Path,
     settings_for: Literal["coco", "voc"] | None = None,
     batch: int = 16,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Write a ResNet-18 or ResNet-50 for other code, with the names of torchvision or Detectron2.
+    """Write an encoder, or a head with its encoder, for other programs and other people.
+
+    onnx and torch write a graph that takes clips as they come from the decoder, cut and resized. Before the file is
+    kept, ten clips go through it, and its numbers are compared with those of unreel. hub writes a folder to share:
+    weights, settings, and a model card with the scores that the run's folder keeps. torchvision and detectron2 write
+    the weights of a ResNet-18 or ResNet-50 under their names.
 
     For Detectron2, --settings-for coco also writes the settings of R-CNN C4 beside the weights, as FILE.yaml. Then run
     train_net.py --config-file FILE.yaml MODEL.WEIGHTS FILE.pkl. This needs MoCo's detection code, which defines
     Res5ROIHeadsExtraNorm.
 
     Args:
-        encoder: A run's folder, or an encoder file (.safetensors).
-        format: Whose names to use: torchvision (.pth, .pt, .safetensors) or detectron2 (.pkl).
-        out: The file to write.
+        encoder: A run's folder, an encoder file (.safetensors), or a head file that "unreel predict" kept.
+        format: onnx (.onnx), torch (.pt2), hub (a folder), torchvision (.pth, .pt, .safetensors) or detectron2 (.pkl).
+            onnx needs the extra: pip install "unreel[onnx]".
+        out: The file or folder to write.
         settings_for: With detectron2: also write the settings for this data set.
         batch: With --settings-for: the batch size, counted over all GPUs.
     """
@@ -35,9 +41,21 @@ def export(
 
     found = api.export(encoder, format=format, out=out, settings_for=settings_for, batch=batch)
     plain: dict[str, object] = {"file": str(found.file), "format": format, "architecture": found.architecture}
-    lines = [f"wrote {found.file}: {found.architecture} under the names of {format}"]
+    lines = [f"wrote {found.file}: {found.architecture}, {_HOW[format]}"]
+    if found.difference is not None:
+        plain["difference"] = found.difference
+        lines.append(f"ten clips through it give unreel's numbers within {found.difference:.1g}")
     if found.settings is not None:
         plain["settings"] = str(found.settings)
         lines.append(f"wrote {found.settings}")
     common.print(plain, "\n".join(lines))
     return 0
+
+
+_HOW = {
+    "onnx": "as an ONNX graph",
+    "torch": "as a graph of torch.export",
+    "hub": "with its model card, README.md",
+    "torchvision": "under the names of torchvision",
+    "detectron2": "under the names of detectron2",
+}

@@ -88,6 +88,14 @@ class ClipsToNumbers(nn.Module):
         return vectors, said.float()
 
 
+def check_suffix(format: GraphFormat, path: str | os.PathLike[str]) -> Path:
+    """The file to write. Raises UsageError for another suffix than the format's."""
+    target = Path(path)
+    if target.suffix != SUFFIXES[format]:
+        raise UsageError(f"{target}: for {format} a file ends in {SUFFIXES[format]}")
+    return target
+
+
 def export_graph(
     encoder: Encoder, path: str | os.PathLike[str], *, format: GraphFormat, head: Head | None = None
 ) -> float:
@@ -103,9 +111,7 @@ def export_graph(
     Raises: UsageError for another suffix or head; DataError where the exported graph gives other numbers, or torch
         cannot export the encoder.
     """
-    target = Path(path)
-    if target.suffix != SUFFIXES[format]:
-        raise UsageError(f"{target}: for {format} a file ends in {SUFFIXES[format]}")
+    target = check_suffix(format, path)
     if head is not None and not isinstance(head, FittedLinear):
         raise UsageError(
             f"a head of {head.card.protocol!r} cannot be exported, only linear ones can (linear, svm, finetune): "

@@ -43,7 +43,7 @@ def write_hub_folder(source: str | os.PathLike[str], folder: str | os.PathLike[s
     text = (
         templates()
         .overlay(autoescape=False)
-        .get_template("model_card.md.jinja")
+        .get_template("model_card.jinja")
         .render(
             name=target.resolve().name,
             card=read_card(target),
