@@ -33,15 +33,14 @@ def l2_normalize(z: Tensor) -> Tensor:
     return z * z.square().sum(-1, keepdim=True).clamp(min=_NORM_EPS).rsqrt()
 
 
-def _check(z1: Tensor, z2: Tensor, processes: int) -> None:
+def _views(z1: Tensor, z2: Tensor, normalize: bool, gather: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Both views' rows as they are compared, (B, D), and each anchor's own column among those of all processes."""
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise UsageError(f"two views need equal shapes (B, D), got {tuple(z1.shape)} and {tuple(z2.shape)}")
-    if len(z1) * processes < 2:
+    if len(z1) * (world_size() if gather else 1) < 2:
         raise UsageError("a contrast needs at least 2 samples (1 has no negatives); use a larger batch")
-
-
-def _prepare(z: Tensor, normalize: bool) -> Tensor:
-    return l2_normalize(wide(z)) if normalize else wide(z)
+    a, b = (l2_normalize(wide(z)) if normalize else wide(z) for z in (z1, z2))
+    return a, b, torch.arange(len(a), device=a.device) + (rank() * len(a) if gather else 0)
 
 
 @checked
@@ -76,13 +75,10 @@ def nt_xent(
     Returns: scalar; chance level is log(2·B·W − 1) for "mean".
     Raises: UsageError (a ValueError) if shapes differ, there are fewer than 2 samples, or temperature <= 0.
     """
-    _check(z1, z2, world_size() if gather else 1)
     with torch.autocast(device_type=z1.device.type, enabled=False):  # it would take the products in half precision
-        a, b = _prepare(z1, normalize), _prepare(z2, normalize)
+        a, b, labels = _views(z1, z2, normalize, gather)
         all_a, all_b = (all_gather_with_grad(a), all_gather_with_grad(b)) if gather else (a, b)
-        # Anchor i of this process is row offset + i of the gathered batch.
         rows = torch.arange(len(a), device=a.device)
-        labels = rows + (rank() * len(a) if gather else 0)
 
         def anchors(x: Tensor, other: Tensor, same: Tensor) -> Tensor:
             logits = x @ other.T / temperature  # (B, N); the positive is column labels[i]
@@ -108,11 +104,9 @@ def contrast_statistics(
     Returns: means over the anchors of all processes when ``gather``, of this one otherwise; chance accuracy is 1/N.
     Raises: UsageError as ``nt_xent``.
     """
-    _check(z1, z2, world_size() if gather else 1)
     with torch.autocast(device_type=z1.device.type, enabled=False):
-        a, b = _prepare(z1, normalize), _prepare(z2, normalize)
+        a, b, labels = _views(z1, z2, normalize, gather)
         columns = all_gather_with_grad(b) if gather else b
-        labels = torch.arange(len(a), device=a.device) + (rank() * len(a) if gather else 0)
         logits = a @ columns.T / temperature
         probability = logits.softmax(1)
         accuracy = (logits.argmax(1) == labels).to(logits.dtype).mean()

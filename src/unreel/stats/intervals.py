@@ -71,16 +71,11 @@ class _Groups:
 
     def __init__(self, n: int, groups: Sequence[object] | ArrayLike | None) -> None:
         self.n = n
-        if groups is None:
-            self.codes = np.arange(n, dtype=np.int64)
-            self.num_groups = n
-        else:
-            names = np.asarray(groups)
-            if names.shape != (n,):
-                raise UsageError(f"groups: expected one per sample, shape ({n},), got {names.shape}")
-            unique, codes = np.unique(names.astype(str) if names.dtype == object else names, return_inverse=True)
-            self.codes = codes.astype(np.int64)
-            self.num_groups = len(unique)
+        names = np.arange(n) if groups is None else np.asarray(groups)
+        if names.shape != (n,):
+            raise UsageError(f"groups: expected one per sample, shape ({n},), got {names.shape}")
+        unique, codes = np.unique(names.astype(str) if names.dtype == object else names, return_inverse=True)
+        self.codes, self.num_groups = codes.astype(np.int64), len(unique)
         if self.num_groups < 2:
             what = "sample" if groups is None else "group"
             raise UsageError(
