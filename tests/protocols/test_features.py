@@ -15,7 +15,7 @@ from unreel.media.write import write_video
 from unreel.nn import InputSpec, create_encoder
 from unreel.protocols import ArrayClips, FeatureStore, ManifestClips, default_plan, embed, search
 from unreel.protocols.compute import Compute
-from unreel.protocols.features import embed_all, encode, evaluation_mode
+from unreel.protocols.features import embed_all, evaluation_mode
 
 PLAN = ClipPlan(num_frames=4, stride=1, num_clips=2, num_crops=1, size_px=32, short_side_px=32)
 
@@ -118,10 +118,6 @@ def test_layers_and_precision(encoder):
     full, half = (embed(encoder, data, precision=p, progress=False).vectors for p in ("float32", "bfloat16"))
     assert not np.array_equal(full, half)
     np.testing.assert_allclose(half, full, rtol=0.05, atol=0.05)
-    torch.testing.assert_close(
-        encode(encoder, torch.from_numpy(clips(2)[:, 0])),
-        torch.from_numpy(embed(encoder, ArrayClips(clips(2)[:, 0]), progress=False).vectors),
-    )
     with pytest.raises(UsageError, match="unknown stage"):
         embed(encoder, data, layer="res9")
     with pytest.raises(UsageError, match="precision"):

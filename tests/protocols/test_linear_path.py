@@ -146,11 +146,11 @@ def test_a_path_that_runs_away_goes_on_with_a_line_search(monkeypatch) -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(UsageError, match="positive"):
+    with pytest.raises(UsageError, match="w must be > 0"):
         LinearPath(w=0)
     with pytest.raises(UsageError, match="smallest"):
         LinearPath(smallest=2, largest=1)
-    with pytest.raises(UsageError, match="line search"):
+    with pytest.raises(UsageError, match="line_search must be one of none, strong_wolfe"):
         LinearPath(line_search="wolfe")
 
 

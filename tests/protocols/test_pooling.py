@@ -12,7 +12,7 @@ from unreel.nn import InputSpec, create_encoder, wrap_encoder
 from unreel.nn.encoder import Encoder, StageInfo
 from unreel.protocols import ArrayClips, FeatureStore, Pooling, embed, search
 from unreel.protocols.clips import JoinedClips, ManifestClips
-from unreel.protocols.features import embed_all, encode
+from unreel.protocols.features import embed_all
 from unreel.protocols.store import TableKey
 
 PLAN = ClipPlan(num_frames=4, stride=1, num_clips=3, num_crops=1, size_px=32, short_side_px=32)
@@ -118,7 +118,9 @@ def test_rows_hold_the_mean_over_views_unless_they_are_asked_to_keep_them(tmp_pa
     with FeatureStore(tmp_path).open(TableKey(**_about(tmp_path))) as table:
         assert next(iter(table.get([str(mean.sources[0])]).values())).shape == (1, 24)
     # Slow: the views one by one.
-    slow = np.stack([encode(Identity(), torch.from_numpy(v), pooling="max-2x4x4").numpy().mean(0) for v in clips()])
+    net, pool = Identity(), Pooling.of("max-2x4x4")
+    maps = [net.forward_features(net.prepare(torch.from_numpy(v)), ["out"])["out"] for v in clips()]
+    slow = np.stack([pool(net, m).numpy().mean(0) for m in maps])
     np.testing.assert_allclose(mean.vectors, slow, atol=1e-6)
 
 
@@ -159,8 +161,8 @@ def test_any_encoder_and_stage(name):
     for stage in list(encoder.stage_info)[-2:]:
         with torch.no_grad():
             shape = encoder.eval().forward_features(encoder.prepare(x), [stage])[stage].shape
-        found = encode(encoder, x, layer=stage, pooling="max-1x2x2")
-        assert found.shape == (1, shape[1] * shape[2] * (shape[3] // 2) * (shape[4] // 2))
+        found = embed(encoder, ArrayClips(x), layer=stage, pooling="max-1x2x2", progress=False)
+        assert found.vectors.shape == (1, shape[1] * shape[2] * (shape[3] // 2) * (shape[4] // 2))
 
 
 def test_each_encoder_may_be_pooled_in_its_own_way(tmp_path):

@@ -62,7 +62,7 @@ def test_mean_over_views():
 
 def test_one_class_is_refused():
     with pytest.raises(DataError, match="at least two classes"):
-        training_parts(FeatureSet(np.eye(3), np.zeros(3)), None, fraction=0.2, seed=0, needs_selection=True)
+        training_parts(FeatureSet(np.eye(3), np.zeros(3)), None, fraction=0.2)
 
 
 def test_encode_marks_what_training_never_showed():

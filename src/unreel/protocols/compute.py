@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import Count, checked
+from unreel.core.errors import unknown_name
 from unreel.media import Decoder
 from unreel.protocols.store import FeatureStore
 
@@ -18,6 +19,7 @@ Precision: TypeAlias = Literal["float32", "bfloat16"]
 ProgressLike: TypeAlias = bool | Callable[[int, int], None]
 
 
+@checked
 @dataclass(frozen=True)
 class Compute:
     """The options that ``unreel.embed``, ``search`` and ``evaluate`` share.
@@ -39,18 +41,12 @@ class Compute:
 
     device: torch.device | str | None = None
     workers: int | None = None
-    batch_size: int | None = None
+    batch_size: Count | None = None
     store: FeatureStore | str | os.PathLike[str] | None = None
     precision: Precision = "float32"
     decoder: Decoder | None = None
     progress: ProgressLike = True
     work: str | os.PathLike[str] | None = None
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("float32", "bfloat16"):
-            raise UsageError(f"precision: expected 'float32' or 'bfloat16', got {self.precision!r}")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"batch_size: expected at least 1, got {self.batch_size}")
 
     @property
     def features(self) -> FeatureStore | None:

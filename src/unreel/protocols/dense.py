@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from unreel.core.checks import Range
+from unreel.core.checks import Count, NotNegative, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.nn.encoder import Encoder
 from unreel.protocols.features import evaluation_mode
@@ -79,6 +79,7 @@ def _logits(maps: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, ...]) -
     return functional.interpolate(scores, size=size, mode="trilinear", align_corners=False)
 
 
+@checked
 @dataclass(frozen=True)
 class DenseProbe:
     """Multinomial logistic regression at every place, fitted with L-BFGS through the upsampling; no selection.
@@ -90,8 +91,8 @@ class DenseProbe:
         max_iterations: of L-BFGS; a fit that needs more is noted.
     """
 
-    penalty: Annotated[float, Range(ge=0)] = 1e-3
-    max_iterations: Annotated[int, Range(ge=1)] = 100
+    penalty: NotNegative = 1e-3
+    max_iterations: Count = 100
     name: str = "dense"
 
     def fit(self, maps: Tensor, masks: Tensor | NDArray[Any], *, classes: Sequence[str]) -> FittedDense:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,7 +23,7 @@ from unreel.data.manifest import Source
 from unreel.data.sampling import ClipPlan
 from unreel.nn.encoder import Encoder
 from unreel.protocols.clips import ClipSource, as_clip_source, noun_of
-from unreel.protocols.compute import USUAL, Compute, Precision, ProgressLike, sorted_options
+from unreel.protocols.compute import USUAL, Compute, Precision, sorted_options
 from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.store import FeatureTable, TableKey, encoder_digest
 
@@ -99,23 +99,6 @@ def evaluation_mode(encoder: Encoder, device: torch.device | str | None = None) 
             yield target
         finally:
             encoder.to(home)
-
-
-def encode(
-    encoder: Encoder,
-    clips: Tensor,
-    *,
-    layer: str | None = None,
-    pooling: PoolingLike = None,
-    device: torch.device | str | None = None,
-    precision: Precision = "float32",
-) -> Tensor:
-    """One batch of uint8 clips (B, T, H, W, C) to embeddings (B, D), float32 on the CPU, without gradient.
-
-    Running statistics do not change: the encoder is in evaluation mode meanwhile.
-    """
-    with evaluation_mode(encoder, device) as target, torch.inference_mode():
-        return _forward(encoder, clips, layer, target, precision, Pooling.of(pooling))
 
 
 def _forward(
@@ -315,10 +298,11 @@ def embed_all(
             usual = max(default_workers(job.batcher.device) for job in jobs)
             workers = usual if compute.workers is None else compute.workers
             stack.enter_context(room_for(usual))
-            report = stack.enter_context(
-                _reporting(compute.progress, len(names), len(names) - len(todo), noun_of(data))
-            )
-            for row, views in zip(todo, data.read(todo, workers=workers), strict=True):
+            report, known = compute.progress, len(names) - len(todo)
+            if report is True:
+                report = stack.enter_context(Progress("embed", len(names), unit=plural(noun_of(data))))
+                report.resume_at(known)
+            for done, (row, views) in enumerate(zip(todo, data.read(todo, workers=workers), strict=True), known + 1):
                 if isinstance(views, Fault):
                     faults[row] = views
                 else:
@@ -329,7 +313,8 @@ def embed_all(
                         if row in job.todo:
                             for finished, vectors in job.batcher.push(row, different):
                                 job.keep(finished, vectors, names[finished])
-                report()
+                if callable(report):
+                    report(done, len(names))
             for job in jobs:
                 for finished, vectors in job.batcher.flush():
                     job.keep(finished, vectors, names[finished])
@@ -378,25 +363,6 @@ def _assemble(
         clips=source.digest,
         pooling=pooling.key,
     )
-
-
-@contextmanager
-def _reporting(progress: ProgressLike, total: int, done: int, noun: str) -> Iterator[Callable[[], None]]:
-    """A function to call once per source that is finished."""
-    if progress is True:
-        with Progress("embed", total, unit=plural(noun)) as bar:
-            bar.resume_at(done)
-            yield lambda: bar.advance()
-        return
-    count = done
-
-    def tell() -> None:
-        nonlocal count
-        count += 1
-        if callable(progress):
-            progress(count, total)
-
-    yield tell
 
 
 def merge_faults(parts: Iterable[Embeddings]) -> tuple[Fault, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import MinLen
 from numpy.typing import NDArray
 
-from unreel.core.errors import UsageError
+from unreel.core.checks import Count, Fraction, Positive, checked
 from unreel.metrics.retrieval import Neighbours, nearest
 from unreel.protocols.head import HEADS, HeadCard, Predictions
 from unreel.protocols.protocol import class_card, encode, training_parts
@@ -49,6 +50,7 @@ class FittedKNN:
         return Predictions("classes", self.card, scores=shares, probabilities=shares)
 
 
+@checked
 @dataclass(frozen=True)
 class KNN:
     """Weighted k-nearest-neighbour classification by cosine (Wu et al. 2018, §3.4).
@@ -62,28 +64,19 @@ class KNN:
         validation_fraction: share of each class kept for that choice.
     """
 
-    k: int | None = None
-    temperature: float = 0.07
-    candidates: tuple[int, ...] = (1, 3, 5, 10, 20, 50, 100, 200)
-    validation_fraction: float = 0.2
+    k: Count | None = None
+    temperature: Positive = 0.07
+    candidates: Annotated[tuple[Count, ...], MinLen(1)] = (1, 3, 5, 10, 20, 50, 100, 200)
+    validation_fraction: Fraction = 0.2
     name: str = "knn"
-
-    def __post_init__(self) -> None:
-        if self.k is not None and self.k < 1:
-            raise UsageError(f"k: expected at least 1, got {self.k}")
-        if self.temperature <= 0:
-            raise UsageError(f"temperature: expected a positive number, got {self.temperature}")
-        if not self.candidates or min(self.candidates) < 1:
-            raise UsageError(f"candidates: expected positive numbers, got {self.candidates}")
 
     def fit(self, train: FeatureSet, *, validation: FeatureSet | None = None, seed: int = 0) -> FittedKNN:
         """Keep the training samples as gallery and choose k. Errors as ``FeatureProtocol.fit``."""
         parts = training_parts(
             train.mean_over_views(),
             None if validation is None else validation.mean_over_views(),
-            fraction=self.validation_fraction,
+            fraction=self.validation_fraction if self.k is None else None,
             seed=seed,
-            needs_selection=self.k is None,
         )
         notes = parts.notes
         settings: dict[str, object] = {"temperature": self.temperature, "similarity": "cosine"}

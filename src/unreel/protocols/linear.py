@@ -1,6 +1,6 @@
-"""The linear probe: multinomial logistic regression on frozen features, its regularisation chosen on validation.
+"""Linear heads: logistic regression, its regularisation chosen on validation, and the literature's support vectors.
 
-The optimiser is scikit-learn's L-BFGS; what is here is the discipline around it: groups, selection, refit, views.
+The optimisers are scikit-learn's; what is here is the discipline around them: groups, selection, refit, views.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
 
+from unreel.core.checks import Count, Fraction, Positive, checked
 from unreel.core.errors import UsageError
 from unreel.protocols.head import HEADS, HeadCard, Predictions, softmax
 from unreel.protocols.protocol import class_card, encode, training_parts
@@ -21,7 +23,7 @@ from unreel.protocols.samples import FeatureSet, Inputs, as_features
 
 ViewRule: TypeAlias = Literal["vectors", "probabilities", "logits"]
 HeadViewRule: TypeAlias = Literal["vectors", "probabilities", "logits", "scores"]
-VIEW_RULES: tuple[ViewRule, ...] = ("vectors", "probabilities", "logits")
+SVMViewRule: TypeAlias = Literal["vectors", "scores"]
 
 
 def average_views(logits: NDArray[np.float64], rule: HeadViewRule) -> NDArray[np.float64]:
@@ -145,6 +147,7 @@ class _Regression:
         return full_weight, full_bias
 
 
+@checked
 @dataclass(frozen=True)
 class LinearProbe:
     """Logistic regression with an L2 penalty, C chosen on validation, refitted on training and validation together.
@@ -161,32 +164,23 @@ class LinearProbe:
         max_iterations: of L-BFGS; a fit that needs more is noted.
     """
 
-    c: float | None = None
-    c_values: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
+    c: Positive | None = None
+    c_values: tuple[Positive, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
     l2_normalize: bool = False
     standardize: bool = True
     views: ViewRule = "vectors"
-    validation_fraction: float = 0.2
-    max_iterations: int = 1000
+    validation_fraction: Fraction = 0.2
+    max_iterations: Count = 1000
     name: str = "linear"
 
     def __post_init__(self) -> None:
-        if self.c is not None and self.c <= 0:
-            raise UsageError(f"c: expected a positive number, got {self.c}")
-        if not self.c_values or min(self.c_values) <= 0 or list(self.c_values) != sorted(self.c_values):
+        if not self.c_values or list(self.c_values) != sorted(self.c_values):
             raise UsageError(f"c_values: expected ascending positive numbers, got {self.c_values}")
-        if self.views not in VIEW_RULES:
-            raise UsageError(f"views: expected one of {', '.join(VIEW_RULES)}, got {self.views!r}")
 
     def fit(self, train: FeatureSet, *, validation: FeatureSet | None = None, seed: int = 0) -> FittedLinear:
         """Choose C and fit. Errors as ``FeatureProtocol.fit``."""
-        parts = training_parts(
-            train,
-            validation,
-            fraction=self.validation_fraction,
-            seed=seed,
-            needs_selection=self.c is None,
-        )
+        fraction = self.validation_fraction if self.c is None else None
+        parts = training_parts(train, validation, fraction=fraction, seed=seed)
         settings: dict[str, object] = {
             "l2_normalize": self.l2_normalize,
             "standardize": self.standardize,
@@ -243,3 +237,57 @@ class LinearProbe:
             if worse == 2:
                 break
         return min(tried, key=lambda c: (-tried[c][0], tried[c][1])), tried
+
+
+@checked
+@dataclass(frozen=True)
+class LinearSVM:
+    """L2-regularised squared hinge, one class against the rest, solved in the primal.
+
+    Source: docs/methods/evaluation.md, Linear SVM.
+
+    Nothing is selected, so validation samples are trained on too. The solver is scikit-learn's (LIBLINEAR's trust
+    region method), whose intercept is regularised like the weights.
+
+    Args:
+        c: weight of the loss against the penalty; 100 is TCGL's.
+        views: with (N, V, D) features: ``scores`` trains on every view and averages decision values; ``vectors``
+            averages features first.
+        l2_normalize, standardize: what is done to features before; nothing in TCGL's release.
+        max_iterations: the most iterations of the solver, for each class; a fit that needs more is noted.
+    """
+
+    c: Positive = 100.0
+    views: SVMViewRule = "scores"
+    l2_normalize: bool = False
+    standardize: bool = False
+    max_iterations: Count = 1000
+    name: str = "svm"
+
+    def fit(self, train: FeatureSet, *, validation: FeatureSet | None = None, seed: int = 0) -> FittedLinear:
+        """Fit one hyperplane per class; ``seed`` plays no part. Errors as ``FeatureProtocol.fit``."""
+        parts = training_parts(train, validation)
+        everything = parts.everything
+        rows, labels, num_views = as_rows(everything, self.views)
+        scaling = FeatureScaling.fit(rows, l2_normalize=self.l2_normalize, standardize=self.standardize)
+        # Views of one sample share its weight, so that C means the same for any number of views.
+        model = LinearSVC(C=self.c / num_views, loss="squared_hinge", dual=False, max_iter=self.max_iterations)
+        converged = converges(model, scaling(rows), encode(labels, parts.classes))
+        notes = parts.notes
+        if not converged:
+            notes = (*notes, f"the solver stopped after {self.max_iterations} iterations before convergence")
+        weight, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
+        if len(weight) == 1:  # two classes: one hyperplane, seen from both sides
+            weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
+        settings: dict[str, object] = {
+            "c": self.c,
+            "l2_normalize": self.l2_normalize,
+            "standardize": self.standardize,
+            "views": self.views,
+            "n_train": len(everything),
+            "converged": converged,
+        }
+        card = class_card(self.name, parts.classes, everything.labels, settings, notes)
+        # Laid out as a saved head is: sums over another layout may end in another bit.
+        weight, bias = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
+        return FittedLinear(card, weight, bias, self.views, **vars(scaling), has_probabilities=False)

@@ -6,17 +6,16 @@ goes on from one penalty to the next, ascending; the head that is best on valida
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unreel.core.checks import Range
-from unreel.core.errors import UsageError, unknown_name
+from unreel.core.checks import Count, Fraction, Positive, checked
+from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.protocols.linear import FittedLinear
 from unreel.protocols.protocol import class_card, encode, training_parts
@@ -86,6 +85,7 @@ class _Path:
         return _Solved(self.weight.clone(), self.bias.clone(), restarted)
 
 
+@checked
 @dataclass(frozen=True)
 class LinearPath:
     """Multinomial logistic regression whose penalty is chosen on validation along a path.
@@ -108,26 +108,19 @@ class LinearPath:
     Raises: UsageError for values out of range.
     """
 
-    w: Annotated[float, Range(gt=0)] | None = None
-    smallest: Annotated[float, Range(gt=0)] = 1e-6
-    largest: Annotated[float, Range(gt=0)] = 1e5
-    num_values: Annotated[int, Range(ge=1)] = 45
-    max_iterations: Annotated[int, Range(ge=1)] = 1000
+    w: Positive | None = None
+    smallest: Positive = 1e-6
+    largest: Positive = 1e5
+    num_values: Count = 45
+    max_iterations: Count = 1000
     line_search: LineSearch = "none"
-    validation_fraction: Annotated[float, Range(gt=0, lt=1)] = 0.1
+    validation_fraction: Fraction = 0.1
     device: str | None = None
     name: str = "linear"
 
     def __post_init__(self) -> None:
-        if self.w is not None and self.w <= 0:
-            raise UsageError(f"w: expected a positive number, got {self.w}")
-        if not 0 < self.smallest <= self.largest or self.num_values < 1:
-            raise UsageError(
-                "path: expected 0 < smallest ≤ largest and at least one value, "
-                f"got {self.smallest}, {self.largest} and {self.num_values}"
-            )
-        if self.line_search not in get_args(LineSearch):
-            raise unknown_name("line search", self.line_search, get_args(LineSearch))
+        if self.smallest > self.largest:
+            raise UsageError(f"path: expected smallest ≤ largest, got {self.smallest} and {self.largest}")
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -138,13 +131,8 @@ class LinearPath:
 
     def fit(self, train: FeatureSet, *, validation: FeatureSet | None = None, seed: int = 0) -> FittedLinear:
         """Go along the path and keep the best head. Errors as ``FeatureProtocol.fit``."""
-        parts = training_parts(
-            train,
-            validation,
-            fraction=self.validation_fraction,
-            seed=seed,
-            needs_selection=self.w is None,
-        )
+        fraction = self.validation_fraction if self.w is None else None
+        parts = training_parts(train, validation, fraction=fraction, seed=seed)
         classes, notes = parts.classes, parts.notes
         held = parts.validation if self.w is None else None
         values = self.values if held is not None or self.w is not None else (_DEFAULT_W,)
@@ -183,10 +171,7 @@ class LinearPath:
 
 
 def _rows(samples: FeatureSet, device: str) -> Tensor:
-    vectors = np.ascontiguousarray(samples.mean_over_views().vectors)
-    with warnings.catch_warnings():  # arrays from the store may be read-only; nothing here writes to them
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        return torch.from_numpy(vectors).to(device)
+    return torch.from_numpy(np.ascontiguousarray(samples.mean_over_views().vectors)).to(device)
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from unreel.core.checks import Count, checked
 from unreel.core.errors import UsageError
 from unreel.nn.encoder import Encoder
 
 PoolingKind: TypeAlias = Literal["encoder", "gap", "max"]
 PoolingLike: TypeAlias = "Pooling | str | None"
 _EXAMPLES = "'encoder', 'gap', 'max-1x2x2', 'max-2x5x5'"
-_WINDOW = re.compile(r"max-(\d+)x(\d+)x(\d+)")
+_WINDOW = re.compile(r"max-([1-9]\d*)x([1-9]\d*)x([1-9]\d*)")
 
 
+@checked
 @dataclass(frozen=True)
 class Pooling:
     """How a stage's map (B, C, T, h, w) becomes a vector per view; a part of the feature store's key.
@@ -38,16 +40,12 @@ class Pooling:
     """
 
     kind: PoolingKind = "encoder"
-    window: tuple[int, int, int] | None = None
+    window: tuple[Count, Count, Count] | None = None
     keep_views: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(PoolingKind):
-            raise UsageError(f"pooling: expected one of {_EXAMPLES}, got {self.kind!r}")
         if (self.kind == "max") != (self.window is not None):
             raise UsageError(f"pooling: a window belongs to 'max' and to nothing else, got {self.kind} {self.window}")
-        if self.window is not None and (len(self.window) != 3 or min(self.window) < 1):
-            raise UsageError(f"pooling: a window is three positive sizes (t, h, w), got {self.window}")
         if self.keep_views is None:
             object.__setattr__(self, "keep_views", self.kind != "max")
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from unreel.core.checks import Fraction, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.keys import Key
 from unreel.protocols.head import Head, HeadCard
@@ -61,14 +62,13 @@ def class_card(
     return HeadCard(protocol, classes=names, counts=numbers, settings=settings, notes=notes)
 
 
-def group_cut(samples: FeatureSet, *, fraction: float = 0.2, seed: int = 0) -> NDArray[np.bool_] | None:
+@checked
+def group_cut(samples: FeatureSet, *, fraction: Fraction = 0.2, seed: int = 0) -> NDArray[np.bool_] | None:
     """Mask (N,) of a validation part made of whole groups, about ``fraction`` of each class.
 
     Groups are visited in an order keyed by their name and taken while a class of theirs lacks validation samples and
     every class of theirs keeps another training group. ``None`` when nothing can be taken without emptying a class.
     """
-    if not 0 < fraction < 1:
-        raise UsageError(f"fraction: expected a number between 0 and 1, got {fraction}")
     units = samples.names() if samples.groups is None else samples.groups.astype(str)
     unit_names, unit_of = np.unique(units, return_inverse=True)
     class_names, class_of = np.unique(samples.labels, return_inverse=True)
@@ -103,10 +103,11 @@ class TrainingParts:
 
 
 def training_parts(
-    train: FeatureSet, validation: FeatureSet | None, *, fraction: float, seed: int, needs_selection: bool
+    train: FeatureSet, validation: FeatureSet | None, *, fraction: float | None = None, seed: int = 0
 ) -> TrainingParts:
-    """Check the training samples and cut a validation part where none is given and one is needed.
+    """Check the training samples and cut a validation part, ``fraction`` of each class, where none is given.
 
+    Without a ``fraction`` nothing is to be selected, and nothing is cut.
     Raises: DataError for a single class; UsageError when train and validation differ in width.
     """
     train = train.canonical()
@@ -115,11 +116,12 @@ def training_parts(
     if validation is not None:
         if validation.num_features != train.num_features or validation.vectors.ndim != train.vectors.ndim:
             raise UsageError(
-                f"train features have shape {train.vectors.shape[1:]}, validation {validation.vectors.shape[1:]}"
+                f"train features have shape {train.vectors.shape[1:]}, validation {validation.vectors.shape[1:]}: "
+                "both must come from the same encoder and layer"
             )
         validation = validation.canonical()
         everything = train.joined(validation).canonical()
-    elif needs_selection:
+    elif fraction is not None:
         mask = group_cut(train, fraction=fraction, seed=seed)
         if mask is None:
             notes = ("no validation part could be cut without emptying a class: the default setting was used",)

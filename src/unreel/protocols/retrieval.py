@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from annotated_types import MinLen
 from numpy.typing import NDArray
 
+from unreel.core.checks import Count, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Source
 from unreel.metrics.retrieval import Similarity, nearest
@@ -57,6 +59,7 @@ class FittedRetrieval:
         return Predictions("neighbours", self.card, neighbours=found, gallery=order)
 
 
+@checked
 @dataclass(frozen=True)
 class Retrieval:
     """Test samples as queries, training (and validation) samples as gallery, no training.
@@ -72,16 +75,10 @@ class Retrieval:
         exclude: ``source`` never finds the query itself (equal id); ``group`` nor its patient or scene.
     """
 
-    ks: tuple[int, ...] = (1, 5, 10, 20, 50)
+    ks: Annotated[tuple[Count, ...], MinLen(1)] = (1, 5, 10, 20, 50)
     similarity: Similarity = "cosine"
     exclude: Literal["source", "group"] = "group"
     name: str = "retrieval"
-
-    def __post_init__(self) -> None:
-        if not self.ks or min(self.ks) < 1:
-            raise UsageError(f"ks: expected positive numbers, got {self.ks}")
-        if self.exclude not in ("source", "group"):
-            raise UsageError(f"exclude: expected 'source' or 'group', got {self.exclude!r}")
 
     def fit(self, train: FeatureSet, *, validation: FeatureSet | None = None, seed: int = 0) -> FittedRetrieval:
         """Keep the gallery; ``seed`` plays no part. Raises UsageError when the two parts differ in width."""
@@ -91,12 +88,10 @@ class Retrieval:
             gallery = gallery.joined(validation.mean_over_views())
         gallery = gallery.canonical()
         possible = tuple(k for k in self.ks if k <= len(gallery))
-        notes: tuple[str, ...] = ()
-        if len(possible) < len(self.ks):
-            left_out = ", ".join(f"hit@{k}" for k in self.ks if k > len(gallery))
-            notes = (f"{left_out} left out: the gallery has {len(gallery)} samples",)
         if not possible:
             raise UsageError(f"ks: all of {self.ks} exceed the gallery's {len(gallery)} samples")
+        left_out = ", ".join(f"hit@{k}" for k in self.ks if k > len(gallery))
+        notes = (f"{left_out} left out: the gallery has {len(gallery)} samples",) if left_out else ()
         settings = {"similarity": self.similarity, "exclude": self.exclude, "n_gallery": len(gallery)}
         return FittedRetrieval(
             class_card(self.name, np.unique(gallery.labels), gallery.labels, settings, notes),

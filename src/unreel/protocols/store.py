@@ -17,13 +17,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unreel.core.checks import Count, checked
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError, UsageError
 from unreel.core.files import WriteError, make_folder, refused
@@ -114,12 +114,7 @@ class FeatureTable:
     def __enter__(self) -> FeatureTable:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the file and let it be evicted."""
         self._connection.close()
         self._lock.close()
@@ -175,6 +170,7 @@ def _is_refusal(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR"))
 
 
+@checked
 class FeatureStore:
     """A folder of feature files with a bound on their total size.
 
@@ -184,9 +180,7 @@ class FeatureStore:
             process has open are passed over.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        if max_bytes <= 0:
-            raise UsageError(f"max_bytes: expected a positive number of bytes, got {max_bytes}")
+    def __init__(self, root: str | os.PathLike[str], *, max_bytes: Count = DEFAULT_MAX_BYTES) -> None:
         self.root = Path(root)
         self.max_bytes = max_bytes
 
@@ -196,20 +190,14 @@ class FeatureStore:
 
     def files(self) -> list[Path]:
         """Feature files, the longest unused first."""
-        found = []
-        for path in self.root.glob("*.sqlite"):
-            try:
-                found.append((path.stat().st_mtime_ns, path))
-            except FileNotFoundError:  # evicted by another process meanwhile
-                continue
-        return [path for _, path in sorted(found)]
+        return list(self._sizes())
 
     def evict(self, *, keep: Path | None = None) -> list[Path]:
         """Delete files until the budget holds; returns those deleted."""
-        files = self.files()
-        total = sum(_size(path) for path in files)
+        sizes = self._sizes()
+        total = sum(sizes.values())
         gone: list[Path] = []
-        for path in files:
+        for path, size in sizes.items():
             if total <= self.max_bytes:
                 break
             if path == keep:
@@ -219,19 +207,21 @@ class FeatureStore:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:  # in use, or on a drive that cannot tell
                     continue
-                total -= _size(path)
+                total -= size
                 path.unlink(missing_ok=True)
                 path.with_name(path.name + "-journal").unlink(missing_ok=True)
                 gone.append(path)
         return gone
 
+    def _sizes(self) -> dict[Path, int]:
+        """Feature files with their sizes, the longest unused first."""
+        found = []
+        for path in self.root.glob("*.sqlite"):
+            with suppress(FileNotFoundError):  # evicted by another process meanwhile
+                facts = path.stat()
+                found.append((facts.st_mtime_ns, path, facts.st_size))
+        return {path: size for _, path, size in sorted(found)}
+
     @staticmethod
     def _lock_path(path: Path) -> Path:
         return path.with_suffix(".lock")
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

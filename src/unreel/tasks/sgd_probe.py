@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from unreel.core.checks import Amount, Count, Positive, checked
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.protocols.linear import VIEW_RULES, FeatureScaling, FittedLinear, ViewRule
+from unreel.protocols.linear import FeatureScaling, FittedLinear, ViewRule
 from unreel.protocols.protocol import class_card, encode, training_parts
 from unreel.protocols.samples import FeatureSet
 from unreel.train.schedule import warmup_cosine
 
 
+@checked
 @dataclass(frozen=True)
 class SGDProbe:
     """One linear layer on cached features; nothing is selected, so validation samples are trained on too.
@@ -34,28 +36,22 @@ class SGDProbe:
         views: ``probabilities`` (CVRL) or ``logits`` (TCGL) averages test views behind the head; ``vectors`` before.
     """
 
-    lr: float = 32.0
-    epochs: int = 100
-    warmup_epochs: int = 5
-    batch_size: int = 1024
+    lr: Positive = 32.0
+    epochs: Count = 100
+    warmup_epochs: Amount = 5
+    batch_size: Count = 1024
     momentum: float = 0.9
     l2_normalize: bool = True
     views: ViewRule = "probabilities"
     name: str = "linear"
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.epochs < 1 or self.batch_size < 1 or not 0 <= self.warmup_epochs <= self.epochs:
-            raise UsageError(
-                "expected lr > 0, epochs and batch_size ≥ 1, 0 ≤ warmup_epochs ≤ epochs, "
-                f"got {self.lr}, {self.epochs}, {self.batch_size}, {self.warmup_epochs}"
-            )
-        if self.views not in VIEW_RULES:
-            raise UsageError(f"views: expected one of {', '.join(VIEW_RULES)}, got {self.views!r}")
+        if self.warmup_epochs > self.epochs:
+            raise UsageError(f"expected warmup_epochs ≤ epochs, got {self.warmup_epochs} and {self.epochs}")
 
     def fit(self, train: FeatureSet, *, validation: FeatureSet | None = None, seed: int = 0) -> FittedLinear:
         """Train the layer. Errors as ``FeatureProtocol.fit``."""
-        samples = train if validation is None else train.joined(validation)
-        parts = training_parts(samples, None, fraction=0.2, seed=seed, needs_selection=False)
+        parts = training_parts(train, validation)
         everything, classes = parts.everything, parts.classes
         scaling = FeatureScaling(self.l2_normalize)
         vectors = everything.vectors if everything.vectors.ndim == 3 else everything.vectors[:, None]
