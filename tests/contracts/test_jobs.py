@@ -25,8 +25,7 @@ from unreel.tasks import BASELINES, Job, JobStore, evaluate, run, run_all
 from unreel.tasks.evaluate import Asked, ask
 from unreel.tasks.jobs import open_task
 from unreel.tasks.profiles import PROFILES, resolve_protocols
-from unreel.tasks.records import Record
-from unreel.tasks.scoring import Resampling, scores_of
+from unreel.tasks.records import Record, Resampling, scores_of
 
 QUIET = Compute(device="cpu", workers=0, progress=False)
 SEEDS = range(10)

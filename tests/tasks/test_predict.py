@@ -23,8 +23,8 @@ from unreel.media import write_video
 from unreel.media.decoder import VideoInfo
 from unreel.nn import create_encoder
 from unreel.protocols import KNN, FeatureProtocol, FeatureSet, LinearProbe, LinearSVM
-from unreel.protocols.calibration import fit_calibrated, fit_temperature
 from unreel.protocols.head import HeadCard, Predictions, with_card
+from unreel.protocols.protocol import fit_calibrated, fit_temperature
 from unreel.tasks.classification import score_head
 from unreel.tasks.predict import open_labels, windows
 

@@ -1,7 +1,7 @@
-"""Arguments checked against their annotations: ``@checked`` on a function, a class or a dataclass.
+"""Values checked against annotations: arguments by ``@checked``, what was read of a file by ``from_plain``.
 
-``Annotated[int, Range(ge=1)]`` or ``Literal["mean", "max"]`` in a signature is all that a check needs: a call with
-another value is refused as a recipe's setting is, by the same words.
+``Annotated[int, Range(ge=1)]`` or ``Literal["mean", "max"]`` in the signature of a function, a class or a dataclass is
+all that a check needs: a call with another value is refused as a recipe's setting is, by the same words.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
+from functools import cache, wraps
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args, get_origin
 
 import annotated_types as at
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from unreel.core.settings import own_parameters, refusal
 
 C = TypeVar("C", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,24 @@ def checked(builder: C) -> C:
         builder.__init__ = call  # type: ignore[method-assign]
         return builder
     return call  # type: ignore[return-value]
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def from_plain(kind: type[T], values: object) -> T:
+    """A data class again, with those in it, from what ``asdict`` and JSON made of it; what it has no field for is left.
+
+    Raises: ValueError, with the first thing that is wrong, for values that are not its own.
+    """
+    try:
+        found: T = _adapter(cast(Any, kind)).validate_python(values)
+        return found
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
 
 
 def _limited(hint: Any) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from unreel.core.checks import from_plain
 from unreel.core.errors import DataError
 from unreel.core.files import replacing
 from unreel.core.registry import Registry
@@ -65,16 +66,6 @@ class HeadCard:
     temperature: float | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> HeadCard:
-        """A card again, from what ``asdict`` and JSON made of it. Raises TypeError for values that are no card's."""
-        plan = values["clips"]
-        if plan is not None:
-            size = plan["resize_px"]
-            plan = ClipPlan(**{**plan, "resize_px": None if size is None else tuple(size)})
-        lists = {name: tuple(values[name]) for name in ("classes", "counts", "notes")}
-        return cls(**{**values, **lists, "clips": plan})
 
 
 @dataclass(frozen=True)
@@ -267,11 +258,11 @@ def load_head(path_or_run: str | PathLike[str]) -> Head:
     try:
         for name in header["text"]:
             arrays[name] = arrays[name].view(f"<U{arrays[name].shape[1]}")[:, 0]
-        card = HeadCard.from_dict(header["card"])
+        card = from_plain(HeadCard, header["card"])
         if card.encoder_file:
             card = replace(card, encoder_file=os.path.abspath(file.parent / card.encoder_file))
         head: Head = HEADS[header["head"]](card, **arrays, **header["plain"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file} is not a complete head ({error}): fit it again") from None
     return head
 

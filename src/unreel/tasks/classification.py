@@ -20,8 +20,7 @@ from unreel.protocols.features import Embeddings
 from unreel.protocols.head import Head, HeadCard, Predictions
 from unreel.protocols.protocol import encode
 from unreel.protocols.samples import FeatureSet, Truth, check_unique
-from unreel.tasks.labelled import Labelled
-from unreel.tasks.split import SplitRule, check_parts
+from unreel.tasks.labelled import Labelled, SplitRule, check_parts
 from unreel.tasks.task import TASKS, Metric, Outcomes, Parts, Resampled, source_name
 from unreel.tasks.trained import Examples
 

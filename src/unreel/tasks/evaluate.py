@@ -26,9 +26,8 @@ from unreel.tasks.baselines import USUAL_BASELINES, controls
 from unreel.tasks.classification import LabelTask
 from unreel.tasks.gallery import GalleryTask
 from unreel.tasks.profiles import AnyProtocol, get_profile, resolve_protocols
-from unreel.tasks.records import Record, record_of
+from unreel.tasks.records import Record, Resampling, record_of, scores_of
 from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, check_report
-from unreel.tasks.scoring import Resampling, scores_of
 from unreel.tasks.task import Outcomes, Parts, Task
 from unreel.tasks.trained import TrainedProtocol, TrainedResult, run_trained
 from unreel.train.health import collapsed

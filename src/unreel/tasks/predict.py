@@ -25,13 +25,12 @@ from unreel.data.sampling import ClipPlan
 from unreel.data.split_names import split_role
 from unreel.data.tables import PARQUET_SUFFIXES
 from unreel.nn.encoder import Encoder
-from unreel.protocols.calibration import fit_calibrated
 from unreel.protocols.clips import ManifestClips, default_plan
 from unreel.protocols.compute import USUAL, Compute
 from unreel.protocols.features import embed_all
 from unreel.protocols.head import Head, HeadCard, with_card
 from unreel.protocols.pooling import Pooling, PoolingLike
-from unreel.protocols.protocol import FeatureProtocol
+from unreel.protocols.protocol import FeatureProtocol, fit_calibrated
 from unreel.protocols.samples import FeatureSet, check_unique
 from unreel.protocols.store import encoder_digest
 from unreel.tasks.labelled import choose_column

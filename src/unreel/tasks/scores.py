@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from unreel.core.checks import from_plain
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError
 from unreel.core.files import check_file, check_folder, write_whole
@@ -19,7 +20,6 @@ from unreel.core.text import table
 from unreel.core.words import counted
 from unreel.stats.intervals import Interval, PairedDifference
 from unreel.tasks.baselines import BASELINES, USUAL_BASELINES
-from unreel.tasks.records import plain as as_plain
 
 _FORMAT = 1
 SCORES_FOLDER = "scores"
@@ -75,15 +75,6 @@ class Score:
     references: Mapping[str, float] = field(default_factory=dict)
     differences: Mapping[str, PairedDifference] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
-
-    @property
-    def random_init(self) -> float | None:
-        """The same architecture's score with random weights."""
-        return self.references.get("random-init")
-
-    @property
-    def difference(self) -> PairedDifference | None:
-        return self.differences.get("random-init")
 
     @property
     def versus_chance(self) -> Side | None:
@@ -276,12 +267,12 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``from_dict`` is the inverse."""
-        plain = as_plain(asdict(self))
-        del plain["kept"]
-        for before, after in zip(self.scores, plain["scores"], strict=True):
+        values = plain(asdict(self))
+        del values["kept"]
+        for before, after in zip(self.scores, values["scores"], strict=True):
             after["interval"] = None if before.interval is None else before.interval._asdict()
             after["versus_chance"] = before.versus_chance
-        return {"format": _FORMAT, **plain, "verdicts": list(self.verdicts)}
+        return {"format": _FORMAT, **values, "verdicts": list(self.verdicts)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
@@ -289,23 +280,8 @@ class Report:
         if values.get("format") != _FORMAT:
             raise DataError(f"not a report this version reads: format {values.get('format')!r}, expected {_FORMAT}")
         try:
-            plain = {name: values[name] for name in ("task", "encoder", "profile", "seed", "level")}
-            plain |= {name: values[name] for name in ("about", "kept") if name in values}
-            return cls(
-                scores=tuple(_score(v) for v in values["scores"]),
-                notes=tuple(values["notes"]),
-                faults=tuple(values["faults"]),
-                neighbours=tuple(
-                    QueryNeighbours(**{**q, "neighbours": tuple(Neighbour(**h) for h in q["neighbours"])})
-                    for q in values["neighbours"]
-                ),
-                confusions=tuple(
-                    Confusion(c["protocol"], tuple(c["classes"]), tuple(tuple(r) for r in c["counts"]))
-                    for c in values["confusions"]
-                ),
-                **plain,
-            )
-        except (KeyError, TypeError) as error:
+            return from_plain(cls, values)
+        except ValueError as error:
             raise DataError(f"not a complete report: {error}") from None
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
@@ -315,10 +291,7 @@ class Report:
         """
         if _is_run(path):
             return self.keep(path)
-        target = Path(path)
-        if target.is_dir():
-            target = target / "scores.json"
-        return write_whole(target, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        return write_whole(_file(path), json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
     def keep(self, run: str | os.PathLike[str]) -> Path:
         """Write the report into a run's folder ``scores``, in the place of an earlier one about the same."""
@@ -326,8 +299,8 @@ class Report:
         names = [data.stem or data.name, self.about.get("label", "")]
         words = "-".join(re.sub(r"[^\w.-]+", "_", name)[:40] for name in names if name)
         target = Path(run) / SCORES_FOLDER / f"{words}-{mapping_digest(self.about)[:8]}.json"
-        plain = {**self.to_dict(), "kept": time.strftime("%Y-%m-%d %H:%M:%S")}
-        return write_whole(target, json.dumps(plain, indent=1, allow_nan=False) + "\n")
+        values = {**self.to_dict(), "kept": time.strftime("%Y-%m-%d %H:%M:%S")}
+        return write_whole(target, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Report:
@@ -342,14 +315,16 @@ def _is_run(path: str | os.PathLike[str]) -> bool:
     return Path(path, "config.yaml").is_file()
 
 
+def _file(path: str | os.PathLike[str]) -> Path:
+    return Path(path, "scores.json") if os.path.isdir(path) else Path(path)
+
+
 def check_report(path: str | os.PathLike[str]) -> None:
     """Raise WriteError where a report cannot be written to ``path``, as ``Report.to_json`` takes it."""
     if _is_run(path):
         check_folder(Path(path, SCORES_FOLDER))
-    elif os.path.isdir(path):
-        check_file(Path(path, "scores.json"))
     else:
-        check_file(path)
+        check_file(_file(path))
 
 
 def kept_reports(run: str | os.PathLike[str]) -> Iterator[tuple[Path, Report | DataError]]:
@@ -366,20 +341,18 @@ def kept_reports(run: str | os.PathLike[str]) -> Iterator[tuple[Path, Report | D
                 yield file, error
 
 
-def _score(values: Mapping[str, Any]) -> Score:
-    interval = values["interval"]
-    return Score(
-        **{
-            **{name: value for name, value in values.items() if name != "versus_chance"},  # follows from the others
-            "interval": None if interval is None else Interval(**interval),
-            "differences": {k: PairedDifference(**v) for k, v in values["differences"].items()},
-        }
-    )
-
-
 def _range(interval: Interval | None) -> str:
     return "—" if interval is None else f"[{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def plain(value: Any) -> Any:
+    """Numbers and names for JSON, whatever arrays and tuples they came in."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -24,8 +24,7 @@ from unreel.protocols.clips import source_names
 from unreel.protocols.dense import encode_maps
 from unreel.protocols.head import Predictions
 from unreel.protocols.samples import Truth
-from unreel.tasks.labelled import choose_column
-from unreel.tasks.split import SplitRule, check_parts
+from unreel.tasks.labelled import SplitRule, check_parts, choose_column
 from unreel.tasks.task import Metric, Outcomes
 
 
