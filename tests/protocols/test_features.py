@@ -51,13 +51,13 @@ def counting(monkeypatch):
     """How many clips pass through the encoder."""
     from unreel.protocols import features
 
-    seen, forward = [], features._forward
+    seen, forward = [], features._Job._forward
 
-    def count(encoder, batch, *rest):
+    def count(job, batch):
         seen.append(len(batch))
-        return forward(encoder, batch, *rest)
+        return forward(job, batch)
 
-    monkeypatch.setattr(features, "_forward", count)
+    monkeypatch.setattr(features._Job, "_forward", count)
     return seen
 
 

@@ -6,7 +6,7 @@ from unreel.core.errors import UsageError
 from unreel.data.sampling import ClipPlan
 from unreel.nn import InputSpec
 from unreel.protocols import FeatureProtocol, Pooling, Retrieval, default_plan
-from unreel.tasks.profiles import PROFILES, PROTOCOLS, Profile, TrainedOn, resolve_protocols
+from unreel.tasks.profiles import PROFILES, PROTOCOLS, Profile, resolve_protocols
 from unreel.tasks.trained import TrainedProtocol
 
 TCGL, CVRL = PROFILES["paper-tcgl"], PROFILES["paper-cvrl"]
@@ -66,7 +66,7 @@ def test_every_size_gives_a_plan_that_fits(size):
 def test_a_profile_is_complete():
     with pytest.raises(UsageError, match="at least one"):
         Profile({})
-    for half in ({"clips": ClipPlan()}, {"trained": TrainedOn(16, 112)}):
+    for half in ({"clips": ClipPlan()}, {"trained": InputSpec(16, 1, 112)}):
         with pytest.raises(UsageError, match="come together"):
             Profile({"retrieval": Retrieval()}, **half)
 

@@ -23,7 +23,7 @@ from unreel.data.manifest import Source
 from unreel.data.sampling import ClipPlan
 from unreel.nn.encoder import Encoder
 from unreel.protocols.clips import ClipSource, as_clip_source, noun_of
-from unreel.protocols.compute import USUAL, Compute, Precision, sorted_options
+from unreel.protocols.compute import USUAL, Compute, sorted_options
 from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.store import FeatureTable, TableKey, encoder_digest
 
@@ -101,33 +101,12 @@ def evaluation_mode(encoder: Encoder, device: torch.device | str | None = None) 
             encoder.to(home)
 
 
-def _forward(
-    encoder: Encoder,
-    clips: Tensor,
-    layer: str | None,
-    device: torch.device,
-    precision: Precision,
-    pooling: Pooling,
-) -> Tensor:
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        x = encoder.prepare(clips.to(device, non_blocking=True))
-        weight = next(encoder.parameters(), None)
-        if weight is not None and weight.is_floating_point():
-            x = x.to(weight.dtype)
-        stage = encoder.last_stage if layer is None else layer
-        if pooling.kind == "encoder" and stage == encoder.last_stage:
-            out = encoder(x)
-        else:
-            out = pooling(encoder, encoder.forward_features(x, [stage])[stage], stage)
-    vectors: Tensor = out.to(torch.float32).cpu()
-    return vectors
-
-
 @dataclass
-class _Batcher:
-    """Collects the views of several rows into forward passes of one size; gives each row's vectors back in order.
+class _Job:
+    """One encoder's share of an embedding: what the store knew, what is still to do, what was computed.
 
-    ``waiting``: rows and their numbers of views, whose clips lie in ``parts`` in order.
+    Views of several rows are collected into forward passes of one size. ``waiting``: rows and their numbers of views,
+    whose clips lie in ``parts`` in order; ``done``: vectors whose row is not complete yet.
     """
 
     encoder: Encoder
@@ -135,23 +114,34 @@ class _Batcher:
     device: torch.device
     pooling: Pooling
     compute: Compute
+    names: Sequence[str]
+    keys: dict[int, str]
+    table: FeatureTable | None
     waiting: list[tuple[int, int]] = field(default_factory=list)
     parts: list[Tensor] = field(default_factory=list)
     done: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    num_views: dict[int, int] = field(default_factory=dict)
+    fresh: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
-    def push(self, row: int, views: Tensor) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Add a row's views (V, T, S, S, C); yields the rows that are finished, (V, D) each."""
+    def __post_init__(self) -> None:
+        stored = {} if self.table is None else self.table.get(list(self.keys.values()))
+        self.found = {row: stored[k] for row, k in self.keys.items() if k in stored}
+        # The same source listed twice is read once: by the first row that lists it.
+        self.first: dict[str, int] = {}
+        for row, k in self.keys.items():
+            if row not in self.found:
+                self.first.setdefault(k, row)
+        self.todo = set(self.first.values())
+
+    def push(self, row: int, views: Tensor, num_views: int) -> None:
+        """Add a row's different views (V, T, S, S, C), and encode what makes whole forward passes."""
+        self.num_views[row] = num_views
         if self.parts and self.parts[0].shape[1:] != views.shape[1:]:
-            yield from self.flush()
+            self.encode(everything=True)
         self.waiting.append((row, len(views)))
         self.parts.append(views)
         if sum(map(len, self.parts)) >= self._size(views):
-            yield from self._forward(everything=False)
-
-    def flush(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Encode what is left."""
-        if self.parts:
-            yield from self._forward(everything=True)
+            self.encode(everything=False)
 
     def _size(self, views: Tensor) -> int:
         """Clips per forward pass."""
@@ -161,60 +151,59 @@ class _Batcher:
         room = _PIXELS_CPU if self.device.type == "cpu" else _PIXELS_CUDA
         return max(1, min(_MAX_BATCH, room // pixels))
 
-    def _forward(self, *, everything: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def encode(self, *, everything: bool) -> None:
+        """Encode what waits, a rest that makes no whole pass included or not; keep the rows that are finished."""
+        if not self.parts:
+            return
         together, size = torch.cat(self.parts), self._size(self.parts[0])
         used = len(together) if everything else len(together) // size * size
         outputs = [self.done] if self.done.numel() else []
-        for start in range(0, used, size):
-            batch = together[start : min(start + size, used)]
-            outputs.append(_forward(self.encoder, batch, self.layer, self.device, self.compute.precision, self.pooling))
+        outputs += [self._forward(together[start : min(start + size, used)]) for start in range(0, used, size)]
         self.parts = [together[used:]] if used < len(together) else []
         self.done = torch.cat(outputs)
         while self.waiting and len(self.done) >= self.waiting[0][1]:
             row, views = self.waiting.pop(0)
             vectors, self.done = self.done[:views], self.done[views:]
-            yield row, vectors.numpy()
+            self._keep(row, vectors.numpy())
 
+    def _forward(self, clips: Tensor) -> Tensor:
+        """uint8 clips (B, T, H, W, C) to (B, D), float32 on the CPU."""
+        encoder, layer = self.encoder, self.layer
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.compute.precision == "bfloat16"):
+            x = encoder.prepare(clips.to(self.device, non_blocking=True))
+            weight = next(encoder.parameters(), None)
+            if weight is not None and weight.is_floating_point():
+                x = x.to(weight.dtype)
+            if self.pooling.kind == "encoder" and layer == encoder.last_stage:
+                out = encoder(x)
+            else:
+                out = self.pooling(encoder, encoder.forward_features(x, [layer])[layer], layer)
+        vectors: Tensor = out.to(torch.float32).cpu()
+        return vectors
 
-class _Job:
-    """One encoder's share of an embedding: what the store knew, what is still to do, what was computed."""
-
-    def __init__(self, keys: dict[int, str], table: FeatureTable | None, batcher: _Batcher) -> None:
-        self.keys, self.table, self.batcher = keys, table, batcher
-        self.found: dict[int, NDArray[np.float32]] = {}
-        if table is not None:
-            stored = table.get(list(keys.values()))
-            self.found = {row: stored[k] for row, k in keys.items() if k in stored}
-        # The same source listed twice is read once: by the first row that lists it.
-        self.first: dict[str, int] = {}
-        for row, k in keys.items():
-            if row not in self.found:
-                self.first.setdefault(k, row)
-        self.todo = set(self.first.values())
-        self.num_views: dict[int, int] = {}
-        self.fresh: dict[str, NDArray[np.float32]] = {}
-
-    def keep(self, row: int, vectors: NDArray[np.float32], name: str) -> None:
+    def _keep(self, row: int, vectors: NDArray[np.float32]) -> None:
         if not np.isfinite(vectors).all():
             raise DataError(
-                f"{name}: its embedding is not finite; the encoder's weights have diverged, "
+                f"{self.names[row]}: its embedding is not finite; the encoder's weights have diverged, "
                 "or bfloat16 is too coarse for it"
             )
-        if not self.batcher.pooling.keep_views:
+        if not self.pooling.keep_views:
             vectors = vectors.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
         elif len(vectors) < self.num_views[row]:
             vectors = np.repeat(vectors, self.num_views[row], 0)
         self.found[row] = self.fresh[self.keys[row]] = vectors
         if len(self.fresh) >= _ROWS_PER_COMMIT:
-            self.commit()
+            self._commit()
 
-    def commit(self) -> None:
+    def _commit(self) -> None:
         if self.table is not None and self.fresh:
             self.table.put(self.fresh)
         self.fresh = {}
 
-    def complete(self, faults: dict[int, Fault]) -> None:
-        """Give what the first of equal rows got to the others."""
+    def finish(self, faults: dict[int, Fault]) -> None:
+        """Encode and store what is left, and give what the first of equal rows got to the others."""
+        self.encode(everything=True)
+        self._commit()
         for row, k in self.keys.items():
             twin = self.first.get(k, row)
             if row not in self.found and twin in self.found:
@@ -292,10 +281,10 @@ def embed_all(
                 key = TableKey(encoder_digest(encoder), data.digest, stage, compute.precision, pooled.key)
                 table = stack.enter_context(held.open(key))
             target = stack.enter_context(evaluation_mode(encoder, compute.device))
-            jobs.append(_Job(dict(keys), table, _Batcher(encoder, stage, target, pooled, compute)))
+            jobs.append(_Job(encoder, stage, target, pooled, compute, names, keys, table))
         todo = sorted(set().union(*(job.todo for job in jobs)))
         if todo:
-            usual = max(default_workers(job.batcher.device) for job in jobs)
+            usual = max(default_workers(job.device) for job in jobs)
             workers = usual if compute.workers is None else compute.workers
             stack.enter_context(room_for(usual))
             report, known = compute.progress, len(names) - len(todo)
@@ -309,30 +298,17 @@ def embed_all(
                     # The clips of a still image are all equal: one is encoded, its vector stands for each.
                     different = views[:1] if all(torch.equal(views[0], v) for v in views[1:]) else views
                     for job in jobs:
-                        job.num_views[row] = len(views)
                         if row in job.todo:
-                            for finished, vectors in job.batcher.push(row, different):
-                                job.keep(finished, vectors, names[finished])
+                            job.push(row, different, len(views))
                 if callable(report):
                     report(done, len(names))
-            for job in jobs:
-                for finished, vectors in job.batcher.flush():
-                    job.keep(finished, vectors, names[finished])
-                job.commit()
         for job in jobs:
-            job.complete(faults)
-    in_order = tuple(faults[r] for r in sorted(faults))
-    return [_assemble(data, names, keys, job.found, in_order, job.batcher.pooling) for job in jobs]
+            job.finish(faults)
+    return [_assemble(data, job, tuple(faults[r] for r in sorted(faults))) for job in jobs]
 
 
-def _assemble(
-    source: ClipSource,
-    names: Sequence[str],
-    keys: dict[int, str],
-    found: dict[int, NDArray[np.float32]],
-    faults: tuple[Fault, ...],
-    pooling: Pooling,
-) -> Embeddings:
+def _assemble(source: ClipSource, job: _Job, faults: tuple[Fault, ...]) -> Embeddings:
+    found, names = job.found, job.names
     rows = sorted(found)
     if not rows:
         listed = "\n".join(f"  {f.message}" for f in faults[:3])
@@ -355,13 +331,13 @@ def _assemble(
         faults=faults,
         per_view=per_view,
         rows=np.array(rows, dtype=np.int64),
-        sources=np.array([keys[r] for r in rows]),
+        sources=np.array([job.keys[r] for r in rows]),
         paths=tuple(path for path, _ in places),
         spans=tuple(span for _, span in places),
         num_asked=len(names),
         noun=noun_of(source),
         clips=source.digest,
-        pooling=pooling.key,
+        pooling=job.pooling.key,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.data.manifest import Manifest, Source
 from unreel.protocols.clips import source_names
 from unreel.protocols.protocol import encode
-from unreel.tasks.classification import LabelTask, class_shares
+from unreel.tasks.classification import LabelTask, blind_accuracy
 from unreel.tasks.labelled import choose_column
 from unreel.tasks.task import TASKS, Metric, Outcomes, Resampled, source_name
 
@@ -36,16 +36,7 @@ DIRECTIONS: dict[str, bool | None] = {
 Source: docs/methods/evaluation.md, Background Challenge.
 """
 GAP = ("mixed_same", "mixed_rand")
-"""The two variants whose difference is the BG-gap."""
-
-
-def bg_gap(mixed_same: float, mixed_rand: float) -> float:
-    """accuracy(mixed_same) − accuracy(mixed_rand): what a background of another class costs; lower is better.
-
-    >>> bg_gap(80, 70)
-    10
-    """
-    return mixed_same - mixed_rand
+"""The BG-gap, what a background of another class costs, is the accuracy on the first minus that on the second."""
 
 
 class VariantTask(LabelTask):
@@ -145,23 +136,12 @@ class VariantTask(LabelTask):
     def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:
         """The protocol's primary metric by variant, that of ``main`` first, then the differences."""
         own = outcomes.primary
-        found = [
-            Metric(
-                own if name == self.main else f"{own}.{name}",
-                higher_is_better=self.direction(name),
-                statistic=lambda o, name=name: self._of(o, name),  # type: ignore[misc]
-            )
+        by_variant = [
+            Metric(own if name == self.main else f"{own}.{name}", self.direction(name), partial(self._of, variant=name))
             for name in self.tested
         ]
-        for metric, (first, second) in self.differences().items():
-            found.append(
-                Metric(
-                    metric,
-                    higher_is_better=False,
-                    statistic=lambda o, a=first, b=second: self._difference(o, a, b),  # type: ignore[misc]
-                )
-            )
-        return tuple(found)
+        gaps = [Metric(n, False, partial(self._difference, pair=pair)) for n, pair in self.differences().items()]
+        return (*by_variant, *gaps)
 
     def _rows(self, outcomes: Outcomes, variant: str) -> NDArray[np.bool_]:
         if outcomes.truth.ids is None:
@@ -184,19 +164,16 @@ class VariantTask(LabelTask):
 
         return Resampled(statistic, _chance(outcomes, rows))
 
-    def _difference(self, outcomes: Outcomes, first: str, second: str) -> Resampled:
-        a, b = self._of(outcomes, first).statistic, self._of(outcomes, second).statistic
-        return Resampled(lambda index: bg_gap(a(index), b(index)), 0.0)
+    def _difference(self, outcomes: Outcomes, pair: tuple[str, str]) -> Resampled:
+        a, b = (self._of(outcomes, variant).statistic for variant in pair)
+        return Resampled(lambda index: a(index) - b(index), 0.0)
 
 
 def _chance(outcomes: Outcomes, rows: NDArray[np.bool_]) -> float:
     """The rule of classifiers on some of the samples; for other protocols their chance on all."""
     if outcomes.predictions.kind != "classes" or outcomes.primary != "accuracy":
         return float(outcomes.chance[outcomes.primary])
-    truth = encode(outcomes.truth.labels[rows], outcomes.predictions.classes)
-    shares = class_shares(outcomes.card)
-    constant = float(np.mean(truth == int(shares.argmax())))
-    return max(constant, float(np.where(truth >= 0, shares[truth], 0.0).mean()))
+    return blind_accuracy(outcomes.card, encode(outcomes.truth.labels[rows], outcomes.predictions.classes))
 
 
 @TASKS.register("background")

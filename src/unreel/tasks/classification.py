@@ -39,25 +39,21 @@ def score_labels(predictions: Predictions, truth: Truth) -> Outcomes:
         raise UsageError(f"labels are compared with classes or neighbours, and this head predicts {predictions.kind}")
     assert predictions.scores is not None
     card, classes = predictions.card, predictions.classes
-    codes, counts, shares = encode(truth.labels, classes), np.array(card.counts), class_shares(card)
+    codes = encode(truth.labels, classes)
     # argsort is stable: of equal scores the earlier class wins, as in argmax.
     ranking = np.argsort(-predictions.scores, axis=1, kind="stable")
     values = {"accuracy": (ranking[:, 0] == codes).astype(np.float64)}
-    by_frequency = np.argsort(-counts, kind="stable")
-    guessing = float(np.where(codes >= 0, shares[codes], 0.0).mean())
-    chance = {"accuracy": max(float(np.mean(codes == by_frequency[0])), guessing)}
+    chance = {"accuracy": blind_accuracy(card, codes)}
     if len(classes) > 5:
+        by_frequency = np.argsort(-np.array(card.counts), kind="stable")
         values["top5"] = (ranking[:, :5] == codes[:, None]).any(1).astype(np.float64)
         chance["top5"] = float(np.isin(codes, by_frequency[:5]).mean())
     notes = card.notes
     unseen = np.unique(truth.labels[codes < 0])
     if unseen.size:
-        names = ", ".join(str(v) for v in unseen[:5])
-        notes = (
-            *notes,
-            f"{int((codes < 0).sum())} test samples have a label that training never shows ({names}): "
-            "wrong by definition",
-        )
+        names, number = ", ".join(str(v) for v in unseen[:5]), int((codes < 0).sum())
+        note = f"{number} test samples have a label that training never shows ({names}): wrong by definition"
+        notes = (*notes, note)
     rule = "the better of always answering the most frequent training class and guessing at its shares"
     return Outcomes(predictions, truth, values, chance, "accuracy", notes, rule)
 
@@ -97,6 +93,13 @@ def class_shares(card: HeadCard) -> NDArray[np.float64]:
     counts = np.array(card.counts)
     shares: NDArray[np.float64] = counts / counts.sum()
     return shares
+
+
+def blind_accuracy(card: HeadCard, codes: NDArray[np.int64]) -> float:
+    """The better of answering the most frequent training class and guessing at its shares; ``codes``: true classes."""
+    shares = class_shares(card)
+    constant = float(np.mean(codes == int(shares.argmax())))
+    return max(constant, float(np.where(codes >= 0, shares[codes], 0.0).mean()))
 
 
 def _set_metric(outcomes: Outcomes, kind: str) -> Resampled:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 
-from unreel.core.checks import Range
+from unreel.core.checks import Range, checked
 from unreel.core.devices import choose_device
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import UsageError
@@ -51,6 +51,7 @@ _CACHE_MB = 256.0
 _LOG_EVERY = 10
 
 
+@checked
 @dataclass(frozen=True)
 class FineTune:
     """Train a copy of the encoder with a new linear head; keep the weights that are best on validation videos.
@@ -96,11 +97,8 @@ class FineTune:
     name: str = field(default="finetune")
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.epochs <= 0 or self.batch_size < 1 or not 0 <= self.warmup_epochs <= self.epochs:
-            raise UsageError(
-                "finetune: expected lr > 0, epochs > 0, batch_size ≥ 1 and 0 ≤ warmup_epochs ≤ epochs, got "
-                f"{self.lr}, {self.epochs}, {self.batch_size} and {self.warmup_epochs}"
-            )
+        if self.warmup_epochs > self.epochs:
+            raise UsageError(f"finetune: expected warmup_epochs ≤ epochs, got {self.warmup_epochs} and {self.epochs}")
         if self.schedule == "multistep":
             raise UsageError("finetune: the schedule is cosine, constant or plateau")
 

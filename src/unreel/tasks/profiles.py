@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from unreel.core.errors import UsageError, unknown_name
@@ -24,21 +25,14 @@ AnyProtocol: TypeAlias = FeatureProtocol | TrainedProtocol
 
 
 @dataclass(frozen=True)
-class TrainedOn:
-    """The clips a paper's encoders were trained on: frames and pixels (the side of a square)."""
-
-    num_frames: int
-    size_px: int
-
-
-@dataclass(frozen=True)
 class Profile:
     """A named set of protocols, with the test clips and the pooling that their features are made with.
 
     Attributes:
         protocols: by name; the first is the one that is run unless others are named.
         clips: the paper's test clips; ``None``: as each encoder was trained (``default_plan``).
-        trained: what the paper's own encoders were trained on; smaller encoders get clips smaller in proportion.
+        trained: the frames and pixels that the paper's own encoders were trained on; smaller encoders get clips smaller
+            in proportion.
         pooling: how maps become vectors.
         training: protocols that train on the videos themselves, by name.
     Raises: UsageError without a protocol, and for clips without ``trained`` or the other way round.
@@ -46,7 +40,7 @@ class Profile:
 
     protocols: Mapping[str, FeatureProtocol]
     clips: ClipPlan | None = None
-    trained: TrainedOn | None = None
+    trained: InputSpec | None = None
     pooling: Pooling = field(default_factory=Pooling)
     training: Mapping[str, TrainedProtocol] = field(default_factory=dict)
 
@@ -79,28 +73,17 @@ class Profile:
         >>> PROFILES["paper-tcgl"].plan(InputSpec(num_frames=8, size_px=56)).resize_px
         (64, 86)
         """
-        if self.clips is None or self.trained is None:
+        plan, papers = self.clips, self.trained
+        if plan is None or papers is None:
             return default_plan(spec)
-        plan = self.clips
         if spec.num_frames == 1:
             plan = replace(plan, num_frames=1, stride=1)
-        elif spec.num_frames < self.trained.num_frames:
-            frames = _scaled(plan.num_frames, spec.num_frames, self.trained.num_frames)
+        elif spec.num_frames < papers.num_frames:
+            frames = _scaled(plan.num_frames, spec.num_frames, papers.num_frames)
             plan = replace(plan, num_frames=frames, stride=spec.stride_frames)
-        if spec.size_px < self.trained.size_px:
-
-            def pixels(value: int) -> int:
-                assert self.trained is not None
-                return _scaled(value, spec.size_px, self.trained.size_px)
-
-            resize = plan.resize_px
-            plan = replace(
-                plan,
-                size_px=pixels(plan.size_px),
-                short_side_px=pixels(plan.short_side_px),
-                resize_px=None if resize is None else (pixels(resize[0]), pixels(resize[1])),
-            )
-        return plan
+        pixels = partial(_scaled, own=min(spec.size_px, papers.size_px), papers=papers.size_px)
+        resize = None if plan.resize_px is None else (pixels(plan.resize_px[0]), pixels(plan.resize_px[1]))
+        return replace(plan, size_px=pixels(plan.size_px), short_side_px=pixels(plan.short_side_px), resize_px=resize)
 
     def changes(self, spec: InputSpec) -> str:
         """What ``plan`` made of the paper's clips for this encoder, in a sentence; empty where they are the paper's."""
@@ -138,7 +121,7 @@ PROFILES: dict[str, Profile] = {
     "paper-cvrl": Profile(
         {"linear": SGDProbe()},
         clips=ClipPlan(),
-        trained=TrainedOn(num_frames=16, size_px=224),
+        trained=InputSpec(num_frames=16, size_px=224),
         training={"finetune": paper_cvrl()},
     ),
     # docs/methods/evaluation.md, TCGL's retrieval: ten clips of 16 frames, frames resized to 128 × 171, centre crop of
@@ -155,7 +138,7 @@ PROFILES: dict[str, Profile] = {
             rule="tcgl",
             resize_px=(128, 171),
         ),
-        trained=TrainedOn(num_frames=16, size_px=112),
+        trained=InputSpec(num_frames=16, size_px=112),
         pooling=Pooling("max", (1, 2, 2)),
         training={"finetune": paper_tcgl()},
     ),
@@ -163,7 +146,7 @@ PROFILES: dict[str, Profile] = {
     "paper-occon": Profile(
         {"linear": LinearPath()},
         clips=ClipPlan(num_frames=1, stride=1, num_clips=1, num_crops=1, size_px=224, short_side_px=256),
-        trained=TrainedOn(num_frames=1, size_px=224),
+        trained=InputSpec(num_frames=1, size_px=224),
     ),
 }
 

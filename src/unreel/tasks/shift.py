@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -208,13 +209,8 @@ class ShiftTask(VariantTask):
 
     def metrics(self, outcomes: Outcomes) -> tuple[Metric, ...]:
         """As ``VariantTask``, then each corruption."""
-        parts = (
-            Metric(
-                f"{outcomes.primary}.{name}",
-                statistic=lambda o, name=name: self._of(o, name),  # type: ignore[misc]
-            )
-            for name in self.corruptions
-        )
+        name = outcomes.primary
+        parts = (Metric(f"{name}.{part}", statistic=partial(self._of, variant=part)) for part in self.corruptions)
         return (*super().metrics(outcomes), *parts)
 
     def is_of(self, variant: str) -> NDArray[np.bool_]:
