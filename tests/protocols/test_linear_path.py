@@ -1,5 +1,8 @@
 """Linear evaluation along a path of penalties (docs/methods/evaluation.md, Linear path), scikit-learn as oracle."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -101,20 +104,25 @@ def test_one_head_and_one_optimiser_go_along_the_path() -> None:
     begun: list[torch.Tensor] = []
     objective = path._loss
     path._loss = lambda w: (begun.append(path.weight.clone()), objective(w))[1]  # type: ignore[method-assign]
-    first = path.solve(1e-2)
+    assert not path.solve(1e-2)
+    first = path.weight.clone()
     assert torch.equal(begun[0], start)
     begun.clear()
     steps = optimizer.state[path.weight]["n_iter"]
-    second = path.solve(1e-1)
-    assert torch.equal(begun[0], first.weight)  # a warm start
+    assert not path.solve(1e-1)
+    assert torch.equal(begun[0], first)  # a warm start
     assert path.optimizer is optimizer
     assert optimizer.state[path.weight]["n_iter"] > steps  # its memory of the curvature is kept
     assert start.std() == pytest.approx(0.01, rel=0.5)
-    assert not torch.equal(first.weight, second.weight)
-    # What was kept is a copy: solving on does not change it.
-    kept = first.weight.clone()
-    path.solve(1.0)
-    assert torch.equal(first.weight, kept)
+    assert not torch.equal(first, path.weight)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_going_on_along_the_path_does_not_change_what_is_kept(dtype: type[np.floating[Any]]) -> None:
+    train, held = (replace(s, vectors=s.vectors.astype(dtype)) for s in (blobs(1), blobs(7, n=40, prefix="val")))
+    fitted = LinearPath(smallest=1e-3, largest=1e6, num_values=4, max_iterations=60).fit(train, validation=held)
+    assert fitted.card.settings["w"] != 1e6
+    assert score_head(fitted, held).score() == fitted.card.settings["validation_accuracy"]
 
 
 def test_the_first_best_on_validation_is_kept_and_not_refitted() -> None:

@@ -122,6 +122,14 @@ def converges(model: Any, x: NDArray[Any], y: NDArray[np.int64]) -> bool:
     return not any(issubclass(w.category, ConvergenceWarning) for w in caught)
 
 
+def _planes(model: Any, side: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coefficients and intercepts of a fitted model; of two classes, its one plane as ``side`` of each class."""
+    weight, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
+    if len(weight) == 1:
+        weight, bias = np.concatenate([-weight, weight]) * side, np.concatenate([-bias, bias]) * side
+    return weight, bias
+
+
 class _Regression:
     """One L-BFGS problem solved for several C, each from the last solution."""
 
@@ -137,10 +145,7 @@ class _Regression:
 
     def head(self, num_classes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Coefficients (C, D) and intercepts (C,) of a softmax over all classes; −inf for classes not in this part."""
-        weight = np.asarray(self.model.coef_, dtype=np.float64)
-        bias = np.asarray(self.model.intercept_, dtype=np.float64)
-        if len(weight) == 1:  # two classes: one logit; softmax of (−z/2, z/2) is the same probability
-            weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
+        weight, bias = _planes(self.model, side=0.5)  # of two classes: softmax of (−z/2, z/2) is their probability
         full_weight = np.zeros((num_classes, weight.shape[1]))
         full_bias = np.full(num_classes, -np.inf)
         full_weight[self.model.classes_], full_bias[self.model.classes_] = weight, bias
@@ -276,9 +281,6 @@ class LinearSVM:
         notes = parts.notes
         if not converged:
             notes = (*notes, f"the solver stopped after {self.max_iterations} iterations before convergence")
-        weight, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
-        if len(weight) == 1:  # two classes: one hyperplane, seen from both sides
-            weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
         settings: dict[str, object] = {
             "c": self.c,
             "l2_normalize": self.l2_normalize,
@@ -289,5 +291,5 @@ class LinearSVM:
         }
         card = class_card(self.name, parts.classes, everything.labels, settings, notes)
         # Laid out as a saved head is: sums over another layout may end in another bit.
-        weight, bias = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
+        weight, bias = (np.ascontiguousarray(a) for a in _planes(model))
         return FittedLinear(card, weight, bias, self.views, **vars(scaling), has_probabilities=False)

@@ -7,11 +7,10 @@ goes on from one penalty to the next, ascending; the head that is best on valida
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from unreel.core.checks import Count, Fraction, Positive, checked
@@ -32,12 +31,6 @@ _WORSE = 1e-3
 def penalty(weight: Tensor, bias: Tensor, w: float) -> Tensor:
     """w/2 · (mean of the squared weights + mean of the squared biases): means, not sums."""
     return 0.5 * w * (weight.square().mean() + bias.square().mean())
-
-
-class _Solved(NamedTuple):
-    weight: Tensor
-    bias: Tensor
-    restarted: bool
 
 
 class _Path:
@@ -71,7 +64,8 @@ class _Path:
         return float(loss)
 
     @torch.no_grad()
-    def solve(self, w: float) -> _Solved:
+    def solve(self, w: float) -> bool:
+        """Go on to the minimum at ``w``; whether that took a second start."""
         before = self.weight.clone(), self.bias.clone()
         first = self._loss(w)
         self.optimizer.step(lambda: self._loss(w))  # type: ignore[no-untyped-call]
@@ -82,7 +76,7 @@ class _Path:
             self.bias.copy_(before[1])
             self.optimizer = self._optimizer("strong_wolfe")
             self.optimizer.step(lambda: self._loss(w))  # type: ignore[no-untyped-call]
-        return _Solved(self.weight.clone(), self.bias.clone(), restarted)
+        return restarted
 
 
 @checked
@@ -148,17 +142,15 @@ class LinearPath:
         )
         asked = None if held is None else _rows(held, target)
         truth = None if held is None else torch.from_numpy(encode(held.labels, classes)).to(target)
-        found: _Solved | None = None
         best, chosen, restarts = -1, values[0], 0
         for w in values:
-            head = path.solve(w)
-            restarts += head.restarted
+            restarts += path.solve(w)
             right = 0
             if asked is not None and truth is not None:
-                right = int((torch.addmm(head.bias, asked, head.weight.T).argmax(1) == truth).sum())
+                right = int((torch.addmm(path.bias, asked, path.weight.T).argmax(1) == truth).sum())
             if right > best:
-                best, chosen, found = right, w, head
-        assert found is not None
+                best, chosen = right, w
+                weight, bias = (t.double().cpu().numpy().copy() for t in (path.weight, path.bias))
         settings: dict[str, object] = {"w": chosen, "n_train": len(parts.train), "line_search": self.line_search}
         if held is not None:
             settings |= {"w_chosen_on": len(held), "validation_accuracy": best / len(held), "num_values": len(values)}
@@ -167,13 +159,8 @@ class LinearPath:
         if held is not None and len(values) > 1 and chosen == values[-1]:
             notes = (*notes, f"w={chosen:g} is the largest tried: a larger one may be better")
         card = class_card(self.name, classes, parts.train.labels, settings, notes)
-        return FittedLinear(card, _array(found.weight), _array(found.bias))
+        return FittedLinear(card, weight, bias)
 
 
 def _rows(samples: FeatureSet, device: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(samples.mean_over_views().vectors)).to(device)
-
-
-def _array(tensor: Tensor) -> NDArray[Any]:
-    found: NDArray[Any] = tensor.double().cpu().numpy()
-    return found

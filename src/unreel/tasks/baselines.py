@@ -252,6 +252,13 @@ class FrameStatistics(Encoder):
         grid = nn.functional.adaptive_avg_pool2d
         mean, spread = x.mean((2, 3, 4)), x.std((2, 3, 4), correction=0)
         step = (x[:, :, 1:] - x[:, :, :-1]).abs() if frames > 1 else torch.zeros_like(x)
+        still = torch.zeros_like(luma)
+        changes = [(luma[:, lag:] - luma[:, :-lag]).abs() if frames > lag else still for lag in (2, 4)]
+        edges = [(luma[..., 1:] - luma[..., :-1]).abs(), (luma[..., 1:, :] - luma[..., :-1, :]).abs()]
+        bins = (luma * self._BINS).long().clamp(0, self._BINS - 1).flatten(1)
+        counts = torch.zeros(batch, self._BINS, device=x.device).scatter_add_(1, bins, torch.ones_like(bins).float())
+        centred = (x - mean[:, :, None, None, None]).flatten(2)
+        products = torch.einsum("bcn,bdn->bcd", centred, centred) / centred.shape[2]
         parts = [
             mean,
             spread,
@@ -260,16 +267,8 @@ class FrameStatistics(Encoder):
             step.mean((2, 3, 4)),
             step.std((2, 3, 4), correction=0),
             grid(step.mean((1, 2)), 2).flatten(1),
+            *(found.mean((1, 2, 3))[:, None] for found in (*changes, *edges)),
+            counts / bins.shape[1],
+            torch.stack([products[:, 0, 1], products[:, 0, 2], products[:, 1, 2]], 1),
         ]
-        for lag in (2, 4):
-            change = (luma[:, lag:] - luma[:, :-lag]).abs() if frames > lag else torch.zeros_like(luma)
-            parts.append(change.mean((1, 2, 3))[:, None])
-        parts.append((luma[..., 1:] - luma[..., :-1]).abs().mean((1, 2, 3))[:, None])
-        parts.append((luma[..., 1:, :] - luma[..., :-1, :]).abs().mean((1, 2, 3))[:, None])
-        bins = (luma * self._BINS).long().clamp(0, self._BINS - 1).flatten(1)
-        counts = torch.zeros(batch, self._BINS, device=x.device).scatter_add_(1, bins, torch.ones_like(bins).float())
-        parts.append(counts / bins.shape[1])
-        centred = (x - mean[:, :, None, None, None]).flatten(2)
-        products = torch.einsum("bcn,bdn->bcd", centred, centred) / centred.shape[2]
-        parts.append(torch.stack([products[:, 0, 1], products[:, 0, 2], products[:, 1, 2]], 1))
         return {"statistics": torch.cat(parts, 1)[:, :, None, None, None]}

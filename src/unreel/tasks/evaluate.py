@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -124,7 +125,14 @@ def evaluate(
     changes = "" if clips is not None else chosen.changes(encoder.input_spec)
     if changes:
         told.append(f"profile {profile}: {changes}")
-    about = _about(task, protocols, profile, pooled)
+    about = {
+        "task": type(task).__name__,
+        "label": task.name,
+        **getattr(task, "about", {}),
+        "protocols": ", ".join(p.name for p in protocols),
+        "profile": profile,
+        "pooling": pooled.name,
+    }
     report = _report(task, answers, resampling, about=about, notes=[*told, *notes])
     if out is not None:
         report.to_json(out)
@@ -199,14 +207,7 @@ def ask(
             "pooling": (asked.pooling or Pooling()).name,
         }
         records[name] = {
-            p: record_of(
-                task,
-                o,
-                about={**about, "protocol": p},
-                seed=seed,
-                sizes=(sizes["n_train"], sizes["n_val"]),
-                faults=faults,
-            )
+            p: record_of(task, o, about={**about, "protocol": p}, seed=seed, sizes=sizes, faults=faults)
             for p, o in sorted(outcomes[name].items(), key=lambda item: order.index(item[0]))
         }
     return Answers(nets, records, embeddings, classes, sizes, faults, notes)
@@ -237,14 +238,9 @@ def _report(
     noun = embeddings.noun if embeddings is not None else getattr(getattr(task, "data", 0), "noun", "source")
     first = next(iter(main.values()))
     said = {name: record.outcomes for name, record in main.items()}
+    by_protocol = [{n: r[protocol] for n, r in answers.records.items() if protocol in r} for protocol in main]
     return Report(
-        scores=tuple(
-            score
-            for protocol in main
-            for score in scores_of(
-                task, {n: r[protocol] for n, r in answers.records.items() if protocol in r}, resampling
-            )
-        ),
+        scores=tuple(score for records in by_protocol for score in scores_of(task, records, resampling)),
         about=about,
         task={
             "name": task.name,
@@ -263,25 +259,11 @@ def _report(
         notes=tuple(dict.fromkeys([*task.notes, *notes, *answers.notes, *_notes_of_heads(answers.records)])),
         faults=first.faults,
         neighbours=() if embeddings is None else _gallery([*said.values()], embeddings, first.seed),
-        confusions=tuple(
-            _confusion(p, r.outcomes) for p, r in main.items() if r.outcomes.predictions.kind == "classes"
-        ),
+        confusions=tuple(_confusion(p, o) for p, o in said.items() if o.predictions.kind == "classes"),
         profile=about["profile"],
         seed=first.seed,
         level=resampling.level,
     )
-
-
-def _about(task: Task, protocols: Sequence[AnyProtocol], profile: str, pooling: Pooling) -> dict[str, str]:
-    """What tells this evaluation from others of the same encoder."""
-    return {
-        "task": type(task).__name__,
-        "label": task.name,
-        **getattr(task, "about", {}),
-        "protocols": ", ".join(p.name for p in protocols),
-        "profile": profile,
-        "pooling": pooling.name,
-    }
 
 
 def _sizes(parts: Parts | None, trained: TrainedResult | None) -> tuple[dict[str, int], list[str]]:
@@ -303,9 +285,7 @@ def _notes_of_heads(records: Mapping[str, Mapping[str, Record]]) -> Iterator[str
 
 def _confusion(name: str, outcomes: Outcomes) -> Confusion:
     matrix = confusion_matrix(outcomes.predictions.labels, outcomes.truth.labels)
-    return Confusion(
-        name, tuple(str(c) for c in matrix.classes), tuple(tuple(int(v) for v in row) for row in matrix.counts)
-    )
+    return Confusion(name, tuple(map(str, matrix.classes)), tuple(map(tuple, matrix.counts.tolist())))
 
 
 def _gallery(outcomes: Sequence[Outcomes], embeddings: Embeddings, seed: int) -> tuple[QueryNeighbours, ...]:
@@ -319,14 +299,14 @@ def _gallery(outcomes: Sequence[Outcomes], embeddings: Embeddings, seed: int) ->
     paths = dict(zip(embeddings.ids.tolist(), embeddings.paths, strict=True))
     key = Key(seed, "gallery")
     order = sorted(range(found.n), key=lambda i: key.child(str(ids[i])).uniform())
-    seen: dict[str, int] = {}
-    ranked: list[tuple[int, int, int]] = []
-    for position, i in enumerate(order):
+    turns: list[tuple[int, int]] = []
+    seen: Counter[str] = Counter()
+    for i in order:
         label = str(found.truth.labels[i])
-        ranked.append((seen.setdefault(label, 0), position, i))
+        turns.append((seen[label], i))
         seen[label] += 1
     queries = []
-    for _, _, i in sorted(ranked)[:_GALLERY_QUERIES]:
+    for _, i in sorted(turns, key=lambda turn: turn[0])[:_GALLERY_QUERIES]:
         hits: list[Neighbour] = []
         for row, similarity in zip(neighbours.indices[i], neighbours.similarities[i], strict=True):
             if row >= 0 and len(hits) < _GALLERY_NEIGHBOURS:

@@ -92,21 +92,17 @@ def record_of(
     *,
     about: Mapping[str, str],
     seed: int,
-    sizes: tuple[int, int],
+    sizes: Mapping[str, int],
     faults: Sequence[Fault],
 ) -> Record:
-    """The record of a task's outcomes; ``sizes``: of the training and the validation part."""
+    """The record of a task's outcomes; ``sizes``: of the parts, "n_train" and "n_val"."""
     scores = {}
     for metric in task.metrics(outcomes):
         value, chance, _ = metric.measure(outcomes)
-        scores[metric.name] = {
-            "value": value,
-            "n": outcomes.n,
-            "chance": chance,
-            "higher_is_better": metric.higher_is_better,
-        }
+        facts = {"value": value, "n": outcomes.n, "chance": chance, "higher_is_better": metric.higher_is_better}
+        scores[metric.name] = facts
     unreadable = tuple({"path": f.path, "cause": f.cause, "message": f.message} for f in faults)
-    return Record(about, seed, *sizes, outcomes, scores, unreadable, tuple(task.notes))
+    return Record(about, seed, sizes["n_train"], sizes["n_val"], outcomes, scores, unreadable, tuple(task.notes))
 
 
 @dataclass(frozen=True)
