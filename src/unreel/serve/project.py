@@ -21,12 +21,12 @@ from unreel.core.text import shown
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.nn.encoder import Encoder
-from unreel.protocols.calibration import fit_calibrated
 from unreel.protocols.clips import as_clip_source, default_plan
 from unreel.protocols.compute import USUAL, Compute
 from unreel.protocols.features import Embeddings, embed_all
 from unreel.protocols.head import Head, save_head, with_card
 from unreel.protocols.linear import LinearProbe
+from unreel.protocols.protocol import fit_calibrated
 from unreel.protocols.samples import FeatureSet
 from unreel.protocols.store import encoder_digest
 
