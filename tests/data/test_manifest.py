@@ -355,6 +355,16 @@ def test_digest_follows_the_data_and_not_its_place(tmp_path: Path) -> None:
     assert one.digest != one.subset([1, 0]).digest
     (tmp_path / "two" / "k" / "b.mp4").write_bytes(b"k/X.mp4")
     assert Manifest.from_folder(tmp_path / "two").digest != one.digest
+    large = tmp_path / "two" / "k" / "b.mp4"
+    content = bytearray(300_000)
+    large.write_bytes(content)
+    before = Manifest.from_folder(tmp_path / "two")
+    quick, full = before.digest, before.digest_of(before.fingerprints(full=True))
+    content[150_000] = 1  # in the middle, where only a look at every byte sees it
+    large.write_bytes(content)
+    after = Manifest.from_folder(tmp_path / "two")
+    assert after.digest == quick
+    assert after.digest_of(after.fingerprints(full=True)) != full
     (tmp_path / "one" / "k" / "a.mp4").unlink()
     with pytest.raises(DataError, match=r"a\.mp4"):
         _ = replace(one).digest

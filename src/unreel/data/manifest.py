@@ -215,10 +215,13 @@ class Manifest:
         """
         return self.digest_of(self.fingerprints())
 
-    def fingerprints(self) -> dict[str, str]:
-        """The fingerprint of every file and folder that a row is made of, by its path as written."""
+    def fingerprints(self, *, full: bool = False) -> dict[str, str]:
+        """The fingerprint of every file and folder that a row is made of, by its path as written.
+
+        With ``full`` every byte of every file counts, for ``digest_of``.
+        """
         names = dict.fromkeys(name for row in self.rows for name in (row.path, *row.frames) if name)
-        return {name: fingerprint(os.path.join(self.root, name), self.root) for name in names}
+        return {name: fingerprint(os.path.join(self.root, name), self.root, full=full) for name in names}
 
     def digest_of(self, fingerprints: Mapping[str, str]) -> str:
         """``digest``, given the ``fingerprints``."""
