@@ -183,6 +183,15 @@ class EncoderSuite:
                 x = encoder.stage(name)(x)
                 torch.testing.assert_close(x, maps[name])
 
+    def test_a_copied_stage_is_independent(self, encoder: Encoder) -> None:
+        before = copy.deepcopy(encoder.state_dict())
+        copied = encoder.copy_stage(encoder.last_stage)
+        assert equal_states(copied, encoder.stage(encoder.last_stage))
+        assert list(copied.parameters())
+        for parameter in copied.parameters():
+            parameter.data.add_(1)
+        assert all(torch.equal(before[n], t) for n, t in encoder.state_dict().items())
+
     def test_at_resolution_gives_finer_maps_on_a_copy(self, encoder: Encoder) -> None:
         if not self.can_refine:
             with pytest.raises(UsageError):

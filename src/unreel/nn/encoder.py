@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -171,6 +172,11 @@ class Encoder(nn.Module):
     def stage(self, name: str) -> nn.Module:
         """The module that makes stage ``name`` from the stage before it."""
         raise NotImplementedError(f"{type(self).__name__} must write stage")
+
+    def copy_stage(self, name: str) -> nn.Module:
+        """A deep copy of one stage: same weights, its own parameters."""
+        self.check_names([name])
+        return copy.deepcopy(self.stage(name))
 
     def at_resolution(self, factor: int) -> Encoder:
         """A deep copy whose last map is ``factor`` (1, 2 or 4) times finer in space; weights unchanged, no dilation.
