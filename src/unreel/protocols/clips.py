@@ -186,11 +186,9 @@ class ArrayClips:
         return digest.hexdigest()
 
     def location(self, row: int) -> tuple[str, tuple[float, float | None] | None]:
-        del row
         return "", None
 
     def read(self, rows: Sequence[int], *, workers: int = 0) -> Iterator[Tensor | Fault]:
-        del workers
         for row in rows:
             yield self.clips[row]
 

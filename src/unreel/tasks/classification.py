@@ -109,7 +109,6 @@ def _set_metric(outcomes: Outcomes, kind: str) -> Resampled:
     better of always answering the most frequent training class and guessing at training shares.
     """
     labels, classes = outcomes.truth.labels, outcomes.predictions.classes
-    of_class = class_shares(outcomes.card)
     # With the training classes: blind answers name them even where no test sample has them and none is predicted.
     everything = np.concatenate([labels, outcomes.predictions.labels, classes])
     names, codes = np.unique(everything, return_inverse=True)
@@ -127,7 +126,7 @@ def _set_metric(outcomes: Outcomes, kind: str) -> Resampled:
         seen = both > 0
         return float((2 * right[seen] / both[seen]).mean())
 
-    shares = dict(zip(classes.tolist(), of_class.tolist(), strict=True))
+    shares = dict(zip(classes.tolist(), class_shares(outcomes.card).tolist(), strict=True))
     best = max(shares, key=lambda c: shares[c])
     constant = score(np.arange(outcomes.n), np.full(outcomes.n, int(np.flatnonzero(names == best)[0])))
     present = np.bincount(truth, minlength=num) / outcomes.n

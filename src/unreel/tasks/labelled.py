@@ -141,14 +141,12 @@ class SplitRule:
         Raises: DataError for splits that are not understood, a part without a source, or an identity in two parts.
         """
         if any(splits):
-            roles, notes = self._own(splits, usable, where, noun)
-        else:
-            shares = {"train": 1 - self.test_fraction, "test": self.test_fraction}
-            grouped = any(not name.startswith("file:") for name in identities)
-            unit = f"group {group!r}" if group else "group" if grouped else "file"
-            notes = [f"no split given: {self.test_fraction:.0%} of sources kept for testing by a hash of the {unit}"]
-            roles = np.where(usable, np.array(hash_split(identities, shares, seed=self.seed)), "")
-        return roles, notes
+            return self._own(splits, usable, where, noun)
+        shares = {"train": 1 - self.test_fraction, "test": self.test_fraction}
+        grouped = any(not name.startswith("file:") for name in identities)
+        unit = f"group {group!r}" if group else "group" if grouped else "file"
+        notes = [f"no split given: {self.test_fraction:.0%} of sources kept for testing by a hash of the {unit}"]
+        return np.where(usable, np.array(hash_split(identities, shares, seed=self.seed)), ""), notes
 
     def _own(
         self, splits: list[str], usable: NDArray[np.bool_], where: Callable[[int], str], noun: str
