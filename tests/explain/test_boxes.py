@@ -13,7 +13,8 @@ from torch import Tensor
 
 from unreel.core.errors import UsageError
 from unreel.explain import boxes_from_map, clean_mask, read_boxes, write_boxes
-from unreel.explain.boxes import box_options, map_rectangles
+from unreel.explain.boxes import map_rectangles
+from unreel.explain.objects import ObjectSettings
 
 _SIDES = ((0, 1), (1, 0), (0, -1), (-1, 0))
 _ALL = (*_SIDES, (1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -82,9 +83,12 @@ def test_check_C5_ring() -> None:
     assert map_rectangles(RING).tolist() == [[4, 4, 10, 8]]
     assert map_rectangles(RING, contours="tree").tolist() == [[4, 4, 10, 8], [5, 5, 8, 6]]
     assert len(boxes_from_map(RING)) == 1
-    assert len(boxes_from_map(RING, **box_options("official"))) == 2
-    assert len(boxes_from_map(RING, **box_options("official", largest_only=True))) == 1
-    assert box_options("paper", margin=0) == {"contours": "outer", "margin": 0}
+    assert len(boxes_from_map(RING, **ObjectSettings(variant="official").box_options())) == 2
+    assert len(boxes_from_map(RING, **ObjectSettings(variant="official", largest_only=True).box_options())) == 1
+    assert ObjectSettings(variant="official", contours="outer").box_options()["contours"] == "outer"
+    assert ObjectSettings(margin=0).box_options() == {
+        "contours": "outer", "margin": 0, "threshold": 0.5, "min_scale": 0.01, "largest_only": False
+    }  # fmt: skip
 
 
 def test_check_C5_zero_and_full_map() -> None:

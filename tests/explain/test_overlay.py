@@ -38,8 +38,6 @@ def test_heat_colours_only_what_the_map_shows() -> None:
     assert len(set(colour_bar(stops=12))) == 12
     with pytest.raises(UsageError, match="1 frames and 2 maps"):
         heat(frames, np.zeros((2, 4, 4)))
-    with pytest.raises(UsageError, match="inferno"):
-        heat(frames, levels, colour_map="infernal")
 
 
 def test_boxes_are_drawn_inside_the_frame_in_their_colours() -> None:

@@ -93,11 +93,10 @@ class Computing:
             raise UsageError(f"--workers {self.workers}: expected a number of processes, 0 or more")
         choose_device(self.device)
 
-    def count(self) -> int:
-        """How many workers: those asked for, or as many as suit the device, at least 2."""
-        from unreel.core.devices import choose_device, default_workers
-
-        return max(2, default_workers(choose_device(self.device))) if self.workers is None else self.workers
+    def options(self) -> dict[str, Any]:
+        """What a function of ``unreel.api`` is given of these."""
+        self.check()
+        return dict(vars(self))
 
 
 @Parameter(name="*", group=_COMPUTING)
@@ -115,10 +114,6 @@ class Embedding(Computing):
         super().check()
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: expected at least 1")
-
-    def options(self) -> dict[str, Any]:
-        self.check()
-        return {name: getattr(self, name) for name in ("device", "workers", "batch_size", "store")}
 
 
 BEST = Computing()

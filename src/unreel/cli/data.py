@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, Parameter
 
@@ -13,6 +13,12 @@ from unreel.core.errors import UsageError
 from unreel.core.progress import Progress
 from unreel.core.text import listed
 from unreel.core.words import counted
+
+Layout: TypeAlias = Literal[
+    "ucf101", "hmdb51", "kinetics", "davis",
+    "imagenet", "imagenet_r", "imagenet_sketch", "imagenet_c", "imagenet_stylized", "imagenet9",
+    "coco", "voc", "cub", "flowers102", "pets", "food101", "cifar10", "cifar100",
+]  # fmt: skip
 
 data_app = App(
     name="data",
@@ -95,7 +101,6 @@ def annotate(
         seed: For boxes and masks: seed for the choice of what is compared with what.
         out: Folder for the table. The default is the cache.
     """
-    computing.check()
     from unreel import api
 
     found = api.annotate(
@@ -108,8 +113,7 @@ def annotate(
         seed=seed,
         out=out,
         settings=to_sections(settings, "cam", "crf", "objects"),
-        device=computing.device,
-        workers=computing.workers,
+        **computing.options(),
     )
     unread = f"; {len(found.failed)} of them could not be read" if found.failed else ""
     lines = [f"{found.computed} computed, {found.known} known already{unread}", f"wrote {found.table}"]
@@ -122,26 +126,7 @@ def annotate(
 
 @data_app.command
 def prepare(
-    layout: Literal[
-        "ucf101",
-        "hmdb51",
-        "kinetics",
-        "davis",
-        "imagenet",
-        "imagenet_r",
-        "imagenet_sketch",
-        "imagenet_c",
-        "imagenet_stylized",
-        "imagenet9",
-        "coco",
-        "voc",
-        "cub",
-        "flowers102",
-        "pets",
-        "food101",
-        "cifar10",
-        "cifar100",
-    ],
+    layout: Layout,
     root: Path,
     /,
     *,

@@ -20,6 +20,8 @@ Size = Literal["tiny", "standard", "full"]
 
 PROTOCOLS = ("linear", "knn", "retrieval")
 CLASS_SETS = ("motion", "appearance")
+SCORES = ("random_init", "first_weights", "pretrained")
+DIFFERENCES = ("difference", "learned")  # of the last to the first and to the second
 # The world of every size: few backgrounds and hues, and objects of much the same size, speed and swing, so that these
 # tell little about which video is seen, and what moves and how tells much; objects large enough to be seen at the
 # recipe's 48 pixels, turning slowly, so that no pose stands for a video; a drifting camera in a quarter of the videos.
@@ -144,38 +146,23 @@ def _rows(label: str, report: Report) -> list[dict[str, Any]]:
     rows = []
     for protocol in PROTOCOLS:
         mine = report.score(protocol)
-        control, first = (report.score(protocol, mine.metric, encoder=name) for name in USUAL_BASELINES)
-        difference, learned = (mine.differences[name] for name in USUAL_BASELINES)
-        rows.append(
-            {
-                "classes": label,
-                "protocol": protocol,
-                "metric": mine.metric,
-                "n": mine.n,
-                "chance": mine.chance,
-                "random_init": control.value,
-                "random_init_interval": _bounds(control.interval),
-                "first_weights": first.value,
-                "first_weights_interval": _bounds(first.interval),
-                "pretrained": mine.value,
-                "pretrained_interval": _bounds(mine.interval),
-                "difference": difference.difference,
-                "difference_interval": [difference.low, difference.high],
-                "learned": learned.difference,
-                "learned_interval": [learned.low, learned.high],
-            }
-        )
+        controls = [report.score(protocol, mine.metric, encoder=name) for name in USUAL_BASELINES]
+        row = {"classes": label, "protocol": protocol, "metric": mine.metric, "n": mine.n, "chance": mine.chance}
+        for name, score in zip(SCORES, (*controls, mine), strict=True):
+            bounds = None if score.interval is None else [score.interval.low, score.interval.high]
+            row |= {name: score.value, f"{name}_interval": bounds}
+        for name, control in zip(DIFFERENCES, USUAL_BASELINES, strict=True):
+            paired = mine.differences[control]
+            row |= {name: paired.difference, f"{name}_interval": [paired.low, paired.high]}
+        rows.append(row)
     return rows
 
 
-def _bounds(interval: Any) -> list[float] | None:
-    return None if interval is None else [interval.low, interval.high]
-
-
-def _percent(value: float, bounds: list[float] | None, *, signed: bool = False) -> str:
-    sign = "+" if signed else ""
+def _percent(row: Mapping[str, Any], name: str) -> str:
+    """A value in percent with its interval, where there is one; differences with their sign."""
+    sign, bounds = "+" if name in DIFFERENCES else "", row[f"{name}_interval"]
     inner = "" if bounds is None else f" [{100 * bounds[0]:{sign}.1f}, {100 * bounds[1]:{sign}.1f}]"
-    return f"{100 * value:{sign}.1f}{inner}"
+    return f"{100 * row[name]:{sign}.1f}{inner}"
 
 
 def as_text(data: Mapping[str, Any]) -> str:
@@ -188,11 +175,7 @@ def as_text(data: Mapping[str, Any]) -> str:
             f"{r['protocol']} ({r['metric']})",
             r["n"],
             f"{100 * r['chance']:.1f}",
-            _percent(r["random_init"], r["random_init_interval"]),
-            _percent(r["first_weights"], r["first_weights_interval"]),
-            _percent(r["pretrained"], r["pretrained_interval"]),
-            _percent(r["difference"], r["difference_interval"], signed=True),
-            _percent(r["learned"], r["learned_interval"], signed=True),
+            *(_percent(r, name) for name in (*SCORES, *DIFFERENCES)),
         )
         for r in data["scores"]
     ]

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from unreel.cli.common import BEST, NO_OPTIONS, Common, Computing
 from unreel.cli.overrides import Overrides, to_sections
-from unreel.core.errors import UsageError
 from unreel.core.text import listed
 from unreel.core.words import counted
 
@@ -50,9 +49,6 @@ def explain(
         batch_size: How many images or clips are compared with each other. The default is 256 images or 64 clips.
         seed: Seed for the choice of what to show, and of what is compared with what.
     """
-    if limit < 0:
-        raise UsageError(f"--limit {limit}: expected a number of images or videos, or 0 for all")
-    computing.check()
     from unreel import api
 
     found = api.explain(
@@ -69,8 +65,7 @@ def explain(
         batch_size=batch_size,
         seed=seed,
         settings=to_sections(settings, "cam", "crf", "objects"),
-        device=computing.device,
-        workers=computing.workers,
+        **computing.options(),
     )
     unreadable = [{"path": fault.path, "message": fault.message} for fault in found.faults]
     video = any(item.video for item in found.items)

@@ -151,21 +151,19 @@ def upsample(maps: Tensor, size: tuple[int, int, int], mode: Upsampling = "bicub
     """
     frames, height, width = size
     rows, _, t, h, w = maps.shape
+    corners = None if mode == "nearest" else False
     if t != frames:
         if t == 1:  # not by weights that add up to 1 but for rounding: a still map stays equal in all frames
             maps = maps.expand(-1, -1, frames, -1, -1)
         else:
             kind = "nearest-exact" if mode == "nearest" else "bilinear"
-            corners = None if mode == "nearest" else False
             flat = maps.reshape(rows, 1, t, h * w)
             maps = functional.interpolate(flat, (frames, h * w), mode=kind, align_corners=corners)
     if (h, w) == (height, width):
         return maps.reshape(rows, 1, frames, height, width)
     flat = maps.reshape(rows * frames, 1, h, w)
-    corners = None if mode == "nearest" else False
-    return functional.interpolate(flat, (height, width), mode=_SPATIAL[mode], align_corners=corners).view(
-        rows, 1, frames, height, width
-    )
+    found = functional.interpolate(flat, (height, width), mode=_SPATIAL[mode], align_corners=corners)
+    return found.view(rows, 1, frames, height, width)
 
 
 @checked

@@ -7,7 +7,6 @@ Boxes are shares of the image, x1 y1 x2 y2 in [0, 1], margin included: the form 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -149,8 +148,3 @@ def _large_parts(inside: NDArray[np.bool_], min_scale: float, *, single: bool, o
         if single and len(chosen):
             chosen = chosen[[int(np.argmax(areas[chosen]))]]
     return np.isin(labels, chosen)
-
-
-def box_options(variant: Variant, **options: Any) -> Mapping[str, Any]:
-    """``boxes_from_map``'s options for a variant: the release's contour tree in ``official``; ``options`` go first."""
-    return {"contours": "tree" if variant == "official" else "outer", **options}

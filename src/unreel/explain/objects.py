@@ -23,7 +23,7 @@ from unreel.data.boxes import MARGIN, MIN_SCALE
 from unreel.data.manifest import Manifest
 from unreel.data.rows import RowReader
 from unreel.data.sampling import ClipPlan
-from unreel.explain.boxes import Contours, box_options, boxes_from_map, clean_mask
+from unreel.explain.boxes import Contours, boxes_from_map, clean_mask
 from unreel.explain.contracam import Variant
 from unreel.explain.crf import CrfSettings, dense_crf
 from unreel.explain.driver import ClipMap, MapPlan, whole_frames
@@ -143,8 +143,8 @@ class ObjectSettings:
     def box_options(self) -> Mapping[str, Any]:
         """What ``boxes_from_map`` is given."""
         names = ("threshold", "min_scale", "margin", "largest_only")
-        contours = {} if self.contours is None else {"contours": self.contours}
-        return box_options(self.variant, **{name: getattr(self, name) for name in names}, **contours)
+        contours = self.contours or ("tree" if self.variant == "official" else "outer")
+        return {"contours": contours, **{name: getattr(self, name) for name in names}}
 
 
 @dataclass(frozen=True)

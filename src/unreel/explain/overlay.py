@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -30,13 +30,11 @@ _LOWEST, _HIGHEST = 80, 235
 _OUTLINE = (16, 16, 20)
 
 
-@lru_cache(maxsize=8)
-def _table(name: str) -> NDArray[np.float32]:
+@cache
+def _table() -> NDArray[np.float32]:
     from matplotlib import colormaps
 
-    if name not in colormaps:
-        raise UsageError(f"matplotlib has no colour map {name!r}; perceptually even ones are inferno, magma, viridis")
-    return np.asarray(colormaps[name](np.arange(256))[:, :3] * 255, dtype=np.float32)
+    return np.asarray(colormaps["inferno"](np.arange(256))[:, :3] * 255, dtype=np.float32)
 
 
 def fit(frames: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
@@ -49,16 +47,13 @@ def fit(frames: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(resize_frames(torch.from_numpy(np.ascontiguousarray(frames)), *size).numpy())
 
 
-def heat(
-    frames: NDArray[np.uint8], maps: ArrayLike, *, strength: float = 0.65, colour_map: str = "inferno"
-) -> NDArray[np.uint8]:
+def heat(frames: NDArray[np.uint8], maps: ArrayLike, *, strength: float = 0.65) -> NDArray[np.uint8]:
     """Maps over frames as colour: what the map leaves at 0 looks as it is, though grey and a little darker.
 
     Args:
         frames: (T, H, W, 3) uint8.
         maps: (T, h, w) in [0, 1], resized to the frames.
         strength: share of the colour where the map is 1.
-        colour_map: of matplotlib; a perceptually even one.
     Returns: (T, H, W, 3) uint8.
     """
     count, height, width = frames.shape[:3]
@@ -67,7 +62,7 @@ def heat(
         raise UsageError(f"{count} frames and {len(levels)} maps; there must be as many")
     resized = functional.interpolate(levels, size=(height, width), mode="bilinear", align_corners=False)
     level = resized.clamp(0, 1)[:, 0].numpy()
-    table = _table(colour_map)
+    table = _table()
     tint = table[(_LOWEST + level * (_HIGHEST - _LOWEST)).astype(np.int64)]
     picture = frames.astype(np.float32)
     grey = (picture @ np.array(LUMA, dtype=np.float32))[..., None]
@@ -124,7 +119,7 @@ def widen(frames: NDArray[np.uint8], most: int = 4) -> NDArray[np.uint8]:
     return np.pad(frames, around, constant_values=127)
 
 
-def colour_bar(colour_map: str = "inferno", stops: int = 12) -> list[str]:
+def colour_bar(stops: int = 12) -> list[str]:
     """CSS colours of the map from low to high, as ``heat`` tints with them."""
-    table = _table(colour_map)[np.linspace(_LOWEST, _HIGHEST, stops).astype(int)]
+    table = _table()[np.linspace(_LOWEST, _HIGHEST, stops).astype(int)]
     return [f"rgb({r:.0f} {g:.0f} {b:.0f})" for r, g, b in table]

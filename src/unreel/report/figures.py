@@ -161,12 +161,10 @@ def _curve(name: str, points: NDArray[np.float64], chance: float | None) -> Draw
             axes.yaxis.set_major_formatter(_percent)
         elif name == "lr":
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
-        axes.grid(axis="x", visible=False)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
         axes.set_xlabel("step")
-        axes.spines["left"].set_visible(False)
     ends = [f"{_number(v, share)} at step {s:.0f}" for s, v in (points[0], points[-1])]
     text = f"{title} from {ends[0]} to {ends[1]}"
     if chance is not None:
@@ -260,7 +258,7 @@ def score_figure(report: Report) -> Drawing:
         axes.set_xlim(left, right)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.grid(axis="y", visible=False)
-        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
         axes.set_xlabel(f"score, with {report.level:.0%} interval; dashed: chance")
     parts = [f"{s.encoder} {s.protocol} {s.value:.3f} (chance {s.chance:.3f})" for _, s in rows]
     title = f"Scores of {len(encoders)} encoder{'s' if len(encoders) > 1 else ''}"
@@ -293,8 +291,6 @@ def interval_figure(distribution: IntervalDistribution, *, num_starts: int = 100
         axes.xaxis.set_major_formatter(_percent)
         axes.set_xlim(0, 1)
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.grid(axis="x", visible=False)
-        axes.spines["left"].set_visible(False)
         axes.set_xlabel("time between the two clips, share of the possible starts")
     half = float((drawn < num_starts / 2).mean())
     text = f"{100 * half:.0f} % of pairs are less than half of the video apart ({distribution.kind})"

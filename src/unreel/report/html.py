@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -22,16 +21,24 @@ from unreel.core.errors import DataError, UnreelError
 from unreel.core.files import check_file, write_whole
 from unreel.core.settings import read_origins
 from unreel.core.strict_yaml import Sections
-from unreel.core.words import counted, plural
+from unreel.core.words import plural
 from unreel.data.batch import Batch
 from unreel.data.sampling import IntervalDistribution, IntervalKind
 from unreel.media import encode_image
 from unreel.methods.chance import chance_levels
 from unreel.nn.weights import read_card
-from unreel.report.evaluation import Evaluation
-from unreel.report.figures import Drawing, contact_sheet, curves, interval_figure
+from unreel.report.figures import (
+    Drawing,
+    GalleryRow,
+    contact_sheet,
+    curves,
+    interval_figure,
+    retrieval_gallery,
+    score_figure,
+)
+from unreel.report.pages import templates
 from unreel.stats.intervals import PairedDifference
-from unreel.tasks.scores import Report, kept_reports
+from unreel.tasks.scores import Report, Score, kept_reports
 from unreel.train.health import findings
 from unreel.train.run import REPORT_FILE, Run, open_run
 
@@ -65,19 +72,12 @@ def write_report(run_dir: str | os.PathLike[str], *, out: str | os.PathLike[str]
 
 def render(run: Run) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters |= {
         "inline": _inline,
         "number": _plain_number,
         "difference": _difference,
         "p": lambda v: "< 0.001" if v < 0.001 else f"{v:.3f}",
-        "counted": counted,
         "plural": plural,
         "duration": duration,
         "basename": lambda p: os.path.basename(str(p)) or str(p),
@@ -96,6 +96,55 @@ class Setting:
     name: str
     value: str
     origin: str
+
+
+@dataclass
+class Evaluation:
+    """What the page says of one evaluation; ``file`` names one that says nothing of its data."""
+
+    report: Report
+    file: str
+
+    @property
+    def name(self) -> str:
+        about = self.report.about
+        parts = [
+            "/".join(Path(about.get("data", "")).parts[-2:]),
+            str(about.get("label", self.report.task.get("name", ""))),
+        ]
+        return ", ".join(part for part in parts if part) or self.file
+
+    @property
+    def tested(self) -> str:
+        """What the evaluation's sources are called, in the plural."""
+        return plural(str(self.report.task.get("noun", "video")))
+
+    @property
+    def scores(self) -> list[Score]:
+        return [s for s in self.report.scores if s.encoder == "encoder"]
+
+    @property
+    def references(self) -> list[str]:
+        return list(dict.fromkeys(name for s in self.scores for name in s.references))
+
+    @property
+    def score_figure(self) -> Drawing | None:
+        return score_figure(self.report) if any(s.primary for s in self.report.scores) else None
+
+    @property
+    def verdicts(self) -> list[tuple[str, str]]:
+        return [(score.mark, score.verdict) for score in self.scores if score.primary]
+
+    @functools.cached_property
+    def gallery(self) -> list[GalleryRow]:
+        return retrieval_gallery(self.report.neighbours)
+
+    @property
+    def thumbnail_px(self) -> int:
+        """Width of a picture 80 pixels high, of the gallery's usual shape."""
+        shapes = [t.pixels.shape for r in self.gallery for t in (r.query, *r.neighbours) if t.pixels is not None]
+        usual = float(np.median([w / h for h, w, _ in shapes])) if shapes else 4 / 3
+        return round(80 * min(1.9, max(0.75, usual)))
 
 
 class _Page:
