@@ -105,7 +105,7 @@ def embed(encoder: AnyEncoder, data: Source, **options: Any) -> Embeddings:
     Args:
         encoder: an encoder, a run, or the path of either.
         data: a folder, a manifest, or a list of paths.
-        options: clips, pooling, device, store and others, see ``unreel.protocols.features.embed``.
+        options: clips, pooling, window, every, device, store and others, see ``unreel.protocols.features.embed``.
     """
     return embed_features(_encoder(encoder), data, **options)
 
@@ -162,6 +162,7 @@ def predict(
     label: str | None = None,
     group: str | None = None,
     window: float | None = None,
+    every: float | None = None,
     encoder: AnyEncoder | None = None,
     head: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -180,7 +181,8 @@ def predict(
         labels: a table with the columns path and label. Its paths start at the folder of the data, or at its own.
         protocol: "linear", "knn", "svm", or a protocol (``unreel.protocols``).
         label, group: which columns of the labels, where there are several.
-        window: seconds; one prediction for each such part of a video instead of one for the whole.
+        window, every: seconds; one prediction for each window of a video, which begin every so many seconds, instead of
+            one for the whole.
         encoder: the head's encoder, if it is no longer where it was.
         head: file (.safetensors) to keep the fitted head in. The default is in the folder ``heads`` of the run.
         out: also write the table there: .csv, .parquet or .json.
@@ -223,7 +225,7 @@ def predict(
             fitted = with_card(fitted, encoder_file=os.path.abspath(file))
         if target is not None:
             kept = save_head(fitted, target)
-    table = predictions.predict_table(fitted, net, manifest, window=window, compute=compute)
+    table = predictions.predict_table(fitted, net, manifest, window=window, every=every, compute=compute)
     if out is not None:
         table.write(out)
     return replace(table, head_file=kept)

@@ -61,6 +61,7 @@ def test_every_command_and_option_is_explained_and_takes_json() -> None:
             "embedding",
             "columns",
             "kept",
+            "windows",
         }:
             assert f"\n    {name}: " in inspect.cleandoc(function.__doc__), (path, name)
         assert "common" in inspect.signature(function).parameters, path

@@ -318,3 +318,28 @@ def test_manifest_clips_carry_columns_and_spans(folder):
     assert source.groups == ["p", "p"]
     assert source.source(0) != source.source(1)
     assert source.location(0) == (str(folder / "a" / "0.mp4"), (0.0, 0.5))
+
+
+def test_a_killed_command_over_windows_goes_on_where_it_was(encoder, folder, tmp_path, monkeypatch):
+    """What was committed is not computed again, and what comes out is what one go gives, to the bit."""
+    from unreel.protocols import features
+
+    options = {"clips": PLAN, "progress": False, "workers": 0, "window": 0.6, "every": 0.3, "batch_size": 2}
+    whole = embed(encoder, folder, **options)
+    assert len(whole) == 6 * 3
+    assert whole.ids[:3].tolist() == ["a/0.mp4#0-0.6", "a/0.mp4#0.3-0.9", "a/0.mp4#0.6-1.2"]
+    assert whole.spans[1] == (0.3, 0.9)
+    monkeypatch.setattr(features, "_ROWS_PER_COMMIT", 4)
+
+    def kill(done, total):
+        if done == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(encoder, folder, store=tmp_path, **{**options, "progress": kill})
+    seen = counting(monkeypatch)
+    again = embed(encoder, folder, store=tmp_path, **options)
+    assert sum(seen) == (18 - 8) * PLAN.num_views
+    np.testing.assert_array_equal(again.per_view, whole.per_view)
+    with pytest.raises(UsageError, match="folder, a manifest"):
+        embed(encoder, ArrayClips(clips()), window=1.0)

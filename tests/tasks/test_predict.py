@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +17,13 @@ from tests.contracts.test_task import blobs
 from unreel.cli.main import main
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest
-from unreel.data.row import Row
 from unreel.media import write_video
-from unreel.media.decoder import VideoInfo
 from unreel.nn import create_encoder
 from unreel.protocols import KNN, FeatureProtocol, FeatureSet, LinearProbe, LinearSVM
 from unreel.protocols.head import HeadCard, Predictions, with_card
 from unreel.protocols.protocol import fit_calibrated, fit_temperature
 from unreel.tasks.classification import score_head
-from unreel.tasks.predict import open_labels, windows
+from unreel.tasks.predict import open_labels
 
 COLOURS = {"red": (170, 90, 50), "blue": (50, 90, 170)}
 QUIET: dict[str, Any] = {"device": "cpu", "progress": False, "workers": 0}
@@ -119,17 +116,6 @@ def _table(folder: Path, place: Path, rows: str = "") -> Path:
     lines = [f"{folder}/films/{i:02d}.mp4,{('red', 'blue')[i % 2]}" for i in range(8)]
     (place / "labels.csv").write_text("path,label\n" + (rows or "\n".join(lines)) + "\n")
     return place / "labels.csv"
-
-
-@pytest.mark.parametrize(("length", "window", "edges"), [(3.0, 1.0, 4), (2.4, 1.0, 3), (2.6, 1.0, 4), (0.3, 1.0, 2)])
-def test_windows_cover_a_row_once(length: float, window: float, edges: int) -> None:
-    facts = VideoInfo(width=8, height=8, num_frames=80, duration_s=10.0, fps=8.0, codec="x")
-    row = Row("a.mp4", start_s=2.0, end_s=2.0 + length, facts=facts)
-    found = windows(row, window)
-    assert len(found) == edges - 1
-    assert (found[0].start_s, found[-1].end_s) == (2.0, pytest.approx(2.0 + length))
-    assert all(a.end_s == b.start_s for a, b in itertools.pairwise(found))
-    assert windows(Row("b.mp4"), window) == [Row("b.mp4")]
 
 
 @pytest.mark.parametrize(

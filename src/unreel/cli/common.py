@@ -116,6 +116,18 @@ class Embedding(Computing):
             raise UsageError(f"--batch-size {self.batch_size}: expected at least 1")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Windows:
+    """Options of commands that look at stretches of long videos."""
+
+    window: float | None = None
+    "Cut each video into windows of this many seconds. Each window then counts as a video of its own."
+    every: float | None = None
+    "Seconds from the start of one window to the next. The default is the length of a window: no overlap."
+
+
+WHOLE = Windows()
 BEST = Computing()
 BEST_EMBEDDING = Embedding()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, Common, Embedding
+from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, WHOLE, Common, Embedding, Windows
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError
 from unreel.core.text import listed, table
@@ -61,10 +61,11 @@ def embed(
     out: Path,
     label: str = "label",
     pooling: str = "encoder",
+    windows: Windows = WHOLE,
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Write one embedding per video or image.
+    """Write one embedding per video or image, or one for each window of a long video.
 
     Args:
         encoder: A run's folder, or an encoder file (.safetensors).
@@ -79,7 +80,7 @@ def embed(
 
     api.check_table_suffix(out)
     check_file(out)
-    how = embedding.options()
+    how = {**embedding.options(), **asdict(windows)}
     embeddings = api.embed(encoder, data, label=label, pooling=pooling, progress=not common.quiet, **how)
     api.write_embeddings(embeddings, out)
     count, width = embeddings.vectors.shape
@@ -269,7 +270,7 @@ def predict(
     labels: Path | None = None,
     protocol: Literal["linear", "knn", "svm"] = "linear",
     columns: Columns = THE_ONLY,
-    window: float | None = None,
+    windows: Windows = WHOLE,
     out: Path | None = None,
     head: Path | None = None,
     encoder: Path | None = None,
@@ -291,7 +292,6 @@ def predict(
             the data, or to the table's own folder.
         protocol: How the head is fitted: linear (logistic regression), knn (nearest neighbours), or svm (linear
             support vector machine).
-        window: Predict once for each stretch of this many seconds, instead of once for the whole video.
         out: Also write the table to this file: .csv, .parquet or .json.
         head: The file (.safetensors) to keep the fitted head in, instead of the run's folder.
         encoder: The encoder that the head needs, if the file was moved.
@@ -307,12 +307,12 @@ def predict(
         protocol=protocol,
         label=columns.label,
         group=columns.group,
-        window=window,
         encoder=encoder,
         head=head,
         out=out,
         seed=seed,
         progress=not common.quiet,
+        **asdict(windows),
         **embedding.options(),
     )
     common.print({**found.to_plain(), "table": None if out is None else str(out)}, _predicted(found, out))

@@ -21,6 +21,7 @@ from unreel.core.words import plural
 from unreel.data.batch import Fault
 from unreel.data.manifest import Source
 from unreel.data.sampling import ClipPlan
+from unreel.data.windows import windowed
 from unreel.nn.encoder import Encoder
 from unreel.protocols.clips import ClipSource, as_clip_source, noun_of
 from unreel.protocols.compute import USUAL, Compute, sorted_options
@@ -221,6 +222,8 @@ def embed(
     pooling: PoolingLike = None,
     label: str = "label",
     group: str = "group",
+    window: float | None = None,
+    every: float | None = None,
     **options: Any,
 ) -> Embeddings:
     """One vector per view of each source, or their mean, from a frozen encoder.
@@ -236,12 +239,15 @@ def embed(
         pooling: how the stage's map becomes a vector (``Pooling``, or a name such as "max-1x2x2"); ``None``: as the
             encoder does it.
         label, group: which columns of a manifest to carry along.
+        window, every: seconds; a source for each window of a file instead of the whole (``data.windows.windowed``).
         options: device, workers, batch_size, store, precision, decoder, progress: see ``Compute``.
     Raises: UsageError for an unknown layer, data of a wrong kind, or a pooling that does not fit the map; DataError for
         missing files, no readable source, or an embedding that is not finite.
     """
     (compute,) = sorted_options(options, Compute)
-    source = as_clip_source(data, encoder, clips, label=label, group=group, decoder=compute.decoder)
+    source = as_clip_source(
+        windowed(data, window, every), encoder, clips, label=label, group=group, decoder=compute.decoder
+    )
     return embed_all([encoder], source, layer=layer, pooling=pooling, compute=compute)[0]
 
 

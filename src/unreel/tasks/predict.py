@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +20,11 @@ from unreel.core.words import counted
 from unreel.data.batch import Fault
 from unreel.data.index import index
 from unreel.data.manifest import Manifest, Source
-from unreel.data.row import Row, column_name
+from unreel.data.row import column_name
 from unreel.data.sampling import ClipPlan
 from unreel.data.split_names import split_role
 from unreel.data.tables import PARQUET_SUFFIXES
+from unreel.data.windows import windowed
 from unreel.nn.encoder import Encoder
 from unreel.protocols.clips import ManifestClips, default_plan
 from unreel.protocols.compute import USUAL, Compute
@@ -232,19 +233,23 @@ def encoder_file(head: Head) -> Path:
 
 
 def predict_table(
-    head: Head, encoder: Encoder, data: Source, *, window: float | None = None, compute: Compute = USUAL
+    head: Head,
+    encoder: Encoder,
+    data: Source,
+    *,
+    window: float | None = None,
+    every: float | None = None,
+    compute: Compute = USUAL,
 ) -> PredictionTable:
     """What a head says of every file.
 
     Args:
         head: fitted on this encoder's embeddings; the card says of which clips.
         data: a folder, a manifest or a list of paths.
-        window: seconds; one prediction for each part of a video that is as long, see ``windows``. ``None``: one for
-            each row.
-    Raises: UsageError for a head of another encoder, or one that predicts no labels; DataError as ``embed``.
+        window, every: seconds; one prediction for each window of a video, see ``windowed``; ``None``: for each row.
+    Raises: UsageError for windows that cannot be, a head of another encoder, or one that predicts no labels; DataError
+        as ``embed``.
     """
-    if window is not None and not window > 0:
-        raise UsageError(f"window: expected seconds above 0, got {window:g}")
     card = head.card
     digest = encoder_digest(encoder)
     if card.encoder and card.encoder != digest:
@@ -252,12 +257,10 @@ def predict_table(
             f"the head was fitted on the encoder {card.encoder[:12]}, this one is {digest[:12]}: give the encoder it "
             "was fitted on, or fit a new head on this one"
         )
-    manifest = Manifest.open(data)
+    manifest = Manifest.open(windowed(data, window, every))
     manifest.check_files()
     if not manifest.only_images:
         manifest = index(manifest).manifest
-        if window is not None:
-            manifest = replace(manifest, rows=tuple(part for row in manifest for part in windows(row, window)))
     plan = card.clips if card.clips is not None else default_plan(encoder.input_spec)
     source = ManifestClips(manifest, plan, decoder=compute.decoder)
     layer, pooling = card.layer or None, card.pooling or None
@@ -272,15 +275,3 @@ def predict_table(
         end = row.end_s if row.end_s is not None or row.facts is None or not whole else row.facts.duration_s
         rows.append(Predicted(shown(manifest.relative(i)), str(label), float(probability), start, end))
     return PredictionTable(tuple(rows), card, found.faults, found.num_asked, manifest.noun)
-
-
-def windows(row: Row, seconds: float) -> Sequence[Row]:
-    """A row in windows of equal length. What is left joins the last one, or is one where it is at least half as long.
-
-    A row whose length is not known stays whole.
-    """
-    if row.seconds <= 0:
-        return [row]
-    start = row.start_s or 0.0
-    edges = [start + k * seconds for k in range(max(1, int(row.seconds / seconds + 0.5)))]
-    return [replace(row, start_s=a, end_s=b) for a, b in zip(edges, [*edges[1:], start + row.seconds], strict=True)]
