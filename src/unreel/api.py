@@ -449,7 +449,7 @@ def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: boo
     card = {"data": {"source": prepared.source, "videos": count, "noun": noun, "digest": digest}}
     run = train_run.pretrain(
         prepared.method,
-        prepared.batches,
+        prepared.loader,
         prepared.optimizer,
         out=out,
         training=Training(**settings.arguments("train", Training)),

@@ -24,7 +24,7 @@ from unreel.data.batch import Batch
 from unreel.data.snippets import SnippetSampler, permutations
 from unreel.losses import node_info_nce
 from unreel.methods import TCGL, create_method, list_methods
-from unreel.methods.tcgl import OrderHead, SnippetGate
+from unreel.methods.tcgl import OrderHead, OrderSettings, SnippetGate
 from unreel.nn import create_encoder
 from unreel.nn.encoder import dct_highpass
 from unreel.nn.graph import chain, normalized_adjacency, order_graph
@@ -235,7 +235,7 @@ def test_the_gate_has_weights_of_its_own_for_each_position() -> None:
 
 def test_dropout_of_the_head_is_for_training_and_keyed_by_sample() -> None:
     torch.manual_seed(0)
-    head = OrderHead(3, 8, gate_hidden=2, dropout=0.5)
+    head = OrderHead(3, 8, OrderSettings(gate_hidden=2))
     h, ids = torch.randn(6, 3, 8), torch.arange(6)
     one, two = head(h, Key(1), ids), head(h, Key(2), ids)
     assert not torch.equal(one, two)

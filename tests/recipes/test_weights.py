@@ -158,7 +158,7 @@ def run(data: Path, out: Path, **call: Any) -> Run:
     )
     return pretrain(
         found.method,
-        found.batches,
+        found.loader,
         found.optimizer,
         out=out,
         training=training,

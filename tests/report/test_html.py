@@ -18,7 +18,7 @@ import torch
 from tests.contracts.decoder_suite import numbered_frames
 from unreel.core.errors import DataError
 from unreel.media import write_video
-from unreel.methods.chance import chance_levels
+from unreel.methods.registry import chance_levels
 from unreel.nn import create_encoder
 from unreel.nn.weights import save_encoder
 from unreel.report import html, save_views, write_report

@@ -114,10 +114,7 @@ def _check_shape(target: Path, *, folder: bool) -> None:
 
 def _nearest(path: Path) -> Path:
     """The path itself, or the nearest place above it that exists."""
-    for place in (path, *path.parents):
-        if os.path.lexists(place):
-            return place
-    return Path(os.curdir)
+    return next((place for place in (path, *path.parents) if os.path.lexists(place)), Path(os.curdir))
 
 
 def _try_writing(folder: Path, path: str | PathLike[str]) -> None:
@@ -226,16 +223,12 @@ def _disk_error(error: BaseException, partial: Path) -> OSError | None:
 
 def _sync_folder(folder: Path) -> None:
     """Make a rename survive a power cut, where the system can."""
-    try:
+    with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 # --------------------------------------------------------------------------------------------------- one owner only

@@ -493,14 +493,14 @@ def _flow(value: object) -> str:
     return text.removesuffix("\n").removesuffix("...").strip()
 
 
-def load_layers(path: str | PathLike[str], *, origin: str | None = None) -> list[Layer]:
+def load_layers(path: str | PathLike[str]) -> list[Layer]:
     """A recipe as one layer; a run's config.yaml as one layer per origin in the origins.json beside it.
 
     Values a run took from defaults keep that origin: the run is the same even if a default changes later.
     """
     file = Path(path)
     sections = load_sections(file)
-    origin = origin if origin is not None else f"recipe {file.stem}"
+    origin = f"recipe {file.stem}"
     marks = read_origins(file)
     split: dict[str, Sections] = {}
     for section, keys in sections.items():

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from torch import nn
 
-from unreel.core.checks import Range
+from unreel.core.checks import Positive
 from unreel.data.batch import Batch
 from unreel.data.sampling import PairSampler
 from unreel.losses.contrastive import Reduction, contrast_statistics, nt_xent
@@ -60,12 +60,12 @@ class CVRL(Method):
         self,
         encoder: Encoder,
         *,
-        temperature: Annotated[float, Range(gt=0)] = 0.1,
+        temperature: Positive = 0.1,
         reduction: Reduction = "mean",
         same_view_negatives: bool = True,
         normalize: bool = True,
         gather: Literal["global", "local"] = "global",
-        grad_scale: Annotated[float, Range(gt=0)] = 1.0,
+        grad_scale: Positive = 1.0,
         **parts: Unpack[HeadParts],
     ) -> None:
         super().__init__(encoder, **parts)
@@ -88,16 +88,9 @@ class CVRL(Method):
         clips = torch.cat([first.data, second.data])
         projections = self.head(self.encoder(self.encoder.prepare(clips)))
         a, b = projections.chunk(2)
-        loss = nt_xent(
-            a,
-            b,
-            temperature=self.temperature,
-            reduction=self.reduction,
-            same_view_negatives=self.same_view_negatives,
-            normalize=self.normalize,
-            gather=self.gather,
-        )
-        found = contrast_statistics(a, b, temperature=self.temperature, normalize=self.normalize, gather=self.gather)
+        how: dict[str, Any] = {"temperature": self.temperature, "normalize": self.normalize, "gather": self.gather}
+        loss = nt_xent(a, b, reduction=self.reduction, same_view_negatives=self.same_view_negatives, **how)
+        found = contrast_statistics(a, b, **how)
         logs = {"contrast_accuracy": found.accuracy, "contrast_entropy": found.entropy}
         if self.grad_scale != 1:
             loss = loss.detach() + self.grad_scale * (loss - loss.detach())  # the logged value stays the loss

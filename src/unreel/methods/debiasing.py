@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias, TypedDict
 
 from torch import nn
 
-from unreel.core.checks import Range, checked
+from unreel.core.checks import NotNegative, Range, Share, checked
 from unreel.core.errors import UsageError
 from unreel.data.contracts import Sampler, SupportsViews
 from unreel.methods.method import Method
@@ -23,7 +23,6 @@ from unreel.views.operations import ObjectCrop
 from unreel.views.plan import ViewPlan
 
 ObjectSource: TypeAlias = Literal["none", "cam", "gt"]
-ObjectPick: TypeAlias = Literal["uniform", "largest", "per_view"]
 
 _BOXES = {"cam": "boxes", "gt": "file.boxes"}
 _MASKS = {"cam": "masks", "gt": "file.mask"}
@@ -49,12 +48,12 @@ class ObjectViews:
     """
 
     object_crop: ObjectSource = "none"
-    object_pick: ObjectPick = "uniform"
-    object_margin: Annotated[float, Range(ge=0)] = 0.0
-    object_area_min: Annotated[float, Range(ge=0, le=1)] = 0.0
+    object_pick: Literal["uniform", "largest", "per_view"] = "uniform"
+    object_margin: NotNegative = 0.0
+    object_area_min: Share = 0.0
     bg_mixup: ObjectSource = "none"
     bg_variant: Variant = "paper"
-    bg_probability: Annotated[float, Range(ge=0, le=1)] = 0.4
+    bg_probability: Share = 0.4
     bg_threshold: Annotated[float, Range(gt=0, le=1)] = 0.2
     bg_memory: Annotated[int, Range(ge=0, unit="clips")] = 50
     bg_mask: MaskMode = "soft"
@@ -83,10 +82,8 @@ class ObjectViews:
             if isinstance(method.validation_views, ViewPlan):
                 method.validation_views = method.validation_views.after(crop, shared=shared)
             method.sidecars = (*method.sidecars, _BOXES[self.object_crop])
-        if self.bg_mixup != "none":
-            self._mix(method, plan)
-
-    def _mix(self, method: Method, plan: ViewPlan) -> None:
+        if self.bg_mixup == "none":
+            return
         mixup = BGMixup(
             probability=self.bg_probability,
             threshold=self.bg_threshold,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple, Unpack
+from typing import Annotated, Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -120,13 +120,6 @@ class JigsawHead(nn.Module):
         return self.norm(self.join(self.patch(embeddings).flatten(1)))  # type: ignore[no-any-return]
 
 
-class _Fresh(NamedTuple):
-    """Rows of the manifest and their new representations, of all processes."""
-
-    rows: Tensor
-    vectors: Tensor
-
-
 @register_method("pirl")
 class PIRL(Method):
     """An image and its jigsaw against a memory of every training source.
@@ -196,7 +189,8 @@ class PIRL(Method):
         self._ddp_params_and_buffers_to_ignore = ["bank"]
         self.jigsaw_weight, self.num_negatives, self.temperature = jigsaw_weight, num_negatives, temperature
         self.memory_momentum, self.loss_kind = memory_momentum, loss
-        self._fresh: list[_Fresh] = []  # of this step; gone before the next begins
+        # Rows of the manifest and their new representations, of all processes; gone before the next step begins.
+        self._fresh: list[tuple[Tensor, Tensor]] = []
 
     def on_step_begin(self, progress: StepsDone) -> None:
         """Forget what a broken step left."""
@@ -235,7 +229,7 @@ class PIRL(Method):
                 )
             own = self.bank[batch.row]
             exclude = rows[None, :] == batch.row[:, None]
-            self._fresh.append(_Fresh(all_gather_with_grad(batch.row), all_gather_with_grad(f.detach())))
+            self._fresh.append((all_gather_with_grad(batch.row), all_gather_with_grad(f.detach())))
         else:
             own, exclude = f.detach(), None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, Unpack
 
 import torch
@@ -58,6 +59,17 @@ class PretextTask(Method):
         super().__init__(encoder, **parts)
         self.per_call = bn_grouping == "per_call"
 
+    @staticmethod
+    def guess(clips: Mapping[str, Any]) -> float | None:
+        """The accuracy of whoever always gives the most frequent answer, where the settings of ``clips`` tell it."""
+        return None
+
+    @classmethod
+    def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """Accuracy as ``guess`` says."""
+        level = cls.guess(settings["clips"])
+        return {} if level is None else {"accuracy": level}
+
     def views_of_validation(self, views: Any) -> SupportsViews | None:
         """The centre, without flip and colour jitter."""
         return views.steady(("flip", "jitter")) if isinstance(views, ViewPlan) else None
@@ -69,10 +81,7 @@ class PretextTask(Method):
         """Clips at n positions, each (B, C, T, H, W), to embeddings (B, n, D), in one pass."""
         count = len(clips)
         prepared = self.encoder.prepare(torch.cat(list(clips)))
-        if self.per_call and count > 1:
-            with separate_calls(self.encoder, range(count), count):
-                embeddings = self.encoder(prepared)
-        else:
+        with separate_calls(self.encoder, range(count), count) if self.per_call and count > 1 else nullcontext():
             embeddings = self.encoder(prepared)
         return embeddings.unflatten(0, (count, -1)).transpose(0, 1)  # type: ignore[no-any-return]
 

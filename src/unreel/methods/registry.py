@@ -43,6 +43,15 @@ def method_builder(name: str) -> type[Method]:
     return METHODS[name]
 
 
+def chance_levels(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Chance by name of the value, as the method says it of a run's complete settings; empty where it cannot."""
+    name = settings.get("method", {}).get("name", "")
+    try:
+        return METHODS[name].chance(settings) if name in METHODS else {}
+    except KeyError:  # settings of an older version, or not all of them
+        return {}
+
+
 def create_method(name: str, encoder: Encoder, *, seed: int | None = None, **arguments: object) -> Method:
     """A method around ``encoder``, with its parts.
 

@@ -5,8 +5,7 @@ All frames of a square clip are turned alike, by exact transposes and flips: no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias, Unpack
+from typing import ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -22,8 +21,6 @@ from unreel.methods.pretext import PretextTask, Question, Share
 from unreel.methods.registry import register_method
 from unreel.nn.encoder import Encoder
 from unreel.nn.heads import ConcatHead
-
-Copies: TypeAlias = Literal["one", "all"]
 
 
 def rotate(clips: Tensor, quarters: Tensor) -> Tensor:
@@ -51,18 +48,14 @@ class Rotation(PretextTask):
     """
 
     target = "quarters"
+    guess = staticmethod(lambda clips: 1 / 4)
     parts: ClassVar = {"clips": Part(UniformSampler), **PretextTask.parts, "head": Part(turn_head)}
 
-    def __init__(self, encoder: Encoder, *, copies: Copies = "all", **parts: Unpack[HeadParts]) -> None:
+    def __init__(self, encoder: Encoder, *, copies: Literal["one", "all"] = "all", **parts: Unpack[HeadParts]) -> None:
         super().__init__(encoder, **parts, bn_grouping="joint")
         if any(op.name == "flip" for pipeline in getattr(self.views, "pipelines", ()) for op in pipeline):
             raise UsageError("a mirrored clip is no quarter turn of the original: set views.flip_p to 0")
         self.all_copies = copies == "all"
-
-    @classmethod
-    def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-        """One of four."""
-        return {"accuracy": 1 / 4}
 
     def question(self, batch: Batch) -> Question:
         """The clip, turned; with all copies four clips, each a question by itself."""

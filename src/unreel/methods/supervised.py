@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unreel.core.checks import Positive, Range, Share, checked
+from unreel.core.checks import Frames, Positive, Range, Share, checked
 from unreel.core.errors import UsageError
 from unreel.data.batch import Batch
 from unreel.data.contracts import SupportsViews
@@ -39,12 +39,7 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 @checked
-def usual_clip(
-    encoder: Encoder,
-    *,
-    clip_frames: Annotated[int, Range(ge=1, unit="frames")] | None = None,
-    stride: Annotated[int, Range(ge=1, unit="frames")] | None = None,
-) -> UniformSampler:
+def usual_clip(encoder: Encoder, *, clip_frames: Frames | None = None, stride: Frames | None = None) -> UniformSampler:
     """One random clip; short videos are looped.
 
     Args:

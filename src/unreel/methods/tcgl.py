@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, Unpack
 
 import torch
@@ -50,11 +51,6 @@ from unreel.nn.norm import separate_calls, still_statistics
 from unreel.views.plan import ViewPlan
 from unreel.views.presets import snippet_views
 
-IntraEdges: TypeAlias = Literal["chain", "full", "random"]
-InterEdges: TypeAlias = Literal["order", "position_chain", "full", "random"]
-HeadGraph: TypeAlias = Literal["order", "position_chain", "full", "none"]
-Statistics: TypeAlias = Literal["all", "snippets"]
-CorruptionKind: TypeAlias = Literal["both", "edges", "nodes", "noise"]
 Activation: TypeAlias = Literal["none", "relu", "elu"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "elu": nn.ELU}
@@ -66,7 +62,7 @@ class SnippetGate(nn.Module):
     z is the concatenation of all h; the weights are separate for each position k, and kept together in one tensor.
     """
 
-    def __init__(self, num_snippets: int, features: int, hidden: int = 256) -> None:
+    def __init__(self, num_snippets: int, features: int, hidden: int) -> None:
         super().__init__()
         self.squeeze = nn.Linear(num_snippets * features, num_snippets * hidden)  # W_k1 of all k, one below the other
         self.weight = nn.Parameter(torch.empty(num_snippets, features, hidden))  # W_k2
@@ -80,30 +76,37 @@ class SnippetGate(nn.Module):
         return (torch.einsum("bkr,kfr->bkf", squeezed, self.weight) + self.bias).sigmoid() * h
 
 
+@checked
+@dataclass(frozen=True)
+class OrderSettings:
+    """The order head, which is as wide as the graphs.
+
+    Args:
+        adaptive: False leaves the gate out. gate_hidden: the gate's inner width, 256.
+        dropout: before the last layer.
+    """
+
+    adaptive: bool = True
+    gate_hidden: Annotated[int, Range(ge=1)] = 256
+    dropout: Annotated[float, Range(ge=0, lt=1)] = 0.5
+
+
 class OrderHead(nn.Module):
     """Adaptive snippet order prediction: gate, concatenate, two linear layers, one logit per order.
 
     Args:
         num_snippets: n; there are n! orders, numbered as ``unreel.data.snippets.permutations``.
         features: width of a snippet, and of the layer between.
-        adaptive: False leaves the gate out. gate_hidden: the gate's inner width, 256.
-        dropout: before the last layer.
+        settings: what else can be chosen.
     """
 
-    def __init__(
-        self,
-        num_snippets: int,
-        features: int = 512,
-        *,
-        adaptive: bool = True,
-        gate_hidden: int = 256,
-        dropout: float = 0.5,
-    ) -> None:
+    def __init__(self, num_snippets: int, features: int, settings: OrderSettings) -> None:
         super().__init__()
-        self.gate = SnippetGate(num_snippets, features, gate_hidden) if adaptive else nn.Identity()
+        adaptive, hidden = settings.adaptive, settings.gate_hidden
+        self.gate = SnippetGate(num_snippets, features, hidden) if adaptive else nn.Identity()
         self.fc = nn.Linear(num_snippets * features, features)
         self.classifier = nn.Linear(features, math.factorial(num_snippets))
-        self.dropout = dropout
+        self.dropout = settings.dropout
 
     def forward(self, h: Tensor, key: Key, ids: Tensor) -> Tensor:
         """Snippets (B, n, F) by position to logits (B, n!); ``key`` and ``ids`` (B,) address the dropout's draw."""
@@ -132,9 +135,9 @@ class GraphSettings:
     Raises: UsageError for an unknown name.
     """
 
-    intra_edges: IntraEdges = "chain"
-    inter_edges: InterEdges = "order"
-    head_graph: HeadGraph = "position_chain"
+    intra_edges: Literal["chain", "full", "random"] = "chain"
+    inter_edges: Literal["order", "position_chain", "full", "random"] = "order"
+    head_graph: Literal["order", "position_chain", "full", "none"] = "position_chain"
     gnn: GraphLayer = "gcn"
     gcn_layers: Literal[1, 2] = 1
     share_intra_gcn: bool = False
@@ -162,20 +165,10 @@ class Corruption:
     p_edge: Annotated[float, Range(ge=0, lt=1)] = 0.2
     p_feat: Annotated[float, Range(ge=0, lt=1)] = 0.1
     which: Literal["second", "both"] = "second"
-    kind: CorruptionKind = "both"
+    kind: Literal["both", "edges", "nodes", "noise"] = "both"
     noise_std: Annotated[float, Range(ge=0)] = 1.0
     edge_drop: Literal["directed", "undirected"] = "directed"
     edge_mask_scope: Literal["batch", "sample"] = "batch"
-
-
-@checked
-@dataclass(frozen=True)
-class OrderSettings:
-    """The order head; see ``OrderHead``. It is as wide as the graphs."""
-
-    adaptive: bool = True
-    gate_hidden: Annotated[int, Range(ge=1)] = 256
-    dropout: Annotated[float, Range(ge=0, lt=1)] = 0.5
 
 
 @register_method("tcgl")
@@ -238,7 +231,7 @@ class TCGL(Method):
         num_frame_sets: Literal[1, 2, 4, 8] = 4,
         dct_highpass: Annotated[int, Range(ge=0)] = 1,
         bn_grouping: BNGrouping = "per_call",
-        bn_statistics: Statistics = "all",
+        bn_statistics: Literal["all", "snippets"] = "all",
         temperature: Annotated[float, Range(gt=0)] = 0.5,
         w_intra: Annotated[float, Range(ge=0)] = 1.0,
         w_inter: Annotated[float, Range(ge=0)] = 1.0,
@@ -287,25 +280,22 @@ class TCGL(Method):
     def _make_graphs(self, width: int) -> None:
         """The modules that the losses of weight above 0 need."""
         graph, hidden = self.graph, self.graph.hidden
-        attends = graph.gnn == "gat"
         # Attention without edges has nothing to weigh: it is a convolution, without idle parameters.
-        inter_layer = GraphAttention if attends and (self.w_inter > 0 or graph.head_graph != "none") else GraphConv
-        intra_layer = GraphAttention if attends else GraphConv
-        second_layer = GraphAttention if attends and graph.head_graph != "none" else GraphConv
-        counts = (
-            0 if not self.w_intra else 1 if graph.share_intra_gcn else self.num_snippets,
-            1 if self.w_inter or self.w_order else 0,
-            graph.gcn_layers - 1 if self.w_order else 0,
-        )
-        self.gcn_intra = nn.ModuleList(intra_layer(width, hidden) for _ in range(counts[0]))
-        self.gcn_inter = nn.ModuleList(inter_layer(width, hidden) for _ in range(counts[1]))
-        self.gcn_second = nn.ModuleList(second_layer(hidden, hidden) for _ in range(counts[2]))
+        attends, joined = graph.gnn == "gat", graph.head_graph != "none"
+
+        def layers(count: int, features: int, attend: bool) -> nn.ModuleList:
+            return nn.ModuleList((GraphAttention if attend else GraphConv)(features, hidden) for _ in range(count))
+
+        per_position = 1 if graph.share_intra_gcn else self.num_snippets
+        self.gcn_intra = layers(per_position if self.w_intra else 0, width, attends)
+        self.gcn_inter = layers(bool(self.w_inter or self.w_order), width, attends and (self.w_inter > 0 or joined))
+        self.gcn_second = layers(graph.gcn_layers - 1 if self.w_order else 0, hidden, attends and joined)
         self.gcn_act = _ACTIVATIONS[graph.gcn_act]()
         self.projector: nn.Module = nn.Identity()
         if graph.proj != "none" and (self.w_intra or self.w_inter):
             middle = _ACTIVATIONS[graph.proj]()
             self.projector = nn.Sequential(nn.Linear(hidden, hidden), middle, nn.Linear(hidden, hidden))
-        self.order_head = OrderHead(self.num_snippets, hidden, **asdict(self.head)) if self.w_order else None
+        self.order_head = OrderHead(self.num_snippets, hidden, self.head) if self.w_order else None
 
     @classmethod
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -318,22 +308,19 @@ class TCGL(Method):
         snippets, frame_sets = self.encode(batch)
         parts: dict[str, Tensor] = {}
         if frame_sets is not None:
-            edges = self.edges(self.graph.intra_edges, frame_sets, batch, batch.key.child("intra graph"))
             each = self.corruption.edge_mask_scope == "sample"
             scope = batch.sample_id if each else batch.sample_id.new_zeros(1)
             parts["intra_loss"] = self.contrast(
-                frame_sets, edges, self.gcn_intra, batch.key.child("intra"), batch.sample_id, edge_ids=scope
+                "intra", frame_sets, self.graph.intra_edges, self.gcn_intra, batch, scope
             )
         if self.w_inter:
-            edges = self.edges(self.graph.inter_edges, snippets, batch, batch.key.child("inter graph"))
             parts["inter_loss"] = self.contrast(
-                snippets, edges, self.gcn_inter, batch.key.child("inter"), batch.sample_id, edge_ids=batch.sample_id
+                "inter", snippets, self.graph.inter_edges, self.gcn_inter, batch, batch.sample_id
             )
         logs: dict[str, Tensor] = {}
         if self.w_order:
             truth = batch.targets["order_class"]
-            logits = self.order_logits(snippets, batch)
-            logits = wide(logits)
+            logits = wide(self.order_logits(snippets, batch))
             parts["order_loss"] = functional.cross_entropy(logits, truth)
             predicted = logits.detach().argmax(1)
             logs["order_accuracy"] = (predicted == truth).float().mean()
@@ -368,9 +355,7 @@ class TCGL(Method):
     def _run(self, clips: Tensor, calls: Sequence[int], num_calls: int) -> Tensor:
         """Clips of ``len(calls)`` calls, one after the other, to embeddings (…, D)."""
         prepared = self.encoder.prepare(clips)
-        if not self.per_call:
-            return self.encoder(prepared)  # type: ignore[no-any-return]
-        with separate_calls(self.encoder, calls, num_calls):
+        with separate_calls(self.encoder, calls, num_calls) if self.per_call else nullcontext():
             return self.encoder(prepared)  # type: ignore[no-any-return]
 
     def edges(self, kind: str, nodes: Tensor, batch: Batch, key: Key) -> Tensor:
@@ -395,16 +380,14 @@ class TCGL(Method):
         return self.gcn_act(h)  # type: ignore[no-any-return]
 
     def contrast(
-        self, x: Tensor, adjacency: Tensor, layers: nn.ModuleList, key: Key, ids: Tensor, *, edge_ids: Tensor
+        self, name: str, nodes: Tensor, kind: str, layers: nn.ModuleList, batch: Batch, edge_ids: Tensor
     ) -> Tensor:
-        """The node contrast of graphs (B, G, N, D) with their corrupted selves: a scalar."""
-        clean = (x, adjacency)
-        second = self.corrupted(x, adjacency, key.child("second"), ids, edge_ids)
-        first = (
-            clean
-            if self.corruption.which == "second"
-            else self.corrupted(x, adjacency, key.child("first"), ids, edge_ids)
-        )
+        """The node contrast of graphs (B, G, N, D) with their corrupted selves; ``name`` is of their draws."""
+        adjacency, key = self.edges(kind, nodes, batch, batch.key.child(f"{name} graph")), batch.key.child(name)
+        first = nodes, adjacency
+        if self.corruption.which == "both":
+            first = self.corrupted(nodes, adjacency, key.child("first"), batch.sample_id, edge_ids)
+        second = self.corrupted(nodes, adjacency, key.child("second"), batch.sample_id, edge_ids)
         u, v = (self.projector(self.convolve(layers, *view)).flatten(0, 1) for view in (first, second))
         return node_info_nce(u, v, self.temperature)
 

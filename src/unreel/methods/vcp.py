@@ -7,7 +7,6 @@ operation made of it. Tell the operation.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, Unpack, get_args
 
@@ -143,6 +142,7 @@ class VCP(PretextTask):
     """
 
     target = "operation"
+    guess = staticmethod(lambda clips: 1 / len(clips["operations"]))
     parts: ClassVar = {"clips": Part(ClozeSampler), **PretextTask.parts, "head": Part(operation_head)}
     sampler: ClozeSampler
     orders: Tensor
@@ -155,11 +155,6 @@ class VCP(PretextTask):
             raise UsageError(f"2 × 2 tiles need an even size, got {size}")
         orders = torch.tensor(list(itertools.permutations(range(4))))
         self.register_buffer("orders", orders, persistent=False)  # the first changes nothing
-
-    @classmethod
-    def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-        """One of the operations."""
-        return {"accuracy": 1 / len(settings["clips"]["operations"])}
 
     def question(self, batch: Batch) -> Question:
         """The three clips, the middle one after its operation."""

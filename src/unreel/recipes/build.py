@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -16,7 +15,6 @@ from unreel.core.distributed import rank, world_size
 from unreel.core.errors import DataError, UsageError
 from unreel.core.settings import Layer, Settings, describe
 from unreel.core.words import counted
-from unreel.data.batch import Batch
 from unreel.data.choice import choose_rows, choose_validation, long_enough
 from unreel.data.contracts import SupportsViews, min_frames
 from unreel.data.dataset import ClipDataset
@@ -112,13 +110,8 @@ class Prepared:
         )
 
     @property
-    def batches(self) -> Iterable[Batch]:
-        """The loader, as the trainer declares it; it is asked for any step, never iterated from the beginning."""
-        return cast(Iterable[Batch], self.loader)
-
-    @property
     def total_steps(self) -> int:
-        return Training(**self.settings.arguments("train", Training)).total_steps(self.batches)
+        return Training(**self.settings.arguments("train", Training)).total_steps(self.loader)
 
 
 def prepare(
@@ -199,17 +192,13 @@ def _recipe_layers(recipe: str | os.PathLike[str] | None, method: bool, encoder:
     if recipe is None:
         return []
     loaded = load_recipe(recipe)
-    left_out = set() if method else {"method", *_part_names(loaded.layers)}
+    name = named_method(loaded.layers)
+    left_out = set() if method else {"method", *(method_builder(name).parts if name is not None else ())}
     left_out |= set() if encoder else {"encoder"}
     return [
         Layer(layer.origin, {s: keys for s, keys in layer.sections.items() if s not in left_out})
         for layer in loaded.layers
     ]
-
-
-def _part_names(layers: Sequence[Layer]) -> Iterable[str]:
-    name = named_method(layers)
-    return method_builder(name).parts if name is not None else ()
 
 
 def _given(method: str | Method | None, encoder: str | Encoder | None, own_encoder: Encoder | None) -> Layer:

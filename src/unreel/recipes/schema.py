@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from unreel.core.errors import UsageError, nearest
-from unreel.core.settings import Builder, Layer, Section, Settings
+from unreel.core.settings import Layer, Section, Settings
 from unreel.core.strict_yaml import Sections
 from unreel.data.choice import choose_rows, choose_validation
 from unreel.data.dataset import ClipDataset
@@ -39,10 +39,6 @@ _RENAMED = {
 log = logging.getLogger(__name__)
 
 
-def _encoder_builder(name: str) -> Builder:
-    return ENCODERS[name]
-
-
 def settings_schema(method: str | None = USUAL_METHOD, *, encoder: bool = True) -> dict[str, Section]:
     """The sections of a pre-training recipe.
 
@@ -58,7 +54,7 @@ def settings_schema(method: str | None = USUAL_METHOD, *, encoder: bool = True) 
         sections = {name: part.section(parts) for name, part in parts.items()}
         schema |= {name: section for name, section in sections.items() if section.names()}
     if encoder:
-        schema["encoder"] = Section((initial_weights,), choose=_encoder_builder)
+        schema["encoder"] = Section((initial_weights,), choose=ENCODERS.__getitem__)
     schema["optimizer"] = Section(
         (build_optimizer,), omit=frozenset({"global_batch"}), exclusive=(frozenset({"lr", "lr_per_256"}),)
     )

@@ -25,7 +25,7 @@ from unreel.core.words import plural
 from unreel.data.batch import Batch
 from unreel.data.sampling import IntervalDistribution, IntervalKind
 from unreel.media import encode_image
-from unreel.methods.chance import chance_levels
+from unreel.methods.registry import chance_levels
 from unreel.nn.weights import read_card
 from unreel.report.figures import (
     Drawing,

@@ -32,8 +32,8 @@ from unreel.core.strict_yaml import Sections, load_sections
 from unreel.data.batch import Batch
 from unreel.data.record import FILE_NAME as RECORD_FILE
 from unreel.data.record import DataRecord
-from unreel.methods.chance import chance_levels
 from unreel.methods.method import Method
+from unreel.methods.registry import chance_levels
 from unreel.nn.encoder import Encoder
 from unreel.nn.weights import FILE_NAME, load_encoder, save_encoder
 from unreel.train.backend import Backend, start_processes
@@ -42,7 +42,6 @@ from unreel.train.feed import Loader
 from unreel.train.health import watch
 from unreel.train.monitor import Monitor, Probe, read_lines
 from unreel.train.options import Keeping, Training
-from unreel.train.schedule import Schedule, ScheduleName
 from unreel.train.trainer import FitResult, fit
 from unreel.train.validation import ValidationBatches
 
@@ -167,7 +166,10 @@ def pretrain(
     total, warmup = training.total_steps(loader), training.num_warmup(loader)
     rate = training.rate(loader, optimizer.defaults["lr"])
     validation = training.validation(validate, loader, rate)
-    identity = {**_identity(plain), "schedule": _name_of(training.schedule), "warmup_steps": warmup, "steps": total}
+    chosen = {s: {k: v for k, v in values.items() if k not in _NEUTRAL} for s, values in plain.items()}
+    schedule = training.schedule
+    shape = schedule if isinstance(schedule, str) else getattr(schedule, "__qualname__", type(schedule).__name__)
+    identity = {**chosen, "schedule": shape, "warmup_steps": warmup, "steps": total}
     with ExitStack() as stack:
         begin = partial(_begin, run, settings, plain, identity, notes, record, stack, resume=resume)
         if not from_rank_0(begin):
@@ -243,20 +245,12 @@ def add_note(run: Run, note: str) -> None:
     write_whole(run.path / "environment.json", json.dumps(record, indent=1))
 
 
-def _name_of(schedule: ScheduleName | Schedule) -> str:
-    return schedule if isinstance(schedule, str) else getattr(schedule, "__qualname__", type(schedule).__name__)
-
-
 def _plain(settings: Settings | Mapping[str, Mapping[str, object]] | None) -> dict[str, dict[str, object]]:
     if settings is None:
         return {}
     if isinstance(settings, Settings):
         return settings.to_plain()
     return {section: dict(values) for section, values in settings.items()}
-
-
-def _identity(plain: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    return {s: {k: v for k, v in values.items() if k not in _NEUTRAL} for s, values in plain.items()}
 
 
 def _check_directory(run: Run, identity: Mapping[str, object], record: DataRecord | None, *, resume: bool) -> None:
