@@ -84,7 +84,7 @@ def test_a_warm_up_counts_every_step() -> None:
 def test_only_the_cosine_moves_per_epoch() -> None:
     with pytest.raises(UsageError, match="can move per epoch"):
         make_schedule("constant", 1.0, 10, steps_per_epoch=2)
-    with pytest.raises(UsageError, match="epochs of some steps"):
+    with pytest.raises(UsageError, match="steps_per_epoch must be > 0, got 0"):
         per_epoch(float, 0)
 
 

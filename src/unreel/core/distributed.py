@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -123,8 +123,3 @@ def barrier() -> None:
     """Wait for every process."""
     if is_distributed():
         dist.barrier()
-
-
-def same_everywhere(values: Sequence[int]) -> bool:
-    """Whether every process holds the same integers."""
-    return len({tuple(v) for v in gather_objects(list(values))}) == 1

@@ -274,10 +274,7 @@ def _near_settings(name: str, prefix: str, known: Iterable[str], elsewhere: Mapp
 
 
 def _check(
-    known: Mapping[str, Setting],
-    values: Values,
-    where: str,
-    elsewhere: Callable[[], Mapping[str, str]] = dict,
+    known: Mapping[str, Setting], values: Values, where: str, elsewhere: Callable[[], Mapping[str, str]] = dict
 ) -> dict[str, Any]:
     prefix = f"{where}." if where else ""
     checked: dict[str, Any] = {}
@@ -397,11 +394,7 @@ class Settings(Mapping[str, Mapping[str, Any]]):
         return changed
 
     def _complete(
-        self,
-        section: str,
-        part: Section,
-        given: Mapping[str, _Given],
-        elsewhere: Callable[[], Mapping[str, str]],
+        self, section: str, part: Section, given: Mapping[str, _Given], elsewhere: Callable[[], Mapping[str, str]]
     ) -> None:
         typed: dict[str, Any] = {}
         plain: dict[str, object] = {}

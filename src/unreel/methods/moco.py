@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Unpack
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +38,7 @@ _TEMPERATURE_V1, _TEMPERATURE = 0.07, 0.2
 
 @checked
 def moco_head(
-    in_dim: Count,
-    *,
-    version: Version = "v2",
-    hidden_dim: Count | None = None,
-    out_dim: Count = 128,
+    in_dim: Count, *, version: Version = "v2", hidden_dim: Count | None = None, out_dim: Count = 128
 ) -> nn.Sequential:
     """Embeddings (B, in_dim) to unit rows (B, out_dim).
 

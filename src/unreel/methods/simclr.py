@@ -36,10 +36,7 @@ class SimCLR(SiameseMethod):
         temperature: 0.1 (Chen 2020, appendix B.9).
     """
 
-    parts: ClassVar = {
-        **SiameseMethod.parts,
-        "head": Part(projection_mlp, {"hidden_layers": 1, "bn_momentum": 0.1}),
-    }
+    parts: ClassVar = {**SiameseMethod.parts, "head": Part(projection_mlp, {"hidden_layers": 1, "bn_momentum": 0.1})}
     head: nn.Module
 
     def __init__(self, encoder: Encoder, *, temperature: Positive = 0.1, **parts: Unpack[HeadParts]) -> None:

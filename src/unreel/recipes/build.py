@@ -30,13 +30,14 @@ from unreel.nn.initial import initial_weights
 from unreel.nn.registry import ENCODERS
 from unreel.recipes import list_recipes, load_recipe
 from unreel.recipes.schema import named_method, place_overrides, resolve
-from unreel.recipes.warmup import fit_warmup
 from unreel.train import build_optimizer
 from unreel.train.backend import start_processes
 from unreel.train.options import Training
 
 _FROM_DATA = "data"
 """The origin of a setting that follows from the data."""
+SHORTENED = "shortened with"
+"""How the origin of a shortened warm-up begins."""
 
 
 def default_recipe(method: str | None = None, *, images: bool = False) -> str | None:
@@ -172,8 +173,38 @@ def prepare(
     if tables:
         # By name, as the settings are part of what a run is: it is not resumed with boxes of another encoder.
         settings = settings.put("data", {n: table_name(Path(p), rows) for n, p in tables.items()}, "call")
+
+    train, needed = settings["train"], min_frames(own_method.sampler)
+    manifest, short = long_enough(_labelled(rows, own_method), needed)
+    manifest, held = choose_validation(found, manifest, **settings.arguments("train", choose_validation))
+    _check_enough_are_long(own_method, len(manifest), short, settings)
+    dataset = partial(_dataset, settings, own_method, tables)
+    loader = ClipLoader(
+        dataset(manifest, own_method.views, own_method.aligned),
+        rank=rank(),
+        world_size=world_size(),
+        **settings.arguments("train", ClipLoader),
+    )
+    settings = fit_warmup(settings, asked, loader.steps_per_epoch / train["accumulate"])
+    validation = None
+    if held is not None:
+        held, _ = long_enough(_labelled(held, own_method), needed)
+        fixed = train["validation_draws"] == "fixed"
+        views = own_method.validation_views if fixed and own_method.validation_views is not None else own_method.views
+        validation = ValidationLoader(
+            dataset(held, views, ()),  # nothing is mixed there
+            train["batch_size"],
+            workers=train["workers"],
+            timeout_s=train["timeout_s"],
+            start_method=train["start_method"],
+        )
+    optimizer = build_optimizer(
+        own_method, global_batch=train["batch_size"] * train["accumulate"], **settings["optimizer"]
+    )
     told = (*told, *started)
-    return _assemble(settings, asked, found, rows, own_method, tables, source=source, told=told, record=record)
+    return Prepared(
+        settings, manifest, source, len(found), own_method, loader, optimizer, short, told, validation, record
+    )
 
 
 def _listed(data: Source) -> Manifest | None:
@@ -256,45 +287,41 @@ def method_arguments(settings: Settings) -> dict[str, object]:
     return {**settings.arguments("method"), **{name: dict(settings[name]) for name in parts if name in settings}}
 
 
-def _assemble(
-    settings: Settings,
-    asked: Sequence[Layer],
-    found: Manifest,
-    rows: Manifest,
-    method: Method,
-    tables: Mapping[str, str],
-    *,
-    source: str,
-    told: tuple[str, ...],
-    record: DataRecord,
-) -> Prepared:
-    """Loader, validation and optimiser of the rows that are long enough."""
-    train, needed = settings["train"], min_frames(method.sampler)
-    manifest, short = long_enough(_labelled(rows, method), needed)
-    manifest, held = choose_validation(found, manifest, **settings.arguments("train", choose_validation))
-    _check_enough_are_long(method, len(manifest), short, settings)
-    dataset = partial(_dataset, settings, method, tables)
-    loader = ClipLoader(
-        dataset(manifest, method.views, method.aligned),
-        rank=rank(),
-        world_size=world_size(),
-        **settings.arguments("train", ClipLoader),
+def fit_warmup(settings: Settings, asked: Sequence[Layer], epoch_steps: float | None = None) -> Settings:
+    """The settings with a shorter warm-up, where the caller set how long to train and it would be most of that.
+
+    A warm-up of more than half of the run becomes a tenth of it, as in the recipes. One that the caller set himself,
+    or that the recipe sets beside its own length, stays.
+
+    Args:
+        settings: complete ones. asked: the caller's own layers, over the recipe's.
+        epoch_steps: optimiser steps per epoch. Without them only a length and a warm-up in one unit can be compared.
+
+    Raises: UsageError for a warm-up that stays and is longer than the run, naming both settings and their origins.
+    """
+    train, origins = settings["train"], settings.origins["train"]
+    if (train["epochs"] is None) == (train["steps"] is None):
+        return settings  # `run_length` says what is wrong
+    length = "epochs" if train["steps"] is None else "steps"
+    warmup = "warmup_epochs" if train["warmup_steps"] is None else "warmup_steps"
+    total, start = train[length], train[warmup]
+    if warmup != f"warmup_{length}":
+        if epoch_steps is None:
+            return settings
+        total = max(1, round(total * epoch_steps)) if length == "epochs" else total
+        start = round(start * epoch_steps) if warmup == "warmup_epochs" else start
+    tenth = round(train["epochs"] / 10, 6) if length == "epochs" else train["steps"] // 10
+    own = {key for layer in asked for key, value in layer.sections.get("train", {}).items() if value is not None}
+    if length in own and not own & {"warmup_epochs", "warmup_steps"} and start > total / 2:
+        return settings.put("train", {f"warmup_{length}": tenth}, f"{SHORTENED} train.{length}")
+    if start <= total:
+        return settings
+    converted = f"; that is {start:,} of {total:,} steps" if warmup != f"warmup_{length}" else ""
+    raise UsageError(
+        f"train.{warmup} is {train[warmup]:g} ({origins[warmup]}), longer than the whole run: train.{length} is "
+        f"{train[length]:g} ({origins[length]}){converted}. Set train.warmup_{length} to less, such as {tenth:g}, or "
+        f"train.{length} to more"
     )
-    settings = fit_warmup(settings, asked, loader.steps_per_epoch / train["accumulate"])
-    validation = None
-    if held is not None:
-        held, _ = long_enough(_labelled(held, method), needed)
-        fixed = train["validation_draws"] == "fixed"
-        views = method.validation_views if fixed and method.validation_views is not None else method.views
-        validation = ValidationLoader(
-            dataset(held, views, ()),  # nothing is mixed there
-            train["batch_size"],
-            workers=train["workers"],
-            timeout_s=train["timeout_s"],
-            start_method=train["start_method"],
-        )
-    optimizer = build_optimizer(method, global_batch=train["batch_size"] * train["accumulate"], **settings["optimizer"])
-    return Prepared(settings, manifest, source, len(found), method, loader, optimizer, short, told, validation, record)
 
 
 def _dataset(

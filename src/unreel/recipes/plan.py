@@ -12,8 +12,7 @@ from unreel.core.words import counted, plural
 from unreel.data.contracts import min_frames
 from unreel.methods import Method
 from unreel.nn import count_parameters
-from unreel.recipes.build import Prepared
-from unreel.recipes.warmup import SHORTENED
+from unreel.recipes.build import SHORTENED, Prepared
 from unreel.train.estimate import estimate_step
 from unreel.views.geometry import as_size
 from unreel.views.plan import ViewPlan

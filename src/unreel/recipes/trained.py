@@ -18,6 +18,7 @@ from unreel.nn.weights import load_encoder
 from unreel.recipes import load_recipe
 from unreel.recipes.build import method_arguments
 from unreel.recipes.schema import resolve
+from unreel.train.checkpoint import in_short
 from unreel.train.run import Run, open_run
 
 # Dimensions enough to tell whether a head maps embeddings (B, D) to projections.
@@ -54,7 +55,7 @@ def load_method(run: Run | str | os.PathLike[str]) -> Method:
             state = torch.load(path, map_location="cpu", weights_only=True)
             method.load_state_dict(state["method"])
         except Exception as error:  # torch raises what zip and pickle raise: no common type
-            problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            problem = in_short(error)
             continue
         return method.eval()
     raise DataError(

@@ -99,12 +99,8 @@ class Checkpoints:
         self._last_s = time.monotonic()
         if rank() != 0:
             return path
-        whole = {
-            "format": _FORMAT,
-            "digest": mapping_digest(_flat(settings)),
-            "settings": _flat(settings),
-            **state,
-        }
+        flat = _flat(settings)
+        whole = {"format": _FORMAT, "digest": mapping_digest(flat), "settings": flat, **state}
         with replacing(path, durable=True) as partial, partial.open("wb") as stream:
             torch.save(whole, stream)
         for old in [p for p in self.paths() if p.name <= path.name][: -self.keep]:
@@ -130,7 +126,7 @@ class Checkpoints:
             try:
                 state = read[path] = self._read(path)
             except Exception as error:  # torch raises what zip and pickle raise: no common type
-                log.warning("%s cannot be read (%s); going back to the checkpoint before it", path, _short(error))
+                log.warning("%s cannot be read (%s); going back to the checkpoint before it", path, in_short(error))
                 continue
             if state["digest"] != mapping_digest(_flat(settings)):
                 changed = "; ".join(differences(state["settings"], settings))
@@ -152,5 +148,6 @@ class Checkpoints:
         return state
 
 
-def _short(error: Exception) -> str:
+def in_short(error: Exception) -> str:
+    """The first line of what an error says."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

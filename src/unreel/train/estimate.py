@@ -31,11 +31,6 @@ class StepCost(NamedTuple):
     macs_per_clip: int
 
 
-def _shape(encoder: Encoder) -> tuple[int, int, int, int]:
-    spec = encoder.input_spec
-    return spec.channels, max(spec.num_frames, spec.min_frames), spec.size_px, spec.size_px
-
-
 def activation_bytes(module: nn.Module, inputs: Tensor) -> int:
     """Bytes that autograd keeps from one forward pass in training mode, each storage counted once.
 
@@ -73,10 +68,10 @@ def estimate_step(
         batch_size, num_views: clips per step are their product.
         device, precision: where and how.
     """
-    encoder = method.encoder
+    encoder, spec = method.encoder, method.encoder.input_spec
     target = torch.device(device)
     clips = batch_size * num_views
-    shape = _shape(encoder)
+    shape = (spec.channels, max(spec.num_frames, spec.min_frames), spec.size_px, spec.size_px)
 
     meta = copy.deepcopy(encoder).to("meta").train()
     with autocast(torch.device("cpu"), "float32"):

@@ -63,15 +63,12 @@ class Monitor:
 
     def resume(self, step: int) -> None:
         """Forget what a killed run wrote after the checkpoint at ``step``: those steps are done again."""
+        self.faults = 0
         for name, key in (("metrics.jsonl", "step"), ("faults.jsonl", "at_step")):
-            kept = [r for r in self._records(name) if int(r[key]) <= step]
-            if name == "faults.jsonl":
-                self.faults = len(kept)
             if self.folder is not None and (self.folder / name).is_file():
+                kept = [r for r in read_lines(self.folder / name) if int(r[key]) <= step]
+                self.faults += len(kept) if name == "faults.jsonl" else 0
                 write_whole(self.folder / name, "".join(json.dumps(r) + "\n" for r in kept))
-
-    def _records(self, name: str) -> list[dict[str, Any]]:
-        return [] if self.folder is None else list(read_lines(self.folder / name))
 
     def log(self, values: Mapping[str, float]) -> None:
         """One record; numbers that JSON cannot hold become null."""
@@ -84,11 +81,6 @@ class Monitor:
         self.faults += 1
         self._write("faults.jsonl", {**asdict(fault), "at_step": step})
 
-    def wants_probe(self, step: int) -> bool:
-        """Whether to ask the probe after ``step`` steps."""
-        return self.probe is not None and self.probe_every is not None and step % self.probe_every == 0
-
     def _write(self, name: str, record: Mapping[str, object]) -> None:
-        if self.folder is None:
-            return
-        append(self.folder / name, json.dumps(record) + "\n")
+        if self.folder is not None:
+            append(self.folder / name, json.dumps(record) + "\n")

@@ -162,7 +162,8 @@ def pretrain(
     """
     refuse_unguarded()
     start_processes()
-    run, plain = Run(Path(out)), _plain(settings)
+    run = Run(Path(out))
+    plain = settings.to_plain() if isinstance(settings, Settings) else {s: {**v} for s, v in (settings or {}).items()}
     total, warmup = training.total_steps(loader), training.num_warmup(loader)
     rate = training.rate(loader, optimizer.defaults["lr"])
     validation = training.validation(validate, loader, rate)
@@ -243,14 +244,6 @@ def add_note(run: Run, note: str) -> None:
     record = run.environment
     record["notes"] = [*dict.fromkeys([*record.get("notes", []), note])]
     write_whole(run.path / "environment.json", json.dumps(record, indent=1))
-
-
-def _plain(settings: Settings | Mapping[str, Mapping[str, object]] | None) -> dict[str, dict[str, object]]:
-    if settings is None:
-        return {}
-    if isinstance(settings, Settings):
-        return settings.to_plain()
-    return {section: dict(values) for section, values in settings.items()}
 
 
 def _check_directory(run: Run, identity: Mapping[str, object], record: DataRecord | None, *, resume: bool) -> None:
@@ -336,11 +329,7 @@ def describe_environment() -> dict[str, object]:
 
 
 def _write_end(
-    run: Run,
-    method: Method,
-    result: FitResult,
-    plain: Mapping[str, Mapping[str, object]],
-    card: Mapping[str, object],
+    run: Run, method: Method, result: FitResult, plain: Mapping[str, Mapping[str, object]], card: Mapping[str, object]
 ) -> None:
     if result.completed and not run.completed:
         training = {"method": type(method).__name__, "steps": result.step, "settings": plain, **card}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
-from unreel.core.checks import Amount, Fraction, NotNegative, checked
+from unreel.core.checks import Amount, Fraction, NotNegative, Positive, checked
 from unreel.core.errors import UsageError
 
 ScheduleName: TypeAlias = Literal["cosine", "constant", "multistep", "plateau"]
@@ -96,7 +96,8 @@ class Plateau:
         self.lr, self.best, self._since = float(state["lr"]), float(state["best"]), int(state["since"])
 
 
-def per_epoch(schedule: Schedule, steps_per_epoch: float, *, after: int = 0) -> Schedule:
+@checked
+def per_epoch(schedule: Schedule, steps_per_epoch: Positive, *, after: int = 0) -> Schedule:
     """``schedule`` in steps of whole epochs: during an epoch the rate stays what it is at its first step.
 
     With a cosine over E epochs this is lr(e) = f + ½·(b − f)·(1 + cos(π·e/E)), e = 0 … E − 1 (docs/methods/moco.md,
@@ -106,8 +107,6 @@ def per_epoch(schedule: Schedule, steps_per_epoch: float, *, after: int = 0) -> 
         schedule: by step. steps_per_epoch: need not be whole. after: until this step (a warm-up) every step counts.
     Raises: UsageError for an epoch without steps.
     """
-    if not steps_per_epoch > 0:
-        raise UsageError(f"a rate per epoch needs epochs of some steps, got {steps_per_epoch}")
 
     def rate(step: int) -> float:
         first = math.ceil(math.floor(step / steps_per_epoch) * steps_per_epoch)

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from unreel.core.checks import Amount, Count, Positive, checked
 from unreel.core.devices import TRAINING_READERS, room_for
 from unreel.core.digests import mapping_digest
-from unreel.core.distributed import all_reduce_mean, all_reduce_sum, gather_objects, rank, same_everywhere, world_size
+from unreel.core.distributed import all_reduce_mean, all_reduce_sum, gather_objects, rank, world_size
 from unreel.core.errors import DataError, UnreelError, UsageError
 from unreel.core.keys import Key
 from unreel.core.signals import StopWish
@@ -253,7 +253,7 @@ class _Loop:
     def _check_size(self, size: int) -> None:
         """Raise DataError where processes would average gradients of unequal batches."""
         if world_size() > 1 and size != self.batch_size:
-            if self.batch_size or not same_everywhere([size]):
+            if self.batch_size or len({*gather_objects(size)}) > 1:
                 raise DataError(
                     f"batches must be equal on all processes and steps: step {self.step} has {size}, "
                     f"before it was {self.batch_size or 'another number elsewhere'}"
@@ -282,9 +282,10 @@ class _Loop:
     def _measure(self) -> dict[str, float]:
         """What the probe and the held-out videos say of the weights, where it is their turn."""
         found: dict[str, float] = {}
-        if self.monitor.probe is not None and self.monitor.wants_probe(self.step) and rank() == 0:
+        probe, every = self.monitor.probe, self.monitor.probe_every
+        if probe is not None and every is not None and self.step % every == 0 and rank() == 0:
             with eval_mode(self.method.encoder):
-                probed = self.monitor.probe(self.method.encoder)
+                probed = probe(self.method.encoder)
                 found = {f"probe.{name}": float(value) for name, value in probed.items()}
         if self.validation is not None and self.validation.due(self.step, self.total_steps):
             self.agreement.settle()  # weights that a loss that is not finite has touched are never selected
@@ -360,16 +361,14 @@ class _Loop:
     def _identity(self) -> dict[str, object]:
         """What makes a run what it is, as far as the loop can see it; compared before a checkpoint is used."""
 
-        def plain(values: Mapping[str, object]) -> dict[str, object]:
-            return {k: v for k, v in values.items() if isinstance(v, bool | int | float | str | tuple)}
+        def plain(values: Mapping[str, object], *without: str) -> dict[str, object]:
+            kept = {k: v for k, v in values.items() if k not in without}
+            return {k: v for k, v in kept.items() if isinstance(v, bool | int | float | str | tuple)}
 
         # What the groups say counts, not only the defaults: weight decay stands there. Their rates move as training
         # goes.
         groups = {
-            f"group {i}": {
-                **plain({k: v for k, v in group.items() if k not in ("lr", "initial_lr")}),
-                "n": len(group["params"]),
-            }
+            f"group {i}": {**plain(group, "lr", "initial_lr"), "n": len(group["params"])}
             for i, group in enumerate(self.optimizer.param_groups)
         }
         shapes = {name: list(p.shape) for name, p in self.method.named_parameters()}

@@ -58,12 +58,7 @@ def higher_is_better(name: str) -> bool:
 
 
 def measure(
-    method: Method,
-    batches: ValidationBatches | Sequence[Batch],
-    *,
-    backend: Backend,
-    seed: int = 0,
-    draw: int = -1,
+    method: Method, batches: ValidationBatches | Sequence[Batch], *, backend: Backend, seed: int = 0, draw: int = -1
 ) -> dict[str, float]:
     """Loss and logs of ``method`` over all batches, each video weighing the same: "val_loss", "val_<name>".
 
