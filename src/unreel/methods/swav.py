@@ -166,15 +166,10 @@ class SwAV(SiameseMethod):
             large = torch.stack([view.detach() for view in z[: self.num_large]], 1)
             self._fresh.append(all_gather_with_grad(large))
         with torch.no_grad():
-            earlier = [self.scores(kept) for kept in self.queue] if self._queue_takes_part else None
+            earlier = [self.scores(kept) if self._queue_takes_part else None for kept in self.queue]
         assignments = {
-            i: sinkhorn(
-                scores[i].detach(),
-                epsilon=self.epsilon,
-                iterations=self.iterations,
-                others=None if earlier is None else earlier[i],
-            )
-            for i in range(self.num_large)
+            i: sinkhorn(scores[i].detach(), epsilon=self.epsilon, iterations=self.iterations, others=kept)
+            for i, kept in enumerate(earlier)
         }
         loss = swapped_prediction(scores, assignments, self.temperature)
         return LossOutput(loss, self._logs(scores))

@@ -50,7 +50,8 @@ class Plan:
         return {**plain, "settings": self.settings.to_plain()}
 
     def text(self) -> str:
-        share, short = "", self.videos_too_short
+        share, short, mib = "", self.videos_too_short, self.memory_gib * 1024
+        memory = f"{self.memory_gib:.1f} GiB" if mib >= 1000 else f"{max(mib, 1):.0f} MiB"
         held_out = self.videos_found - self.videos - short
         if self.videos != self.videos_found:
             why = [f"{short} shorter than {counted(self.min_frames, 'frame')}"] if short else []
@@ -65,17 +66,13 @@ class Plan:
                 f"steps     {self.steps:,} of {counted(self.batch_size, self.unit.removesuffix('s'))}, "
                 f"{counted(self.epochs, 'epoch')}{self._warmup()}",
                 f"device    {self.device}, {self.precision}, {counted(self.workers, 'worker')}",
-                f"memory    about {self._memory()}",
+                f"memory    about {memory}",
                 f"time      about {format_seconds(self.hours * 3600)} ({self.seconds_per_step:.2g} s a step; decoding "
                 "runs beside it)",
                 *(f"note      {note}" for note in self.notes),
                 "Nothing was trained or written.",
             ]
         )
-
-    def _memory(self) -> str:
-        mib = self.memory_gib * 1024
-        return f"{self.memory_gib:.1f} GiB" if mib >= 1000 else f"{max(mib, 1):.0f} MiB"
 
     def _warmup(self) -> str:
         """What became of the recipe's warm-up, where the run is too short for it."""

@@ -155,7 +155,6 @@ def place_overrides(
     A bare name goes to the one section that has it, from Python and from the command line (``origin``) alike.
     Raises UsageError when none or several have it, in the words of where it came from.
     """
-    typed = origin == COMMAND_LINE
     sections: Sections = {}
     bare: dict[str, object] = {}
     for key, value in overrides.items():
@@ -182,20 +181,19 @@ def place_overrides(
     for key, value in bare.items():
         found = homes.get(key, [])
         if len(found) != 1:
-            raise _not_one_home(key, found, homes, typed=typed)
+            raise _not_one_home(key, found, homes, origin)
         sections.setdefault(found[0], {})[key] = value
     return sections
 
 
-def _not_one_home(key: str, found: Sequence[str], homes: Mapping[str, Sequence[str]], *, typed: bool) -> UsageError:
+def _not_one_home(key: str, found: Sequence[str], homes: Mapping[str, Sequence[str]], origin: str) -> UsageError:
+    typed = origin == COMMAND_LINE
     shown = f"--{key}" if typed else repr(key)
     if found:
-        ways = [f"--{home}.{key}" if typed else f"{home}={{{key!r}: …}}" for home in found]
+        ways = [_written(f"{home}.{key}", origin) for home in found]
         return UsageError(f"{shown} is a setting of {' and '.join(found)}: write {' or '.join(ways)}")
     if key in _RENAMED:
-        return UsageError(
-            f"{shown} is now {_RENAMED[key]}: write {_written(_RENAMED[key], COMMAND_LINE if typed else 'call')}"
-        )
+        return UsageError(f"{shown} is now {_RENAMED[key]}: write {_written(_RENAMED[key], origin)}")
     close = nearest(key, homes, limit=1)
     hint = f"; did you mean {'--' * typed}{homes[close[0]][0]}.{close[0]}?" if close else ""
     return UsageError(f"unknown setting {shown}{hint}")
