@@ -384,10 +384,10 @@ class TCGL(Method):
     ) -> Tensor:
         """The node contrast of graphs (B, G, N, D) with their corrupted selves; ``name`` is of their draws."""
         adjacency, key = self.edges(kind, nodes, batch, batch.key.child(f"{name} graph")), batch.key.child(name)
+        second = self.corrupted(nodes, adjacency, key.child("second"), batch.sample_id, edge_ids)
         first = nodes, adjacency
         if self.corruption.which == "both":
             first = self.corrupted(nodes, adjacency, key.child("first"), batch.sample_id, edge_ids)
-        second = self.corrupted(nodes, adjacency, key.child("second"), batch.sample_id, edge_ids)
         u, v = (self.projector(self.convolve(layers, *view)).flatten(0, 1) for view in (first, second))
         return node_info_nce(u, v, self.temperature)
 
