@@ -47,9 +47,7 @@ def render(found: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = arguments(__doc__, out=False)
-    parser.add_argument(
-        "--out", type=Path, default=RESULTS / "exports.json", help="the JSON; the page lies beside it"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "exports.json", help="the JSON; the page lies beside it")
     parser.add_argument("--render", action="store_true", help="write the page from the JSON, measure nothing")
     options = parser.parse_args()
     if not options.render:

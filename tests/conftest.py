@@ -40,6 +40,14 @@ def _as_loud_as_before() -> Iterator[None]:
     reset()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands keep for the user, facts and features, stays out of the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNREEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 

@@ -135,6 +135,20 @@ def test_embed(capsys: pytest.CaptureFixture[str], run: Path, tiny_world: Path, 
     assert main(["embed", str(run), str(tiny_world), "--out", "v.txt"]) == 2
 
 
+def test_features_are_kept_in_the_run_and_read_by_every_command(
+    capsys: pytest.CaptureFixture[str], run: Path, tiny_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(capsys, "embed", run, tiny_world, "--out", run.parent / "v.npz")
+    assert list((run / "features").glob("*.sqlite"))
+    query = str(tiny_world / "test" / "00000.mp4")
+    monkeypatch.setattr("unreel.protocols.features._Job.push", None)  # nothing is encoded
+    assert main(["search", str(run), str(tiny_world), query]) == 0
+    assert f"32 of 32 videos: embedded before, read from {run / 'features'}\n" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["search", str(run), str(tiny_world), query, "--store", "none"]) == 0
+    assert "embedded before" not in capsys.readouterr().err
+
+
 def test_search(capsys: pytest.CaptureFixture[str], run: Path, tiny_world: Path) -> None:
     query = tiny_world / "test" / "00000.mp4"
     found = call(capsys, "search", run, tiny_world, query, "--top", 3)

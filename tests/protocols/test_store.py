@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from unreel.core.errors import DataError, UsageError
+from unreel.core.files import WriteError
 from unreel.nn import create_encoder
+from unreel.protocols import ArrayClips, embed
 from unreel.protocols.store import FeatureStore, TableKey, encoder_digest
 
 KEY = TableKey("e", "c", "res5")
@@ -146,3 +148,23 @@ def test_encoder_digest_sees_weights_buffers_and_input():
     changed.input_spec = type(changed.input_spec)(mean=(0.5, 0.5, 0.5))
     assert encoder_digest(changed) != base
     assert encoder_digest(make().to(torch.bfloat16)) != base
+
+
+def test_the_usual_place_is_the_run_else_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNREEL_CACHE", str(tmp_path / "cache"))
+    run, file = tmp_path / "run", tmp_path / "encoder.safetensors"
+    run.mkdir()
+    assert FeatureStore.usual(run).root == FeatureStore.usual(file).root == tmp_path / "cache" / "features"
+    (run / "config.yaml").touch()
+    assert FeatureStore.usual(run).root == run / "features"
+    monkeypatch.setattr("os.access", lambda path, mode: path != run)
+    assert FeatureStore.usual(run).root == tmp_path / "cache" / "features"
+
+
+def test_a_store_that_nobody_asked_for_fails_nobody(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNREEL_CACHE", str(tmp_path))
+    (tmp_path / "features").touch()
+    encoder, clips = create_encoder("r3d_tiny", seed=0), np.zeros((2, 4, 32, 32, 3), np.uint8)
+    assert len(embed(encoder, ArrayClips(clips), store=FeatureStore.usual(tmp_path), progress=False)) == 2
+    with pytest.raises(WriteError):
+        embed(encoder, ArrayClips(clips), store=tmp_path / "features", progress=False)

@@ -107,13 +107,25 @@ class Embedding(Computing):
     batch_size: int | None = None
     "How many clips to encode at a time. The default suits the memory. The last digits of vectors may depend on it."
     store: Path | None = None
-    "Folder that keeps the embeddings, so that the same ones are not computed twice."
+    """Folder that keeps the embeddings, so that the same ones are not computed twice. The default is the folder
+    features of the run, or of your cache for other encoders. none: keep nothing."""
 
     def check(self) -> None:
         """Raise UsageError for what cannot be, before any work."""
         super().check()
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: expected at least 1")
+
+    def options_for(self, encoder: Path) -> dict[str, Any]:
+        """As ``options``, with the store; ``encoder``: the run or the file, which decides where features are kept."""
+        given = self.options()
+        from unreel.protocols.store import FeatureStore
+
+        if self.store is None:
+            given["store"] = FeatureStore.usual(encoder)
+        elif self.store == Path("none"):
+            given["store"] = None
+        return given
 
 
 @Parameter(name="*")

@@ -46,7 +46,7 @@ def serve(
     from unreel.serve.app import HOST, create_app
     from unreel.serve.project import Project
 
-    compute = Compute(progress=not common.quiet, **embedding.options())
+    compute = Compute(progress=not common.quiet, **embedding.options_for(encoder))
     project = Project(load_encoder(encoder), data, out=out, compute=compute)
     common.say(f"http://{HOST}:{port}   {len(project.rows)} clips. Labels are kept in {project.labels_file}.")
     uvicorn.run(create_app(project), host=HOST, port=port, log_level="warning")

@@ -80,7 +80,7 @@ def embed(
 
     api.check_table_suffix(out)
     check_file(out)
-    how = {**embedding.options(), **asdict(windows)}
+    how = {**embedding.options_for(encoder), **asdict(windows)}
     embeddings = api.embed(encoder, data, label=label, pooling=pooling, progress=not common.quiet, **how)
     api.write_embeddings(embeddings, out)
     count, width = embeddings.vectors.shape
@@ -177,7 +177,7 @@ def evaluate(
         work=kept.work if kept.work is not None or not is_run else encoder / "finetune",
         seed=seed,
         progress=not common.quiet,
-        **embedding.options(),
+        **embedding.options_for(encoder),
     )
     found = replace(found, notes=(*started, *found.notes))
     if out is not None:
@@ -251,7 +251,7 @@ def search(
     """
     from unreel import api
 
-    hits = api.search(encoder, data, query, top=top, progress=not common.quiet, **embedding.options())
+    hits = api.search(encoder, data, query, top=top, progress=not common.quiet, **embedding.options_for(encoder))
     rows = [
         {"rank": i, "similarity": round(h.similarity, 4), "path": h.path, **({"span_s": h.span} if h.span else {})}
         for i, h in enumerate(hits, 1)
@@ -313,7 +313,7 @@ def predict(
         seed=seed,
         progress=not common.quiet,
         **asdict(windows),
-        **embedding.options(),
+        **embedding.options_for(run),
     )
     common.print({**found.to_plain(), "table": None if out is None else str(out)}, _predicted(found, out))
     return 0

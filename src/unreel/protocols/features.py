@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from unreel.core.devices import choose_device, default_workers, room_for
 from unreel.core.errors import DataError, UsageError
+from unreel.core.files import WriteError
 from unreel.core.memory import keep_freed_memory
 from unreel.core.modules import device_of, evaluating
 from unreel.core.progress import Progress
-from unreel.core.words import plural
+from unreel.core.words import counted, plural
 from unreel.data.batch import Fault
 from unreel.data.manifest import Source
 from unreel.data.sampling import ClipPlan
@@ -34,6 +36,8 @@ _PIXELS_CUDA = 16 * _PIXELS_CPU
 _MAX_BATCH = 512
 # Videos whose features wait to be written together: what a killed run loses.
 _ROWS_PER_COMMIT = 64
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -285,19 +289,27 @@ def embed_all(
             table: FeatureTable | None = None
             if held is not None:
                 key = TableKey(encoder_digest(encoder), data.digest, stage, compute.precision, pooled.key)
-                table = stack.enter_context(held.open(key))
+                try:
+                    table = stack.enter_context(held.open(key))
+                except (WriteError, DataError) as error:
+                    if held.asked_for:
+                        raise
+                    _log.info("%s. Embeddings are computed, and not kept", error)
             target = stack.enter_context(evaluation_mode(encoder, compute.device))
             jobs.append(_Job(encoder, stage, target, pooled, compute, names, keys, table))
         todo = sorted(set().union(*(job.todo for job in jobs)))
+        known = sum(all(row in job.found for job in jobs) for row in keys)
+        if held is not None and known:
+            _log.info("%d of %s: embedded before, read from %s", known, counted(len(names), noun_of(data)), held.root)
         if todo:
             usual = max(default_workers(job.device) for job in jobs)
             workers = usual if compute.workers is None else compute.workers
             stack.enter_context(room_for(usual))
-            report, known = compute.progress, len(names) - len(todo)
+            report, before = compute.progress, len(names) - len(todo)
             if report is True:
                 report = stack.enter_context(Progress("embed", len(names), unit=plural(noun_of(data))))
-                report.resume_at(known)
-            for done, (row, views) in enumerate(zip(todo, data.read(todo, workers=workers), strict=True), known + 1):
+                report.resume_at(before)
+            for done, (row, views) in enumerate(zip(todo, data.read(todo, workers=workers), strict=True), before + 1):
                 if isinstance(views, Fault):
                     faults[row] = views
                 else:

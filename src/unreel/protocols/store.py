@@ -27,6 +27,7 @@ from unreel.core.checks import Count, checked
 from unreel.core.digests import mapping_digest
 from unreel.core.errors import DataError, UsageError
 from unreel.core.files import WriteError, make_folder, refused
+from unreel.data.index import cache_folder
 from unreel.nn.encoder import Encoder
 
 # 10 GiB hold 400 000 videos of 3 views × 2048 features.
@@ -178,11 +179,22 @@ class FeatureStore:
         root: the folder; created when first written to.
         max_bytes: when the files together pass it, whole files are deleted, the longest unused first; files that a
             process has open are passed over.
+        asked_for: whether somebody named the folder. Where nobody did, ``embed`` does without one that fails.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, max_bytes: Count = DEFAULT_MAX_BYTES) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], *, max_bytes: Count = DEFAULT_MAX_BYTES, asked_for: bool = True
+    ) -> None:
         self.root = Path(root)
         self.max_bytes = max_bytes
+        self.asked_for = asked_for
+
+    @classmethod
+    def usual(cls, place: str | os.PathLike[str]) -> FeatureStore:
+        """Where commands keep features: the folder ``features`` of a run that can be written, else the user's cache."""
+        run = Path(place)
+        own = (run / "config.yaml").is_file() and os.access(run, os.W_OK)
+        return cls((run if own else cache_folder()) / "features", asked_for=False)
 
     def open(self, key: TableKey) -> FeatureTable:
         """The file for a key, created if there is none. Raises DataError when it is not a feature file."""
