@@ -8,7 +8,7 @@ import torch
 from tests.methods.numbered import batch_of, frames_of, source, tiny
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.methods.order import ReverseSampler
+from unreel.methods.arrow_of_time import ReverseSampler
 
 
 def test_the_label_is_the_direction_of_the_frames() -> None:

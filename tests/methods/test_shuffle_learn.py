@@ -10,7 +10,7 @@ import torch
 from tests.methods.numbered import batch_of, frames_of, source, tiny
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
-from unreel.methods.order import MomentSampler
+from unreel.methods.shuffle_learn import MomentSampler
 
 
 def test_positive_means_the_middle_lies_between() -> None:

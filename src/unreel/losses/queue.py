@@ -12,7 +12,6 @@ from unreel.core.checks import Positive, checked
 from unreel.core.distributed import all_gather_with_grad, rank
 from unreel.core.errors import UsageError
 from unreel.core.modules import wide
-from unreel.losses.memory import memory_nce
 
 MixWeighting: TypeAlias = Literal["paper", "official"]
 
@@ -45,7 +44,11 @@ def queue_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: Positive = 
     Raises: UsageError for shapes that do not match, or a temperature that is not positive.
     """
     _check(q, k, queue)
-    return memory_nce(q, k, queue, temperature, kind="info_nce")
+    with torch.autocast(device_type=q.device.type, enabled=False):
+        query, key, negatives = wide(q), wide(k.detach()), wide(queue.detach())
+        own = (query * key).sum(1, keepdim=True)
+        logits = torch.cat([own, query @ negatives.T.to(query)], 1) / temperature
+        return functional.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
 
 
 @checked
