@@ -11,17 +11,17 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from unreel.core.errors import UsageError
 from unreel.report.figures import INK, MUTED, STYLE, Drawing
 
-_COLOURS = (
-    "RdBu"  # ends in blue and in red-brown, which every kind of colour blindness tells apart; light in the middle
-)
+# It ends in blue and in red-brown, which every kind of colour blindness tells apart, and is light in the middle.
+_COLOURS = "RdBu"
 _CELL_IN = (1.12, 0.5)
 _DARK, _LIGHT = "#14171c", "#ffffff"  # text in a cell, whatever the page's colours
 _HATCH = "#b9c0ca"
+_CAPTION = "score in %, its 95 % interval, the difference with its interval; hatched: that one includes 0"
+_WEIGHTS = ("bold", "normal", "normal")
 
 
 def _luminance(rgb: Sequence[float]) -> float:
@@ -36,53 +36,29 @@ def text_colour(rgb: Sequence[float]) -> str:
     return _DARK if _luminance(rgb) > 0.19 else _LIGHT
 
 
-def _array(values: ArrayLike, shape: tuple[int, int], name: str) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.shape != shape:
-        raise UsageError(
-            f"heat map: {name} must be {shape}, one row per label and one column per label, got {array.shape}"
-        )
-    return array
-
-
 def _signed(share: float) -> str:
     """Percentage points with a sign, 0 without."""
     return f"{100 * share:+.0f}".replace("-", "−") if abs(100 * share) >= 0.5 else "0"
 
 
 def heat_map(
-    rows: Sequence[str],
-    columns: Sequence[str],
-    values: ArrayLike,
-    low: ArrayLike,
-    high: ArrayLike,
-    *,
-    difference: ArrayLike,
-    difference_low: ArrayLike,
-    difference_high: ArrayLike,
-    name: str = "heat-map",
-    title: str = "Scores",
-    unit: str = "difference, percentage points",
-    caption: str = "score in %, its 95 % interval, the difference with its interval; hatched: that one includes 0",
-    limit: float | None = None,
-) -> Drawing:
+    rows: Sequence[str], columns: Sequence[str], scores: ArrayLike, changes: ArrayLike, *, name: str, title: str,
+    unit: str, limit: float | None = None,
+) -> Drawing:  # fmt: skip
     """Scores of R methods on C questions.
 
     Args:
         rows, columns: labels; a column's may have several lines.
-        values, low, high: (R, C), shares in [0, 1] with their interval, shown in percent; NaN leaves a cell empty.
-        difference, difference_low, difference_high: (R, C), paired differences with their interval, also in percent;
-            they colour the cell. Where the interval includes 0 it is hatched in grey instead. NaN (a control): neither.
-        name, title: name and title of the drawing. unit: written beside the colour bar. caption: written below.
+        scores: (3, R, C), shares in [0, 1] and their interval's ends, shown in percent; NaN leaves a cell empty.
+        changes: (3, R, C), paired differences and their interval's ends; they colour the cell. Where the interval
+            includes 0 it is hatched in grey instead. NaN (a control): neither.
+        name, title: of the drawing. unit: written beside the colour bar.
         limit: difference of the deepest colour, a share; by default the next 10 % above all that are shown.
-    Raises: UsageError for arrays of another shape.
+    Raises: ValueError for arrays of another shape.
     """
     shape = (len(rows), len(columns))
-    if 0 in shape:
-        raise UsageError("heat map: there is nothing to show")
-    scores = {"values": values, "low": low, "high": high}
-    changes = {"difference": difference, "difference_low": difference_low, "difference_high": difference_high}
-    value, lows, highs, change, least, most = (_array(a, shape, name) for name, a in {**scores, **changes}.items())
+    value, lows, highs = np.asarray(scores, dtype=np.float64).reshape(3, *shape)
+    change, least, most = np.asarray(changes, dtype=np.float64).reshape(3, *shape)
     known = np.abs(change[np.isfinite(change)])
     top = limit if limit is not None else max(0.1, float(np.ceil(10 * known.max() - 1e-9)) / 10 if known.size else 0.1)
     scale, colours = Normalize(-100 * top, 100 * top), colormaps[_COLOURS]
@@ -93,45 +69,33 @@ def heat_map(
             layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03),
         )
         axes = figure.add_subplot()
-        for i in range(shape[0]):
-            for j in range(shape[1]):
-                if not np.isfinite(value[i, j]):
-                    continue
-                decided = np.isfinite(change[i, j]) and (least[i, j] > 0 or most[i, j] < 0)
-                open_ = np.isfinite(change[i, j]) and not decided
-                fill = colours(scale(100 * change[i, j])) if decided else (1.0, 1.0, 1.0, 1.0)
-                axes.add_patch(
-                    Rectangle(
-                        (j - 0.48, i - 0.47), 0.96, 0.94, facecolor=fill, linewidth=0.6,
-                        edgecolor=_HATCH, hatch="////" if open_ else None,
-                    )
-                )  # fmt: skip
-                ink = text_colour(fill)
-                # On the hatching, text stands on white.
-                behind = {"facecolor": _LIGHT, "edgecolor": "none", "pad": 0.6} if open_ else None
-                axes.text(j, i - 0.2, f"{100 * value[i, j]:.1f}", ha="center", va="center", color=ink, fontsize=9.5,
-                          fontweight="bold", bbox=behind)  # fmt: skip
-                inner = f"{100 * lows[i, j]:.0f} – {100 * highs[i, j]:.0f}"
-                axes.text(j, i + 0.06, inner, ha="center", va="center", color=ink, fontsize=7, bbox=behind)
-                if np.isfinite(change[i, j]):
-                    inner = f"{_signed(change[i, j])} [{_signed(least[i, j])}, {_signed(most[i, j])}]"
-                    axes.text(j, i + 0.3, inner, ha="center", va="center", color=ink, fontsize=7, bbox=behind)
+        for i, j in np.argwhere(np.isfinite(value)):
+            decided = np.isfinite(change[i, j]) and (least[i, j] > 0 or most[i, j] < 0)
+            open_ = np.isfinite(change[i, j]) and not decided
+            fill = colours(scale(100 * change[i, j])) if decided else (1.0, 1.0, 1.0, 1.0)
+            box = {"linewidth": 0.6, "edgecolor": _HATCH, "hatch": "////" if open_ else None}
+            axes.add_patch(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94, facecolor=fill, **box))
+            # On the hatching, text stands on white.
+            behind = {"facecolor": _LIGHT, "edgecolor": "none", "pad": 0.6} if open_ else None
+            lines = [f"{100 * value[i, j]:.1f}", f"{100 * lows[i, j]:.0f} – {100 * highs[i, j]:.0f}"]
+            if np.isfinite(change[i, j]):
+                lines.append(f"{_signed(change[i, j])} [{_signed(least[i, j])}, {_signed(most[i, j])}]")
+            for line, drop, size, weight in zip(lines, (-0.2, 0.06, 0.3), (9.5, 7, 7), _WEIGHTS, strict=False):
+                look = {"color": text_colour(fill), "fontsize": size, "fontweight": weight, "bbox": behind}
+                axes.text(j, i + drop, line, ha="center", va="center", **look)
         axes.set_xlim(-0.5, shape[1] - 0.5)
         axes.set_ylim(shape[0] - 0.5, -0.5)
         axes.set_xticks(range(shape[1]), columns, color=INK)
         axes.set_yticks(range(shape[0]), rows, color=INK)
         axes.xaxis.tick_top()
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        axes.spines[:].set_visible(False)
         bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, fraction=0.03, pad=0.015, aspect=28)
         bar.set_label(unit, color=MUTED)
         bar.outline.set_visible(False)
-        figure.supxlabel(f"{caption}", fontsize=8, color=MUTED)
+        figure.supxlabel(_CAPTION, fontsize=8, color=MUTED)
     told = [
-        f"{row}, {column.replace(chr(10), ' ')}: {100 * value[i, j]:.1f}"
-        for i, row in enumerate(rows)
-        for j, column in enumerate(columns)
-        if np.isfinite(value[i, j])
+        f"{rows[i]}, {columns[j].replace(chr(10), ' ')}: {100 * value[i, j]:.1f}"
+        for i, j in np.argwhere(np.isfinite(value))
     ]
     return Drawing(name, title, "; ".join(told), figure)
 

@@ -7,10 +7,11 @@ import pytest
 from matplotlib import colormaps
 
 from tests.scripts import script
-from unreel.core.errors import UsageError
 
 _script = script("heat_map")
 heat_map, standalone_svg, text_colour = _script.heat_map, _script.standalone_svg, _script.text_colour
+
+WORDS = {"name": "test map", "title": "Scores", "unit": "points"}
 
 
 def _make(**options):
@@ -20,14 +21,9 @@ def _make(**options):
     return heat_map(
         ["one", "two", "random-init"],
         ["motion\nchance 12.5", "order"],
-        value,
-        value - 0.1,
-        value + 0.05,
-        difference=change,
-        difference_low=change - 0.05,
-        difference_high=change + 0.05,
-        name="test map",
-        **options,
+        [value, value - 0.1, value + 0.05],
+        [change, change - 0.05, change + 0.05],
+        **{**WORDS, **options},
     )
 
 
@@ -72,11 +68,8 @@ def test_colour_is_the_difference_and_undecided_cells_are_hatched():
 def test_a_difference_whose_interval_touches_zero_from_either_side_is_undecided():
     one = np.ones((1, 2))
     cells = _cells(
-        heat_map(
-            ["a"], ["b", "c"], one / 2, one / 3, one, difference=[[0.1, -0.1]], difference_low=[[0.0, -0.2]],
-            difference_high=[[0.2, 0.0]],
-        )
-    )  # fmt: skip
+        heat_map(["a"], ["b", "c"], [one / 2, one / 3, one], [[[0.1, -0.1]], [[0.0, -0.2]], [[0.2, 0.0]]], **WORDS)
+    )
     assert all(cell.get_hatch() for cell in cells)
 
 
@@ -91,7 +84,5 @@ def test_text_has_contrast_on_every_colour():
 
 
 def test_arrays_of_another_shape_are_refused():
-    with pytest.raises(UsageError, match="low must be"):
-        heat_map(["a"], ["b"], [[1]], [[1, 2]], [[1]], difference=[[0]], difference_low=[[0]], difference_high=[[0]])
-    with pytest.raises(UsageError, match="nothing to show"):
-        heat_map([], ["b"], [[]], [[]], [[]], difference=[[]], difference_low=[[]], difference_high=[[]])
+    with pytest.raises(ValueError, match="reshape"):
+        heat_map(["a"], ["b"], [[[1]], [[1]]], [[[0]]] * 3, **WORDS)
