@@ -115,6 +115,7 @@ def evaluate(
     data: Source | Task,
     *,
     protocol: str | FeatureProtocol | Sequence[str | FeatureProtocol] | None = None,
+    against: AnyEncoder | Sequence[AnyEncoder] = (),
     **options: Any,
 ) -> Report:
     """What an encoder is worth on labelled videos: scores with n, chance, the same net untrained, and intervals.
@@ -123,11 +124,32 @@ def evaluate(
         encoder: an encoder, a run, or the path of either.
         data: a labelled manifest, a folder with one sub-folder per class, or a task (``unreel.tasks``).
         protocol: "linear", "knn", "retrieval", "svm", or several; the profile's first ("linear") by default.
-        options: profile, gallery, label, group, baselines, device, store and others, see ``unreel.tasks.evaluate``.
+        against: other encoders to stand beside, as ``encoder``; the report calls them by their names.
+        options: profile, folds, gallery, label, group, baselines, device, store and others, see
+            ``unreel.tasks.evaluate``.
     """
     from unreel.tasks import evaluate as evaluate_task
 
+    if against:
+        others = [against] if isinstance(against, str | os.PathLike | Encoder | Run) else list(against)
+        external = options.get("external") or {}
+        known = {"external": external} if isinstance(external, Encoder) else external
+        options["external"] = {**known, **_by_name(others)}
     return evaluate_task(_encoder(encoder), data, protocol=protocol, **options)
+
+
+def _by_name(places: Sequence[AnyEncoder]) -> dict[str, Encoder]:
+    """Encoders by the names of their folders, files or architectures; numbered where names repeat."""
+    found: dict[str, Encoder] = {}
+    for place in places:
+        if isinstance(place, Encoder):
+            name = place.architecture or type(place).__name__
+        else:
+            path = place.path if isinstance(place, Run) else Path(place)
+            name = path.stem if path.suffix == ".safetensors" else path.name
+        taken = sum(own == name or own.rpartition(" ")[0] == name for own in found)
+        found[f"{name} {taken + 1}" if taken else name] = _encoder(place)
+    return found
 
 
 def search(

@@ -48,8 +48,22 @@ class Kept:
     "Folder for the checkpoints of fine-tuning, which let it go on after a stop. The default is in the run's folder."
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Compared:
+    """What an evaluation tests on, and what it sets beside the encoder."""
+
+    folds: int | None = None
+    "Test every sample once, in this many folds of whole groups, instead of one training part and one test part."
+    against: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    "Other encoders to compare with, such as another run or an encoder file. You may name several."
+    frame_statistics: bool = False
+    "Also score plain statistics of the pixels. This control needs no network."
+
+
 THE_ONLY = Columns()
 NOWHERE_ELSE = Kept()
+USUALLY = Compared()
 _SHOWN = 20  # predictions on the terminal
 
 
@@ -103,7 +117,7 @@ def evaluate(
     columns: Columns = THE_ONLY,
     profile: str = "standard",
     pooling: str | None = None,
-    frame_statistics: bool = False,
+    compared: Compared = USUALLY,
     init: Path | None = None,
     seed: int = 0,
     kept: Kept = NOWHERE_ELSE,
@@ -115,7 +129,8 @@ def evaluate(
 
     Two untrained nets of the same kind are scored, too. random-init has fresh weights. first-weights is random-init
     with batch statistics that are measured on the training part. The difference to first-weights is what training
-    taught. n is the number of samples that were scored.
+    taught. n is the number of samples that were scored. The first sentence is the answer: worse than what, better than
+    what, or not decided.
 
     The run's folder also keeps the scores of its encoder, for the report. There is one file for each data set, label
     and split. You can change every setting of a protocol: --protocol finetune --finetune.epochs 50. You can
@@ -133,7 +148,6 @@ def evaluate(
             paper-occon.
         pooling: How the last feature map becomes one vector. encoder: as the encoder itself does it. gap: the mean.
             max-1x2x2: the largest value in each window of 1 × 2 × 2 cells. The default is the profile's.
-        frame_statistics: Also score plain statistics of the pixels. This control needs no network.
         init: Evaluate weights from elsewhere, or train them further with finetune. Give a run, or a checkpoint (.pth,
             .safetensors) that names the layers as torchvision, timm, MoCo or VISSL do. ENCODER is then a name, such as
             resnet_18 (see: unreel models), and --encoder.SETTING changes a setting of this encoder. Weights of ImageNet
@@ -172,7 +186,9 @@ def evaluate(
         group=columns.group,
         profile=profile,
         pooling=pooling,
-        baselines=(*USUAL_BASELINES, *(["frame-statistics"] if frame_statistics else [])),
+        baselines=(*USUAL_BASELINES, *(["frame-statistics"] if compared.frame_statistics else [])),
+        folds=compared.folds,
+        against=compared.against,
         settings=sections,
         work=kept.work if kept.work is not None or not is_run else encoder / "finetune",
         seed=seed,

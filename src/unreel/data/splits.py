@@ -98,18 +98,20 @@ def group_kfold(
     *,
     labels: Sequence[str] | str | None = None,
     group: str = "group",
+    seed: int | str | None = None,
 ) -> list[int]:
     """A fold 0 … k − 1 for every row; a group is in one fold, folds have nearly equal numbers of rows.
 
-    Groups are taken from the largest to the smallest (equal ones by name), each to the fold with the fewest rows (ties:
-    the lowest). With labels, each goes to the fold where it makes the classes' shares most equal over the folds, and
-    only ties go by size: stratified as far as whole groups allow.
+    Groups are taken from the largest to the smallest (equal ones by name, or by its hash), each to the fold with the
+    fewest rows (ties: the lowest). With labels, each goes to the fold where it makes the classes' shares most equal
+    over the folds, and only ties go by size: stratified as far as whole groups allow.
 
     Args:
         groups: one group per row, or a manifest.
         k: number of folds, from 2 to the number of groups.
         labels: one label per row, or the name of a manifest's label.
         group: which group of the manifest counts; rows without one go by their path.
+        seed: the order of equal groups by a hash of their names; another seed is another order. None: by name.
 
     Raises: UsageError for k out of range; DataError where labels and rows differ in number.
     """
@@ -132,7 +134,8 @@ def group_kfold(
     rows_in = [0] * k
     labels_in: list[Counter[str]] = [Counter() for _ in range(k)]
     fold_of: dict[str, int] = {}
-    for name in sorted(sizes, key=lambda g: (-sizes[g], g)):
+    drawn = {g: 0.0 if seed is None else hash_unit(f"fold:{g}", seed) for g in sizes}
+    for name in sorted(sizes, key=lambda g: (-sizes[g], drawn[g], g)):
 
         def cost(fold: int, name: str = name) -> tuple[float, int, int]:
             # Putting c rows where s lie already raises Σ share² by ((s + c)² − s²) / total²: least where classes lack.

@@ -28,6 +28,7 @@ from unreel.protocols.clips import ClipSource
 from unreel.protocols.compute import USUAL, Compute
 from unreel.protocols.features import Embeddings, evaluation_mode
 from unreel.protocols.store import TableKey, encoder_digest
+from unreel.tasks.folds import folds_of
 from unreel.tasks.task import Task
 
 BASELINES = ("random-init", "first-weights", "frame-statistics")
@@ -169,7 +170,11 @@ def first_weights(encoder: Encoder, task: Task, plan: ClipPlan, *, seed: int = 0
 
 
 def training_rows(task: Task, source: ClipSource) -> list[int]:
-    """Which rows of a task's clips are in its training part: found out with vectors that say nothing."""
+    """Which rows of a task's clips are in its training part: found out with vectors that say nothing.
+
+    With folds every row is in one of the training parts. Statistics are then those of all rows: one net serves all
+    folds, as a frozen encoder does, and it has seen the test samples without their labels, as pre-training may have.
+    """
     ids = np.array(source.ids)
     nothing = np.zeros((len(ids), 2, 1), np.float32)
     everything = Embeddings(
@@ -182,8 +187,9 @@ def training_rows(task: Task, source: ClipSource) -> list[int]:
         rows=np.arange(len(ids)),
         sources=ids,
     )
-    train = task.parts(everything).train.ids
-    return [] if train is None else [int(row) for row in np.flatnonzero(np.isin(ids, train))]
+    trained = [fold.parts(everything).train.ids for fold in folds_of(task)]
+    known = np.logical_or.reduce([np.isin(ids, [] if found is None else found) for found in trained])
+    return [int(row) for row in np.flatnonzero(known)]
 
 
 def _statistics(module: nn.Module) -> list[Tensor]:

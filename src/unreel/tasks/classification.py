@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,7 +21,7 @@ from unreel.protocols.features import Embeddings
 from unreel.protocols.head import Head, HeadCard, Predictions
 from unreel.protocols.protocol import encode
 from unreel.protocols.samples import FeatureSet, Truth, check_unique
-from unreel.tasks.labelled import Labelled, SplitRule, check_parts
+from unreel.tasks.labelled import Folds, Labelled, SplitRule, check_parts
 from unreel.tasks.task import TASKS, Metric, Outcomes, Parts, Resampled, source_name
 from unreel.tasks.trained import Examples
 
@@ -173,8 +174,10 @@ class LabelTask(ScoresLabels):
             ``test`` split the validation split is tested on.
         splits: one split per source, instead of the data's own.
         test_fraction: share for a hash split. seed: of that split.
-    Raises: UsageError for an ambiguous column; DataError for labels that are missing, fewer than two classes, an empty
-        part, or a group that straddles parts, with the names.
+        folds: instead of parts, this many folds of whole groups. Each is tested once, by what was fitted on the others:
+            ``folds`` then holds a task for each, with parts of its own, and this task has none.
+    Raises: UsageError for an ambiguous column, and for more folds than groups; DataError for labels that are missing,
+        fewer than two classes, an empty part, or a group that straddles parts, with the names.
     """
 
     def __init__(
@@ -189,6 +192,7 @@ class LabelTask(ScoresLabels):
         splits: Sequence[str] | None = None,
         test_fraction: float = 0.3,
         seed: int = 0,
+        folds: int | None = None,
     ) -> None:
         rule = SplitRule(train, validation, test, test_fraction, seed)
         self.source = source_name(data)
@@ -209,9 +213,20 @@ class LabelTask(ScoresLabels):
             )
         #: Where the parts come from, to tell two evaluations apart.
         self.split_rule = rule.told(own_splits)
-        self.roles, told = rule.roles(own_splits, labelled, self.identities, where=known.where, group=self.group)
         names = self.data.one_name_each() if isinstance(self.data, Manifest) else known.files
-        check_parts(self.roles, self.identities, names, noun="labelled source")
+        #: One task for each fold; empty without folds.
+        self.folds: tuple[LabelTask, ...] = ()
+        if folds is None:
+            self.roles, told = rule.roles(own_splits, labelled, self.identities, where=known.where, group=self.group)
+            check_parts(self.roles, self.identities, names, noun="labelled source")
+        else:
+            turns = Folds(folds, seed)
+            self.split_rule, self.roles = turns.told, np.where(labelled, "fold", "")
+            each, told = turns.roles(own_splits, labelled, self.identities, labels)
+            for roles in each:
+                check_parts(roles, self.identities, names, noun="labelled source")
+                self.folds = (*self.folds, copy.copy(self))
+                self.folds[-1].roles, self.folds[-1].folds = roles, ()
         classes = Counter(self.labels[self.roles != ""].tolist())
         if len(classes) < 2:
             raise DataError(f"label {self.label!r} has a single class, {next(iter(classes))!r}: nothing to tell apart")
@@ -254,6 +269,8 @@ class LabelTask(ScoresLabels):
 
     def parts(self, embeddings: Embeddings) -> Parts:
         """Embeddings of ``clips`` by part, with all their views; raises DataError for an empty part."""
+        if self.folds:
+            raise UsageError("a task with folds has no parts of its own: ask each of its .folds")
         positions = np.array(self.used)[embeddings.rows]
         roles = self.roles[positions]
         vectors, ids = embeddings.views, embeddings.ids

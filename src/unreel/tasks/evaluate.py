@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from unreel.core.errors import UsageError
 from unreel.core.files import check_folder
 from unreel.core.keys import Key
+from unreel.core.words import counted
 from unreel.data.batch import Fault
 from unreel.data.manifest import Source
 from unreel.data.sampling import ClipPlan
@@ -25,6 +27,7 @@ from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.store import encoder_digest
 from unreel.tasks.baselines import USUAL_BASELINES, controls
 from unreel.tasks.classification import LabelTask
+from unreel.tasks.folds import folds_of, pooled
 from unreel.tasks.gallery import GalleryTask
 from unreel.tasks.profiles import AnyProtocol, get_profile, resolve_protocols
 from unreel.tasks.records import Record, Resampling, record_of, scores_of
@@ -33,6 +36,7 @@ from unreel.tasks.task import Outcomes, Parts, Task
 from unreel.tasks.trained import TrainedProtocol, TrainedResult, run_trained
 from unreel.train.health import collapsed
 
+log = logging.getLogger(__name__)
 _GALLERY_QUERIES = 12
 _GALLERY_NEIGHBOURS = 5
 
@@ -46,6 +50,7 @@ def evaluate(
     gallery: Source | ArrayClips | None = None,
     label: str | None = None,
     group: str | None = None,
+    folds: int | None = None,
     baselines: Sequence[str] = USUAL_BASELINES,
     external: Encoder | Mapping[str, Encoder] | None = None,
     profile: str = "standard",
@@ -67,6 +72,10 @@ def evaluate(
         gallery: another data set, whose train part (all of it where it has none) takes the place of the data's own,
             the data's test part (all of it where it has none) being the queries; see ``GalleryTask``.
         label, group: which columns (see ``LabelTask``); not with a ``Task``.
+        folds: instead of a training and a test part, so many folds of whole groups (see ``LabelTask``). Every sample is
+            tested once; what is chosen is chosen inside the other folds; scores, intervals and differences are those of
+            all samples together. Frozen encoders embed once, "finetune" trains once for every fold. ``first-weights``
+            settles on the samples of all folds, labels unseen.
         baselines: ``random-init`` (the same architecture, fresh weights from ``seed``), ``first-weights`` (the same
             fresh weights, their batch statistics settled on the training part), ``frame-statistics``.
         external: other frozen encoders to stand beside, one or several by name; each sees as many clips
@@ -87,20 +96,22 @@ def evaluate(
     if protocol is None and gallery is not None:
         protocol = "retrieval"
     protocols = resolve_protocols(protocol, profile, settings=settings)
-    pooled = chosen.pooling if pooling is None else Pooling.of(pooling)
+    how = chosen.pooling if pooling is None else Pooling.of(pooling)
     if out is not None:
         check_report(out)
     if compute.folder is not None and any(isinstance(p, TrainedProtocol) for p in protocols):
         check_folder(compute.folder)
     task: Task
     if isinstance(data, Task):
-        if label is not None or group is not None or gallery is not None:
-            raise UsageError("label, group and gallery are the task's own: leave them out")
+        if any(own is not None for own in (label, group, gallery, folds)):
+            raise UsageError("label, group, gallery and folds are the task's own: leave them out")
         task = data
     elif gallery is not None:
+        if folds is not None:
+            raise UsageError("folds are of one data set: leave out the gallery, or the folds")
         task = GalleryTask(data, gallery, label=label, group=group)
     else:
-        task = LabelTask(data, label=label, group=group, seed=seed)
+        task = LabelTask(data, label=label, group=group, seed=seed, folds=folds)
     plan = chosen.plan(encoder.input_spec) if clips is None else clips
     others = {"external": external} if isinstance(external, Encoder) else dict(external or {})
     for name in others:
@@ -109,15 +120,15 @@ def evaluate(
     frozen = not all(isinstance(p, TrainedProtocol) for p in protocols)
     asked_for = [name for name in baselines if frozen or name != "first-weights"]
     beside, notes = controls(encoder, asked_for, task, plan, seed=seed, compute=compute)
-    nets = {name: Asked(net, plan, None if name == "frame-statistics" else pooled) for name, net in beside.items()}
-    nets = {"encoder": Asked(encoder, plan, pooled), **nets}
+    nets = {name: Asked(net, plan, None if name == "frame-statistics" else how) for name, net in beside.items()}
+    nets = {"encoder": Asked(encoder, plan, how), **nets}
     for name, net in others.items():
         own = (
             chosen.plan(net.input_spec)
             if clips is None and chosen.clips is not None
             else replace(default_plan(net.input_spec, num_clips=plan.num_clips), num_crops=plan.num_crops)
         )
-        nets[name] = Asked(net, own, pooled)
+        nets[name] = Asked(net, own, how)
     answers = ask(task, protocols, nets, seed=seed, compute=compute)
     named = protocol if isinstance(protocol, Sequence) and not isinstance(protocol, str) else [protocol]
     strangers = [name for name in named if isinstance(name, str) and name not in chosen.own]
@@ -131,7 +142,7 @@ def evaluate(
         **getattr(task, "about", {}),
         "protocols": ", ".join(p.name for p in protocols),
         "profile": profile,
-        "pooling": pooled.name,
+        "pooling": how.name,
     }
     report = _report(task, answers, resampling, about=about, notes=[*told, *notes])
     if out is not None:
@@ -176,25 +187,35 @@ def ask(
     embeddings = _embedded(task, nets, compute) if frozen else {}
     faults = merge_faults(embeddings.values())
     outcomes: dict[str, dict[str, Outcomes]] = {name: {} for name in nets}
-    parts: Parts | None = None
+    folds, parts = folds_of(task), list[Parts]()
     notes: list[str] = []
     for name, found in embeddings.items():
-        parts = task.parts(found)
+        parts = [fold.parts(found) for fold in folds]
         if collapsed(found.vectors):
             notes.append(f"all embeddings of {name} are equal, or nearly so: it has collapsed")
         for p in frozen:
-            head = p.fit(parts.train, validation=parts.validation, seed=seed)
-            outcomes[name][p.name] = task.score(head.predict(parts.test.unlabelled), parts.test.truth)
-    trained: TrainedResult | None = None
+            heads = [p.fit(part.train, validation=part.validation, seed=seed) for part in parts]
+            outcomes[name][p.name] = pooled(
+                [
+                    task.score(head.predict(part.test.unlabelled), part.test.truth)
+                    for head, part in zip(heads, parts, strict=True)
+                ]
+            )
+    trained: list[TrainedResult] = []
     for recipe in learning:
         left_out = ("frame-statistics", "first-weights")
         learners = {n: (asked.net, asked.clips) for n, asked in nets.items() if n not in left_out}
-        trained = run_trained(recipe, learners, task, seed=seed, compute=compute)
-        for name, o in trained.outcomes.items():
-            outcomes[name][recipe.name] = o
-        faults = tuple(dict.fromkeys((*faults, *trained.faults)))
+        if len(folds) > 1:
+            each, total = counted(len(learners), "encoder"), len(folds) * len(learners)
+            log.info("%s: %d folds × %s = %d trainings, one after the other", recipe.name, len(folds), each, total)
+        trained = [run_trained(recipe, learners, fold, seed=seed, compute=compute) for fold in folds]
+        for name in learners:
+            outcomes[name][recipe.name] = pooled([result.outcomes[name] for result in trained])
+        faults = tuple(dict.fromkeys((*faults, *(fault for result in trained for fault in result.faults))))
         if "random-init" in learners:
             notes.append(f"{recipe.name}: random-init is the same net trained from scratch on the labels (supervised)")
+    if len(folds) > 1 and embeddings and "first-weights" in nets:
+        notes.append("first-weights: batch statistics are those of the samples of all folds, labels unseen")
     sizes, classes = _sizes(parts, trained)
     order = [p.name for p in protocols]
     records: dict[str, dict[str, Record]] = {}
@@ -247,6 +268,7 @@ def _report(
             "noun": str(noun),
             "classes": answers.classes,
             **answers.sizes,
+            **({"folds": len(folds_of(task))} if len(folds_of(task)) > 1 else {}),
             "n_unreadable": len(first.faults),
         },
         encoder={
@@ -266,14 +288,21 @@ def _report(
     )
 
 
-def _sizes(parts: Parts | None, trained: TrainedResult | None) -> tuple[dict[str, int], list[str]]:
-    """Sizes of the parts and the classes: as far as could be read where features were made, else as listed."""
-    if parts is not None:
-        n_val = 0 if parts.validation is None else len(parts.validation)
-        sizes = {"n_train": len(parts.train), "n_val": n_val, "n_test": len(parts.test)}
-        return sizes, sorted({str(v) for v in [*parts.train.labels, *parts.test.labels]})
-    assert trained is not None
-    return trained.sizes, trained.classes
+def _sizes(parts: Sequence[Parts], trained: Sequence[TrainedResult]) -> tuple[dict[str, int], list[str]]:
+    """Sizes of the parts and the classes: as far as could be read where features were made, else as listed.
+
+    Of folds, the smallest training and validation part, and what was tested in all.
+    """
+    if parts:
+        found = [
+            {"n_train": len(p.train), "n_val": 0 if p.validation is None else len(p.validation), "n_test": len(p.test)}
+            for p in parts
+        ]
+        classes = {str(v) for p in parts for v in (*p.train.labels, *p.test.labels)}
+    else:
+        found, classes = [t.sizes for t in trained], {name for t in trained for name in t.classes}
+    sizes = {name: min(size[name] for size in found) for name in ("n_train", "n_val")}
+    return {**sizes, "n_test": sum(size["n_test"] for size in found)}, sorted(classes)
 
 
 def _notes_of_heads(records: Mapping[str, Mapping[str, Record]]) -> Iterator[str]:

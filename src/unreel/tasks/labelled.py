@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unreel.core.checks import Fraction, checked
+from unreel.core.checks import Fraction, Range, checked
 from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.data.split_names import count_splits, split_role, splits_meant, unclear_splits
-from unreel.data.splits import hash_split
+from unreel.data.splits import group_kfold, hash_split
 from unreel.media import Decoder
 from unreel.protocols.clips import ArrayClips, ClipSource, ManifestClips
 
@@ -182,6 +182,46 @@ class SplitRule:
             shown = count_splits(outside)
             notes.append(f"{len(outside)} {noun}s are in none of the splits used ({shown}): left out")
         return roles, notes
+
+
+@checked
+@dataclass(frozen=True)
+class Folds:
+    """Parts that take turns: every usable source is tested once, by what was fitted on the other folds.
+
+    Attributes:
+        k: how many folds, from 2 on. seed: for the order of groups of one size, see ``data.splits.group_kfold``.
+    Raises: UsageError for k out of range.
+    """
+
+    k: Annotated[int, Range(ge=2)]
+    seed: int = 0
+
+    @property
+    def told(self) -> str:
+        """Where the parts come from, to tell two evaluations apart."""
+        return f"{self.k} folds, seed {self.seed}"
+
+    def roles(
+        self, splits: Sequence[str], usable: NDArray[np.bool_], identities: Sequence[str], labels: Sequence[str]
+    ) -> tuple[list[NDArray[Any]], list[str]]:
+        """For every fold "train", "test" or "" (left out) per source, and what a reader should know.
+
+        Args: as ``SplitRule.roles``. labels: their shares are kept in every fold as far as whole groups allow.
+        Raises: UsageError for more folds than groups.
+        """
+        used = [int(i) for i in np.flatnonzero(usable)]
+        names = [identities[i] for i in used]
+        groups, grouped = len(set(names)), any(not name.startswith("file:") for name in names)
+        unit = "groups" if grouped else "files"
+        if self.k > groups:
+            raise UsageError(f"{self.k} folds need {self.k} {unit}, and the labelled data have {groups}: ask for fewer")
+        folds = np.full(len(usable), -1)
+        folds[used] = group_kfold(names, self.k, labels=[labels[i] for i in used], seed=self.seed)
+        notes = [f"{self.k} folds of whole {unit}: each source is tested once, by what was fitted on the other folds"]
+        if any(splits):
+            notes.append(f"the data's own splits play no part ({count_splits([s for s in splits if s])})")
+        return [np.where(folds == i, "test", np.where(usable, "train", "")) for i in range(self.k)], notes
 
 
 def check_parts(roles: NDArray[Any], identities: Sequence[str], files: Sequence[str], *, noun: str) -> None:

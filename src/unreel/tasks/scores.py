@@ -19,6 +19,7 @@ from unreel.core.files import check_file, check_folder, write_whole
 from unreel.core.text import table
 from unreel.core.words import counted
 from unreel.stats.intervals import Interval, PairedDifference
+from unreel.tasks.answer import sentence
 from unreel.tasks.baselines import BASELINES, USUAL_BASELINES
 
 _FORMAT = 1
@@ -127,7 +128,8 @@ class Score:
         head = f"{self.protocol} {self.metric} {self.value:.3f} ({samples})"
         if self.interval is None:
             return f"{head}: too few groups for an interval; this decides nothing"
-        parts = [self._chance_verdict(), *(self._difference_verdict(name) for name in self.differences)]
+        losses_first = sorted(self.differences, key=lambda name: self.word(name) != "worse")
+        parts = [self._chance_verdict(), *(self._difference_verdict(name) for name in losses_first)]
         if self.n_groups < FEW_GROUPS:
             parts.append(
                 f"bootstrap intervals from {counted(self.n_groups, 'group')} are too narrow, read them with care"
@@ -235,6 +237,11 @@ class Report:
         """One sentence per protocol on what its primary score decides, and what n is too small to decide."""
         return tuple(s.verdict for s in self.scores if s.encoder == "encoder" and s.primary)
 
+    @property
+    def sentence(self) -> str:
+        """The answer first: below chance or beaten, by what and by how much; not decided; or better than what."""
+        return sentence(self.scores)
+
     def table(self) -> str:
         """The scores of the encoder asked about as aligned text, its controls beside them."""
         mine = [s for s in self.scores if s.encoder == "encoder"]
@@ -255,13 +262,13 @@ class Report:
         return table(header, rows)
 
     def text(self) -> str:
-        """The table, what it decides, and the notes."""
-        parts = [self.table(), *self.verdicts, *(f"note: {note}" for note in self.notes)]
+        """The answer in a sentence, the table, what it decides, and the notes."""
+        parts = [self.sentence, self.table(), *self.verdicts, *(f"note: {note}" for note in self.notes)]
         if self.faults:
             shown = ", ".join(f["path"] for f in self.faults[:5])
             them = "it" if len(self.faults) == 1 else "them"
             parts.append(f"{counted(len(self.faults), 'source')} could not be read; no n includes {them}: {shown}")
-        return "\n".join(parts)
+        return "\n".join(part for part in parts if part)
 
     __str__ = text
 
@@ -272,7 +279,7 @@ class Report:
         for before, after in zip(self.scores, values["scores"], strict=True):
             after["interval"] = None if before.interval is None else before.interval._asdict()
             after["versus_chance"] = before.versus_chance
-        return {"format": _FORMAT, **values, "verdicts": list(self.verdicts)}
+        return {"format": _FORMAT, "sentence": self.sentence, **values, "verdicts": list(self.verdicts)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
