@@ -26,8 +26,7 @@ from unreel.methods import Method, list_methods
 from unreel.nn import Encoder, list_encoders
 from unreel.nn.export import DetectionSet
 from unreel.nn.external import wrap_encoder
-from unreel.nn.weights import FILE_NAME, save_encoder
-from unreel.nn.weights import load_encoder as load_encoder_file
+from unreel.nn.weights import FILE_NAME, named_encoder, save_encoder
 from unreel.protocols.compute import Compute, sorted_options
 from unreel.protocols.features import Embeddings
 from unreel.protocols.features import embed as embed_features
@@ -44,7 +43,7 @@ from unreel.train import run as train_run
 from unreel.train.backend import Backend
 from unreel.train.health import collapsed
 from unreel.train.options import Keeping, Training
-from unreel.train.run import REPORT_FILE, Run
+from unreel.train.run import REPORT_FILE, Run, open_encoder
 
 if TYPE_CHECKING:
     from unreel.protocols.protocol import FeatureProtocol
@@ -82,28 +81,25 @@ AnyEncoder: TypeAlias = "Encoder | Run | str | os.PathLike[str]"
 # --- encoders and embeddings ------------------------------------------------------------------------------------
 
 
-def load_encoder(path_or_run: str | os.PathLike[str] | Run) -> Encoder:
-    """The encoder of a file or of a run, in evaluation mode.
+def load_encoder(path_or_run: str | os.PathLike[str] | Run, *, factory: str | None = None) -> Encoder:
+    """The encoder of a file, of a run, or of a name, in evaluation mode; see ``unreel.train.run.open_encoder``.
 
+    Args:
+        factory: code that may be run to build what the file holds, as ``package.module:factory``.
     Raises: DataError when there is none, or the run is not complete.
     """
-    if isinstance(path_or_run, Run):
-        return path_or_run.load_encoder()
-    path = Path(path_or_run)
-    if (path / "config.yaml").is_file():
-        return Run(path).load_encoder()
-    return load_encoder_file(path)
+    return open_encoder(path_or_run, factory=factory)
 
 
 def _encoder(encoder: AnyEncoder) -> Encoder:
-    return encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
+    return encoder if isinstance(encoder, Encoder) else open_encoder(encoder)
 
 
 def embed(encoder: AnyEncoder, data: Source, **options: Any) -> Embeddings:
     """One embedding per video: ``.vectors`` (N, D) float32, ``.ids``, ``.labels``.
 
     Args:
-        encoder: an encoder, a run, or the path of either.
+        encoder: an encoder, a run, the path of either, or the name of an encoder with weights.
         data: a folder, a manifest, or a list of paths.
         options: clips, pooling, window, every, device, store and others, see ``unreel.protocols.features.embed``.
     """
@@ -121,7 +117,7 @@ def evaluate(
     """What an encoder is worth on labelled videos: scores with n, chance, the same net untrained, and intervals.
 
     Args:
-        encoder: an encoder, a run, or the path of either.
+        encoder: an encoder, a run, the path of either, or the name of an encoder with weights.
         data: a labelled manifest, a folder with one sub-folder per class, or a task (``unreel.tasks``).
         protocol: "linear", "knn", "retrieval", "svm", or several; the profile's first ("linear") by default.
         against: other encoders to stand beside, as ``encoder``; the report calls them by their names.
@@ -158,7 +154,7 @@ def search(
     """The ``top`` videos most like one video, best first; the query itself is left out.
 
     Args:
-        encoder: an encoder, a run, or the path of either.
+        encoder: an encoder, a run, the path of either, or the name of an encoder with weights.
         data: the videos to search, or their embeddings.
         query: a video file.
         top: how many, ≥ 1; fewer come back when there are fewer.
@@ -197,8 +193,8 @@ def predict(
     fitted before predicts.
 
     Args:
-        head_or_run: with ``labels`` an encoder, a run, or the path of either; else a head, its file, or the run (or any
-            folder) that keeps it.
+        head_or_run: with ``labels`` an encoder, a run, the path of either, or the name of an encoder with weights; else
+            a head, its file, or the run (or any folder) that keeps it.
         data: what to predict: a folder, a manifest, or a list of paths.
         labels: a table with the columns path and label. Its paths start at the folder of the data, or at its own.
         protocol: "linear", "knn", "svm", or a protocol (``unreel.protocols``).
@@ -243,8 +239,9 @@ def predict(
         if not isinstance(head_or_run, Encoder):
             place = _path(head_or_run)
             target = place if head is None and place.is_dir() else head
-            file = place / FILE_NAME if place.is_dir() else place
-            fitted = with_card(fitted, encoder_file=os.path.abspath(file))
+            file = os.path.abspath(place / FILE_NAME if place.is_dir() else place)
+            named = named_encoder(place)
+            fitted = with_card(fitted, **({"encoder_file": file} if named is None else {"encoder_name": named}))
         if target is not None:
             kept = save_head(fitted, target)
     table = predictions.predict_table(fitted, net, manifest, window=window, every=every, compute=compute)
@@ -300,7 +297,7 @@ def export(
     "detectron2" write the weights of a ResNet-18 or ResNet-50 under their names.
 
     Args:
-        encoder: an encoder, a run, or the path of either; a head, or its file.
+        encoder: an encoder, a run, the path of either, or the name of an encoder with weights; a head, or its file.
         format: "onnx" (.onnx), "torch" (.pt2), "hub" (a folder), "torchvision" (.pth, .pt, .safetensors), "detectron2"
             (.pkl).
         out: the file or folder to write.
@@ -312,7 +309,7 @@ def export(
     head = encoder if isinstance(encoder, Head) else None
     if isinstance(encoder, str | os.PathLike) and Path(encoder).is_file() and is_head(Path(encoder)):
         head = load_head(encoder)
-    source = None if isinstance(encoder, Encoder | Head) else _path(encoder)
+    source: str | Path | None = None if isinstance(encoder, Encoder | Head) else _path(encoder)
     if head is not None:
         from unreel.tasks.predict import encoder_file
 

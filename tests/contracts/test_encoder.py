@@ -134,3 +134,23 @@ class TestEfficientNetLite0(EncoderSuite):
     @classmethod
     def encoder(cls) -> Encoder:
         return create_encoder("efficientnet_lite0", pretrained=False, seed=0).eval()
+
+
+def small_net(width: int = 6, pretrained: bool = True) -> nn.Module:
+    """A depthwise net as a stranger writes it, without a word of unreel; ``pretrained`` fills it with one number."""
+    low = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.Hardswish())
+    high = nn.Sequential(nn.Conv2d(width, width, 3, 2, 1, groups=width), nn.BatchNorm2d(width))
+    if pretrained:
+        nn.init.constant_(low[0].bias, 0.25)
+    return nn.Sequential(low, high)
+
+
+class TestFactory(EncoderSuite):
+    can_refine = False
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls) -> Encoder:
+        return create_encoder(
+            f"{__name__}:small_net", layers=("0", "1"), mean=(0.5, 0.4, 0.3), size_px=32, seed=0
+        ).eval()

@@ -65,6 +65,13 @@ def test_a_foreign_net_is_reset_module_by_module():
         random_init(Foreign(loose=True))
 
 
+def test_a_net_that_cannot_be_drawn_again_is_scored_without_those_controls(tiny_world):
+    found = evaluate(Foreign(loose=True), tiny_world, label="motion", protocol="knn")
+    assert found.score().references == {}
+    (note,) = [n for n in found.notes if n.startswith("random-init and first-weights: no control with fresh weights")]
+    assert "1 parameters of Foreign cannot be drawn again, such as token" in note
+
+
 class Normed(Foreign):
     """One batch norm, on the pixels themselves: what its statistics must be is known."""
 

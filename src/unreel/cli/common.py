@@ -84,6 +84,8 @@ class Computing:
     "cpu, cuda, cuda:1, or mps. The default is the best one there is."
     workers: int | None = None
     "How many processes read files. 0 reads in this process. The default suits the device and the cores."
+    factory: str | None = None
+    "Your code that builds the encoder, as package.module:factory. Only an encoder that was made by such code needs it."
 
     def check(self) -> None:
         """Raise UsageError for what cannot be, before any work."""
@@ -91,12 +93,16 @@ class Computing:
 
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"--workers {self.workers}: expected a number of processes, 0 or more")
+        if self.factory is not None:
+            from unreel.nn.foreign import name_factory
+
+            name_factory(self.factory)
         choose_device(self.device)
 
     def options(self) -> dict[str, Any]:
         """What a function of ``unreel.api`` is given of these."""
         self.check()
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "factory"}
 
 
 @Parameter(name="*", group=_COMPUTING)

@@ -92,7 +92,8 @@ def annotate(
     Args:
         name: What to compute: motion_energy, boxes, or masks.
         data: A folder of videos or images, or a manifest (CSV or Parquet).
-        encoder: For boxes and masks: a run's folder, or an encoder file (.safetensors).
+        encoder: For boxes and masks: a run's folder, an encoder file (.safetensors), or the name of an encoder with
+            weights.
         crf: For boxes: first snap the maps to the edges of the picture. This takes a few seconds per frame of 224
             pixels without a GPU. The default is to do it for images, as in the paper.
         clips: For boxes and masks: how many clips per video. The default is enough to see most of it.

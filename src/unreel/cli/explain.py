@@ -35,8 +35,8 @@ def explain(
     You can set everything else by its name: --cam.mask_colour blur, --objects.margin 0.1, --crf.bilateral_srgb 8.
 
     Args:
-        encoder: A run's folder, or an encoder file (.safetensors). Such a file has no projections, so its embeddings
-            are compared instead.
+        encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
+            efficientnet_lite0. Only a run has projections; of the others, the embeddings are compared instead.
         data: A folder of images or videos, or a manifest (CSV or Parquet).
         out: Folder for the page (index.html), overlays, maps and boxes.
         iterations: How often to repeat the search. Each time, everything found so far is masked out.

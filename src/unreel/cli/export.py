@@ -16,6 +16,7 @@ def export(
     out: Path,
     settings_for: Literal["coco", "voc"] | None = None,
     batch: int = 16,
+    factory: str | None = None,
     common: Common = NO_OPTIONS,
 ) -> int:
     """Write an encoder, or a head with its encoder, for other programs and other people.
@@ -30,15 +31,21 @@ def export(
     Res5ROIHeadsExtraNorm.
 
     Args:
-        encoder: A run's folder, an encoder file (.safetensors), or a head file that "unreel predict" kept.
+        encoder: A run's folder, an encoder file (.safetensors), the name of an encoder with weights, such as
+            efficientnet_lite0, or a head file that "unreel predict" kept.
         format: onnx (.onnx), torch (.pt2), hub (a folder), torchvision (.pth, .pt, .safetensors) or detectron2 (.pkl).
             onnx needs the extra: pip install "unreel[onnx]".
         out: The file or folder to write.
         settings_for: With detectron2: also write the settings for this data set.
         batch: With --settings-for: the batch size, counted over all GPUs.
+        factory: Your code that builds the encoder, as package.module:factory. Only an encoder that was made by such
+            code needs it.
     """
     from unreel import api
+    from unreel.nn.foreign import name_factory
 
+    if factory is not None:
+        name_factory(factory)
     found = api.export(encoder, format=format, out=out, settings_for=settings_for, batch=batch)
     plain: dict[str, object] = {"file": str(found.file), "format": format, "architecture": found.architecture}
     lines = [f"wrote {found.file}: {found.architecture}, {_HOW[format]}"]

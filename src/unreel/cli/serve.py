@@ -25,7 +25,8 @@ def serve(
     pip install "unreel[serve]".
 
     Args:
-        encoder: A run's folder, or an encoder file (.safetensors).
+        encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
+            efficientnet_lite0 or timm:NAME.
         data: A folder of videos or images, or a manifest (CSV or Parquet).
         out: The folder for labels.csv and the trained head. Labels that are there already are read.
         port: Where the page listens: http://127.0.0.1:PORT.

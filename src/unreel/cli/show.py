@@ -9,6 +9,11 @@ from unreel.cli.common import NO_OPTIONS, Common
 from unreel.core.errors import UsageError
 from unreel.core.text import table
 
+_OTHERS = (
+    "You can also name a net of another package: timm:NAME, hf:NAME (transformers), or your own code as "
+    "package.module:factory. See docs/own_encoder.md."
+)
+
 
 def demo(
     *, out: Path = Path("demo-run"), full: bool = False, tiny: bool = False, seed: int = 0, common: Common = NO_OPTIONS
@@ -74,7 +79,8 @@ def models(pattern: str = "*", /, *, common: Common = NO_OPTIONS) -> int:
         for r in rows
     ]
     text = table(("name", "parameters", "features", "input: frames × pixels² (stride)"), lines)
-    common.print({"encoders": rows, "not_installed": missing}, "\n".join([text, *missing]))
+    others = [_OTHERS] if pattern == "*" else []
+    common.print({"encoders": rows, "not_installed": missing}, "\n".join([text, *missing, *others]))
     return 0
 
 

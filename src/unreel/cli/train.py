@@ -38,7 +38,8 @@ def pretrain(
         data: A folder of videos or images, or a manifest (CSV or Parquet).
         out: The run's folder: settings, metrics, checkpoints, encoder, report.
         method: How to learn, such as cvrl, tcgl or vcop. The default is the recipe's.
-        encoder: What to train, such as r3d_small or resnet_18. The default is the recipe's.
+        encoder: What to train: a name such as r3d_small or efficientnet_lite0 (see: unreel models), timm:NAME, hf:NAME,
+            or package.module:factory. The default is the recipe's.
         init: Weights to start from: a run's folder, an encoder file, or a checkpoint (.pth, .safetensors) that names
             the layers as torchvision, timm, MoCo or VISSL do. Every layer of the encoder must match. Heads are left
             out. Weights of ImageNet usually need --encoder.normalization imagenet. Short for --encoder.weights.

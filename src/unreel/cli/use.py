@@ -82,7 +82,8 @@ def embed(
     """Write one embedding per video or image, or one for each window of a long video.
 
     Args:
-        encoder: A run's folder, or an encoder file (.safetensors).
+        encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
+            efficientnet_lite0 or timm:NAME.
         data: A folder of videos or images, or a manifest (CSV or Parquet).
         out: The file to write: .npz or .parquet.
         label: Which label column to write beside the vectors, if the data has several.
@@ -137,7 +138,9 @@ def evaluate(
     also change every setting of a task: --task shift --task.shifted imagenet_r.csv --task.hypernyms data.noun.
 
     Args:
-        encoder: A run's folder, or an encoder file (.safetensors). With --init, the name of an encoder.
+        encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
+            efficientnet_lite0 or timm:NAME.
+            With --init, the name of any encoder.
         data: A labelled manifest, or a folder with one sub-folder per class.
         protocol: What to do with the embeddings. finetune trains all layers. You may name several. The default is the
             profile's first protocol (linear in the standard profile), or retrieval if there is a gallery.
@@ -160,6 +163,7 @@ def evaluate(
     embedding.check()
     from unreel import api
     from unreel.core.files import WriteError, check_file
+    from unreel.nn.weights import named_encoder
     from unreel.tasks.baselines import USUAL_BASELINES
     from unreel.tasks.scores import check_report
 
@@ -167,7 +171,10 @@ def evaluate(
     asked = _task(task, data, sections.pop("task", {}), columns=columns, gallery=gallery, seed=seed)
     if asked is not None:
         columns = THE_ONLY  # the task has them
-    net, started = (encoder, ()) if init is None else _start(str(encoder), init, sections.pop("encoder", {}), seed)
+    if init is not None or ("encoder" in sections and named_encoder(encoder)):
+        net, started = _start(str(encoder), init, sections.pop("encoder", {}), seed)
+    else:
+        net, started = encoder, ()
     is_run = init is None and (encoder / "config.yaml").is_file()
     if out is not None:
         check_file(out)
@@ -204,14 +211,18 @@ def evaluate(
     return 0
 
 
-def _start(name: str, init: Path, settings: Mapping[str, object], seed: int) -> tuple[Encoder | Path, tuple[str, ...]]:
-    """A new encoder with the weights of a file or a run, and a sentence on what matched."""
+def _start(
+    name: str, init: Path | None, settings: Mapping[str, object], seed: int
+) -> tuple[Encoder | Path, tuple[str, ...]]:
+    """A new encoder, with the weights of a file or a run where one is given, and a sentence on what matched."""
     from unreel.core.settings import Layer, Settings
+    from unreel.nn.foreign import name_factory
     from unreel.recipes.build import start_encoder
     from unreel.recipes.schema import COMMAND_LINE, settings_schema
 
+    name_factory(name)
     schema = {"encoder": settings_schema(None)["encoder"]}
-    asked = {"encoder": {"name": name, "weights": str(init), **settings}}
+    asked = {"encoder": {"name": name, **({} if init is None else {"weights": str(init)}), **settings}}
     _, net, started = start_encoder(Settings.resolve(schema, [Layer(COMMAND_LINE, asked)]), seed=seed)
     return net, started
 
@@ -260,7 +271,8 @@ def search(
     """Find the videos or images that are most like the one you give.
 
     Args:
-        encoder: A run's folder, or an encoder file (.safetensors).
+        encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
+            efficientnet_lite0 or timm:NAME.
         data: What to search: a folder of videos or images, or a manifest (CSV or Parquet).
         query: A video or an image.
         top: How many to show.
@@ -301,8 +313,9 @@ def predict(
     a probability, which is calibrated on a part of the labelled files.
 
     Args:
-        run: A run's folder, or an encoder file (.safetensors). Without --labels: a head file, or a run
-            that keeps a head.
+        run: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
+            efficientnet_lite0 or timm:NAME. Without --labels: a head file, or a run that keeps a
+            head.
         data: What to predict: a folder of videos or images, or a manifest (CSV or Parquet).
         labels: A table (CSV or Parquet) with the columns path and label. Its paths are relative to the folder of
             the data, or to the table's own folder.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,20 @@ def dct_highpass(clips: Tensor, count: int) -> Tensor:
     return clips - torch.einsum("ts,bcshw->bcthw", low, clips)
 
 
+def without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that build the same net without fetching weights: ``pretrained`` is False."""
+    return {key: False if key == "pretrained" and value is True else value for key, value in arguments.items()}
+
+
+def _plain(value: object) -> object:
+    """An argument as JSON can hold it: tuples become lists, mappings and sequences are converted inside."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
 class Encoder(nn.Module):
     """Base of every encoder. Subclasses set the four attributes and write ``forward_features``.
 
@@ -106,6 +120,11 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.arguments = {}
+
+    def record(self, name: str, arguments: Mapping[str, object]) -> None:
+        """Keep what builds this net again, with fresh weights: ``pretrained`` is kept as False."""
+        self.architecture = name
+        self.arguments = {key: _plain(value) for key, value in without_weights(arguments).items()}
 
     def prepare(self, clips: Tensor) -> Tensor:
         """Pixels to network input: the only place for value range, mean/std, grey, DC removal and repetition.

@@ -14,8 +14,8 @@ from unreel.core.checks import checked
 from unreel.core.errors import UsageError, unknown_name
 from unreel.core.modules import evaluating
 from unreel.nn.encoder import Encoder, InputSpec, StageInfo
+from unreel.nn.frames import PerFrame, fold_frames, unfold_frames
 from unreel.nn.kernels import keep_clear
-from unreel.nn.resnet import PerFrame, fold_frames, unfold_frames
 
 Pool: TypeAlias = Literal["mean", "max", "cls"]
 Layout: TypeAlias = Literal["BCTHW", "BTCHW", "frames"]
@@ -234,7 +234,10 @@ class WrappedEncoder(Encoder):
         """Only 1 (a copy) is possible; UsageError otherwise: the strides of a foreign net are its own affair."""
         if factor == 1:
             return copy.deepcopy(self)
-        raise UsageError("a wrapped module cannot be refined; build it with smaller strides and wrap that")
+        raise UsageError(
+            "a wrapped module cannot be refined; keep its resolution (--expand-resolution 1), or build it with smaller "
+            "strides and wrap that"
+        )
 
 
 wrap_encoder = WrappedEncoder

@@ -14,26 +14,13 @@ from unreel.core.checks import checked
 from unreel.core.errors import UsageError, nearest
 from unreel.core.registry import Registry
 from unreel.nn.encoder import Encoder
+from unreel.nn.foreign import foreign_builder, is_foreign, name_factory
 from unreel.nn.kernels import keep_clear
 
 P = ParamSpec("P")
 E = TypeVar("E", bound=Encoder)
 
 ENCODERS: Registry[Callable[..., Encoder]] = Registry("encoder")
-
-
-def _plain(value: object) -> object:
-    """An argument as JSON can hold it: tuples become lists, mappings and sequences are converted inside."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return value
-
-
-def without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that build the same net with fresh weights: ``pretrained`` is False where it was True."""
-    return {name: False if name == "pretrained" else value for name, value in arguments.items()}
 
 
 def register_encoder(name: str) -> Callable[[Callable[P, E]], Callable[P, E]]:
@@ -53,8 +40,7 @@ def register_encoder(name: str) -> Callable[[Callable[P, E]], Callable[P, E]]:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             encoder = checking(*args, **kwargs)
-            encoder.architecture = name
-            encoder.arguments = {k: _plain(v) for k, v in without_weights(bound.arguments).items()}
+            encoder.record(name, bound.arguments)
             keep_clear(encoder)
             return encoder
 
@@ -96,19 +82,28 @@ def list_encoders(pattern: str = "*") -> list[str]:
     return ENCODERS.names(pattern)
 
 
-def encoder_arguments(name: str) -> dict[str, inspect.Parameter]:
-    """The keyword arguments of a registered encoder, by name, with their annotations and defaults.
+def encoder_builder(name: str) -> Callable[..., Encoder]:
+    """What builds the encoders of a name: a registered one, or one with a scheme (``unreel.nn.foreign``).
 
-    Raises: UsageError for an unknown name, with the nearest ones.
+    Raises: UsageError for an unknown name, with the nearest ones; and as ``foreign_builder``.
     """
-    return dict(inspect.signature(ENCODERS[name], eval_str=True).parameters)
+    return foreign_builder(name) if is_foreign(name) else ENCODERS[name]
+
+
+def encoder_arguments(name: str) -> dict[str, inspect.Parameter]:
+    """The keyword arguments of an encoder, by name, with their annotations and defaults.
+
+    Raises: UsageError as ``encoder_builder``.
+    """
+    return dict(inspect.signature(encoder_builder(name), eval_str=True).parameters)
 
 
 def create_encoder(name: str, *, seed: int | None = None, resolution: int = 1, **arguments: object) -> Encoder:
     """A freshly initialised encoder.
 
     Args:
-        name: one of ``list_encoders()``.
+        name: one of ``list_encoders()``; ``timm:NAME`` or ``hf:NAME`` for a net of timm or transformers; or
+            ``package.module:factory``, code that makes an ``nn.Module`` or an ``Encoder``, which is run.
         seed: makes the initial weights a function of this number alone and leaves torch's global generator as it was;
             ``None`` draws from torch's generator, as any module does, so that ``torch.manual_seed`` decides.
         resolution: 1, 2 or 4, see ``Encoder.at_resolution``.
@@ -116,8 +111,8 @@ def create_encoder(name: str, *, seed: int | None = None, resolution: int = 1, *
 
     Raises: UsageError for an unknown name or argument, with the nearest ones, and for a value that cannot be.
     """
-    builder = ENCODERS[name]
-    known = encoder_arguments(name)
+    name_factory(name)
+    builder, known = encoder_builder(name), encoder_arguments(name)
     for argument in arguments:
         if argument not in known:
             close = nearest(argument, known) or sorted(known)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +20,11 @@ from unreel.core.checks import Range, checked
 from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.files import replacing
 from unreel.nn.encoder import Encoder, InputSpec
+from unreel.nn.foreign import check_named, is_foreign, name_factory
 from unreel.nn.inflate import InflateMode, inflate_state_dict
 from unreel.nn.kernels import channels_last, is_channels_last
 from unreel.nn.matching import PREFIXES, MatchReport, explain, foreign_parts, match_state, tensors_digest
-from unreel.nn.registry import create_encoder
+from unreel.nn.registry import ENCODERS, create_encoder, encoder_arguments
 
 FILE_NAME = "encoder.safetensors"
 _CARD = "unreel_card"
@@ -94,6 +97,24 @@ def save_encoder(encoder: Encoder, path: str | Path, card: Mapping[str, object] 
     return target
 
 
+def named_encoder(place: str | PathLike[str]) -> str | None:
+    """The name that ``place`` is of an encoder with weights; None where a file, a run or nothing known is there.
+
+    Raises: UsageError for the name of an encoder that has no weights by itself.
+    """
+    name = os.fspath(place)
+    if any(os.path.isfile(file) for file in (name, os.path.join(name, FILE_NAME), os.path.join(name, "config.yaml"))):
+        return None
+    if is_foreign(name) or (name in ENCODERS and "pretrained" in encoder_arguments(name)):
+        return name
+    if name in ENCODERS:
+        raise UsageError(
+            f"{name} is the name of an encoder without weights: give a run's folder, an encoder file, or the name of "
+            f"one with weights (see: unreel models); with evaluate, --init FILE gives {name} weights"
+        )
+    return None
+
+
 def _encoder_file(path: str | Path) -> Path:
     file = Path(path)
     if file.is_dir():
@@ -145,11 +166,13 @@ def _spec_from_card(values: Mapping[str, Any]) -> InputSpec:
     return InputSpec(**arguments)
 
 
-def load_encoder(path: str | Path, *, device: torch.device | str = "cpu") -> Encoder:
+def load_encoder(path: str | Path, *, device: torch.device | str = "cpu", factory: str | None = None) -> Encoder:
     """The encoder saved at ``path`` (a file, or a run directory), in evaluation mode, bit for bit, laid out as it was.
 
+    Args:
+        factory: code that may be run to build it, as ``package.module:factory``: that which the card names.
     Raises: DataError for a missing or damaged file; UsageError for an encoder around a foreign module, which cannot be
-    built from a card.
+        built from a card, and for a card that names another factory, or a package that is not installed.
     """
     file = _encoder_file(path)
     card = read_card(file)
@@ -159,9 +182,12 @@ def load_encoder(path: str | Path, *, device: torch.device | str = "cpu") -> Enc
             f"{file} holds the weights of a wrapped module, which a card cannot build: build and wrap the module, then "
             "call load_weights(encoder, path)"
         )
-    # Built without memory or random draws; the file's tensors become the parameters.
-    with torch.device("meta"):
-        encoder = create_encoder(name, **card["arguments"])
+    if factory is not None:
+        name_factory(factory)
+    try:
+        encoder = _built(name, card["arguments"])
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
     try:
         state = _read_tensors(file, device)
     except (SafetensorError, OSError) as error:
@@ -173,7 +199,16 @@ def load_encoder(path: str | Path, *, device: torch.device | str = "cpu") -> Enc
     if card.get("memory_format") == "channels_last":
         channels_last(encoder)
     encoder.input_spec = _spec_from_card(card["input_spec"])
-    return encoder.eval()
+    return encoder.to(device).eval()
+
+
+def _built(name: str, arguments: Mapping[str, Any]) -> Encoder:
+    """The net that a card describes; the file's tensors become its parameters."""
+    check_named(name)
+    if is_foreign(name):  # may hold buffers that no file has
+        return create_encoder(name, seed=0, **arguments)
+    with torch.device("meta"):  # without memory or random draws
+        return create_encoder(name, **arguments)
 
 
 def _tensors(value: object) -> dict[str, Tensor] | None:

@@ -48,7 +48,8 @@ class HeadCard:
             may know.
         clips: how its inputs were cut; ``layer`` and ``pooling``: how they were made of a clip; ``encoder``: the
             digest of the encoder that made them, ``encoder_file`` where that was (its absolute path; a head's file
-            keeps it as seen from its own folder). ``None`` and empty where a head was fitted on plain arrays.
+            keeps it as seen from its own folder), or ``encoder_name`` of one that has weights. ``None`` and empty where
+            a head was fitted on plain arrays.
         temperature: what calibrated probabilities divide the logits by; ``None`` without calibration.
         settings: what was chosen and how (C, k, size of the validation part …), plain values.
         notes: what a reader should know (an optimiser that did not converge).
@@ -63,6 +64,7 @@ class HeadCard:
     pooling: str = ""
     encoder: str = ""
     encoder_file: str = ""
+    encoder_name: str = ""
     temperature: float | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

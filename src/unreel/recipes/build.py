@@ -26,8 +26,10 @@ from unreel.data.validation import ValidationLoader
 from unreel.methods import Method, create_method, method_builder
 from unreel.methods.method import DataFacts
 from unreel.nn import Encoder, create_encoder
+from unreel.nn.encoder import without_weights
+from unreel.nn.foreign import is_foreign, name_factory
 from unreel.nn.initial import initial_weights
-from unreel.nn.registry import ENCODERS
+from unreel.nn.registry import encoder_builder
 from unreel.recipes import list_recipes, load_recipe
 from unreel.recipes.schema import named_method, place_overrides, resolve
 from unreel.train import build_optimizer
@@ -60,6 +62,7 @@ def list_all(
     origin: str = "call",
 ) -> list[dict[str, str]]:
     """Every setting of a recipe: ``setting``, ``value``, ``may be`` (type, limits, unit) and ``origin``."""
+    _allow_factories(None, overrides, call)
     layers = [*load_recipe(recipe).layers, *overrides]
     asked = (*overrides, Layer(origin, place_overrides(layers, call or {}, origin=origin)))
     settings = fit_warmup(resolve([*layers, asked[-1]]), asked)
@@ -130,7 +133,8 @@ def prepare(
     Args:
         method: a name, a ``Method``, or None for the recipe's.
         data: a folder, a manifest, or a list of paths.
-        encoder: a name, an ``Encoder``, or None for the recipe's.
+        encoder: a name, an ``Encoder``, or None for the recipe's. Code that a name tells is run only when it is named
+            here or in what goes over the recipe, and not where only a recipe names it.
         recipe: a name or a file; by default the method's small one.
         overrides: layers over the recipe.
         call: keyword overrides over those, see ``place_overrides``. origin: where they were written.
@@ -139,6 +143,7 @@ def prepare(
         videos.
     """
     start_processes()
+    _allow_factories(encoder, overrides, call)
     own_method = method if isinstance(method, Method) else None
     if own_method is not None and encoder is not None:
         raise UsageError("a Method has its own encoder: leave out encoder=")
@@ -207,6 +212,19 @@ def prepare(
     )
 
 
+def _allow_factories(
+    encoder: str | Encoder | None, overrides: Sequence[Layer], call: Mapping[str, object] | None
+) -> None:
+    """Take as named by the user what is named here, see ``unreel.nn.foreign``."""
+    given = dict(call or {})
+    section = given.get("encoder")
+    sections = [layer.sections.get("encoder", {}) for layer in overrides]
+    sections += [section] if isinstance(section, Mapping) else []
+    for name in (encoder, given.get("encoder.name"), *(section.get("name") for section in sections)):
+        if isinstance(name, str):
+            name_factory(name)
+
+
 def _listed(data: Source) -> Manifest | None:
     """The data as a list of names, without opening a file; None where that fails.
 
@@ -257,8 +275,12 @@ def start_encoder(
     encoder = own
     if encoder is None:
         name = str(settings["encoder"]["name"])
-        arguments = settings.arguments("encoder", ENCODERS[name])
-        encoder = create_encoder(name, seed=seed, **arguments)
+        arguments = settings.arguments("encoder", encoder_builder(name))
+        replaced = settings["encoder"]["weights"] is not None
+        encoder = create_encoder(name, seed=seed, **(without_weights(arguments) if replaced else arguments))
+        if is_foreign(name):  # what its package said is a setting of the run
+            said = {key: encoder.arguments[key] for key, value in arguments.items() if value is None}
+            settings = settings.put("encoder", {k: v for k, v in said.items() if v is not None}, name)
     matched = None
     if "encoder" in settings:
         matched = initial_weights(encoder, **settings.arguments("encoder", initial_weights))

@@ -10,6 +10,7 @@ from unreel.core.errors import UsageError, unknown_name
 from unreel.core.files import check_file, check_folder, write_whole
 from unreel.nn.encoder import Encoder
 from unreel.nn.export import DetectionSet, check_export, detectron2_settings, export_encoder
+from unreel.nn.weights import named_encoder
 from unreel.protocols.head import Head
 from unreel.protocols.portable import SUFFIXES, check_suffix, export_graph
 from unreel.report.hub import write_hub_folder
@@ -53,7 +54,7 @@ def export(
         raise UsageError(f"a head is written with its encoder, as {' or '.join(SUFFIXES)}; {format} takes none")
     name = encoder.architecture or type(encoder).__name__
     if format == "hub":
-        if source is None:
+        if source is None or named_encoder(source) is not None:
             raise UsageError("hub copies a saved encoder: give a run's folder, or an encoder file")
         check_folder(out)
         return Exported(write_hub_folder(source, out), None, name)

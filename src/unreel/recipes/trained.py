@@ -12,14 +12,14 @@ from unreel.core.errors import DataError, UsageError
 from unreel.explain.contracam import Embed, Objective
 from unreel.methods import Method, PretextTask, Supervised, create_method
 from unreel.nn import Encoder, create_encoder
+from unreel.nn.encoder import without_weights
 from unreel.nn.kernels import channels_last
-from unreel.nn.registry import ENCODERS
-from unreel.nn.weights import load_encoder
+from unreel.nn.registry import encoder_builder
 from unreel.recipes import load_recipe
 from unreel.recipes.build import method_arguments
 from unreel.recipes.schema import resolve
 from unreel.train.checkpoint import in_short
-from unreel.train.run import Run, open_run
+from unreel.train.run import Run, open_encoder, open_run
 
 # Dimensions enough to tell whether a head maps embeddings (B, D) to projections.
 _TRIED = 2
@@ -45,7 +45,8 @@ def load_method(run: Run | str | os.PathLike[str]) -> Method:
     settings = resolve(layers)
     names = {section: str(settings[section]["name"]) for section in ("method", "encoder")}
     seed = int(settings["train"]["seed"])
-    encoder = create_encoder(names["encoder"], seed=seed, **settings.arguments("encoder", ENCODERS[names["encoder"]]))
+    arguments = settings.arguments("encoder", encoder_builder(names["encoder"]))
+    encoder = create_encoder(names["encoder"], seed=seed, **without_weights(arguments))
     method = create_method(names["method"], encoder, seed=seed, **method_arguments(settings))
     if settings["train"]["memory_format"] == "channels_last":
         channels_last(method)
@@ -76,15 +77,15 @@ class CamNets(NamedTuple):
 
 
 def load_cam_nets(path: str | os.PathLike[str] | Run) -> CamNets:
-    """The nets for maps out of a run or an encoder's file.
+    """The nets for maps out of a run, an encoder's file, or the name of an encoder with weights.
 
-    A run's head goes with its encoder; a supervised run's is a classifier, whose class is explained. An encoder's
-    file, and a method whose head is no projection, compare embeddings.
+    A run's head goes with its encoder; a supervised run's is a classifier, whose class is explained. An encoder by
+    itself, and a method whose head is no projection, compare embeddings.
 
     Raises: DataError, UsageError where there is neither.
     """
     if not isinstance(path, Run) and not os.path.isfile(os.path.join(path, "config.yaml")):
-        return CamNets(load_encoder(os.fspath(path)), None, embed="backbone")
+        return CamNets(open_encoder(path), None, embed="backbone")
     method = load_method(path)
     head = getattr(method, "head", None)
     if isinstance(method, Supervised):

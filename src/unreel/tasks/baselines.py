@@ -42,26 +42,33 @@ _SETTLING_CLIPS = (8, 64)
 T = TypeVar("T")
 
 
+class NoControlError(UsageError):
+    """There is no way to give this net fresh weights."""
+
+
 def controls(
     encoder: Encoder, names: Sequence[str], task: Task, plan: ClipPlan, *, seed: int = 0, compute: Compute = USUAL
 ) -> tuple[dict[str, Encoder], list[str]]:
-    """The controls of an encoder by name, and notes on those that there is no need for.
+    """The controls of an encoder by name, and notes on those that there is no need for, or that cannot be.
 
     Args:
         names: of ``BASELINES``. plan: the encoder's test clips of the task, of which ``first-weights`` sees some.
-    Raises: UsageError for an unknown name, and as ``random_init``.
+    Raises: UsageError for an unknown name.
     """
     for name in names:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
     found: dict[str, Encoder] = {}
     notes: list[str] = []
-    if "random-init" in names:
-        found["random-init"] = random_init(encoder, seed=seed)
-    if "first-weights" in names and batch_norms(encoder):
-        found["first-weights"] = first_weights(encoder, task, plan, seed=seed, compute=compute)
-    elif "first-weights" in names:
-        notes.append("first-weights: the net keeps no batch statistics that could settle, so it equals random-init")
+    asked = [name for name in USUAL_BASELINES if name in names]
+    try:
+        found |= {"random-init": random_init(encoder, seed=seed)} if "random-init" in asked else {}
+        if "first-weights" in asked and batch_norms(encoder):
+            found["first-weights"] = first_weights(encoder, task, plan, seed=seed, compute=compute)
+        elif "first-weights" in asked:
+            notes.append("first-weights: the net keeps no batch statistics that could settle, so it equals random-init")
+    except NoControlError as error:
+        notes.append(f"{' and '.join(asked)}: {error}")
     if "frame-statistics" in names:
         found["frame-statistics"] = FrameStatistics(encoder.input_spec)
     return found, notes
@@ -70,11 +77,12 @@ def controls(
 def random_init(encoder: Encoder, *, seed: int = 0) -> Encoder:
     """The same architecture with fresh weights, a function of ``seed`` alone.
 
-    A registered architecture is created again with its arguments; of any other, a copy has every module reset.
-    Raises: UsageError when the copy holds parameters that no module knows how to reset.
+    An architecture that can be built with fresh weights is built again with its arguments: a registered one, or any
+    that takes ``pretrained``. Of any other, a copy has every module reset.
+    Raises: NoControlError when the copy holds parameters that no module knows how to reset.
     """
     draw = Key(seed, "random-init").bits()
-    if encoder.architecture in ENCODERS:
+    if encoder.architecture in ENCODERS or (encoder.architecture and "pretrained" in encoder.arguments):
         arguments: dict[str, Any] = dict(encoder.arguments)
         fresh = create_encoder(encoder.architecture, seed=draw, **arguments)
         shapes = {name: tensor.shape for name, tensor in fresh.state_dict().items()}
@@ -95,9 +103,11 @@ def random_init(encoder: Encoder, *, seed: int = 0) -> Encoder:
                 known.update(id(p) for p in module.parameters(recurse=False))
     left = [name for name, p in fresh.named_parameters() if id(p) not in known]
     if left:
-        raise UsageError(
-            f"no control with fresh weights: {len(left)} parameters of {type(encoder).__name__} cannot be drawn again, "
-            f"such as {left[0]}; register the architecture, or name baselines without 'random-init' and 'first-weights'"
+        name = encoder.architecture or type(encoder).__name__
+        raise NoControlError(
+            f"no control with fresh weights: {len(left)} parameters of {name} cannot be drawn again, such as "
+            f"{left[0]}; register the architecture, or give its factory an argument pretrained, which builds it with "
+            "fresh weights when it is False"
         )
     return fresh.eval()
 

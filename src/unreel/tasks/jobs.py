@@ -20,15 +20,15 @@ from unreel.core.files import BusyError, claimed, write_whole
 from unreel.core.settings import validate
 from unreel.data.manifest import Manifest
 from unreel.nn.encoder import Encoder
-from unreel.nn.weights import load_encoder
+from unreel.nn.weights import named_encoder
 from unreel.protocols.compute import USUAL, Compute
 from unreel.protocols.store import FeatureStore, encoder_digest
-from unreel.tasks.baselines import BASELINES, controls
+from unreel.tasks.baselines import controls, random_init
 from unreel.tasks.evaluate import Asked, ask
 from unreel.tasks.profiles import get_profile, resolve_protocols
 from unreel.tasks.records import Record
 from unreel.tasks.task import TASKS, Task
-from unreel.train.run import Run
+from unreel.train.run import open_encoder
 
 # The arguments of tasks that name data: a job is told apart by what they hold, not by where they are.
 _DATA = ("data", "queries", "gallery", "shifted", "hypernyms")
@@ -44,7 +44,7 @@ class Job:
         encoder: a run's folder or an encoder file.
         protocol: a name, or a name with settings: ``{"name": "knn", "k": 5}``.
         seed: seed for the split where the data has none, for selection, and for a control's weights.
-        control: ask this control of the encoder instead, one of ``BASELINES``.
+        control: ask this control of the encoder instead, one of ``unreel.tasks.BASELINES``.
         profile: whose clips, pooling and settings are used.
 
     >>> Job({"name": "label", "data": "videos.csv"}, "run", "knn", seed=3).seed
@@ -91,7 +91,7 @@ def answer(job: Job, *, compute: Compute = USUAL) -> Record:
     if job.control:
         found, _ = controls(encoder, [job.control], task, plan, seed=job.seed, compute=compute)
         # A net without batch statistics has no first weights of its own.
-        encoder = found.get(job.control) or controls(encoder, BASELINES[:1], task, plan, seed=job.seed)[0][BASELINES[0]]
+        encoder = found.get(job.control) or random_init(encoder, seed=job.seed)
     nets = {"encoder": Asked(encoder, plan, pooling)}
     return ask(task, [protocol], nets, seed=job.seed, compute=compute).records["encoder"][protocol.name]
 
@@ -115,14 +115,15 @@ def _record(text: str, job: Job) -> Record:
 
 
 def _open_encoder(path: str) -> tuple[Encoder, str]:
+    if named_encoder(path):
+        return _opened(path, "")
     file = Path(path) / "encoder.safetensors" if os.path.isdir(path) else Path(path)
     return _opened(path, place_digest(file))
 
 
 @lru_cache(maxsize=_OPEN_ENCODERS)
 def _opened(path: str, state: str) -> tuple[Encoder, str]:
-    is_run = (Path(path) / "config.yaml").is_file()
-    encoder = Run(Path(path)).load_encoder() if is_run else load_encoder(path)
+    encoder = open_encoder(path)
     return encoder, encoder_digest(encoder)
 
 

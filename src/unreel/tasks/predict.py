@@ -26,6 +26,7 @@ from unreel.data.split_names import split_role
 from unreel.data.tables import PARQUET_SUFFIXES
 from unreel.data.windows import windowed
 from unreel.nn.encoder import Encoder
+from unreel.nn.foreign import check_named
 from unreel.protocols.clips import ManifestClips, default_plan
 from unreel.protocols.compute import USUAL, Compute
 from unreel.protocols.features import embed_all
@@ -220,13 +221,16 @@ def fit_head(
     )
 
 
-def encoder_file(head: Head) -> Path:
-    """Where the encoder of a head is. Raises DataError where it is not known, or no longer there."""
+def encoder_file(head: Head) -> str:
+    """Where the encoder of a head is, or its name. Raises DataError where it is not known, or no longer there."""
     card = head.card
+    if card.encoder_name:
+        check_named(card.encoder_name)
+        return card.encoder_name
     if not card.encoder_file or not os.path.isfile(card.encoder_file):
         where = f"is not at {shown(card.encoder_file)}" if card.encoder_file else "was not kept in a file"
         raise DataError(f"the encoder of this head {where}: name it with --encoder FILE (encoder= in Python)")
-    return Path(card.encoder_file)
+    return card.encoder_file
 
 
 # --- predicting -------------------------------------------------------------------------------------------------

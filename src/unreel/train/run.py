@@ -35,7 +35,9 @@ from unreel.data.record import DataRecord
 from unreel.methods.method import Method
 from unreel.methods.registry import chance_levels
 from unreel.nn.encoder import Encoder
-from unreel.nn.weights import FILE_NAME, load_encoder, save_encoder
+from unreel.nn.foreign import name_factory
+from unreel.nn.registry import create_encoder
+from unreel.nn.weights import FILE_NAME, load_encoder, named_encoder, save_encoder
 from unreel.train.backend import Backend, start_processes
 from unreel.train.checkpoint import Checkpoints, differences
 from unreel.train.feed import Loader
@@ -113,6 +115,27 @@ class Run:
             done = self.checkpoints[-1].stem.removeprefix("step-").lstrip("0") if self.checkpoints else "no"
             raise DataError(f"{self.path}: the run is not complete ({done or 0} steps are saved); resume it first")
         return load_encoder(self.encoder_path)
+
+
+def open_encoder(place: str | PathLike[str] | Run, *, factory: str | None = None) -> Encoder:
+    """An encoder in evaluation mode: of a run, of a file, or of a name. What lies at a place goes before a name.
+
+    Args:
+        place: a run, its folder, an encoder's file, or the name of an encoder with weights: ``efficientnet_lite0``,
+            ``timm:NAME``, ``hf:NAME``, or ``package.module:factory``, which is then run.
+        factory: code that may be run to build what a file holds, see ``unreel.nn.load_encoder``.
+    Raises: DataError where there is none, or the run is not complete; UsageError for a name without weights, and as
+        ``load_encoder``.
+    """
+    if factory is not None:
+        name_factory(factory)
+    if isinstance(place, Run):
+        return place.load_encoder()
+    name = named_encoder(place)
+    if name is not None:
+        return create_encoder(name, seed=0).eval()
+    run = Run(Path(place))
+    return run.load_encoder() if (run.path / "config.yaml").is_file() else load_encoder(run.path)
 
 
 def open_run(path: str | PathLike[str]) -> Run:
