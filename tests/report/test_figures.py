@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,24 +10,19 @@ import pytest
 import torch
 from matplotlib.patches import StepPatch
 
-from tests.contracts.decoder_suite import numbered_frames
 from unreel.core.errors import UsageError
 from unreel.data.batch import Batch, View
 from unreel.data.sampling import IntervalDistribution
-from unreel.media import UnreadableError, read_clip, write_video
 from unreel.report.figures import (
     _limits,
     _smoothed,
     contact_sheet,
     curves,
     interval_figure,
-    middle_frame,
-    retrieval_gallery,
     score_figure,
-    shrink,
 )
 from unreel.stats.intervals import Interval
-from unreel.tasks.scores import Neighbour, QueryNeighbours, Report, Score
+from unreel.tasks.scores import Report, Score
 
 
 def _check_svg(svg: str) -> ElementTree.Element:
@@ -184,43 +178,3 @@ def test_contact_sheet_of_grey_images_and_of_nonsense() -> None:
     for wrong in ([], [torch.zeros(2, 3, 8, 8)], [torch.zeros(2, 7, 1, 8, 8)]):
         with pytest.raises(UsageError):
             contact_sheet(wrong)
-
-
-def test_gallery_marks_right_and_wrong_and_survives_lost_files() -> None:
-    asked: list[str] = []
-
-    def read(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        asked.append(path)
-        if path == "gone":
-            raise UnreadableError(path, "gone")
-        return np.full((200, 100, 3), 7, np.uint8)
-
-    queries = [
-        QueryNeighbours("q", "q.mp4", "x", (Neighbour("a", "a.mp4", "x", 0.9), Neighbour("b", "gone", "y", 0.8))),
-        QueryNeighbours("r", "", "y", (Neighbour("a", "a.mp4", "x", 0.7),)),
-    ]
-    rows = retrieval_gallery(queries, height_px=50, read=read)
-    assert sorted(asked) == ["a.mp4", "gone", "q.mp4"]  # each file once, a source without a file never
-    assert [n.right for n in rows[0].neighbours] == [True, False]
-    assert [n.right for n in rows[1].neighbours] == [False]
-    assert rows[0].query.pixels is not None
-    assert rows[0].query.pixels.shape == (50, 25, 3)
-    assert rows[0].neighbours[1].pixels is None
-    assert rows[1].query.pixels is None
-    assert rows[1].query.path == "r"
-
-
-def test_shrinking_keeps_small_images_and_means() -> None:
-    small = np.zeros((10, 20, 3), np.uint8)
-    assert shrink(small, 10) is small
-    board = np.indices((64, 64)).sum(0)[..., None].repeat(3, -1).astype(np.uint8) % 2 * 254
-    assert np.abs(shrink(board, 16).astype(int) - 127).max() <= 2
-    lines = np.zeros((64, 64, 3), np.uint8)
-    lines[::4] = 252  # one line of four, which sampling alone would miss
-    assert np.abs(shrink(lines, 16).astype(int)[1:-1] - 63).max() <= 2
-
-
-def test_a_gallery_shows_the_middle_frame(tmp_path: Path) -> None:
-    frames = numbered_frames(9)
-    path = write_video(tmp_path / "v.mp4", frames, 25)
-    np.testing.assert_array_equal(middle_frame(str(path)), read_clip(path, indices=[4]).pixels[0])

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -194,9 +195,9 @@ def test_a_whole_run(whole: Path) -> None:
 def _check_self_contained(text: str) -> None:
     """The page needs nothing else, on any screen; its marks are words and signs, not colours alone."""
     page = _Page(text)
-    assert all(link.startswith(("#", "data:image/")) for link in page.links)
+    assert all(link.startswith(("#", "data:", "file:///")) for link in page.links)  # a thumbnail leads to its file
     assert "@import" not in text
-    assert not re.search(r"url\((?!#)", text)
+    assert not re.search(r"url\((?!#|data:image/)", text)
     # Only names of XML vocabularies look like addresses.
     assert set(re.findall(r"https?://[^\"'\s<]+", text)) <= {
         "http://www.w3.org/2000/svg",
@@ -206,8 +207,12 @@ def _check_self_contained(text: str) -> None:
     assert 'name="viewport"' in text
     assert all(image.get("alt") is not None for image in page.images)
     for image in page.images:
-        data = base64.b64decode(str(image["src"]).split(",")[1])
-        assert data[:3] == b"\xff\xd8\xff" or data[:8] == b"\x89PNG\r\n\x1a\n"
+        assert base64.b64decode(str(image["src"]).split(",")[1])[:8] == b"\x89PNG\r\n\x1a\n"
+    (moving,) = set(
+        re.findall(r"data:image/webp;base64,([^)\"]+)", text)
+    )  # of query and neighbour, one and the same file
+    assert base64.b64decode(moving)[8:12] == b"WEBP"
+    assert text.count(moving) == 1
     assert len(text) < 1_000_000
     assert text.count('aria-label="right">✓') == 1
     assert text.count('aria-label="wrong">✗') == 1
@@ -301,7 +306,7 @@ def test_verdict_marks(whole: Path) -> None:
         main = report.scores[0]
         changed = Score(**{**vars(main), "differences": {"random-init": difference}})
         Report((changed, report.scores[1]), report.task, {}).to_json(whole / "scores.json")
-        assert [m for m, _ in html._Page(open_run(whole)).verdicts] == [mark]
+        assert html._Page(open_run(whole)).answer[0] == mark
         row = _read(write_report(whole)).text.split("this encoder is")[1]
         assert {"good": "better", "open": "undecided", "bad": "worse"}[mark] in row[:200]
 
@@ -313,7 +318,27 @@ def test_a_score_below_chance_is_marked_and_said(whole: Path) -> None:
     page = _read(write_report(whole)).text
     assert "BELOW chance (0.500)" in page
     assert "0.500 (score below)" in page
-    assert [mark for mark, _ in html._Page(open_run(whole)).verdicts] == ["bad"]
+    assert html._Page(open_run(whole)).answer[0] == "bad"
+
+
+def test_every_evaluation_is_named_and_losses_come_first(whole: Path) -> None:
+    """A loss against another encoder counts like one against a control; the first sentence counts them all."""
+    report = Report.from_json(whole / "scores.json")
+    (whole / "scores.json").unlink()
+    lost = PairedDifference(-0.2, -0.3, -0.1, 0.001, 40, 40)
+    beaten = replace(report.scores[0], differences={**report.scores[0].differences, "other": lost})
+    for label, score in (("a won", report.scores[0]), ("b lost", beaten)):
+        about = {"data": "/sets/lungs.csv", "label": label, "split": "own (train, test)"}
+        replace(report, about=about, scores=(score, *report.scores[1:])).keep(whole)
+    page = html._Page(open_run(whole))
+    assert page.answer == ("bad", "Of 2 evaluations: below chance or worse than another net in 1, better in 1.")
+    assert [found.name for found in page.evaluations] == ["sets/lungs.csv, label b lost", "sets/lungs.csv, label a won"]
+    text = _read(write_report(whole)).text
+    assert (
+        text.index("Of 2 evaluations") < text.index("label b lost") < text.index("label a won") < text.index("Trained")
+    )
+    day = f"{datetime.now():%-d %B %Y}"
+    assert f"label b lost · split: own (train, test); evaluated on {day}" in text
 
 
 def test_durations() -> None:

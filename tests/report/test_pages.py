@@ -58,3 +58,16 @@ def test_a_page_escapes_what_it_is_told_and_needs_no_network(monkeypatch: pytest
     assert "<img>" not in page
     assert "&lt;b&gt;" in page
     assert "http" not in page
+
+
+def test_a_picture_that_several_clips_show_is_in_the_page_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = pages.templates().loader
+    assert usual is not None
+    environment = pages.templates().overlay(loader=ChoiceLoader([DictLoader({"own.jinja": OWN}), usual]))
+    monkeypatch.setattr(pages, "templates", lambda folder: environment)
+    shown = [
+        Clip(name, picture=f"data:image/webp;base64,{data}") for name, data in (("a", "AA"), ("b", "BB"), ("c", "AA"))
+    ]
+    page = render_page("own.jinja", title="t", found=shown)
+    assert (page.count("base64,AA"), page.count("base64,BB")) == (1, 1)
+    assert page.count("background-image: var(--picture-0)") == 2

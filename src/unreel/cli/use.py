@@ -133,9 +133,9 @@ def evaluate(
     taught. n is the number of samples that were scored. The first sentence is the answer: worse than what, better than
     what, or not decided.
 
-    The run's folder also keeps the scores of its encoder, for the report. There is one file for each data set, label
-    and split. You can change every setting of a protocol: --protocol finetune --finetune.epochs 50. You can
-    also change every setting of a task: --task shift --task.shifted imagenet_r.csv --task.hypernyms data.noun.
+    The run's folder also keeps the scores of its encoder, and its report.html shows them. There is one file for each
+    data set, label and split. You can change every setting of a protocol: --protocol finetune --finetune.epochs 50.
+    You can also change every setting of a task: --task shift --task.shifted imagenet_r.csv --task.hypernyms data.noun.
 
     Args:
         encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
@@ -206,7 +206,10 @@ def evaluate(
     if out is not None:
         found.to_json(out)
     if is_run:
+        from unreel.report.html import write_report
+
         found.keep(encoder)
+        write_report(encoder)
     common.print(found.to_dict(), found.text())
     return 0
 

@@ -7,9 +7,8 @@ stays as large as the page's; the page places them side by side where there is r
 from __future__ import annotations
 
 import io
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,8 @@ from torch import Tensor
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Batch
-from unreel.data.dataset import resize_frames
 from unreel.data.sampling import IntervalDistribution
-from unreel.media import MediaError, probe, read_clip
-from unreel.tasks.scores import QueryNeighbours, Report, Score
+from unreel.tasks.scores import Report, Score
 
 # Stand-ins that become CSS variables in the SVG; matplotlib needs real colours.
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
@@ -344,76 +341,3 @@ def _as_uint8(clips: Tensor, max_videos: int, max_frames: int) -> NDArray[np.uin
         raise UsageError(f"clips must be grey or RGB, got {clips.shape[-1]} channels in {tuple(clips.shape)}")
     frames = np.unique(np.linspace(0, clips.shape[1] - 1, min(max_frames, clips.shape[1])).round().astype(int))
     return np.asarray(clips[:, torch.from_numpy(frames)].cpu().numpy(), dtype=np.uint8)
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """One source in a gallery: ``pixels`` (h, w, 3) uint8 of its middle frame, or None where it cannot be read.
-
-    ``right`` says whether a neighbour has the query's label; it is None for the query itself.
-    """
-
-    label: str
-    path: str
-    pixels: NDArray[np.uint8] | None
-    similarity: float | None = None
-    right: bool | None = None
-
-
-@dataclass(frozen=True)
-class GalleryRow:
-    """A query and its nearest neighbours, best first."""
-
-    query: Thumbnail
-    neighbours: tuple[Thumbnail, ...]
-
-
-def retrieval_gallery(
-    queries: Sequence[QueryNeighbours],
-    *,
-    height_px: int = 96,
-    read: Callable[[str], NDArray[np.uint8]] | None = None,
-) -> list[GalleryRow]:
-    """Queries and neighbours with a picture of each.
-
-    Args:
-        queries: as an evaluation report holds them.
-        height_px: height of the pictures; larger frames are made smaller.
-        read: path to an (H, W, 3) uint8 image; by default the middle frame of the file. A MediaError leaves the
-            picture out.
-    """
-    cache: dict[str, NDArray[np.uint8] | None] = {}
-
-    def picture(path: str) -> NDArray[np.uint8] | None:
-        if path not in cache:
-            try:
-                cache[path] = shrink((read or middle_frame)(path), height_px) if path else None
-            except MediaError:
-                cache[path] = None
-        return cache[path]
-
-    return [
-        GalleryRow(
-            Thumbnail(q.label, q.path or q.id, picture(q.path)),
-            tuple(
-                Thumbnail(n.label, n.path or n.id, picture(n.path), n.similarity, n.label == q.label)
-                for n in q.neighbours
-            ),
-        )
-        for q in queries
-    ]
-
-
-def middle_frame(path: str) -> NDArray[np.uint8]:
-    """The middle frame of a video, image or folder of frames, (H, W, 3) uint8. Raises MediaError."""
-    image: NDArray[np.uint8] = read_clip(path, indices=[probe(path).num_frames // 2]).pixels[0]
-    return image
-
-
-def shrink(image: NDArray[np.uint8], height_px: int) -> NDArray[np.uint8]:
-    """An image at most ``height_px`` high, antialiased; smaller ones as they are."""
-    height, width = image.shape[:2]
-    if height <= height_px:
-        return image
-    size = (height_px, max(1, math.floor(width * height_px / height + 0.5)))
-    return np.array(resize_frames(torch.from_numpy(np.ascontiguousarray(image))[None], *size)[0].numpy())

@@ -8,43 +8,37 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from markupsafe import Markup
-from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UnreelError
 from unreel.core.files import check_file, write_whole
 from unreel.core.settings import read_origins
 from unreel.core.strict_yaml import Sections
-from unreel.core.words import plural
+from unreel.core.text import shown
+from unreel.core.words import counted, plural
 from unreel.data.batch import Batch
 from unreel.data.sampling import IntervalDistribution, IntervalKind
 from unreel.media import encode_image
 from unreel.methods.registry import chance_levels
 from unreel.nn.weights import read_card
-from unreel.report.figures import (
-    Drawing,
-    GalleryRow,
-    contact_sheet,
-    curves,
-    interval_figure,
-    retrieval_gallery,
-    score_figure,
-)
-from unreel.report.pages import templates
+from unreel.report.figures import Drawing, contact_sheet, curves, interval_figure, score_figure
+from unreel.report.pages import Clip, clip_of, render_page, templates
 from unreel.stats.intervals import PairedDifference
-from unreel.tasks.scores import Report, Score, kept_reports
+from unreel.tasks.scores import Mark, Report, Score, kept_reports
 from unreel.train.health import findings
 from unreel.train.run import REPORT_FILE, Run, open_run
 
 VIEWS_FILE = "views.png"
-_HERE = Path(__file__).parent
+MARKS: tuple[Mark, ...] = ("bad", "open", "good")
+"""In the order in which a reader should learn of them."""
 _MOST_FAULTS = 50
+_MOST_QUERIES = 12  # with their neighbours, on a page
+_THUMBNAIL_PX = 112
 
 
 def save_views(run_dir: str | os.PathLike[str], views: Batch | Sequence[Any]) -> Path:
@@ -72,20 +66,17 @@ def write_report(run_dir: str | os.PathLike[str], *, out: str | os.PathLike[str]
 
 def render(run: Run) -> str:
     """The page as text."""
-    environment = templates()
-    environment.filters |= {
-        "inline": _inline,
-        "number": _plain_number,
-        "difference": _difference,
-        "p": lambda v: "< 0.001" if v < 0.001 else f"{v:.3f}",
-        "plural": plural,
-        "duration": duration,
-        "basename": lambda p: os.path.basename(str(p)) or str(p),
-        "without_path": lambda f: str(f.get("message", "")).removeprefix(f"{f.get('path', '')}: "),
-    }
+    templates(Path(__file__).parent).filters.update(
+        number=_plain_number,
+        difference=_difference,
+        p=lambda v: "< 0.001" if v < 0.001 else f"{v:.3f}",
+        plural=plural,
+        duration=duration,
+        basename=lambda p: os.path.basename(str(p)) or str(p),
+        without_path=lambda f: str(f.get("message", "")).removeprefix(f"{f.get('path', '')}: "),
+    )
     page = _Page(run)
-    style = (_HERE / "report.css").read_text(encoding="utf-8")
-    return environment.get_template("report.html.jinja").render(page=page, style=Markup(style))
+    return render_page("report.html.jinja", title=page.name, page=page)
 
 
 @dataclass(frozen=True)
@@ -104,15 +95,20 @@ class Evaluation:
 
     report: Report
     file: str
+    num_queries: int = _MOST_QUERIES
 
     @property
     def name(self) -> str:
         about = self.report.about
-        parts = [
-            "/".join(Path(about.get("data", "")).parts[-2:]),
-            str(about.get("label", self.report.task.get("name", ""))),
-        ]
+        label = str(about.get("label", self.report.task.get("name", "")))
+        parts = ["/".join(Path(about.get("data", "")).parts[-2:]), f"label {label}" if label else ""]
         return ", ".join(part for part in parts if part) or self.file
+
+    @property
+    def when(self) -> str:
+        """Which split was tested, and when."""
+        split, day = self.report.about.get("split"), _date(self.report.kept)
+        return "; ".join([*([f"split: {split}"] if split else []), *([f"evaluated on {day}"] if day else [])])
 
     @property
     def tested(self) -> str:
@@ -132,19 +128,46 @@ class Evaluation:
         return score_figure(self.report) if any(s.primary for s in self.report.scores) else None
 
     @property
-    def verdicts(self) -> list[tuple[str, str]]:
-        return [(score.mark, score.verdict) for score in self.scores if score.primary]
-
-    @functools.cached_property
-    def gallery(self) -> list[GalleryRow]:
-        return retrieval_gallery(self.report.neighbours)
+    def verdicts(self) -> list[tuple[Mark, str]]:
+        """A mark and a sentence per protocol, decided losses first."""
+        return sorted(((s.mark, s.verdict) for s in self.scores if s.primary), key=lambda v: MARKS.index(v[0]))
 
     @property
-    def thumbnail_px(self) -> int:
-        """Width of a picture 80 pixels high, of the gallery's usual shape."""
-        shapes = [t.pixels.shape for r in self.gallery for t in (r.query, *r.neighbours) if t.pixels is not None]
-        usual = float(np.median([w / h for h, w, _ in shapes])) if shapes else 4 / 3
-        return round(80 * min(1.9, max(0.75, usual)))
+    def mark(self) -> Mark:
+        """The worst that is decided of any protocol, against other encoders too."""
+        asked = [s for s in self.scores if s.primary]
+        if any(s.mark == "bad" or any(s.word(name) == "worse" for name in s.differences) for s in asked):
+            return "bad"
+        return asked[0].mark if asked else "open"
+
+    @property
+    def sentence(self) -> str:
+        return self.verdicts[0][1] if self.verdicts else ""
+
+    @functools.cached_property
+    def gallery(self) -> list[list[Clip]]:
+        """Queries, each with what is nearest to it, best first."""
+        pictured = functools.cache(_pictured)
+        return [
+            [
+                replace(pictured(q.id, q.path, q.span), title=q.label or "–", value="query"),
+                *(
+                    replace(
+                        pictured(n.id, n.path, n.span),
+                        title=n.label or "–",
+                        value=f"{n.similarity:.3f}",
+                        mark="good" if n.label == q.label else "bad",
+                    )
+                    for n in q.neighbours
+                ),
+            ]
+            for q in self.report.neighbours[: self.num_queries]
+        ]
+
+
+def _pictured(name: str, path: str, span: tuple[float, float | None] | None) -> Clip:
+    own = shown(os.path.basename(name))
+    return clip_of(path, span, name=own, side_px=_THUMBNAIL_PX) if path else Clip(own)
 
 
 class _Page:
@@ -202,18 +225,28 @@ class _Page:
 
     @functools.cached_property
     def evaluations(self) -> list[Evaluation]:
-        """Every evaluation that the run's folder keeps and that can be read."""
-        return [Evaluation(found, file.name) for file, found in self._reports if isinstance(found, Report)]
+        """Every evaluation that the run's folder keeps and that can be read, decided losses first."""
+        found = [(report, file.name) for file, report in self._reports if isinstance(report, Report)]
+        each = max(2, _MOST_QUERIES // max(1, sum(bool(report.neighbours) for report, _ in found)))
+        return sorted((Evaluation(*own, each) for own in found), key=lambda e: MARKS.index(e.mark))
 
     @property
-    def verdicts(self) -> list[tuple[str, str]]:
-        """A mark and a sentence per protocol, of every evaluation."""
-        several = len(self.evaluations) > 1
-        return [
-            (mark, f"{found.name}: {sentence}" if several else sentence)
-            for found in self.evaluations
-            for mark, sentence in found.verdicts
+    def answer(self) -> tuple[Mark, str]:
+        """What the encoder is worth, in one sentence."""
+        if not self.evaluations:
+            return "open", "Nothing says yet what this encoder is worth: it was not scored on labels."
+        first = self.evaluations[0]
+        if len(self.evaluations) == 1:
+            return first.mark, f"{first.name}: {first.sentence}"
+        marks = [found.mark for found in self.evaluations]
+        parts = [
+            f"{words} in {marks.count(mark)}"
+            for mark, words in zip(
+                MARKS, ("below chance or worse than another net", "not decided", "better"), strict=True
+            )
+            if mark in marks
         ]
+        return first.mark, f"Of {counted(len(marks), 'evaluation')}: {', '.join(parts)}."
 
     @property
     def score_problems(self) -> list[str]:
@@ -234,6 +267,12 @@ class _Page:
     @functools.cached_property
     def curves(self) -> list[Drawing]:
         return curves(self.records, chance=chance_levels(self.config))
+
+    @property
+    def shown_curves(self) -> tuple[list[Drawing], list[Drawing]]:
+        """What training reached, and how: learning rate and time spent waiting."""
+        how = ("curve-lr", "curve-data_wait")
+        return [d for d in self.curves if d.name not in how], [d for d in self.curves if d.name in how]
 
     @property
     def intervals(self) -> Drawing | None:
@@ -259,7 +298,7 @@ class _Page:
     def views(self) -> str:
         """views.png as a data URI; empty where the run has none."""
         file = self.run.path / VIEWS_FILE
-        return _data_uri(file.read_bytes(), "png") if file.is_file() else ""
+        return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}" if file.is_file() else ""
 
     # --------------------------------------------------------------------------------------------------- the rest
 
@@ -296,11 +335,7 @@ class _Page:
     @property
     def written(self) -> str:
         """When the last session ended, or began."""
-        stamp = self.last_session.get("ended") or self.last_session.get("started")
-        try:
-            return datetime.fromisoformat(str(stamp)).strftime("%-d %B %Y, %H:%M") if stamp else ""
-        except ValueError:
-            return str(stamp)
+        return _date(self.last_session.get("ended") or self.last_session.get("started"))
 
 
 def _training_card(run: Run) -> Mapping[str, Any]:
@@ -323,12 +358,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 >= 60 else "")
 
 
-def _inline(pixels: NDArray[np.uint8]) -> str:
-    return _data_uri(encode_image(pixels, format="jpeg"), "jpeg")
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+def _date(stamp: object) -> str:
+    try:
+        return datetime.fromisoformat(str(stamp)).strftime("%-d %B %Y, %H:%M") if stamp else ""
+    except ValueError:
+        return str(stamp)
 
 
 def _plain_number(value: float) -> str:

@@ -10,6 +10,8 @@ import base64
 import functools
 import io
 import os
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,9 +116,18 @@ def templates(folder: Path = _HERE) -> Environment:
 
 
 def render_page(template: str, *, title: str, folder: Path = _HERE, **said: Any) -> str:
-    """A page as text: a template of a folder, with what it is told; ``style`` is the pages' own."""
+    """A page as text: a template of a folder, with what it is told; ``style`` is the pages' own.
+
+    A picture that several clips show is in it once.
+    """
     style = Markup("\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("report.css", "page.css")))
-    return templates(folder).get_template(template).render(title=title, style=style, **said)
+    page = templates(folder).get_template(template).render(title=title, style=style, **said)
+    picture = re.compile(r"url\((data:image/webp[^)]+)\)")
+    several = [data for data, uses in Counter(picture.findall(page)).items() if uses > 1]
+    names = {data: f"--picture-{i}" for i, data in enumerate(several)}
+    page = picture.sub(lambda use: f"var({names[use[1]]})" if use[1] in names else use[0], page)
+    shared = "".join(f"{name}: url({data}); " for data, name in names.items())
+    return page.replace("</style>", f":root {{ {shared}}}\n</style>", 1) if shared else page
 
 
 def write_page(path: str | os.PathLike[str], template: str, *, title: str, **said: Any) -> Path:

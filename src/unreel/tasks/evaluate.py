@@ -325,7 +325,7 @@ def _gallery(outcomes: Sequence[Outcomes], embeddings: Embeddings, seed: int) ->
     gallery, neighbours, ids = found.predictions.gallery, found.predictions.neighbours, found.truth.ids
     assert gallery is not None
     assert neighbours is not None
-    paths = dict(zip(embeddings.ids.tolist(), embeddings.paths, strict=True))
+    places = dict(zip(embeddings.ids.tolist(), zip(embeddings.paths, embeddings.spans, strict=True), strict=True))
     key = Key(seed, "gallery")
     order = sorted(range(found.n), key=lambda i: key.child(str(ids[i])).uniform())
     turns: list[tuple[int, int]] = []
@@ -340,7 +340,8 @@ def _gallery(outcomes: Sequence[Outcomes], embeddings: Embeddings, seed: int) ->
         for row, similarity in zip(neighbours.indices[i], neighbours.similarities[i], strict=True):
             if row >= 0 and len(hits) < _GALLERY_NEIGHBOURS:
                 name = str(gallery.ids[row])
-                hits.append(Neighbour(name, paths.get(name, ""), str(gallery.labels[row]), float(similarity)))
-        own = str(ids[i])
-        queries.append(QueryNeighbours(own, paths.get(own, ""), str(found.truth.labels[i]), tuple(hits)))
+                path, span = places.get(name, ("", None))
+                hits.append(Neighbour(name, path, str(gallery.labels[row]), float(similarity), span))
+        path, span = places.get(str(ids[i]), ("", None))
+        queries.append(QueryNeighbours(str(ids[i]), path, str(found.truth.labels[i]), tuple(hits), span))
     return tuple(queries)

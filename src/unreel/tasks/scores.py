@@ -171,6 +171,7 @@ class Neighbour:
     path: str
     label: str
     similarity: float
+    span: tuple[float, float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ class QueryNeighbours:
     path: str
     label: str
     neighbours: tuple[Neighbour, ...]
+    span: tuple[float, float | None] | None = None
 
 
 @dataclass(frozen=True)
