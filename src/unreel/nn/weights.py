@@ -120,7 +120,10 @@ def _encoder_file(path: str | Path) -> Path:
     if file.is_dir():
         file = file / FILE_NAME
     if not file.is_file():
-        raise DataError(f"no encoder at {file}; expected a .safetensors file or a run directory with {FILE_NAME}")
+        raise DataError(
+            f"no encoder at {file}; expected a .safetensors file, a run directory with {FILE_NAME}, or the name of an "
+            "encoder with weights (see: unreel models)"
+        )
     return file
 
 
