@@ -23,7 +23,7 @@ from unreel.methods.registry import chance_levels
 from unreel.nn import create_encoder
 from unreel.nn.weights import save_encoder
 from unreel.report import html, save_views, write_report
-from unreel.report.html import duration
+from unreel.report.pages import duration
 from unreel.stats.intervals import Interval, PairedDifference
 from unreel.tasks.scores import Confusion, Neighbour, QueryNeighbours, Report, Score
 from unreel.train.run import open_run

@@ -84,16 +84,24 @@ def models(pattern: str = "*", /, *, common: Common = NO_OPTIONS) -> int:
     return 0
 
 
-def report(run: Path, /, *, common: Common = NO_OPTIONS) -> int:
-    """Write RUN/report.html with curves, scores, a retrieval gallery and views.
+def report(run: Path, /, *others: Path, out: Path | None = None, common: Common = NO_OPTIONS) -> int:
+    """Write RUN/report.html: what the encoder is worth, how training went, views; or set several runs side by side.
+
+    Several runs become one page: scores on the same data with their paired differences to the first run, settings that
+    differ, and the losses in one figure.
 
     Args:
         run: A run's folder.
+        others: More runs to set beside it. --out then names the page.
+        out: The page to write (.html). The default is report.html in the run's folder.
     """
-    if not run.is_dir():
-        raise UsageError(f"{run}: there is no such run folder")
-    from unreel.report.html import write_report
+    for folder in (run, *others):
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: there is no such run folder")
+    if others and out is None:
+        raise UsageError("several runs become one page: name it with --out compare.html")
+    from unreel.report import write_comparison, write_report
 
-    path = write_report(run)
+    path = write_report(run, out=out) if not others or out is None else write_comparison([run, *others], out)
     common.print({"report": str(path)}, f"wrote {path}")
     return 0

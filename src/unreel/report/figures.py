@@ -170,6 +170,32 @@ def _curve(name: str, points: NDArray[np.float64], chance: float | None) -> Draw
     return Drawing(f"curve-{name}", head, text, figure)
 
 
+def losses_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Drawing:
+    """The losses of several runs by name, over their steps; lines beyond the fourth are dashed.
+
+    Raises: UsageError where no run has one.
+    """
+    found = {
+        name: np.array([(float(r["step"]), float(r["loss"])) for r in records if r.get("loss") is not None])
+        for name, records in runs.items()
+    }
+    found = {name: points for name, points in found.items() if len(points)}
+    if not found:
+        raise UsageError("no run has a recorded loss")
+    with rc_context(STYLE):
+        figure, axes = _axes(height_in=_HEIGHT_IN + 0.16 * len(found))
+        for i, (name, (steps, values)) in enumerate((name, points.T) for name, points in found.items()):
+            shown = _smoothed(values) if len(values) >= _SMOOTH_FROM else values
+            dash = "solid" if i < len(SERIES) else (0, (3, 1 + i // len(SERIES)))
+            axes.plot(steps, shown, color=SERIES[i % len(SERIES)], linestyle=dash, label=name.replace("$", r"\$"))
+            axes.plot(steps[-1:], shown[-1:], "o", color=SERIES[i % len(SERIES)], markersize=3.5)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlabel("step")
+        figure.legend(loc="outside lower left", frameon=False, fontsize=8, labelcolor=INK)
+    ends = "; ".join(f"{name} ends at {_number(float(points[-1, 1]))}" for name, points in found.items())
+    return Drawing("losses", "Loss", ends, figure)
+
+
 def _smoothed(values: NDArray[np.float64], span: float = 0.05) -> NDArray[np.float64]:
     """Centred mean over about ``span`` of the run (one-sided at the ends), so that the line does not lag behind."""
     half = max(1, round(span * len(values) / 2))

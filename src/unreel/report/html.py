@@ -27,8 +27,7 @@ from unreel.media import encode_image
 from unreel.methods.registry import chance_levels
 from unreel.nn.weights import read_card
 from unreel.report.figures import Drawing, contact_sheet, curves, interval_figure, score_figure
-from unreel.report.pages import Clip, clip_of, render_page, templates
-from unreel.stats.intervals import PairedDifference
+from unreel.report.pages import Clip, clip_of, render_page
 from unreel.tasks.scores import Mark, Report, Score, kept_reports
 from unreel.train.health import findings
 from unreel.train.run import REPORT_FILE, Run, open_run
@@ -66,15 +65,6 @@ def write_report(run_dir: str | os.PathLike[str], *, out: str | os.PathLike[str]
 
 def render(run: Run) -> str:
     """The page as text."""
-    templates(Path(__file__).parent).filters.update(
-        number=_plain_number,
-        difference=_difference,
-        p=lambda v: "< 0.001" if v < 0.001 else f"{v:.3f}",
-        plural=plural,
-        duration=duration,
-        basename=lambda p: os.path.basename(str(p)) or str(p),
-        without_path=lambda f: str(f.get("message", "")).removeprefix(f"{f.get('path', '')}: "),
-    )
     page = _Page(run)
     return render_page("report.html.jinja", title=page.name, page=page)
 
@@ -142,7 +132,7 @@ class Evaluation:
 
     @property
     def sentence(self) -> str:
-        return self.verdicts[0][1] if self.verdicts else ""
+        return self.report.sentence
 
     @functools.cached_property
     def gallery(self) -> list[list[Clip]]:
@@ -348,26 +338,8 @@ def _training_card(run: Run) -> Mapping[str, Any]:
     return training if isinstance(training, Mapping) else {}
 
 
-def duration(seconds: float) -> str:
-    """ "45 s", "3 min 7 s", "2 h 15 min": what a person would say."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
-    return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 >= 60 else "")
-
-
 def _date(stamp: object) -> str:
     try:
         return datetime.fromisoformat(str(stamp)).strftime("%-d %B %Y, %H:%M") if stamp else ""
     except ValueError:
         return str(stamp)
-
-
-def _plain_number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
-
-
-def _difference(value: PairedDifference) -> str:
-    return f"{value.difference:+.3f} [{value.low:+.3f}, {value.high:+.3f}]".replace("-", "−")

@@ -23,7 +23,7 @@ from PIL import Image
 
 from unreel.core.files import write_whole
 from unreel.core.text import shown
-from unreel.core.words import counted
+from unreel.core.words import counted, plural
 from unreel.media import MediaError, probe, read_clip
 
 _HERE = Path(__file__).parent
@@ -101,6 +101,16 @@ def clip_of(
     )
 
 
+def duration(seconds: float) -> str:
+    """ "45 s", "3 min 7 s", "2 h 15 min": what a person would say."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
+    return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 >= 60 else "")
+
+
 @functools.cache
 def templates(folder: Path = _HERE) -> Environment:
     """The environment of the pages' templates: those of a folder, and those that all share."""
@@ -111,7 +121,16 @@ def templates(folder: Path = _HERE) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["counted"] = counted
+    environment.filters |= {
+        "counted": counted,
+        "plural": plural,
+        "duration": duration,
+        "number": lambda value: f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}",
+        "difference": lambda d: f"{d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}]".replace("-", "−"),
+        "p": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
+        "basename": lambda path: os.path.basename(str(path)) or str(path),
+        "without_path": lambda fault: str(fault.get("message", "")).removeprefix(f"{fault.get('path', '')}: "),
+    }
     return environment
 
 

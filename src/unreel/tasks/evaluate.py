@@ -285,6 +285,7 @@ def _report(
         profile=about["profile"],
         seed=first.seed,
         level=resampling.level,
+        records={protocol: record.to_json() for protocol, record in main.items()},
     )
 
 

@@ -24,6 +24,7 @@ from unreel.tasks.baselines import BASELINES, USUAL_BASELINES
 
 _FORMAT = 1
 SCORES_FOLDER = "scores"
+RECORDS_SUFFIX = ".records"
 # From fewer groups a percentile interval is known to be too narrow (Cameron, Gelbach and Miller 2008 use 20 to 30 as
 # "few clusters").
 FEW_GROUPS = 20
@@ -207,6 +208,7 @@ class Report:
         neighbours: some test sources with their nearest training sources (with the retrieval protocol).
         confusions: one per protocol that classifies.
         about: what tells this evaluation from others of the same encoder: data, label, split, task, protocols, profile.
+        records: protocol → the encoder's outcomes (``tasks.records``), which a run's folder keeps beside the report.
         kept: when a run's folder got it; empty where none did.
         profile, seed, level: those of the evaluation.
     """
@@ -222,6 +224,7 @@ class Report:
     seed: int = 0
     level: float = 0.95
     about: Mapping[str, str] = field(default_factory=dict)
+    records: Mapping[str, str] = field(default_factory=dict, repr=False)
     kept: str = ""
 
     def score(self, protocol: str | None = None, metric: str | None = None, encoder: str = "encoder") -> Score:
@@ -277,7 +280,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``from_dict`` is the inverse."""
         values = plain(asdict(self))
-        del values["kept"]
+        del values["kept"], values["records"]
         for before, after in zip(self.scores, values["scores"], strict=True):
             after["interval"] = None if before.interval is None else before.interval._asdict()
             after["versus_chance"] = before.versus_chance
@@ -309,6 +312,7 @@ class Report:
         words = "-".join(re.sub(r"[^\w.-]+", "_", name)[:40] for name in names if name)
         target = Path(run) / SCORES_FOLDER / f"{words}-{mapping_digest(self.about)[:8]}.json"
         values = {**self.to_dict(), "kept": time.strftime("%Y-%m-%d %H:%M:%S")}
+        write_whole(target.with_suffix(RECORDS_SUFFIX), "".join(self.records.values()))
         return write_whole(target, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
     @classmethod
