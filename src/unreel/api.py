@@ -439,6 +439,7 @@ def pretrain(
     out: str | os.PathLike[str],
     recipe: str | os.PathLike[str] | None = None,
     resume: bool = True,
+    go_on: bool = False,
     **overrides: Any,
 ) -> Run:
     """Learn an encoder from videos without labels; the same call goes on with an interrupted run.
@@ -451,15 +452,17 @@ def pretrain(
         out: the run's folder.
         recipe: a built-in recipe or a YAML file; by default the method's small one, which a CPU can train.
         resume: False refuses a folder that holds a run.
+        go_on: a folder whose run had other data or settings goes on from its weights, with a new schedule; what the run
+            was is kept in its folder, as ``earlier/001``.
         overrides: settings over the recipe's: ``steps=100``, ``temperature=0.2``, ``optimizer={"lr": 0.1}``.
 
     Raises: UsageError for wrong settings, before any file is opened; DataError for missing files.
     """
     prepared = prepare(method, data, encoder=encoder, recipe=recipe, call=overrides)
-    return run_prepared(prepared, out=out, resume=resume)
+    return run_prepared(prepared, out=out, resume=resume, go_on=go_on)
 
 
-def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: bool = True) -> Run:
+def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: bool = True, go_on: bool = False) -> Run:
     """Train what ``prepare`` built, and write the report."""
     check_apart(out, prepared.source)
     settings = prepared.settings
@@ -480,6 +483,7 @@ def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: boo
         record=prepared.record,
         validate=prepared.validation,
         resume=resume,
+        go_on=go_on,
     )
     if run.completed and rank() == 0 and not (run.path / REPORT_FILE).exists():
         from unreel.report.html import save_views, write_report

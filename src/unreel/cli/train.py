@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from unreel.cli.common import NO_OPTIONS, Common
 from unreel.cli.overrides import Overrides, split_overrides
@@ -23,6 +25,7 @@ def pretrain(
     recipe: str | None = None,
     object_crop: Literal["none", "cam", "gt"] | None = None,
     bg_mixup: Literal["none", "cam", "gt"] | None = None,
+    continue_: Annotated[bool, Parameter(name="--continue")] = False,
     dry_run: bool = False,
     list_settings: bool = False,
     settings: Overrides = (),
@@ -50,6 +53,8 @@ def pretrain(
             annotate boxes" found. gt takes the data's own boxes (file.boxes). Short for --objects.object_crop.
         bg_mixup: Put objects in front of other backgrounds, with masks. cam takes the masks that "unreel data annotate
             masks" found. gt takes the data's own masks (file.mask). Short for --objects.bg_mixup.
+        continue_: Go on from the weights of the run in --out, with a new schedule, on the data as they are now. Use it
+            if videos were added or removed, or for more epochs. What the run was is kept in its folder (earlier/001).
         dry_run: Check everything and say what would happen: steps, parameters, memory, time.
         list_settings: Show every setting with its value, its origin and what it may be.
     """
@@ -87,7 +92,7 @@ def pretrain(
             {"settings": rows}, table(("setting", "value", "may be", "origin"), [tuple(r.values()) for r in rows])
         )
         return 0
-    if out is not None and not Run(out).completed:
+    if out is not None and (continue_ or not Run(out).completed):
         check_apart(out, data)
         check_folder(out)
     prepared = prepare(None, data, recipe=recipe, overrides=overrides, call=short, origin=COMMAND_LINE)
@@ -101,7 +106,7 @@ def pretrain(
     from unreel.core.distributed import rank
 
     assert out is not None  # checked above, before anything was imported
-    run = api.run_prepared(prepared, out=out)
+    run = api.run_prepared(prepared, out=out, go_on=continue_)
     if rank() > 0:  # one process speaks for all
         return 0
     records = [record for record in run.metrics() if "loss" in record]

@@ -40,6 +40,7 @@ from unreel.nn.registry import create_encoder
 from unreel.nn.weights import FILE_NAME, load_encoder, named_encoder, save_encoder
 from unreel.train.backend import Backend, start_processes
 from unreel.train.checkpoint import Checkpoints, differences
+from unreel.train.earlier import load_earlier, put_aside
 from unreel.train.feed import Loader
 from unreel.train.health import watch
 from unreel.train.monitor import Monitor, Probe, read_lines
@@ -162,6 +163,7 @@ def pretrain(
     notes: Sequence[str] = (),
     record: DataRecord | None = None,
     resume: bool = True,
+    go_on: bool = False,
 ) -> Run:
     """Train ``method`` in a directory; go on where it stopped when the directory holds the same run.
 
@@ -179,6 +181,8 @@ def pretrain(
         notes: sentences for whoever reads the results; logged, kept in environment.json, shown on top of the report.
         record: what the data are, kept in the directory, so that a resumed run says what has changed.
         resume: False refuses a directory that holds a run.
+        go_on: a directory that holds a run with other data or settings keeps it in ``earlier``, and training goes on
+            from its weights with a new schedule.
 
     Raises: UsageError when the directory holds another run, naming what differs; BusyError when another process works
         in it; WriteError where it cannot be written; and what ``fit`` raises.
@@ -195,9 +199,10 @@ def pretrain(
     shape = schedule if isinstance(schedule, str) else getattr(schedule, "__qualname__", type(schedule).__name__)
     identity = {**chosen, "schedule": shape, "warmup_steps": warmup, "steps": total}
     with ExitStack() as stack:
-        begin = partial(_begin, run, settings, plain, identity, notes, record, stack, resume=resume)
+        begin = partial(_begin, run, settings, plain, identity, notes, record, stack, resume=resume, go_on=go_on)
         if not from_rank_0(begin):
             return run
+        load_earlier(run.path, method)
         bar = stack.enter_context(Progress("pretrain", total, unit="steps")) if rank() == 0 else Progress("", total)
         echo = _both(bar_echo(bar, keeping.log_every), watch(chance_levels(plain), run.metrics()))
         result = fit(
@@ -269,28 +274,42 @@ def add_note(run: Run, note: str) -> None:
     write_whole(run.path / "environment.json", json.dumps(record, indent=1))
 
 
-def _check_directory(run: Run, identity: Mapping[str, object], record: DataRecord | None, *, resume: bool) -> None:
-    """Refuse a directory with something else in it before anything is written there."""
+def _check_directory(run: Run, identity: Mapping[str, object], record: DataRecord | None, *, resume: bool) -> str:
+    """Refuse a directory with something else in it before anything is written there; returns what has changed.
+
+    A finished run whose data alone have changed is no other run: nothing of it would be trained anyway.
+    """
     known = run.environment.get("identity")
     if known is None:
         if run.completed or run.checkpoints:
             raise UsageError(f"{run.path} holds checkpoints or an encoder of unknown origin; choose another directory")
-        return
+        return ""
     if not resume:
         raise UsageError(f"{run.path} already holds a run; resume it, or choose another directory")
-    if mapping_digest(known) != mapping_digest(identity):
-        changed = differences(known, identity)
-        settings = [line for line in changed if line.partition(" ")[0] not in _OF_DATA]
-        differ = ""
-        if record is not None and any(line.startswith("data.digest ") for line in changed):
-            differ = f"its data have changed since it began: {record.changes_since(run.path)}"
-        if settings or not differ:
-            listed = f"{'; '.join(settings)}; and {differ}" if differ else "; ".join(changed)
-            raise UsageError(f"{run.path} holds another run: {listed}. Choose another directory, or the old settings")
-        raise DataError(
-            f"{run.path} holds a run that cannot go on, because {differ}. Put the data back as they were, or choose "
-            "another directory (--out) to train on them as they are now"
+    if mapping_digest(known) == mapping_digest(identity):
+        return ""
+    changed = differences(known, identity)
+    settings = [line for line in changed if line.partition(" ")[0] not in _OF_DATA]
+    differ = ""
+    if record is not None and any(line.startswith("data.digest ") for line in changed):
+        differ = f"its data have changed since it began: {record.changes_since(run.path)}"
+    return "; and ".join(filter(None, ["; ".join(settings if settings or differ else changed), differ]))
+
+
+def _refuse_changed(run: Run, changed: str) -> None:
+    """Say that a directory holds another run, or other data; a finished run with other data is only told of."""
+    go_on = "--continue (go_on=True in Python) goes on from its weights with a new schedule"
+    if not changed.startswith("its data have changed"):
+        raise UsageError(
+            f"{run.path} holds another run: {changed}. {go_on[0].upper()}{go_on[1:]}; or choose another directory, or "
+            "the old settings"
         )
+    if not run.completed:
+        raise DataError(
+            f"{run.path} holds a run that cannot go on, because {changed}. Put the data back as they were, or choose "
+            f"another directory (--out) to train on them as they are now; or {go_on}"
+        )
+    log.warning("%s: the run is finished and stays as it is, but %s. %s", run.path, changed, go_on.capitalize())
 
 
 def _begin(
@@ -303,12 +322,27 @@ def _begin(
     stack: ExitStack,
     *,
     resume: bool,
+    go_on: bool,
 ) -> bool:
     """Claim the directory and write what is known before the first step; False for a finished run."""
-    _check_directory(run, identity, record, resume=resume)
-    if not run.completed:
+    changed = _check_directory(run, identity, record, resume=resume)
+    if go_on and not changed and run.completed:
+        log.warning("%s: nothing has changed since the run was finished; give more epochs, or other data", run.path)
+    if changed and not go_on:
+        _refuse_changed(run, changed)
+    elif changed or not run.completed:
         stack.enter_context(claimed(run.path))
-        _check_directory(run, identity, record, resume=resume)  # what another process left meanwhile
+        changed = _check_directory(run, identity, record, resume=resume)  # what another process left meanwhile
+        if changed and not go_on:
+            _refuse_changed(run, changed)
+        elif changed:
+            done = run.metrics()[-1]["step"] if run.metrics() else 0
+            aside = put_aside(run.path)
+            log.info(
+                "%s: goes on from the weights of its step %d, with a new schedule of %s steps. What it was is kept in "
+                "%s. What is other now: %s",
+                *(run.path, done, identity["steps"], aside, changed),
+            )
     if record is not None and (doubts := record.doubts_since(run.path)):
         log.warning("%s", doubts)
     if run.completed:
