@@ -15,6 +15,7 @@ from tests.contracts.decoder_suite import plain_frames, read_numbers
 from tests.contracts.field_writers import COLUMNS
 from unreel.media import MediaError, PyAVDecoder, has_encoder, probe, read_clip
 from unreel.media import video as video_module
+from unreel.media.forward import ForwardReader
 
 TWO = [*range(25), *range(100, 125)]
 JUMPS = {"to zero": (0.0, 0.0), "back": (100.0, 3.0), "overlapping": (0.0, 0.4), "forward": (0.0, 50.0)}
@@ -73,6 +74,10 @@ def check(path: Path, numbers: list[int], plain: NDArray[np.uint8] | None) -> No
             if not table_known:
                 video_module._kept.cache_clear()
             np.testing.assert_array_equal(PyAVDecoder().read(path, indices=wanted).pixels, frames.pixels[wanted])
+    forward = ForwardReader(PyAVDecoder(), path)
+    pieces = [*np.array_split(np.arange(len(numbers)), 4), *np.array_split(np.arange(0, len(numbers), 3), 3)]
+    for wanted in (*pieces, np.array([4]), np.array([len(numbers) - 1]), np.array([5, 6])):
+        np.testing.assert_array_equal(forward.read(wanted).pixels, frames.pixels[wanted])
     by_time = PyAVDecoder().read(path, times_s=frames.times_s[::-1] + 1e-4)
     np.testing.assert_array_equal(by_time.pixels, frames.pixels[::-1])
 

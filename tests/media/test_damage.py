@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.contracts import odd_streams as odd
 from tests.contracts.decoder_suite import numbered_frames
 from unreel.media import PyAVDecoder, TruncatedError, write_video
 from unreel.media.bits import ffv1_is_whole
+from unreel.media.forward import ForwardReader
 from unreel.media.video import _SpanReader
 
 
@@ -49,14 +51,22 @@ def _is_refused(path: Path) -> bool:
     return False
 
 
-def _read_singly(path: Path) -> list[bytes | None]:
-    """Each frame, read alone by a reader that knows the file; None where it is refused by a message that names it."""
+def _read_singly(path: Path, *, ahead: bool = True) -> list[bytes | None]:
+    """Each frame, read alone by a reader that knows the file; None where it is refused by a message that names it.
+
+    One that reads ahead gives the same.
+    """
     decoder, found = PyAVDecoder(), []
     for index in range(decoder.probe(path).num_frames):
         try:
             found.append(decoder.read(path, indices=np.array([index])).pixels[0].tobytes())
         except TruncatedError as error:
             found.append(None if str(path) in str(error) else b"a message that names no file")
+    if ahead:
+        forward = ForwardReader(decoder, path)
+        for index, alone in enumerate(found):
+            with nullcontext() if alone is not None else pytest.raises(TruncatedError):
+                assert forward.read(np.array([index])).pixels[0].tobytes() == alone
     return found
 
 
@@ -198,6 +208,6 @@ def test_malformed_messages_beside_hevc_pictures_cost_no_plain_decode(
     asked: list[dict[str, bool]] = []
     read = _SpanReader.read
     monkeypatch.setattr(_SpanReader, "read", lambda self, *span, **how: asked.append(how) or read(self, *span, **how))
-    assert _read_singly(path) == _read_singly(source.template)
+    assert _read_singly(path, ahead=False) == _read_singly(source.template, ahead=False)
     assert asked[:90] == [{}, {"pictures_only": True}, {}] * 30
     assert asked[90:] == [{}] * 30

@@ -36,7 +36,7 @@ from unreel.data.manifest import Manifest
 from unreel.data.rows import AlignedSource, RowFacts, RowReader, attempt
 from unreel.data.sampling import ClipPlan
 from unreel.data.workers import IN_PROCESS, WorkerContext
-from unreel.media import AudioDecoder, Decoder, TooShortError
+from unreel.media import AudioDecoder, Decoder, MediaError, TooShortError
 
 # Source frames decoded at a time in evaluation, so that a long plan on a large video stays within memory.
 _EVALUATION_BYTES = 256 * 1024 * 1024
@@ -240,7 +240,8 @@ class EvaluationDataset:
 
     def __post_init__(self) -> None:
         _check_not_empty(self.manifest)
-        self.reader = RowReader(self.manifest, self.decoder, aligned=self.aligned)
+        self.reader = RowReader(self.manifest, self.decoder, aligned=self.aligned, forward=True)
+        self._kept: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # by file and number: what coming rows share
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -271,10 +272,9 @@ class EvaluationDataset:
         together = max(1, _EVALUATION_BYTES // (source[0] * source[1] * 3 * plan.num_frames))
         for begin in range(0, plan.num_clips, together):
             union, places = np.unique(clips[begin : begin + together], return_inverse=True)
-            frames = reader.read(row, [Request(union)])[0]
+            resized, shown_s = self._resized(row, union, together * plan.num_frames)
             place = torch.from_numpy(places.reshape(-1, plan.num_frames))
-            resized = resize_frames(frames.data, height, width, antialias=plan.antialias)
-            times_s[begin : begin + together] = torch.from_numpy(frames.times_s)[place]
+            times_s[begin : begin + together] = shown_s[place]
             for number, crop in enumerate(crops):
                 cut = resized[:, crop.top : crop.top + crop.size, crop.left : crop.left + crop.size]
                 views[begin : begin + together, number] = cut[place]
@@ -290,6 +290,49 @@ class EvaluationDataset:
             aligned={item.name: self._aligned(row, item, clips, geometry) for item in self.aligned},
             params=tuple(geometry),
         )
+
+    def _resized(self, row: int, wanted: NDArray[np.int64], together: int) -> tuple[Tensor, Tensor]:
+        """Frames of a row by number (T,), ascending, in the plan's size, with their times (T,).
+
+        Rows that follow each other in one file may overlap. What a later one needs as well is kept while the decoder is
+        there. At most ``together`` frames are held in their own size.
+        """
+        plan, reader, facts = self.plan, self.reader, self.reader.facts(row)
+        height, width = plan.resized(facts.video.height, facts.video.width)
+
+        def small(numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+            frames = reader.read(row, [Request(numbers)])[0]
+            return resize_frames(frames.data, height, width, antialias=plan.antialias), torch.from_numpy(frames.times_s)
+
+        if not self.manifest.same_file(row, row - 1, row + 1):
+            return small(wanted)
+        path, coming = self.manifest.rows[row].path, self._coming(row)
+        self._kept = {key: kept for key, kept in self._kept.items() if key[0] == path and key[1] in coming}
+        last = facts.first + int(wanted[-1])
+        missing = np.array(sorted(n for n in coming if n <= last and (path, n) not in self._kept), dtype=np.int64)
+        for piece in np.split(missing, range(together, len(missing), together)):
+            if len(piece):
+                found = zip(piece.tolist(), *small(piece - facts.first), strict=True)
+                self._kept |= {(path, n): (frame, time_s) for n, frame, time_s in found}
+        kept = [self._kept[path, facts.first + n] for n in wanted.tolist()]
+        return torch.stack([frame for frame, _ in kept]), torch.stack([time_s for _, time_s in kept])
+
+    def _coming(self, row: int) -> set[int]:
+        """Numbers in the file of what this row asks for, and of what later rows ask for that begin before it ends."""
+        here = self.reader.facts(row)
+        numbers: set[int] = set()
+        for later in range(row, len(self.manifest)):
+            if later > row and not self.manifest.same_file(later, row):
+                break
+            try:
+                facts = self.reader.facts(later)
+                clips = facts.first + self.plan.indices(facts.num_frames)
+            except (MediaError, ValueError):  # told when its turn comes
+                break
+            if not here.first <= facts.first < here.first + here.num_frames:
+                break
+            numbers.update(clips.ravel().tolist())
+        return numbers
 
     def _aligned(
         self, row: int, item: AlignedSource, clips: NDArray[np.int64], geometry: Sequence[ViewParams]

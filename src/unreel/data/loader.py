@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -27,6 +28,8 @@ from unreel.data.workers import WorkerContext, in_background, run_guarded
 _EARLIER = "hung or crashed a worker earlier in this run"
 # The share of faults is judged as if at least this many samples had been seen, so that one early fault stops nothing.
 _SHARE_MIN_SAMPLES = 100
+# So many rows of one file go to a worker together: it reads on from one to the next.
+_STRETCH = 16
 
 
 R = TypeVar("R")
@@ -219,4 +222,19 @@ def iterate_rows(
     """
     chosen = range(len(manifest)) if rows is None else rows
     options |= {"workers": workers, "timeout_s": timeout_s, "quarantine": {}}
-    return run_guarded(read, lambda done: chosen[done:], manifest.relative, **options)
+    if not workers:
+        yield from run_guarded(read, lambda done: chosen[done:], manifest.relative, **options)
+        return
+    stretches: list[list[int]] = []
+    for row in chosen:
+        if stretches and len(stretches[-1]) < _STRETCH and manifest.same_file(row, stretches[-1][-1]):
+            stretches[-1].append(row)
+        else:
+            stretches.append([row])
+    read_all = partial(_read_all, read)
+    for found in run_guarded(read_all, lambda done: stretches[done:], manifest.relative, **options):
+        yield from found
+
+
+def _read_all(read: Callable[[int, WorkerContext], R], rows: Sequence[int], context: WorkerContext) -> list[R]:
+    return [read(row, context) for row in rows]

@@ -256,6 +256,11 @@ class Manifest:
         row = self.rows[i]
         return row.path or row.frames[0]
 
+    def same_file(self, i: int, *others: int) -> bool:
+        """Whether row ``i`` is of the same file as one of the other rows, those that there are."""
+        path = self.rows[i].path
+        return bool(path) and any(self.rows[k].path == path for k in others if 0 <= k < len(self))
+
     def where(self, i: int) -> str:
         """Where row ``i`` is written, for messages: its table and line, or its path."""
         line = self.rows[i].line

@@ -6,6 +6,7 @@ the name of its column ``file.<name>``. All share one clock: seconds from the st
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache, partial
@@ -30,11 +31,13 @@ from unreel.media import (
     MediaError,
     MissingFileError,
     NoStreamError,
+    PyAVDecoder,
     TooShortError,
     UnreadableError,
     VideoInfo,
     decoder_for,
 )
+from unreel.media.forward import ForwardReader
 from unreel.media.frames import probe_frames, read_frames
 
 AlignedReader: TypeAlias = Callable[[Path, NDArray[np.int64], FrameSize], Tensor]
@@ -134,6 +137,7 @@ class RowReader:
         sound: reads the audio, of the row's own file, or of its ``file.audio``, which then begins with its first frame.
         cache_mb: keep the decoded frames of whole rows up to this size, per process. Rows come in another order each
             epoch, so those that came first are kept, none is thrown out.
+        forward: rows that follow each other in one video are read by one opening of it.
     Raises: DataError for a row that lacks an aligned file.
     """
 
@@ -143,6 +147,7 @@ class RowReader:
     aligned: Sequence[AlignedSource] = ()
     sound: AudioDecoder = field(default_factory=AudioDecoder)
     cache_mb: float = 0.0
+    forward: bool = False
 
     def __post_init__(self) -> None:
         for name in (source.name for source in self.aligned):
@@ -156,9 +161,10 @@ class RowReader:
         self._chosen = lru_cache(_FACTS_KEPT)(decoder_for)
         self._kept: dict[int, Frames] = {}
         self._room = int(self.cache_mb * 1e6)
+        self._open: ForwardReader | None = None
 
     def __reduce__(self) -> tuple[object, ...]:  # what was read stays with the process that read it
-        make = partial(RowReader, aligned=self.aligned, sound=self.sound, cache_mb=self.cache_mb)
+        make = partial(RowReader, aligned=self.aligned, sound=self.sound, cache_mb=self.cache_mb, forward=self.forward)
         return make, (self.manifest, self.decoder)
 
     def facts(self, row: int) -> RowFacts:
@@ -253,7 +259,12 @@ class RowReader:
         listed = self.manifest.frame_paths(row)
         if listed:
             return read_frames(listed, indices=numbers)
-        return self._back_end(row).read(self.manifest.absolute(row), indices=numbers)
+        path, decoder = self.manifest.absolute(row), self._back_end(row)
+        if not (self.forward and isinstance(decoder, PyAVDecoder) and self.manifest.same_file(row, row + 1, row - 1)):
+            return decoder.read(path, indices=numbers)
+        if self._open is None or self._open.path != path or self._open.process != os.getpid():
+            self._open = ForwardReader(decoder, path)
+        return self._open.read(numbers)
 
     def _cached(self, row: int, numbers: NDArray[np.int64]) -> Frames:
         facts = self.facts(row)

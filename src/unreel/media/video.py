@@ -33,7 +33,7 @@ _SKIPPABLE = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3"
 # Times are floats made from ticks; a caller's i / fps may fall this far short of a frame's own time.
 _TIME_SLACK_S = 1e-6
 # Codecs whose decoder leaves the rest of a damaged picture as its memory was, and says so only where it is strict.
-_SILENT = frozenset({"hevc"})
+SILENT = frozenset({"hevc"})
 _TABLES_KEPT = 256
 _BACK_PACKETS = 250  # how far before damage decoding begins at least, to be what a plain decode makes of it
 _SEEK_WORTH_PACKETS = 64  # below this gap, demuxing on is cheaper than a seek
@@ -71,11 +71,11 @@ class PyAVDecoder:
 
         Raises: MissingFileError, UnreadableError, TruncatedError, NoStreamError, ReadTimeoutError.
         """
-        return self._table(path).info
+        return self.table(path).info
 
     def frame_times(self, path: Path) -> NDArray[np.float64]:
         """Presentation time of every frame, ascending, in seconds: (num_frames,). Raises as ``probe``."""
-        return self._table(path).times_s.copy()
+        return self.table(path).times_s.copy()
 
     def read(self, path: Path, *, indices: Indices = None, times_s: Times = None) -> Frames:
         """Frames by index or by time; see ``Decoder.read``.
@@ -86,7 +86,7 @@ class PyAVDecoder:
         check_request(indices, times_s)
         kept = _kept(_cache_key(path))
         with opened(path, self.max_seconds, self.max_packets) as source:
-            if source.context.name in _SILENT:
+            if source.context.name in SILENT:
                 source.be_strict()  # now, while that opens nothing again
             table = kept[0] if kept else build_table(source)
             kept[:] = [table]
@@ -122,7 +122,8 @@ class PyAVDecoder:
         if lost:
             raise _cannot_be_decoded(path, len(lost), len(table.place), lost[0])
 
-    def _table(self, path: Path) -> FrameTable:
+    def table(self, path: Path) -> FrameTable:
+        """Every frame of the file and how to reach it, read once. Raises as ``probe``."""
         kept = _kept(_cache_key(path))
         if not kept:
             with opened(path, self.max_seconds, self.max_packets) as source:
@@ -237,7 +238,7 @@ def _read_by_place(source: Source, table: FrameTable, unique: NDArray[np.int64],
         else:
             spans.append([begin, end])
 
-    if source.context.name in _SILENT and not source.strict:
+    if source.context.name in SILENT and not source.strict:
         source.be_strict()
     reader = _SpanReader(source, table, asked)
     damaged = [span for span in spans if reader.read(*span)]
@@ -262,7 +263,7 @@ class _SpanReader:
 
     def __init__(self, source: Source, table: FrameTable, asked: _Asked) -> None:
         self._source, self._table, self._asked = source, table, asked
-        self._cursor = _Cursor(source, table)
+        self._cursor = Cursor(source, table)
 
     def read(self, begin: int, end: int, *, plain: bool = False, pictures_only: bool = False) -> bool:
         """Decode the packets ``begin`` to ``end``; True where their first group is damaged.
@@ -276,7 +277,7 @@ class _SpanReader:
         source, keys = self._source, self._table.keys
         if plain:
             source.reopen()
-            self._cursor = _Cursor(source, self._table)
+            self._cursor = Cursor(source, self._table)
         if not self._cursor.go_to(begin):
             return False
         skipping = not plain and self._table.one_each and _may_skip(source.context)
@@ -313,40 +314,40 @@ class _SpanReader:
             self._asked.take(frame, frame.pts)
 
 
-class _Cursor:
+class Cursor:
     """Where a source stands among the packets of its table; every packet on the way is compared with the table's."""
 
     def __init__(self, source: Source, table: FrameTable) -> None:
         self._source, self._table = source, table
         self._packets: Iterator[av.Packet[Any]] | None = source.packets() if source.at_start else None
-        self._at = 0  # place of the next packet
+        self.at = 0  # place of the next packet
 
     def next(self) -> av.Packet[Any] | None:
         """The next packet; None at the end, or where it is not the one that was counted."""
         packet = self._pass()
-        counted = packet is not None and list(file_place(packet)) == self._table.packet_at[self._at - 1].tolist()
+        counted = packet is not None and list(file_place(packet)) == self._table.packet_at[self.at - 1].tolist()
         return packet if counted else None
 
     def _pass(self) -> av.Packet[Any] | None:
         """The next packet by its time alone; None at the end, or where it has another."""
         packet = next(self._packets, None) if self._packets is not None else None
         times = self._table.packet_pts
-        if packet is None or self._at >= len(times):
+        if packet is None or self.at >= len(times):
             return None
-        if times[self._at] != (NO_TIME if packet.pts is None else packet.pts):
+        if times[self.at] != (NO_TIME if packet.pts is None else packet.pts):
             return None
-        self._at += 1
+        self.at += 1
         return packet
 
     def go_to(self, begin: int) -> bool:
         """Be before a packet: further on, by a seek, or where that leads astray by counting from the start."""
-        worth = _SEEK_WORTH_PACKETS if self._at else 0  # at its start, a seek costs no more
-        if self._packets is not None and 0 <= begin - self._at <= worth:
+        worth = _SEEK_WORTH_PACKETS if self.at else 0  # at its start, a seek costs no more
+        if self._packets is not None and 0 <= begin - self.at <= worth:
             return self._skip_to(begin) or self._count_to(begin)
         return self._seek(begin) or self._count_to(begin)
 
     def _skip_to(self, begin: int) -> bool:
-        while self._at < begin:
+        while self.at < begin:
             if self._pass() is None:
                 self._packets = None
                 return False
@@ -364,20 +365,20 @@ class _Cursor:
         same = np.flatnonzero(self._table.packet_pts == first.pts)
         if len(same) != 1 or same[0] > begin:
             return False
-        self._packets, self._at = chain([first], packets), int(same[0])
+        self._packets, self.at = chain([first], packets), int(same[0])
         # After a seek, some containers give other times (MPEG program streams), or the times of other packets (AVI
         # with a damaged index): the packet is known by where it is in the file.
         found = self.next() if self._skip_to(begin) else None
         if found is None:
             return False
-        self._packets, self._at = chain([found], packets), begin
+        self._packets, self.at = chain([found], packets), begin
         return True
 
     def _count_to(self, begin: int) -> bool:
-        if self._packets is None or self._at > begin:
+        if self._packets is None or self.at > begin:
             strict = self._source.strict
             self._source.reopen()
             if strict:
                 self._source.be_strict()
-            self._packets, self._at = self._source.packets(), 0
+            self._packets, self.at = self._source.packets(), 0
         return self._skip_to(begin)
