@@ -16,7 +16,7 @@ from unreel.data.loader import iterate_evaluation
 from unreel.data.manifest import Manifest
 from unreel.data.row import Row
 from unreel.data.sampling import ClipPlan
-from unreel.data.windows import windowed, windows
+from unreel.data.windows import apart, windowed, windows
 from unreel.media import PyAVDecoder, write_video
 from unreel.media.decoder import VideoInfo
 from unreel.media.source import Source
@@ -143,3 +143,19 @@ def test_a_file_that_breaks_off_costs_the_windows_behind_the_break(tmp_path: Pat
     assert {sample.fault.path for sample in found[: len(whole)] if sample.fault} == {"b.ts"}
     for sample, other in zip(found[len(whole) :], iterate_evaluation(whole), strict=True):
         assert torch.equal(sample.views, other.views)
+
+
+def test_places_apart_share_no_time() -> None:
+    """Down the list: touching is no overlap, another file is another place, a whole file has all time."""
+    ranked = [
+        ("a", (2.0, 6.0)),
+        ("a", (4.0, 8.0)),
+        ("a", (6.0, 10.0)),
+        ("b", (2.0, 6.0)),
+        ("b", None),
+        ("a", (0.0, None)),
+    ]
+    assert apart(ranked, 10) == [0, 2, 3]
+    assert apart(ranked, 2) == [0, 2]
+    assert apart(ranked, 10, taken=[("a", (5.0, 7.0)), ("c", None)]) == [3]
+    assert apart(ranked, 10, taken=[("a", None), ("b", (3.0, 4.0))]) == []

@@ -95,6 +95,19 @@ def test_windows_say_when(folder: Path, tmp_path: Path) -> None:
     table = unreel.predict(folder / "run", both, **options)
     assert [(r.label, r.start_s, r.end_s) for r in table.rows] == [("red", 0, 1), ("red", 1, 2), ("blue", 2, 3)]
     assert pq.read_table(out).to_pylist() == [r._asdict() for r in table.rows]
+    assert [(s.label, s.start_s, s.end_s) for s in table.spans] == [("red", 0, 2), ("blue", 2, 3)]
+    (spans,) = table.write_spans(tmp_path / "spans.csv")
+    assert spans.read_text().splitlines()[1].startswith("both.mp4,0.0,2.0,red,")
+
+
+def test_spans_are_written_by_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both, labels = str(folder / "films" / "both.mp4"), str(_table(folder, tmp_path))
+    call = ["predict", str(folder / "run"), both, "--labels", labels, "--protocol", "svm", "--device", "cpu", "--quiet"]
+    assert main([*call, "--window", "1", "--every", "0.5", "--spans", str(tmp_path / "s.eaf")]) == 0
+    assert f"wrote {tmp_path / 's.eaf'}: 2 spans" in capsys.readouterr().out
+    assert main([*call, "--spans", str(tmp_path / "s.eaf")]) == 2
+    assert "--window 4" in capsys.readouterr().err
+    assert main([*call, "--window", "1", "--spans", str(tmp_path / "s.txt")]) == 2
 
 
 def test_any_column_may_be_the_label_or_the_group_and_a_test_split_is_left_out(

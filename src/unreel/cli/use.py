@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -61,7 +61,29 @@ class Compared:
     "Also score plain statistics of the pixels. This control needs no network."
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Spanned(Windows):
+    """Windows, and what they say together."""
+
+    spans: Path | None = None
+    "With --window: also write spans to this file: .csv, .json, .vtt (WebVTT subtitles) or .eaf (ELAN). \
+Windows that overlap are averaged, and neighbours with the same label become one span."
+
+    def check(self) -> None:
+        """Raise UsageError for what cannot be, before any work."""
+        from unreel.core.files import check_file
+        from unreel.tasks.spans import check_spans_suffix
+
+        if self.spans is None:
+            return
+        if self.window is None:
+            raise UsageError(f"--spans {self.spans}: give the seconds of a window, too: --window 4")
+        check_file(check_spans_suffix(self.spans))
+
+
 THE_ONLY = Columns()
+UNCUT = Spanned()
 NOWHERE_ELSE = Kept()
 USUALLY = Compared()
 _SHOWN = 20  # predictions on the terminal
@@ -301,7 +323,7 @@ def predict(
     labels: Path | None = None,
     protocol: Literal["linear", "knn", "svm"] = "linear",
     columns: Columns = THE_ONLY,
-    windows: Windows = WHOLE,
+    windows: Spanned = UNCUT,
     out: Path | None = None,
     head: Path | None = None,
     encoder: Path | None = None,
@@ -330,6 +352,7 @@ def predict(
         seed: Seed that chooses the files for trying settings and for calibrating.
     """
     embedding.check()
+    windows.check()
     from unreel import api
 
     found = api.predict(
@@ -344,14 +367,16 @@ def predict(
         out=out,
         seed=seed,
         progress=not common.quiet,
-        **asdict(windows),
+        window=windows.window,
+        every=windows.every,
         **embedding.options_for(run),
     )
-    common.print({**found.to_plain(), "table": None if out is None else str(out)}, _predicted(found, out))
+    written = [] if windows.spans is None else found.write_spans(windows.spans)
+    common.print({**found.to_plain(), "table": None if out is None else str(out)}, _predicted(found, out, written))
     return 0
 
 
-def _predicted(found: PredictionTable, out: Path | None) -> str:
+def _predicted(found: PredictionTable, out: Path | None, written: Sequence[Path]) -> str:
     """The first predictions, how many of each label, and what to know of them."""
     spans = any(row.start_s is not None for row in found.rows)
 
@@ -369,6 +394,7 @@ def _predicted(found: PredictionTable, out: Path | None) -> str:
     lines += [f"note: {note}" for note in found.card.notes]
     if found.head_file is not None:
         lines.append(f"wrote {found.head_file}: the head, to predict again without labels")
+    lines += [f"wrote {file}: {counted(len(found.spans), 'span')}" for file in written]
     return "\n".join([*lines, *([] if out is None else [f"wrote {out}"])])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 from unreel.core.checks import Positive, checked
 from unreel.core.errors import UsageError
@@ -12,6 +14,8 @@ from unreel.data.manifest import Manifest, Source
 from unreel.data.row import Row
 
 D = TypeVar("D")
+Span: TypeAlias = tuple[float, float | None] | None
+"""Start and end in seconds, the end open where None; None for a whole file."""
 
 
 @checked
@@ -56,3 +60,29 @@ def windowed(data: D, window: float | None = None, every: float | None = None) -
     if manifest.only_images:
         return manifest
     return replace(manifest, rows=tuple(w for row in index(manifest).manifest for w in windows(row, window, every)))
+
+
+def apart(ranked: Iterable[tuple[str, Span]], most: int, *, taken: Iterable[tuple[str, Span]] = ()) -> list[int]:
+    """Places in ``ranked``, at most ``most``: those that share no time with a better one of the same file.
+
+    Args:
+        ranked: paths and spans, the best first. A whole file has all time.
+        taken: what is better than all.
+    """
+    kept: dict[str, list[tuple[float, float]]] = {}
+    for path, span in taken:
+        kept.setdefault(path, []).append(_times(span))
+    found: list[int] = []
+    for place, (path, span) in enumerate(ranked):
+        if len(found) == most:
+            break
+        start, end = _times(span)
+        if all(end <= a or b <= start for a, b in kept.get(path, ())):
+            kept.setdefault(path, []).append((start, end))
+            found.append(place)
+    return found
+
+
+def _times(span: Span) -> tuple[float, float]:
+    start, end = (0.0, None) if span is None else span
+    return start, math.inf if end is None else end

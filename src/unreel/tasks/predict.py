@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UsageError
 from unreel.core.files import replacing, write_whole
@@ -30,12 +31,13 @@ from unreel.nn.foreign import check_named
 from unreel.protocols.clips import ManifestClips, default_plan
 from unreel.protocols.compute import USUAL, Compute
 from unreel.protocols.features import embed_all
-from unreel.protocols.head import Head, HeadCard, with_card
+from unreel.protocols.head import Head, HeadCard, Predictions, with_card
 from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.protocol import FeatureProtocol, fit_calibrated
 from unreel.protocols.samples import FeatureSet, check_unique
 from unreel.protocols.store import encoder_digest
 from unreel.tasks.labelled import choose_column
+from unreel.tasks.spans import Span, merge_spans, plain_spans, write_spans
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 _SHOWN = 5
@@ -63,6 +65,7 @@ class PredictionTable:
     Attributes:
         rows: one for each file, or each window. card: of the head that predicted; ``head_file``: where it was kept.
         faults: what could not be read and why. num_asked: rows in all, with those. noun: what a file is called.
+        spans: what windows say together, see ``tasks.spans``; empty where no windows were asked for.
     """
 
     rows: tuple[Predicted, ...]
@@ -71,6 +74,7 @@ class PredictionTable:
     num_asked: int
     noun: str
     head_file: Path | None = None
+    spans: tuple[Span, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,8 +88,13 @@ class PredictionTable:
             "head": {**about, "temperature": card.temperature, "notes": list(card.notes)},
             "head_file": None if self.head_file is None else str(self.head_file),
             "predictions": rows,
+            "spans": plain_spans(self.spans),
             "unreadable": [{"path": fault.path, "message": fault.message} for fault in self.faults],
         }
+
+    def write_spans(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write the spans: .csv, .json, .vtt (WebVTT) or .eaf (ELAN) by its suffix, see ``tasks.spans.write_spans``."""
+        return write_spans(self.spans, path, name=self.card.label or "label")
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the table, all or nothing: CSV, Parquet or JSON by its suffix. Raises UsageError for another."""
@@ -102,6 +111,14 @@ class PredictionTable:
         with replacing(target) as partial:
             (csv.write_csv if target.suffix.lower() == ".csv" else parquet.write_table)(table, partial)
         return target
+
+
+def _weights(said: Predictions) -> NDArray[np.float64]:
+    """What windows bring to their spans (N, C): probabilities, or a vote for the label."""
+    if said.probabilities is not None:
+        return said.probabilities
+    votes: NDArray[np.float64] = np.equal.outer(said.labels, said.card.classes).astype(np.float64)
+    return votes
 
 
 def check_predictions_suffix(path: str | os.PathLike[str]) -> Path:
@@ -278,4 +295,7 @@ def predict_table(
         start = row.start_s if row.start_s is not None or not whole else 0.0
         end = row.end_s if row.end_s is not None or row.facts is None or not whole else row.facts.duration_s
         rows.append(Predicted(shown(manifest.relative(i)), str(label), float(probability), start, end))
-    return PredictionTable(tuple(rows), card, found.faults, found.num_asked, manifest.noun)
+    spans: tuple[Span, ...] = ()
+    if window is not None:
+        spans = merge_spans([(row.path, row.start_s, row.end_s) for row in rows], card.classes, _weights(said))
+    return PredictionTable(tuple(rows), card, found.faults, found.num_asked, manifest.noun, spans=spans)
