@@ -58,6 +58,20 @@ def test_dry_run(capsys: pytest.CaptureFixture[str], tiny_world: Path) -> None:
     assert capsys.readouterr().out.endswith("Nothing was trained or written.\n")
 
 
+def test_a_run_ends_with_what_the_dry_run_said_of_it(
+    capsys: pytest.CaptureFixture[str], tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNREEL_CACHE", str(tmp_path / "cache"))
+    told = call(capsys, "pretrain", tiny_world, "--dry-run", "--out", tmp_path / "run", *SMALL)
+    assert 0 < told["disk_gib"] < told["disk_free_gib"]
+    done = call(capsys, "pretrain", tiny_world, "--out", tmp_path / "run", *SMALL)
+    assert done["predicted_seconds"] == pytest.approx(told["hours"] * 3600, abs=0.1)
+    assert main(["pretrain", str(tiny_world), "--out", str(tmp_path / "run"), *SMALL]) == 0
+    assert "the dry run said about" in capsys.readouterr().out
+    other = call(capsys, "pretrain", tiny_world, "--out", tmp_path / "other", *SMALL, "--train.seed", "5")
+    assert other["predicted_seconds"] is None
+
+
 def test_list_settings(capsys: pytest.CaptureFixture[str]) -> None:
     rows = call(capsys, "pretrain", "x", "--list-settings", "--train.steps", 7)["settings"]
     steps = next(row for row in rows if row["setting"] == "train.steps")
@@ -169,7 +183,7 @@ def test_evaluate_and_report(capsys: pytest.CaptureFixture[str], run: Path, tiny
         for encoder in ("encoder", "random-init", "first-weights", "frame-statistics")
     }
     assert json.loads(out.read_text()) == found
-    (kept,) = (run / "scores").iterdir()
+    (kept,) = (run / "scores").glob("*.json")
     assert found.items() <= json.loads(kept.read_text()).items()
     page = call(capsys, "report", run)
     assert Path(str(page["report"])).stat().st_size > 10_000

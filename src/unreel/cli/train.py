@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -99,11 +100,13 @@ def pretrain(
     if dry_run:
         from unreel.recipes.plan import plan
 
-        found = plan(prepared)
+        found = plan(prepared, out=out or ".")
         common.print(found.to_plain(), found.text())
         return 0
     from unreel import api
     from unreel.core.distributed import rank
+    from unreel.core.progress import format_seconds
+    from unreel.recipes.plan import predicted_seconds
 
     assert out is not None  # checked above, before anything was imported
     run = api.run_prepared(prepared, out=out, go_on=continue_)
@@ -118,6 +121,22 @@ def pretrain(
         text += f"\n{counted(len(faulty), 'file')} could not be read, and others were used instead: see {listed}"
     if not run.completed:
         text += "\nstopped before its end: the same command goes on"
+    seconds, predicted = _training_seconds(records), predicted_seconds(prepared.settings)
+    if predicted and run.completed:
+        text += (
+            f"\ntraining took {format_seconds(seconds)}; the dry run said about {format_seconds(predicted)} "
+            f"({seconds / predicted:.2f} times that)"
+        )
     plain = {"run": str(run.path), "completed": run.completed, "last": last, "unreadable": faulty}
+    plain |= {"seconds": round(seconds, 1), "predicted_seconds": predicted and round(predicted, 1)}
     common.print(plain, text)
     return 0
+
+
+def _training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds of training, from a run's records."""
+    total, before = 0.0, 0
+    for record in records:
+        total += float(record.get("s_per_step") or 0.0) * (int(record["step"]) - before)
+        before = int(record["step"])
+    return total
