@@ -25,6 +25,7 @@ __all__ = [
     "pretrain",
     "save_encoder",
     "search",
+    "worth_it",
     "wrap_encoder",
 ]
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         pretrain,
         save_encoder,
         search,
+        worth_it,
         wrap_encoder,
     )
 

@@ -47,8 +47,10 @@ from unreel.train.run import REPORT_FILE, Run, open_encoder
 
 if TYPE_CHECKING:
     from unreel.protocols.protocol import FeatureProtocol
+    from unreel.recipes.worth import Study
     from unreel.tasks import Report, Task
     from unreel.tasks.predict import PredictionTable
+    from unreel.tasks.worth import WorthIt
 
 __all__ = [
     "Embeddings",
@@ -71,6 +73,8 @@ __all__ = [
     "run_prepared",
     "save_encoder",
     "search",
+    "worth_it",
+    "worth_study",
     "wrap_encoder",
     "write_embeddings",
 ]
@@ -132,6 +136,76 @@ def evaluate(
         known = {"external": external} if isinstance(external, Encoder) else external
         options["external"] = {**known, **_by_name(others)}
     return evaluate_task(_encoder(encoder), data, protocol=protocol, **options)
+
+
+def worth_it(data: Source, **options: Any) -> WorthIt:
+    """Is training on these videos worth it? The answer in one sentence, with what it rests on; see ``worth_study``.
+
+    >>> print(unreel.worth_it("videos.csv", label="action", group="patient").sentence)  # doctest: +SKIP
+    """
+    return worth_study(data, **options).run()
+
+
+def worth_study(
+    data: Source,
+    *,
+    label: str | None = None,
+    group: str | None = None,
+    encoder: str | os.PathLike[str] = "efficientnet_lite0",
+    recipe: str | os.PathLike[str] | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    folds: int = 5,
+    seeds: Sequence[int] = (0,),
+    minutes: float = 8.0,
+    held_out: bool = False,
+    protocol: str = "linear",
+    out: str | os.PathLike[str] = "worth-it",
+    runs: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Study:
+    """What ``worth_it`` does: ``.plan()`` says what would be trained and how long it takes, ``.run()`` does it.
+
+    Five rows are tested on the labels, in the same folds of whole groups: ``frozen`` (the encoder as it is),
+    ``trained`` (trained further on these videos), ``scratch`` (a small net trained on them from scratch),
+    ``first-weights`` (the small net untrained) and ``frame-statistics``. Training sees all videos and no label. Without
+    the encoder's package, ``trained`` is the small net, and there is no ``frozen``.
+
+    Args:
+        data: a labelled manifest, or a folder with one sub-folder per class.
+        label, group: which columns.
+        encoder: the name of an encoder with weights, a run's folder, or an encoder's file.
+        recipe: how it is trained further; ``scratch``: how the small net is trained. Names or files.
+        folds: how many folds. seeds: of training, folds and resampling; several are pooled.
+        minutes: the most for each training: a recipe that takes longer is cut short, by the time of its first steps.
+        held_out: train once for every fold, without the groups that the fold tests.
+        protocol: for frozen features: "linear", "knn", "svm" or "retrieval".
+        out: folder for ``worth_it.json``, ``worth_it.html`` and ``runs``. What is there is not done again.
+        runs: where runs and features are, if elsewhere: several labels can share them.
+        options: device, workers, batch_size, store and others: see ``Compute``; level and num_resamples.
+    Raises: UsageError for a call that cannot be; DataError where the data cannot be used.
+    """
+    from unreel.recipes.worth import Study
+    from unreel.tasks.records import Resampling
+
+    compute, resampling = sorted_options(options, Compute, Resampling)
+    return Study(
+        data,
+        run_prepared,
+        label=label,
+        group=group,
+        encoder=encoder,
+        recipe=recipe,
+        scratch=scratch,
+        folds=folds,
+        seeds=tuple(seeds),
+        minutes=minutes,
+        held_out=held_out,
+        protocol=protocol,
+        out=out,
+        runs=runs,
+        compute=compute,
+        resampling=resampling,
+    )
 
 
 def _by_name(places: Sequence[AnyEncoder]) -> dict[str, Encoder]:

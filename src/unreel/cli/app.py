@@ -16,6 +16,7 @@ from unreel.cli.serve import serve
 from unreel.cli.show import demo, models, report
 from unreel.cli.train import pretrain
 from unreel.cli.use import embed, evaluate, predict, search
+from unreel.cli.worth import worth_it
 
 app = App(
     name="unreel",
@@ -40,6 +41,7 @@ for command, group in (
     (pretrain, _LEARN),
     (embed, _USE),
     (evaluate, _USE),
+    (worth_it, _USE),
     (predict, _USE),
     (search, _USE),
     (serve, _USE),

@@ -8,12 +8,16 @@ from types import ModuleType
 from unreel.core.errors import UsageError
 
 
+class MissingExtraError(UsageError):
+    """A package is needed that is not installed; the message says which, and how to get it."""
+
+
 def import_extra(module: str, *packages: str, extra: str, what: str) -> ModuleType:
     """A module of a package that may not be installed.
 
     Args:
         packages: all that ``extra`` of unreel installs. what: what they are needed for, as the message's subject.
-    Raises: UsageError that says what to install.
+    Raises: MissingExtraError, a UsageError that says what to install.
     """
     try:
         return import_module(module)
@@ -21,7 +25,7 @@ def import_extra(module: str, *packages: str, extra: str, what: str) -> ModuleTy
         if error.name != module.partition(".")[0]:
             raise
         names = " ".join(packages)
-        raise UsageError(
+        raise MissingExtraError(
             f"{what} needs the package {error.name}, which is not installed: pip install {names} "
             f"(unreel's extra {extra!r} names the same)"
         ) from None

@@ -38,11 +38,11 @@ def bounds(found: PairedDifference) -> str:
     return f"{abs(found.difference):.3f} [{low:.3f}, {high:.3f}]"
 
 
-def undecided(found: PairedDifference) -> str:
-    """An undecided difference, and what would decide it."""
+def undecided(found: PairedDifference, unit: str | None = None) -> str:
+    """An undecided difference, and what would decide it; ``unit``: what one group is called."""
     shown = f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
     more = groups_to_decide(found)
-    unit = "sample" if found.n == found.n_groups else "group"
+    unit = unit or ("sample" if found.n == found.n_groups else "group")
     if more is None:
         return f"{shown}: no difference that more {unit}s could decide"
     if more > _IN_REACH * found.n_groups:

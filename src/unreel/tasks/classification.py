@@ -216,6 +216,7 @@ class LabelTask(ScoresLabels):
         names = self.data.one_name_each() if isinstance(self.data, Manifest) else known.files
         #: One task for each fold; empty without folds.
         self.folds: tuple[LabelTask, ...] = ()
+        each: list[NDArray[Any]] = []
         if folds is None:
             self.roles, told = rule.roles(own_splits, labelled, self.identities, where=known.where, group=self.group)
             check_parts(self.roles, self.identities, names, noun="labelled source")
@@ -223,14 +224,17 @@ class LabelTask(ScoresLabels):
             turns = Folds(folds, seed)
             self.split_rule, self.roles = turns.told, np.where(labelled, "fold", "")
             each, told = turns.roles(own_splits, labelled, self.identities, labels)
-            for roles in each:
-                check_parts(roles, self.identities, names, noun="labelled source")
-                self.folds = (*self.folds, copy.copy(self))
-                self.folds[-1].roles, self.folds[-1].folds = roles, ()
         classes = Counter(self.labels[self.roles != ""].tolist())
         if len(classes) < 2:
             raise DataError(f"label {self.label!r} has a single class, {next(iter(classes))!r}: nothing to tell apart")
         self.notes = (*notes, *told)
+        self.folds = tuple(self._fold(roles, names) for roles in each)
+
+    def _fold(self, roles: NDArray[Any], names: Sequence[str]) -> LabelTask:
+        check_parts(roles, self.identities, names, noun="labelled source")
+        fold = copy.copy(self)
+        fold.roles = roles
+        return fold
 
     @property
     def name(self) -> str:

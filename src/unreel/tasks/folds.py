@@ -20,7 +20,7 @@ def folds_of(task: Task) -> Sequence[Task]:
     return getattr(task, "folds", ()) or (task,)
 
 
-def pooled(outcomes: Sequence[Outcomes]) -> Outcomes:
+def pooled(outcomes: Sequence[Outcomes], *, unit: str = "fold") -> Outcomes:
     """Outcomes of several tests as those of one; a single one is as it was.
 
     Metrics that not every test has are left out. Chance is the mean over samples. The card counts the training samples
@@ -28,14 +28,14 @@ def pooled(outcomes: Sequence[Outcomes]) -> Outcomes:
     lowest score there.
 
     Args:
-        outcomes: of one protocol, on samples that are not the same.
+        outcomes: of one protocol. unit: what tells the tests apart, for notes.
     """
     if len(outcomes) == 1:
         return outcomes[0]
     first = outcomes[0]
     shares = np.array([o.n for o in outcomes]) / sum(o.n for o in outcomes)
     names = [name for name in first.values if all(name in o.values for o in outcomes)]
-    card = _card([o.card for o in outcomes])
+    card = _card([o.card for o in outcomes], unit)
     return Outcomes(
         _predictions([o.predictions for o in outcomes], card),
         Truth(
@@ -46,8 +46,8 @@ def pooled(outcomes: Sequence[Outcomes]) -> Outcomes:
         {name: np.concatenate([o.values[name] for o in outcomes]) for name in names},
         {name: float(shares @ [o.chance[name] for o in outcomes]) for name in names},
         first.primary,
-        _told([o.notes for o in outcomes]),
-        f"{first.chance_rule}, in each fold",
+        _told([o.notes for o in outcomes], unit),
+        first.chance_rule,
     )
 
 
@@ -56,14 +56,14 @@ def _joined(arrays: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
     return np.concatenate(found) if len(found) == len(arrays) else None
 
 
-def _told(notes: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Notes of several tests: those of all once, the others with the number of the fold."""
+def _told(notes: Sequence[Sequence[str]], unit: str) -> tuple[str, ...]:
+    """Notes of several tests: those of all once, the others with the number of the test."""
     everyone = [note for note in notes[0] if all(note in own for own in notes)]
-    others = [f"fold {i}: {note}" for i, own in enumerate(notes, 1) for note in own if note not in everyone]
+    others = [f"{unit} {i}: {note}" for i, own in enumerate(notes, 1) for note in own if note not in everyone]
     return (*dict.fromkeys(everyone), *others)
 
 
-def _card(cards: Sequence[HeadCard]) -> HeadCard:
+def _card(cards: Sequence[HeadCard], unit: str) -> HeadCard:
     counts: dict[Any, int] = {}
     for card in cards:
         for name, count in zip(card.classes, card.counts, strict=True):
@@ -78,7 +78,7 @@ def _card(cards: Sequence[HeadCard]) -> HeadCard:
         classes=tuple(classes),
         counts=tuple(counts[name] for name in classes),
         settings=settings,
-        notes=_told([card.notes for card in cards]),
+        notes=_told([card.notes for card in cards], unit),
     )
 
 

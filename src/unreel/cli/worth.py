@@ -1,0 +1,82 @@
+"""``unreel worth-it``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from unreel.cli.common import BEST, NO_OPTIONS, Common, Computing
+from unreel.cli.use import THE_ONLY, Columns
+
+
+def worth_it(
+    data: Path,
+    /,
+    *,
+    columns: Columns = THE_ONLY,
+    encoder: str = "efficientnet_lite0",
+    recipe: str | None = None,
+    folds: int = 5,
+    seed: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0,),
+    minutes: float = 8.0,
+    held_out: bool = False,
+    protocol: Literal["linear", "knn", "svm", "retrieval"] = "linear",
+    out: Path = Path("worth-it"),
+    runs: Path | None = None,
+    dry_run: bool = False,
+    computing: Computing = BEST,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Answer whether training on your videos is worth it.
+
+    Five ways to describe your videos or images are tested on your labels: an encoder as it is (frozen), the same
+    encoder trained further on your videos (trained), a small net trained on them from scratch, the small net
+    untrained, and plain statistics of the pixels. Training sees no labels. Each sample is tested once, in folds of
+    whole groups. The first sentence is the answer: better, worse, or not decided and what would decide it.
+
+    The folder keeps all runs and embeddings. If the command was stopped, give it again, and it goes on.
+
+    Args:
+        data: A labelled manifest, or a folder with one sub-folder per class.
+        encoder: What to start from: the name of an encoder with weights, a run's folder, or an encoder file
+            (.safetensors).
+        recipe: How to train the encoder further: a built-in recipe, or a YAML file. The default suits videos or images.
+        folds: How many folds of whole groups.
+        seed: Seed for the training, the folds and the resampling. If you name several, each trains anew, and the answer
+            rests on all of them together.
+        minutes: The most minutes for each training. The first steps are timed. A recipe that takes longer is cut short.
+        held_out: Train once for every fold, without the groups that the fold tests. This takes as many times longer.
+        protocol: What to do with the embeddings.
+        out: Folder for the answer (worth_it.json, worth_it.html), and for the runs.
+        runs: Another folder for the runs and the embeddings. Answers about several labels can share it.
+        dry_run: Say what would be trained, and how long it takes on this machine.
+    """
+    computing.check()
+    from unreel import api
+
+    study = api.worth_study(
+        data,
+        label=columns.label,
+        group=columns.group,
+        encoder=encoder,
+        recipe=recipe,
+        folds=folds,
+        seeds=seed,
+        minutes=minutes,
+        held_out=held_out,
+        protocol=protocol,
+        out=out,
+        runs=runs,
+        device=computing.device,
+        workers=computing.workers,
+        progress=not common.quiet,
+    )
+    if dry_run:
+        plan = study.plan()
+        common.print(plan.to_dict(), plan.text())
+        return 0
+    found = study.run()
+    common.print(found.to_dict(), found.text())
+    return 0
