@@ -123,7 +123,7 @@ def test_every_command_says_it_once(
     for command in commands:
         assert main([*command]) == 0
         captured = capsys.readouterr()
-        for said in ("column 'file' read as path", "columns not used: age (to use one, call it label.age"):
+        for said in ("column 'file' read as path", "columns not used: age (--label NAME"):
             assert (captured.out + captured.err).count(said) == 1, command
         assert main([*command, "--quiet", "--json"]) == 0
         captured = capsys.readouterr()

@@ -1,20 +1,126 @@
-"""Which rows are learned from: those of a split, without those held out, or too short for the sampler."""
+"""Which rows are learned from (those of a split, without those held out, or too short), and by which columns."""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 from unreel.core.checks import Range
-from unreel.core.errors import DataError
+from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.progress import Progress
+from unreel.core.text import first_few, shown
 from unreel.core.words import plural
+from unreel.data.columns import Columns
 from unreel.data.index import index
 from unreel.data.manifest import Manifest
 from unreel.data.rows import RowReader
 from unreel.data.split_names import count_splits, split_role, unclear_splits
 from unreel.data.splits import hold_out
 from unreel.media import MediaError, TooShortError
+
+
+_log = logging.getLogger("unreel.data")
+_SHOWN = 5
+
+
+def choose_column(family: str, name: str | None, known: Sequence[str], *, required: bool) -> str:
+    """The label or group asked for, or the obvious one of those known; empty where there is none and none is needed."""
+    if name is not None:
+        if name not in known:
+            raise unknown_name(family, name, known) if known else DataError(f"the data has no {family} at all")
+        return name
+    if family in known:
+        return family
+    if len(known) == 1:
+        return known[0]
+    if known:
+        raise UsageError(
+            f"which {family}? The data has {', '.join(known)}; choose one with --{family} {known[0]} "
+            f"({family}={known[0]!r} in Python)"
+        )
+    if required:
+        raise DataError(
+            f"the data has no {family}: use a manifest with a {family!r} column, "
+            "or a folder with one sub-folder per class"
+        )
+    return ""
+
+
+def choose_label(manifest: Manifest, label: str | None = None) -> Manifest:
+    """The manifest with the label that is meant: the one asked for (any column), "label", or the only one there is.
+
+    Raises: UsageError for an unknown name, or where several could be meant; DataError without labels, naming the
+        columns that could be one.
+    """
+    if label is None and not manifest.columns.label:
+        if not manifest.label_names and manifest.columns.unused:
+            raise _no_label(manifest)
+        label = choose_column("label", None, manifest.label_names, required=True)
+    return Manifest.open(manifest, columns=Columns(label=label))
+
+
+def _no_label(manifest: Manifest) -> DataError:
+    """The error for a table without a label, with its columns that could be one."""
+    others = {name: values for name, values in manifest.unused.items() if name not in manifest.columns.groups}
+    counts = {name: len({*values} - {""}) for name, values in others.items()}
+    likely = [name for name, count in counts.items() if 2 <= count <= max(2, len(manifest) // 2)]
+    where = os.path.basename(manifest.table)
+    if not likely:
+        return DataError(f"{where}: no column is called label; name one with --label NAME (label=NAME in Python)")
+    found = first_few([f"{shown(name)} ({counts[name]} values)" for name in likely], _SHOWN)
+    one = shown(likely[0])
+    return DataError(
+        f"{where}: no column is called label. Columns that could be one: {found}. Choose with --label {one} "
+        f"(label={one!r} in Python)"
+    )
+
+
+def choose_group(manifest: Manifest, group: str | None = None) -> Manifest:
+    """The manifest with the group that is meant, where there is one: ``manifest.group in manifest.group_names``.
+
+    It is the one asked for (any column), "group", the only one there is, or the only column that looks like one. Such
+    a column is not taken, with a warning, where its groups are on both sides of the data's own split.
+
+    Raises: UsageError for an unknown name, or where several groups could be meant.
+    """
+    if group is not None or manifest.columns.group or manifest.group_names:
+        if group is None and not manifest.columns.group:
+            group = choose_column("group", None, manifest.group_names, required=False)
+        return Manifest.open(manifest, columns=Columns(group=group))
+    looks = manifest.columns.groups
+    if not looks:
+        return manifest
+    one = shown(looks[0])
+    use = f"--group {one} ({'group=' + repr(one)} in Python)"
+    if len(looks) > 1:
+        _warn(f"the columns {', '.join(map(shown, looks))} look like groups, and none is used: choose one with {use}")
+        return manifest
+    chosen = Manifest.open(manifest, columns=Columns(group=looks[0]))
+    straddling = straddling_groups(chosen)
+    if straddling:
+        _warn(
+            f"the column {one!r} looks like a group, and {first_few(straddling, _SHOWN)} of it are on both sides of the "
+            f"split: scores may be too good. {use} refuses such a split; without a split column, groups stay whole"
+        )
+        return manifest
+    _log.info("group: %s, the only column that looks like one (--group NAME takes another)", one, extra={"notice": one})
+    return chosen
+
+
+def straddling_groups(manifest: Manifest) -> list[str]:
+    """The groups that are in more than one split, sorted."""
+    seen: dict[str, set[str]] = {}
+    for row, group in zip(manifest, manifest.groups(), strict=True):
+        if group and row.split:
+            seen.setdefault(group, set()).add(split_role(row.split) or row.split)
+    return sorted(shown(group) for group, splits in seen.items() if len(splits) > 1)
+
+
+def _warn(message: str) -> None:
+    _log.warning(message, extra={"notice": message})
 
 
 def choose_rows(manifest: Manifest, *, split: str = "auto", digest: str | None = None) -> Manifest:

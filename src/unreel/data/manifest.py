@@ -19,10 +19,11 @@ from typing import TypeAlias
 
 from unreel.core.digests import fingerprint, mapping_digest, place_digest
 from unreel.core.distributed import rank
-from unreel.core.errors import DataError, UsageError
+from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.keys import Key
 from unreel.core.text import first_few, is_utf8, shown
-from unreel.data.columns import PATH_ALIASES
+from unreel.core.words import counted
+from unreel.data.columns import ANY_COLUMNS, PATH_ALIASES, Assigned, Columns, ColumnsLike
 from unreel.data.folders import Warned, list_folder
 from unreel.data.row import Row, column_name
 from unreel.data.split_names import SPLIT_NAMES, count_splits, splits_meant
@@ -30,6 +31,7 @@ from unreel.data.tables import (
     PARQUET_SUFFIXES,
     Table,
     place_in_table,
+    read_columns,
     read_csv,
     read_parquet,
     relative_path,
@@ -38,12 +40,12 @@ from unreel.data.tables import (
 )
 from unreel.media import VideoInfo, kind_by_content, kind_of
 
-__all__ = ["PATH_ALIASES", "SPLIT_NAMES", "Manifest", "Row", "Source"]
+__all__ = ["PATH_ALIASES", "SPLIT_NAMES", "Columns", "Manifest", "Row", "Source"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
-Roles: TypeAlias = Mapping[str, str]
 Source: TypeAlias = "PathLike | Sequence[PathLike] | Manifest"
 
+_FAMILIES = ("label", "group")
 _SHOWN = 5
 _log = logging.getLogger("unreel.data")
 
@@ -56,13 +58,14 @@ class Manifest:
         root: what relative paths are relative to (absolute).
         rows: one per source.
         notices: what reading found worth telling: files ignored, labels stripped, columns not used.
-        table: the file that it was read from, where it was one.
+        table: the file that it was read from, where it was one. columns: what became of that file's columns.
     """
 
     root: str
     rows: tuple[Row, ...]
     notices: tuple[str, ...] = field(default=(), compare=False)
     table: str = field(default="", compare=False)
+    columns: Assigned = field(default=Assigned(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", os.path.abspath(self.root))
@@ -81,7 +84,7 @@ class Manifest:
 
     @classmethod
     def open(
-        cls, source: Source, *, root: PathLike | None = None, columns: Roles | None = None, tell: bool = True
+        cls, source: Source, *, root: PathLike | None = None, columns: ColumnsLike = None, tell: bool = True
     ) -> Manifest:
         """A manifest from whatever people have: a folder, a CSV or Parquet file, a list of paths, or a manifest.
 
@@ -89,33 +92,90 @@ class Manifest:
 
         Args:
             source: any of these.
-            root, columns: as ``from_csv``.
+            root: as ``from_csv``.
+            columns: as ``from_csv``; a label or a group may be chosen of any source, and of a manifest that was read
+                from a table any of its columns.
             tell: log the notices, unless it is a manifest already; the command line prints the log.
 
-        Raises: DataError when there is nothing usable there; UsageError for something that is none of these.
+        Raises: DataError when there is nothing usable there; UsageError for something that is none of these, and for
+            columns that are not there.
         """
         if isinstance(source, Manifest):
-            return source
+            return source._choosing(columns)
         if isinstance(source, (str, os.PathLike)):
             path = Path(source)
             if path.is_dir():
                 for name in ("manifest.parquet", "manifest.csv"):
                     if (path / name).is_file():
                         return cls.open(path / name, root=root, columns=columns, tell=tell)
-                return cls.from_folder(path)._told(path, tell)
+                return cls.from_folder(path)._choosing(columns)._told(path, tell)
             suffix = path.suffix.lower()
             if suffix in PARQUET_SUFFIXES:
                 return cls.from_parquet(path, root=root, columns=columns)._told(path, tell)
             if suffix in (".csv", ".tsv", ".txt"):
                 return cls.from_csv(path, root=root, columns=columns)._told(path, tell)
             if kind_of(path, by_name=True) or kind_by_content(path):
-                return cls.from_paths([path], root=root)
+                return cls.from_paths([path], root=root)._choosing(columns)
             if not path.exists():
                 raise DataError(f"{path}: there is no such file or folder")
             raise UsageError(f"{path}: data is a folder, a .csv or .parquet manifest, a media file or a list of paths")
         if isinstance(source, Sequence):
-            return cls.from_paths(source, root=root)
+            return cls.from_paths(source, root=root)._choosing(columns)
         raise UsageError(f"data must be a folder, a manifest or a list of paths, got {type(source).__name__}")
+
+    def _choosing(self, columns: ColumnsLike) -> Manifest:
+        """The same rows, of which a label and a group are meant; see ``open``."""
+        if not isinstance(columns, Columns):
+            return self
+        if columns.of_tables:
+            option, name = next((k, v) for k, v in vars(columns).items() if v is not None and k not in _FAMILIES)
+            what = "the table has been read already" if self.table else f"{shown(self.root)} is no table"
+            raise UsageError(f"--{option} {name} ({option}={name!r} in Python) names a column of a table, and {what}")
+        chosen = self
+        for family in _FAMILIES:
+            name = getattr(columns, family)
+            chosen = chosen if name is None else chosen._with(family, name)
+        return chosen
+
+    def _with(self, family: str, name: str) -> Manifest:
+        """The same rows, of which this label or group, or any column of their table, is meant."""
+        known = self.label_names if family == "label" else self.group_names
+        key = name if name in known else name.removeprefix(f"{family}.")
+        assigned, rows = self.columns, self.rows
+        if key not in known:
+            every = dict.fromkeys((*assigned.roles.values(), *assigned.unused))
+            key = next((column for column in every if column == name), "") or next(
+                (column for column in every if column.lower() == name.lower()), ""
+            )
+            if not key:
+                if not known and not every:
+                    raise DataError(f"the data has no {family} at all")
+                raise unknown_name(family, name, {*known, *every})
+            values = self._texts([key]).get(key)
+            if values is None:
+                raise DataError(f"{self.table}: the column {key!r} holds lists, which are no {family}s")
+            rows = tuple(
+                replace(row, **{f"{family}s": {**getattr(row, f"{family}s"), key: value}})
+                for row, value in zip(self.rows, values, strict=True)
+            )
+            assigned = replace(
+                assigned,
+                roles={**assigned.roles, column_name(family, key): key},
+                unused=tuple(n for n in assigned.unused if n != key),
+                groups=() if family == "group" else tuple(n for n in assigned.groups if n != key),
+            )
+        return replace(self, rows=rows, columns=replace(assigned, **{family: key}))
+
+    def _texts(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Columns of the table as text, a value for each row; those that hold lists are left out."""
+        if not names:
+            return {}
+        path = self.columns.roles.get("path", "")
+        found = read_columns(self.table, [*names, *filter(None, [path])])
+        for row in self.rows if path in found else ():
+            if found[path].get(row.line) != row.path.strip():
+                raise DataError(f"{self.table} has changed since it was read: line {row.line} names another file")
+        return {name: [found[name].get(row.line, "") for row in self.rows] for name in names if name in found}
 
     def _told(self, path: Path, tell: bool) -> Manifest:
         if tell and rank() == 0:
@@ -163,14 +223,15 @@ class Manifest:
 
     @classmethod
     def from_csv(
-        cls, path: PathLike, *, root: PathLike | None = None, columns: Roles | None = None, check: bool = True
+        cls, path: PathLike, *, root: PathLike | None = None, columns: ColumnsLike = None, check: bool = True
     ) -> Manifest:
         """Read a table with a header, separated by commas, semicolons, tabs or "|".
 
         Args:
             path: the file, in UTF-8, or in UTF-16 with its mark.
             root: what its paths are relative to; its own folder unless given.
-            columns: role to column, where the table has other names: ``{"path": "clip", "group": "patient"}``.
+            columns: which columns are meant, where the table has other names (``Columns(path="clip",
+                label="position")``); or column by role (``{"path": "clip", "group": "patient"}``).
             check: raise for files that do not exist.
 
         Raises: DataError, naming file and line, for a malformed table or missing files; UsageError for an unknown
@@ -180,18 +241,23 @@ class Manifest:
 
     @classmethod
     def from_parquet(
-        cls, path: PathLike, *, root: PathLike | None = None, columns: Roles | None = None, check: bool = True
+        cls, path: PathLike, *, root: PathLike | None = None, columns: ColumnsLike = None, check: bool = True
     ) -> Manifest:
         """Read a Parquet table; arguments and errors as ``from_csv``."""
         return cls._from_table(path, read_parquet(path, columns), root, check)
 
     @classmethod
     def _from_table(cls, path: PathLike, table: Table, root: PathLike | None, check: bool) -> Manifest:
-        rows, notices = table
         place = os.fspath(root if root is not None else Path(path).parent)
-        manifest = cls(place, tuple(rows), tuple(notices), os.fspath(path))
-        if check:
-            manifest.check_files()
+        manifest = cls(place, tuple(table.rows), tuple(table.notices), os.fspath(path), table.columns)
+        if not check:
+            return manifest
+        if root is None and manifest.missing_files():
+            found = [folder for folder in _subfolders(place) if not replace(manifest, root=folder).missing_files()]
+            if len(found) == 1:
+                notice = f"its files lie in {shown(os.path.basename(found[0]))}/"
+                return replace(manifest, root=found[0], notices=(*manifest.notices, notice))
+        manifest.check_files()
         return manifest
 
     # ------------------------------------------------------------------------------------------------------- writing
@@ -301,17 +367,34 @@ class Manifest:
             for row in self.rows
         ]
 
-    def group_id(self, i: int, name: str = "group") -> int:
-        """63 bits for row ``i``'s group; its sample id where it has none."""
-        value = self.rows[i].groups.get(name, "")
+    @property
+    def label(self) -> str:
+        """The label that is meant: the one asked for, else "label"."""
+        return self.columns.label or "label"
+
+    @property
+    def group(self) -> str:
+        """The group that is meant: the one asked for, else "group"."""
+        return self.columns.group or "group"
+
+    @cached_property
+    def unused(self) -> Mapping[str, list[str]]:
+        """The table's columns that play no part, with a value for each row; they are read when asked for."""
+        return self._texts(self.columns.unused)
+
+    def group_id(self, i: int, name: str | None = None) -> int:
+        """63 bits for row ``i``'s group, ``group`` unless named; its sample id where it has none."""
+        value = self.rows[i].groups.get(name or self.group, "")
         return Key("group", value).bits() if value else self.sample_id(i)
 
-    def labels(self, name: str = "label") -> list[str]:
-        """One label per row, empty where it has none. Raises DataError when no row has that label."""
+    def labels(self, name: str | None = None) -> list[str]:
+        """One label per row, ``label`` unless named, empty where it has none. Raises DataError when no row has it."""
+        name = name or self.label
         return self._values("label", name, [r.labels.get(name, "") for r in self.rows], self.label_names)
 
-    def groups(self, name: str = "group") -> list[str]:
-        """One group per row, empty where it has none. Raises DataError when no row has that group."""
+    def groups(self, name: str | None = None) -> list[str]:
+        """One group per row, ``group`` unless named, empty where it has none. Raises DataError when no row has it."""
+        name = name or self.group
         return self._values("group", name, [r.groups.get(name, "") for r in self.rows], self.group_names)
 
     def _values(self, family: str, name: str, values: list[str], known: tuple[str, ...]) -> list[str]:
@@ -421,14 +504,31 @@ class Manifest:
     def _advice(self, names: Sequence[str]) -> str:
         if not self.table:
             return "Correct the names (in Python, root= names the folder that they are relative to)"
-        places = [Path.cwd(), *Path(self.root).parents]
-        found = next((p for p in places if all(os.path.exists(p / name) for name in names[:100])), None)
-        folder = "FOLDER" if found is None else shown(str(found))
+        some = names[:100]
+        beside = _subfolders(self.root)
+        places = [p for p in (*beside, os.getcwd(), *map(str, Path(self.root).parents)) if _holds(p, some) == len(some)]
+        folder = shown(places[0]) if places else "FOLDER"
+        looked = f"Looked in that folder and, for all files, in each of its {counted(len(beside), 'sub-folder')}. "
+        best = max(beside, key=lambda p: _holds(p, some), default="")
+        if not places and best and _holds(best, some):
+            looked += f"{shown(os.path.basename(best))}/ holds {_holds(best, some)} of {len(some)}. "
         return (
-            f"Correct the table; or, where its paths are relative to {'another folder' if found is None else folder}, "
-            f"write one that finds them: unreel data index {shown(os.path.basename(self.table))} --root {folder} --out "
-            "NEW.csv"
+            f"{looked if beside else ''}Write paths as seen from the table's own folder; or, where its paths are "
+            f"relative to {'another folder' if not places else folder}, write a table that finds them: unreel data "
+            f"index {shown(os.path.basename(self.table))} --root {folder} --out NEW.csv"
         )
+
+
+def _subfolders(folder: str) -> list[str]:
+    """The folders in a folder, but those that are hidden, sorted."""
+    try:
+        return sorted(e.path for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _holds(folder: str, names: Sequence[str]) -> int:
+    return sum(os.path.exists(os.path.join(folder, name)) for name in names)
 
 
 def _why_missing(names: Sequence[str], root: str) -> str:

@@ -28,7 +28,7 @@ def hash_split(
     fractions: Mapping[str, float],
     *,
     seed: int | str = 0,
-    group: str = "group",
+    group: str | None = None,
 ) -> list[str]:
     """A split's name for every id or row, from a hash of the id alone.
 
@@ -39,7 +39,7 @@ def hash_split(
         ids: identities of what must stay together (patients, scenes …), one per row; or a manifest.
         fractions: share per split, in order, summing to 1: ``{"train": .8, "val": .1, "test": .1}``.
         seed: another seed is another, independent split.
-        group: which group of the manifest counts.
+        group: which group of the manifest counts; ``None``: the one that is meant.
 
     Raises: UsageError for fractions that are negative or do not sum to 1.
     """
@@ -62,7 +62,7 @@ def hash_split(
     return result
 
 
-def hold_out(manifest: Manifest, amount: float, *, seed: int | str = 0, group: str = "group") -> list[bool]:
+def hold_out(manifest: Manifest, amount: float, *, seed: int | str = 0, group: str | None = None) -> list[bool]:
     """Which rows to keep for validation: whole groups in an order keyed by their names, until there are enough.
 
     Rows without a group go by their path, so that two spans of one video stay together.
@@ -97,7 +97,7 @@ def group_kfold(
     k: int,
     *,
     labels: Sequence[str] | str | None = None,
-    group: str = "group",
+    group: str | None = None,
     seed: int | str | None = None,
 ) -> list[int]:
     """A fold 0 … k − 1 for every row; a group is in one fold, folds have nearly equal numbers of rows.
@@ -110,7 +110,7 @@ def group_kfold(
         groups: one group per row, or a manifest.
         k: number of folds, from 2 to the number of groups.
         labels: one label per row, or the name of a manifest's label.
-        group: which group of the manifest counts; rows without one go by their path.
+        group: which group of the manifest counts; ``None``: the one that is meant; rows without one go by their path.
         seed: the order of equal groups by a hash of their names; another seed is another order. None: by name.
 
     Raises: UsageError for k out of range; DataError where labels and rows differ in number.
@@ -152,8 +152,9 @@ def group_kfold(
     return [fold_of[identity] for identity in identities]
 
 
-def _identities(rows: Sequence[str] | Manifest, group: str) -> list[str]:
+def _identities(rows: Sequence[str] | Manifest, group: str | None) -> list[str]:
     if isinstance(rows, Manifest):
+        group = group or rows.group
         if group != "group":
             rows.groups(group)  # an unknown name is an error; the default one may be absent
         return [

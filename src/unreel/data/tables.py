@@ -8,9 +8,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from unreel.core.errors import DataError
 from unreel.core.files import replacing, write_whole
@@ -28,17 +28,22 @@ from unreel.data.cells import (
     read_seconds,
     read_text,
 )
-from unreel.data.columns import assign_roles
+from unreel.data.columns import Assigned, ColumnsLike, assign_roles
 from unreel.data.row import FACTS, SIMPLE_ROLES, Row, column_name
 from unreel.media import VideoInfo
-
-# Rows, and what reading found worth telling.
-Table: TypeAlias = tuple[list[Row], list[str]]
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 
 _FACTS_NEEDED = frozenset(("width", "height", "num_frames", "duration_s", "fps", "codec"))
 _MAX_CELL = 1 << 24
+
+
+class Table(NamedTuple):
+    """A table's rows, what reading found worth telling, and what became of its columns."""
+
+    rows: list[Row]
+    notices: list[str]
+    columns: Assigned
 
 
 class _Columns(NamedTuple):
@@ -51,9 +56,32 @@ class _Columns(NamedTuple):
     comma: bool = False
 
 
-def read_csv(path: str | os.PathLike[str], columns: Mapping[str, str] | None = None) -> Table:
+def read_csv(path: str | os.PathLike[str], columns: ColumnsLike = None) -> Table:
     """The rows of a CSV file and what to tell; see ``Manifest.from_csv``."""
+    return _read(_csv(Path(path)), columns)
+
+
+def read_parquet(path: str | os.PathLike[str], columns: ColumnsLike = None) -> Table:
+    """The rows of a Parquet file and what to tell; see ``Manifest.from_csv``."""
+    return _read(_parquet(Path(path)), columns)
+
+
+def read_columns(path: str | os.PathLike[str], names: Iterable[str]) -> dict[str, dict[int, str]]:
+    """Columns of a table as text: column → line → value, "" where it is missing. Lists and structs are left out."""
     file = Path(path)
+    table = _parquet(file) if file.suffix.lower() in PARQUET_SUFFIXES else _csv(file)
+    found = {}
+    for name in names:
+        values = ("" if is_missing(cell) or is_missing_sign(cell) else cell for cell in table.cells(name))
+        try:
+            plain = [read_text(name, value).strip() for value in values]
+        except DataError:
+            continue
+        found[name] = dict(zip(table.lines, plain, strict=True))
+    return found
+
+
+def _csv(file: Path) -> _Columns:
     text = texts.read_text(file)
     if not text.strip():
         raise DataError(f"{file}: the table is empty; its first line must name the columns")
@@ -90,15 +118,13 @@ def read_csv(path: str | os.PathLike[str], columns: Mapping[str, str] | None = N
     finally:
         csv.field_size_limit(limit)
     by_name = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows and len({*header}) == len(header) else {}
-    return _read(_Columns(file, header, lines, by_name.__getitem__, comma=delimiter != ","), columns or {})
+    return _Columns(file, header, lines, by_name.__getitem__, comma=delimiter != ",")
 
 
-def read_parquet(path: str | os.PathLike[str], columns: Mapping[str, str] | None = None) -> Table:
-    """The rows of a Parquet file and what to tell; see ``Manifest.from_csv``."""
+def _parquet(file: Path) -> _Columns:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = Path(path)
     failures = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError, KeyError)
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as opened:
@@ -114,7 +140,7 @@ def read_parquet(path: str | os.PathLike[str], columns: Mapping[str, str] | None
         except failures as error:
             raise DataError(f"{file}: the column {name!r} cannot be read ({_first_line(error)})") from None
 
-    return _read(_Columns(file, header, range(1, len(table) + 1), cells), columns or {})
+    return _Columns(file, header, range(1, len(table) + 1), cells)
 
 
 def write_csv(rows: Sequence[Row], root: str, path: str | os.PathLike[str]) -> Path:
@@ -155,14 +181,15 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
-def _read(table: _Columns, columns: Mapping[str, str]) -> Table:
+def _read(table: _Columns, columns: ColumnsLike) -> Table:
     name = table.file.name
     repeated = [column for column, count in Counter(table.header).items() if count > 1]
     if repeated:
         raise DataError(f"{name}: column {shown(repeated[0])!r} is there twice")
     if not table.lines:
         raise DataError(f"{name}: the table has a header but no rows")
-    roles, notices = assign_roles(name, table.header, table.cells, columns, comma=table.comma)
+    assigned, notices = assign_roles(name, table.header, table.cells, columns, comma=table.comma)
+    roles = assigned.roles
     cells = {role: table.cells(column) for role, column in roles.items()}
     notices += _clean(cells, roles)
     rows: list[Row] = []
@@ -171,7 +198,7 @@ def _read(table: _Columns, columns: Mapping[str, str]) -> Table:
             rows.append(_row({role: values[i] for role, values in cells.items()}, roles, line, table.comma))
         except DataError as error:
             raise DataError(f"{place_in_table(table.file, line)}: {error}") from None
-    return rows, notices
+    return Table(rows, notices, assigned)
 
 
 def _clean(cells: dict[str, Sequence[Any]], roles: Mapping[str, str]) -> list[str]:

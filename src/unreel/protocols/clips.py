@@ -18,6 +18,7 @@ from unreel.core.text import shown
 from unreel.data.batch import Fault
 from unreel.data.dataset import EvaluationDataset
 from unreel.data.loader import iterate_evaluation
+from unreel.data.columns import Columns
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder
@@ -91,7 +92,7 @@ class ManifestClips:
     Args:
         data: a manifest, or what makes one (a folder, a table, a list of paths).
         plan: which clips and crops.
-        label, group: which columns; those that are absent give ``None``.
+        label, group: which columns; ``None``: those that the manifest means, if it has them.
         decoder: reads every row; ``None`` chooses by the kind of file.
     Raises: DataError for missing files, before anything is read.
     """
@@ -101,16 +102,17 @@ class ManifestClips:
         data: Source,
         plan: ClipPlan,
         *,
-        label: str = "label",
-        group: str = "group",
+        label: str | None = None,
+        group: str | None = None,
         decoder: Decoder | None = None,
     ) -> None:
-        self.manifest = Manifest.open(data)
+        self.manifest = Manifest.open(data, columns=Columns(label=label, group=group))
         self.manifest.check_files()
         self.plan = plan
         self.dataset = EvaluationDataset(self.manifest, plan, decoder)
-        self.labels = self.manifest.labels(label) if label in self.manifest.label_names else None
-        self.groups = self.manifest.groups(group) if group in self.manifest.group_names else None
+        known = self.manifest
+        self.labels = known.labels() if known.label in known.label_names else None
+        self.groups = known.groups() if known.group in known.group_names else None
 
     @property
     def digest(self) -> str:
@@ -244,8 +246,8 @@ def as_clip_source(
     encoder: Encoder,
     clips: ClipPlan | None = None,
     *,
-    label: str = "label",
-    group: str = "group",
+    label: str | None = None,
+    group: str | None = None,
     decoder: Decoder | None = None,
 ) -> ClipSource:
     """Whatever can be embedded as a ``ClipSource``: files are cut by ``clips``, or as the encoder was trained."""

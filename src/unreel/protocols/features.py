@@ -224,8 +224,8 @@ def embed(
     clips: ClipPlan | None = None,
     layer: str | None = None,
     pooling: PoolingLike = None,
-    label: str = "label",
-    group: str = "group",
+    label: str | None = None,
+    group: str | None = None,
     window: float | None = None,
     every: float | None = None,
     **options: Any,
@@ -242,7 +242,7 @@ def embed(
         layer: a stage name; ``None``: the last.
         pooling: how the stage's map becomes a vector (``Pooling``, or a name such as "max-1x2x2"); ``None``: as the
             encoder does it.
-        label, group: which columns of a manifest to carry along.
+        label, group: which columns of a manifest to carry along; ``None``: those that it means, if it has them.
         window, every: seconds; a source for each window of a file instead of the whole (``data.windows.windowed``).
         options: device, workers, batch_size, store, precision, decoder, progress: see ``Compute``.
     Raises: UsageError for an unknown layer, data of a wrong kind, or a pooling that does not fit the map; DataError for

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UsageError, unknown_name
+from unreel.data.choice import choose_column
+from unreel.data.columns import Columns
 from unreel.data.manifest import Manifest, Source
 from unreel.protocols.clips import source_names
 from unreel.protocols.protocol import encode
 from unreel.tasks.classification import LabelTask, blind_accuracy
-from unreel.tasks.labelled import choose_column
 from unreel.tasks.task import TASKS, Metric, Outcomes, Resampled, source_name
 
 DIRECTIONS: dict[str, bool | None] = {
@@ -70,7 +71,7 @@ class VariantTask(LabelTask):
         test_fraction: float = 0.3,
         seed: int = 0,
     ) -> None:
-        manifest = Manifest.open(data)
+        manifest = Manifest.open(data, columns=Columns(label=label, group=group))
         if variant not in manifest.label_names:
             raise DataError(
                 f"the data has no column label.{variant}, which tells variants of a picture apart; "
@@ -79,8 +80,7 @@ class VariantTask(LabelTask):
         others = [name for name in manifest.label_names if name != variant]
         super().__init__(
             manifest,
-            label=choose_column("label", label, others, required=True),
-            group=group,
+            label=choose_column("label", manifest.columns.label or None, others, required=True),
             train=train,
             validation=validation,
             test=test,

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.checks import Fraction, Range, checked
-from unreel.core.errors import DataError, UsageError, unknown_name
+from unreel.core.errors import DataError, UsageError
+from unreel.data.choice import choose_group, choose_label
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.data.split_names import count_splits, split_role, splits_meant, unclear_splits
@@ -40,16 +41,15 @@ class Labelled:
 
     @classmethod
     def of(cls, source: Source | ArrayClips, label: str | None, group: str | None) -> Labelled:
-        """Read the columns asked for, or the obvious ones. Errors as ``choose_column``; DataError without labels."""
+        """Read the columns asked for, or the obvious ones. Errors as ``data.choice.choose_label`` and ``choose_group``."""
         if isinstance(source, ArrayClips):
             if source.labels is None:
                 raise DataError("the arrays have no labels: give ArrayClips(labels=…)")
             nothing = [""] * len(source.labels)
             groups = source.groups if source.groups is not None else nothing
             return cls(source, "label", "", list(source.labels), list(groups), nothing, list(source.ids))
-        data = Manifest.open(source)
-        label = choose_column("label", label, data.label_names, required=True)
-        group = choose_column("group", group, data.group_names, required=False)
+        data = choose_group(choose_label(Manifest.open(source), label), group)
+        label, group = data.label, data.group if data.group in data.group_names else ""
         groups = data.groups(group) if group else [""] * len(data)
         files = [row.path or "|".join(row.frames) for row in data]
         return cls(data, label, group, data.labels(label), groups, [row.split for row in data], files)
@@ -67,36 +67,13 @@ class Labelled:
         """These sources, cut by a plan; arrays as they are."""
         if isinstance(self.data, Manifest):
             chosen = self.data.subset(rows)
-            return ManifestClips(chosen, plan, label=self.label, group=self.group or "group", decoder=decoder)
+            return ManifestClips(chosen, plan, label=self.label, group=self.group or None, decoder=decoder)
         return ArrayClips(
             self.data.clips[list(rows)],
             labels=[self.labels[i] for i in rows],
             groups=None if self.data.groups is None else [self.groups[i] for i in rows],
             ids=[self.files[i] for i in rows],
         )
-
-
-def choose_column(family: str, name: str | None, known: Sequence[str], *, required: bool) -> str:
-    """The column asked for, or the obvious one; empty where there is none and none is needed."""
-    if name is not None:
-        if name not in known:
-            raise unknown_name(family, name, known) if known else DataError(f"the data has no {family} at all")
-        return name
-    if family in known:
-        return family
-    if len(known) == 1:
-        return known[0]
-    if known:
-        raise UsageError(
-            f"which {family}? The data has {', '.join(known)}; choose one with --{family} {known[0]} "
-            f"({family}={known[0]!r} in Python)"
-        )
-    if required:
-        raise DataError(
-            f"the data has no {family}: use a manifest with a {family!r} column, "
-            "or a folder with one sub-folder per class"
-        )
-    return ""
 
 
 @checked

@@ -14,6 +14,7 @@ from unreel.core.errors import DataError, UsageError
 from unreel.data.batch import Fault
 from unreel.data.dataset import EvaluationDataset
 from unreel.data.loader import iterate_evaluation
+from unreel.data.choice import choose_group
 from unreel.data.manifest import Manifest, Source
 from unreel.data.objects import read_classes
 from unreel.data.rows import AlignedSource
@@ -24,7 +25,7 @@ from unreel.protocols.clips import source_names
 from unreel.protocols.dense import encode_maps
 from unreel.protocols.head import Predictions
 from unreel.protocols.samples import Truth
-from unreel.tasks.labelled import SplitRule, check_parts, choose_column
+from unreel.tasks.labelled import SplitRule, check_parts
 from unreel.tasks.task import Metric, Outcomes
 
 
@@ -60,14 +61,14 @@ class MaskTask:
         group: str | None = None,
         split: SplitRule = SplitRule(),  # noqa: B008 - frozen
     ) -> None:
-        manifest = Manifest.open(data)
+        manifest = choose_group(Manifest.open(data), group)
         if len(classes) < 2 or (binary and len(classes) != 2):
             raise UsageError(f"classes: expected two or more names, and two where masks are binary, got {classes}")
         if mask not in manifest.file_names:
             found = ", ".join(f"file.{name}" for name in manifest.file_names) or "no file columns"
             raise DataError(f"no column file.{mask}, which names the masks; the data has {found}")
         self.classes, self.mask, self.binary = tuple(classes), mask, binary
-        self.group = choose_column("group", group, manifest.group_names, required=False)
+        self.group = manifest.group if manifest.group in manifest.group_names else ""
         masked = np.array([bool(row.files.get(mask)) for row in manifest])
         groups = manifest.groups(self.group) if self.group else [""] * len(manifest)
         identities = [g or f"file:{manifest.relative(i)}" for i, g in enumerate(groups)]

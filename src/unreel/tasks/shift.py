@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unreel.core.errors import DataError, UsageError
+from unreel.data.choice import choose_column
+from unreel.data.columns import Columns
 from unreel.data.manifest import Manifest, Row, Source
 from unreel.data.split_names import split_role, unclear_splits
 from unreel.tasks.background import VariantTask
-from unreel.tasks.labelled import choose_column
 from unreel.tasks.task import TASKS, Metric, Outcomes, source_name
 
 SUPER_CLASSES: dict[str, str] = {
@@ -175,12 +176,13 @@ class ShiftTask(VariantTask):
         group: str | None = None,
         seed: int = 0,
     ) -> None:
-        known, other = Manifest.open(data), Manifest.open(shifted)
+        meant = Columns(label=label, group=group)
+        known, other = Manifest.open(data, columns=meant), Manifest.open(shifted, columns=meant)
         kinds = read_hypernyms(hypernyms) if hypernyms is not None else None
-        base = _own_rows(known, train_variant, label, group)
+        base = _own_rows(known, train_variant)
         if not any(row.split == "train" for row in base):
             raise DataError(f"{os.path.basename(known.root)}: no training source of variant {train_variant!r}")
-        moved, told = _shifted_rows(other, kinds, label, group, same=known.root == other.root)
+        moved, told = _shifted_rows(other, kinds, same=known.root == other.root)
         root = os.path.commonpath([known.root, other.root])
         rows = [*_below(root, known, base), *_below(root, other, moved)]
         super().__init__(
@@ -222,11 +224,11 @@ def _role(row: Row) -> str:
     return split_role(row.split) or row.split
 
 
-def _own_rows(manifest: Manifest, variant: str, label: str | None, group: str | None) -> list[Row]:
+def _own_rows(manifest: Manifest, variant: str) -> list[Row]:
     """Rows of one variant with the columns that the joint manifest has."""
     names = [name for name in manifest.label_names if name not in ("variant", "corruption")]
-    column = choose_column("label", label, names, required=True)
-    together = choose_column("group", group, manifest.group_names, required=False)
+    column = choose_column("label", manifest.columns.label or None, names, required=True)
+    together = choose_column("group", manifest.columns.group or None, manifest.group_names, required=False)
     has = "variant" in manifest.label_names
     rows = []
     for row in manifest:
@@ -239,18 +241,13 @@ def _own_rows(manifest: Manifest, variant: str, label: str | None, group: str | 
 
 
 def _shifted_rows(
-    manifest: Manifest,
-    kinds: Hypernyms | None,
-    label: str | None,
-    group: str | None,
-    *,
-    same: bool,
+    manifest: Manifest, kinds: Hypernyms | None, *, same: bool
 ) -> tuple[list[Row], list[str]]:
     """Rows of the nine classes as test rows, and notes on what was taken."""
     set_name = os.path.basename(manifest.root)
     names = [name for name in manifest.label_names if name not in ("variant", "corruption", "severity", "name")]
-    column = choose_column("label", label, names or list(manifest.label_names), required=True)
-    together = choose_column("group", group, manifest.group_names, required=False)
+    column = choose_column("label", manifest.columns.label or None, names or list(manifest.label_names), required=True)
+    together = choose_column("group", manifest.columns.group or None, manifest.group_names, required=False)
     roles = [_role(row) for row in manifest]
     part = next((name for name in ("test", "val", "") if name in roles), None)
     unclear = [i for i, row in enumerate(manifest) if split_role(row.split) is None]
