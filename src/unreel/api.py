@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 
@@ -18,10 +18,12 @@ from unreel.core.progress import Progress, format_seconds
 from unreel.core.text import listed
 from unreel.core.words import plural
 from unreel.data.batch import Batch
+from unreel.data.columns import ANY_COLUMNS, Columns
 from unreel.data.folders import Kind, Warned
 from unreel.data.index import IndexFault
 from unreel.data.index import index as probe_all
 from unreel.data.manifest import Manifest, Source
+from unreel.data.tables import header_of
 from unreel.methods import Method, list_methods
 from unreel.nn import Encoder, list_encoders
 from unreel.nn.export import DetectionSet
@@ -105,9 +107,17 @@ def embed(encoder: AnyEncoder, data: Source, **options: Any) -> Embeddings:
     Args:
         encoder: an encoder, a run, the path of either, or the name of an encoder with weights.
         data: a folder, a manifest, or a list of paths.
-        options: clips, pooling, window, every, device, store and others, see ``unreel.protocols.features.embed``.
+        options: path, label, group, split, start, end: the columns of a table, see ``Columns``; clips, pooling, window,
+            every, device, store and others: see ``unreel.protocols.features.embed``.
     """
-    return embed_features(_encoder(encoder), data, **options)
+    found, rest = _meant(data, options)
+    return embed_features(_encoder(encoder), found, **rest)
+
+
+def _meant(data: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The data by the columns that are meant, and the other options."""
+    columns, others = Columns.taken(options)
+    return data if columns == ANY_COLUMNS else Manifest.open(data, columns=columns), others
 
 
 def evaluate(
@@ -125,8 +135,8 @@ def evaluate(
         data: a labelled manifest, a folder with one sub-folder per class, or a task (``unreel.tasks``).
         protocol: "linear", "knn", "retrieval", "svm", or several; the profile's first ("linear") by default.
         against: other encoders to stand beside, as ``encoder``; the report calls them by their names.
-        options: profile, folds, gallery, label, group, baselines, device, store and others, see
-            ``unreel.tasks.evaluate``.
+        options: path, label, group, split, start, end: the columns of a table, see ``Columns``; profile, folds,
+            gallery, baselines, device, store and others: see ``unreel.tasks.evaluate``.
     """
     from unreel.tasks import evaluate as evaluate_task
 
@@ -135,6 +145,13 @@ def evaluate(
         external = options.get("external") or {}
         known = {"external": external} if isinstance(external, Encoder) else external
         options["external"] = {**known, **_by_name(others)}
+    columns, rest = Columns.taken(options)
+    if columns.of_tables:
+        gallery, options = rest.get("gallery"), rest
+        if gallery is not None:
+            lacking = {*columns.of_tables.values()} - {*header_of(gallery)}
+            options["gallery"] = Manifest.open(gallery, columns=columns.without(lacking))
+        data = Manifest.open(cast(Source, data), columns=columns)
     return evaluate_task(_encoder(encoder), data, protocol=protocol, **options)
 
 
@@ -232,9 +249,11 @@ def search(
         data: the videos to search, or their embeddings.
         query: a video file.
         top: how many, ≥ 1; fewer come back when there are fewer.
-        options: clips, device, store and others, see ``unreel.protocols.search``.
+        options: path, split, start and others: the columns of a table, see ``Columns``; clips, device, store and
+            others: see ``unreel.protocols.search``.
     """
-    return search_features(_encoder(encoder), [query], data, top, **options)[0]
+    found, rest = _meant(data, options)
+    return search_features(_encoder(encoder), [query], found, top, **rest)[0]
 
 
 def load_head(path_or_run: str | os.PathLike[str] | Run) -> Head:
@@ -272,14 +291,15 @@ def predict(
         data: what to predict: a folder, a manifest, or a list of paths.
         labels: a table with the columns path and label. Its paths start at the folder of the data, or at its own.
         protocol: "linear", "knn", "svm", or a protocol (``unreel.protocols``).
-        label, group: which columns of the labels, where there are several.
+        label, group: which columns of the labels: any of them.
         window, every: seconds; one prediction for each window of a video, which begin every so many seconds, instead of
             one for the whole.
         encoder: the head's encoder, if it is no longer where it was.
         head: file (.safetensors) to keep the fitted head in. The default is in the folder ``heads`` of the run.
         out: also write the table there: .csv, .parquet or .json.
         seed: seed for what is drawn in fitting.
-        options: device, workers, batch_size, store, precision, decoder, progress: see ``Compute``.
+        options: path, split, start, end: the columns of both tables, see ``Columns``; device, workers, batch_size,
+            store, precision, decoder, progress: see ``Compute``.
 
     Raises: UsageError for a call that contradicts itself; DataError for labels that name no file, a single class, or
         a head or an encoder that is not there; WriteError, before any work, where a file cannot be written.
@@ -287,12 +307,16 @@ def predict(
     from unreel.tasks import predict as predictions
     from unreel.tasks.profiles import frozen_protocol
 
-    (compute,) = sorted_options(options, Compute)
+    columns, rest = Columns.taken({"label": label, "group": group, **options})
+    (compute,) = sorted_options(rest, Compute)
     if out is not None:
         check_file(predictions.check_predictions_suffix(out))
     if head is not None:
         check_file(head)
-    manifest = Manifest.open(data)
+    own = {*header_of(data)}
+    known = {*header_of(labels)} if labels is not None else own
+    places = replace(columns, label=None, group=None)
+    manifest = Manifest.open(data, columns=places.without(known - own))
     kept: Path | None = None
     if labels is None:
         if head is not None:
@@ -305,7 +329,7 @@ def predict(
     elif isinstance(head_or_run, Head) or encoder is not None:
         raise UsageError("labels fit a new head on an encoder: give the encoder or the run first, and no head")
     else:
-        labelled, name = predictions.open_labels(labels, manifest, label=label, group=group)
+        labelled, name = predictions.open_labels(labels, manifest, columns=columns.without(own - known))
         net = _encoder(head_or_run)
         how = frozen_protocol(protocol) if isinstance(protocol, str) else protocol
         fitted = predictions.fit_head(net, labelled, protocol=how, label=name, group=group, seed=seed, compute=compute)
@@ -469,6 +493,7 @@ def index(
     kind: Kind | None = None,
     decode: bool = False,
     workers: int = 2,
+    **columns: str | None,
 ) -> IndexSummary:
     """Probe every source, and write a manifest (.csv or .parquet) with what was found.
 
@@ -479,6 +504,7 @@ def index(
         kind: how the files of a folder are taken, whatever table lies in it, see ``Manifest.from_folder``.
         decode: decode every frame of every file, to find what is damaged further on.
         workers: files probed at a time.
+        columns: path, label, group, split, start, end: the columns of a table, see ``Columns``.
 
     Raises: DataError for missing files or an empty folder; UsageError for another suffix; WriteError, before any file
         is opened, where ``out`` cannot be written.
@@ -489,7 +515,8 @@ def index(
     if target is not None:
         check_file(target)
     if kind is None:
-        manifest = Manifest.open(data, root=root, tell=False)  # the summary does
+        (chosen,) = sorted_options(columns, Columns)
+        manifest = Manifest.open(data, root=root, columns=chosen, tell=False)  # the summary does
     elif isinstance(data, str | os.PathLike) and os.path.isdir(data):
         manifest = Manifest.from_folder(data, kind=kind)
     else:
@@ -528,7 +555,8 @@ def pretrain(
         resume: False refuses a folder that holds a run.
         go_on: a folder whose run had other data or settings goes on from its weights, with a new schedule; what the run
             was is kept in its folder, as ``earlier/001``.
-        overrides: settings over the recipe's: ``steps=100``, ``temperature=0.2``, ``optimizer={"lr": 0.1}``.
+        overrides: settings over the recipe's: ``steps=100``, ``temperature=0.2``, ``optimizer={"lr": 0.1}``; and path,
+            label, group, split, start, end: the columns of a table, see ``Columns``.
 
     Raises: UsageError for wrong settings, before any file is opened; DataError for missing files.
     """

@@ -16,6 +16,7 @@ import unreel
 from tests.contracts.test_task import blobs
 from unreel.cli.main import main
 from unreel.core.errors import DataError, UsageError
+from unreel.data.columns import Columns
 from unreel.data.manifest import Manifest
 from unreel.media import write_video
 from unreel.nn import create_encoder
@@ -114,7 +115,7 @@ def test_any_column_may_be_the_label_or_the_group_and_a_test_split_is_left_out(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = Manifest.open(folder / "films")
-    found, name = open_labels(folder / "few.csv", data, label="class", group="who")
+    found, name = open_labels(folder / "few.csv", data, columns=Columns(label="class", group="who"))
     assert (name, found.labels("class")[:2], found.groups("who")[:3]) == ("class", ["red", "blue"], ["0", "0", "1"])
     rows = "00.mp4,red,train\n01.mp4,blue,val\n02.mp4,red,test\n03.mp4,,train"
     (tmp_path / "split.csv").write_text(f"path,label,split\n{rows}\n")
@@ -149,7 +150,7 @@ def test_calls_that_contradict_themselves_are_refused(folder: Path, tmp_path: Pa
     films, file = folder / "films", folder / "run" / "encoder.safetensors"
     with pytest.raises(UsageError, match=r"\.csv, \.parquet, \.json"):
         unreel.predict(folder / "run", films, labels=folder / "few.csv", out=tmp_path / "x.txt", **QUIET)
-    with pytest.raises(DataError, match="did you mean 'class'"):
+    with pytest.raises(UsageError, match=r"few\.csv: unknown label 'clas'; did you mean 'class'"):
         unreel.predict(folder / "run", films, labels=folder / "few.csv", label="clas", **QUIET)
     with pytest.raises(DataError, match="--labels LABELS` fits one"):
         unreel.predict(file, films, **QUIET)

@@ -146,6 +146,32 @@ class Windows:
 
 
 WHOLE = Windows()
+
+
+@Parameter(name="*", group=Group("Columns of a table (CSV, Parquet)", sort_key=97))
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of the data's table are meant, of every command that takes data."""
+
+    path: str | None = None
+    "The column of files. Usual names, such as path, file, clip or video, are found without it."
+    label: str | None = None
+    "The label: any column, or a label's own name. The default is label, or the only label."
+    group: str | None = None
+    "The group: any column. A group (a patient, a scene) is never split. The default is group, or the only group."
+    split: str | None = None
+    "The column that says which part a row is in, such as train and test."
+    start: str | None = None
+    "The column of the second at which a row's part of the file starts."
+    end: str | None = None
+    "The column of the second at which a row's part of the file ends."
+
+    def named(self) -> dict[str, str]:
+        """What was said, for a function of ``unreel.api``."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+USUAL_COLUMNS = Columns()
 BEST = Computing()
 BEST_EMBEDDING = Embedding()
 

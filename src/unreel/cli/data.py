@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, Parameter
 
-from unreel.cli.common import BEST, NO_OPTIONS, Common, Computing
+from unreel.cli.common import BEST, NO_OPTIONS, USUAL_COLUMNS, Columns, Common, Computing
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError
 from unreel.core.progress import Progress
@@ -35,6 +35,7 @@ def index(
     out: Path | None = None,
     root: Path | None = None,
     kind: Literal["auto", "video", "image", "frames"] | None = None,
+    columns: Columns = USUAL_COLUMNS,
     decode: bool = False,
     workers: int = 2,
     common: Common = NO_OPTIONS,
@@ -59,7 +60,7 @@ def index(
         raise UsageError(f"--kind {kind}: it goes with a folder; {data} is a file")
     from unreel import api
 
-    summary = api.index(data, out=out, root=root, kind=kind, decode=decode, workers=workers)
+    summary = api.index(data, out=out, root=root, kind=kind, decode=decode, workers=workers, **columns.named())
     common.print(summary.to_plain(), summary.text())
     return 0
 
@@ -76,6 +77,7 @@ def annotate(
     batch_size: int | None = None,
     seed: int = 0,
     out: Path | None = None,
+    columns: Columns = USUAL_COLUMNS,
     settings: Overrides = (),
     computing: Computing = BEST,
     common: Common = NO_OPTIONS,
@@ -114,6 +116,7 @@ def annotate(
         seed=seed,
         out=out,
         settings=to_sections(settings, "cam", "crf", "objects"),
+        **columns.named(),
         **computing.options(),
     )
     unread = f"; {len(found.failed)} of them could not be read" if found.failed else ""

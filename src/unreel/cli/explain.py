@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from unreel.cli.common import BEST, NO_OPTIONS, Common, Computing
+from unreel.cli.common import BEST, NO_OPTIONS, USUAL_COLUMNS, Columns, Common, Computing
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.text import listed
 from unreel.core.words import counted
@@ -26,6 +26,7 @@ def explain(
     limit: int = 64,
     batch_size: int | None = None,
     seed: int = 0,
+    columns: Columns = USUAL_COLUMNS,
     settings: Overrides = (),
     computing: Computing = BEST,
     common: Common = NO_OPTIONS,
@@ -65,6 +66,7 @@ def explain(
         batch_size=batch_size,
         seed=seed,
         settings=to_sections(settings, "cam", "crf", "objects"),
+        **columns.named(),
         **computing.options(),
     )
     unreadable = [{"path": fault.path, "message": fault.message} for fault in found.faults]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, Common, Embedding
+from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, USUAL_COLUMNS, Columns, Common, Embedding
 from unreel.core.errors import UsageError
 
 
@@ -15,6 +15,7 @@ def serve(
     *,
     out: Path = Path("labels"),
     port: int = 8321,
+    columns: Columns = USUAL_COLUMNS,
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -43,12 +44,15 @@ def serve(
     import uvicorn
 
     from unreel.api import load_encoder
+    from unreel.data.columns import Columns as Chosen
+    from unreel.data.manifest import Manifest
     from unreel.protocols.compute import Compute
     from unreel.serve.app import HOST, create_app
     from unreel.serve.project import Project
 
     compute = Compute(progress=not common.quiet, **embedding.options_for(encoder))
-    project = Project(load_encoder(encoder), data, out=out, compute=compute)
+    found = Manifest.open(data, columns=Chosen(**columns.named()))
+    project = Project(load_encoder(encoder), found, out=out, compute=compute)
     common.say(f"http://{HOST}:{port}   {len(project.rows)} clips. Labels are kept in {project.labels_file}.")
     uvicorn.run(create_app(project), host=HOST, port=port, log_level="warning")
     return 0

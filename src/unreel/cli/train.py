@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from unreel.cli.common import NO_OPTIONS, Common
+from unreel.cli.common import NO_OPTIONS, USUAL_COLUMNS, Columns, Common
 from unreel.cli.overrides import Overrides, split_overrides
 from unreel.core.errors import UsageError
 from unreel.core.text import table
@@ -27,6 +27,7 @@ def pretrain(
     object_crop: Literal["none", "cam", "gt"] | None = None,
     bg_mixup: Literal["none", "cam", "gt"] | None = None,
     continue_: Annotated[bool, Parameter(name="--continue")] = False,
+    columns: Columns = USUAL_COLUMNS,
     dry_run: bool = False,
     list_settings: bool = False,
     settings: Overrides = (),
@@ -63,10 +64,9 @@ def pretrain(
         raise UsageError("--out is missing: say where the run's folder goes, such as --out runs/first")
     from unreel.core.files import check_apart, check_folder
     from unreel.core.settings import Layer
-    from unreel.data.manifest import Manifest
     from unreel.methods import method_builder
     from unreel.recipes import list_recipes
-    from unreel.recipes.build import default_recipe, list_all, prepare
+    from unreel.recipes.build import columns_as_settings, default_recipe, list_all, list_data, prepare
     from unreel.recipes.schema import COMMAND_LINE
     from unreel.train.run import Run
 
@@ -81,12 +81,14 @@ def pretrain(
         overrides.insert(0, Layer(COMMAND_LINE, {"encoder": {"name": encoder}}))
     if init is not None:
         overrides.append(Layer(COMMAND_LINE, {"encoder": {"weights": str(init), "weights_digest": None}}))
+    short, overrides = columns_as_settings(data, {**short, **columns.named()}, overrides, method, COMMAND_LINE)
     if recipe is None and default_recipe(method) is None:
         known = ", ".join(list_recipes(f"{method}*")) or "a YAML file"
         raise UsageError(f"--method {method} has no recipe for a CPU: choose one with --recipe, such as {known}")
     if list_settings:
         if recipe is None:
-            recipe = default_recipe(method, images=data.exists() and Manifest.open(data).only_images)
+            files = list_data(data, overrides) if data.exists() else None
+            recipe = default_recipe(method, images=files is not None and files.only_images)
             assert recipe is not None  # checked above
         rows = list_all(recipe, overrides, call=short, origin=COMMAND_LINE)
         common.print(

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, WHOLE, Common, Embedding, Windows
+from unreel.cli.common import (
+    BEST_EMBEDDING,
+    NO_OPTIONS,
+    USUAL_COLUMNS,
+    WHOLE,
+    Columns,
+    Common,
+    Embedding,
+    Windows,
+)
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.errors import UsageError
 from unreel.core.text import listed, table
@@ -24,17 +33,6 @@ if TYPE_CHECKING:
 Protocols: TypeAlias = Annotated[
     tuple[Literal["linear", "knn", "retrieval", "svm", "finetune"], ...], Parameter(consume_multiple=True)
 ]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of the data to ask about."""
-
-    label: str | None = None
-    "Which label column to use, if the data has several."
-    group: str | None = None
-    "Which group column to use, if the data has several. A group (a patient, a scene) is never split."
 
 
 @Parameter(name="*")
@@ -82,7 +80,6 @@ Windows that overlap are averaged, and neighbours with the same label become one
         check_file(check_spans_suffix(self.spans))
 
 
-THE_ONLY = Columns()
 UNCUT = Spanned()
 NOWHERE_ELSE = Kept()
 USUALLY = Compared()
@@ -95,7 +92,7 @@ def embed(
     /,
     *,
     out: Path,
-    label: str = "label",
+    columns: Columns = USUAL_COLUMNS,
     pooling: str = "encoder",
     windows: Windows = WHOLE,
     embedding: Embedding = BEST_EMBEDDING,
@@ -108,7 +105,6 @@ def embed(
             efficientnet_lite0 or timm:NAME.
         data: A folder of videos or images, or a manifest (CSV or Parquet).
         out: The file to write: .npz or .parquet.
-        label: Which label column to write beside the vectors, if the data has several.
         pooling: How the last feature map becomes one vector. encoder: as the encoder itself does it. gap: the mean.
             max-1x2x2: the largest value in each window of 1 × 2 × 2 cells.
     """
@@ -117,8 +113,8 @@ def embed(
 
     api.check_table_suffix(out)
     check_file(out)
-    how = {**embedding.options_for(encoder), **asdict(windows)}
-    embeddings = api.embed(encoder, data, label=label, pooling=pooling, progress=not common.quiet, **how)
+    how = {**embedding.options_for(encoder), **asdict(windows), **columns.named()}
+    embeddings = api.embed(encoder, data, pooling=pooling, progress=not common.quiet, **how)
     api.write_embeddings(embeddings, out)
     count, width = embeddings.vectors.shape
     unreadable = [{"path": fault.path, "message": fault.message} for fault in embeddings.faults]
@@ -137,7 +133,7 @@ def evaluate(
     protocol: Protocols | None = None,
     task: Literal["label", "background", "shift"] = "label",
     gallery: Path | None = None,
-    columns: Columns = THE_ONLY,
+    columns: Columns = USUAL_COLUMNS,
     profile: str = "standard",
     pooling: str | None = None,
     compared: Compared = USUALLY,
@@ -192,7 +188,7 @@ def evaluate(
     sections = to_sections(settings)
     asked = _task(task, data, sections.pop("task", {}), columns=columns, gallery=gallery, seed=seed)
     if asked is not None:
-        columns = THE_ONLY  # the task has them
+        columns = USUAL_COLUMNS  # the task has them
     if init is not None or ("encoder" in sections and named_encoder(encoder)):
         net, started = _start(str(encoder), init, sections.pop("encoder", {}), seed)
     else:
@@ -211,8 +207,7 @@ def evaluate(
         data if asked is None else asked,
         protocol=protocol,
         gallery=gallery,
-        label=columns.label,
-        group=columns.group,
+        **columns.named(),
         profile=profile,
         pooling=pooling,
         baselines=(*USUAL_BASELINES, *(["frame-statistics"] if compared.frame_statistics else [])),
@@ -273,14 +268,17 @@ def _task(
         raise UsageError(f"--gallery is a task of its own: leave out --task {name}")
     builder = TASKS[name]
     given: dict[str, Any] = validate(builder, settings, "task")
-    for option, value in (("label", columns.label), ("group", columns.group)):
-        if value is not None:
-            given |= validate(builder, {option: value}, "task")
+    named = columns.named()
+    given |= validate(builder, {name: value for name, value in named.items() if name in ("label", "group")}, "task")
     if "data" in given:
         raise UsageError("--task.data: give the data as the second argument")
     if name == "shift" and "shifted" not in given:
         raise UsageError("--task shift needs the shifted data set: --task.shifted MANIFEST")
-    return builder(data, **{"seed": seed, **given})
+    from unreel.data.columns import Columns as Chosen
+    from unreel.data.manifest import Manifest
+
+    found = Manifest.open(data, columns=Chosen(**named)) if named else data
+    return builder(found, **{"seed": seed, **given})
 
 
 def search(
@@ -290,6 +288,7 @@ def search(
     /,
     *,
     top: int = 5,
+    columns: Columns = USUAL_COLUMNS,
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -304,7 +303,8 @@ def search(
     """
     from unreel import api
 
-    hits = api.search(encoder, data, query, top=top, progress=not common.quiet, **embedding.options_for(encoder))
+    how = {**embedding.options_for(encoder), **columns.named()}
+    hits = api.search(encoder, data, query, top=top, progress=not common.quiet, **how)
     rows = [
         {"rank": i, "similarity": round(h.similarity, 4), "path": h.path, **({"span_s": h.span} if h.span else {})}
         for i, h in enumerate(hits, 1)
@@ -322,7 +322,7 @@ def predict(
     *,
     labels: Path | None = None,
     protocol: Literal["linear", "knn", "svm"] = "linear",
-    columns: Columns = THE_ONLY,
+    columns: Columns = USUAL_COLUMNS,
     windows: Spanned = UNCUT,
     out: Path | None = None,
     head: Path | None = None,
@@ -360,8 +360,6 @@ def predict(
         data,
         labels=labels,
         protocol=protocol,
-        label=columns.label,
-        group=columns.group,
         encoder=encoder,
         head=head,
         out=out,
@@ -369,7 +367,7 @@ def predict(
         progress=not common.quiet,
         window=windows.window,
         every=windows.every,
-        **embedding.options_for(run),
+        **{**columns.named(), **embedding.options_for(run)},
     )
     written = [] if windows.spans is None else found.write_spans(windows.spans)
     common.print({**found.to_plain(), "table": None if out is None else str(out)}, _predicted(found, out, written))

@@ -15,12 +15,11 @@ from unreel.core.text import first_few, shown
 from unreel.core.words import plural
 from unreel.data.columns import Columns
 from unreel.data.index import index
-from unreel.data.manifest import Manifest
+from unreel.data.manifest import Manifest, Source
 from unreel.data.rows import RowReader
 from unreel.data.split_names import count_splits, split_role, unclear_splits
 from unreel.data.splits import hold_out
 from unreel.media import MediaError, TooShortError
-
 
 _log = logging.getLogger("unreel.data")
 _SHOWN = 5
@@ -56,7 +55,7 @@ def choose_label(manifest: Manifest, label: str | None = None) -> Manifest:
         columns that could be one.
     """
     if label is None and not manifest.columns.label:
-        if not manifest.label_names and manifest.columns.unused:
+        if not manifest.label_names and manifest.table:
             raise _no_label(manifest)
         label = choose_column("label", None, manifest.label_names, required=True)
     return Manifest.open(manifest, columns=Columns(label=label))
@@ -64,17 +63,21 @@ def choose_label(manifest: Manifest, label: str | None = None) -> Manifest:
 
 def _no_label(manifest: Manifest) -> DataError:
     """The error for a table without a label, with its columns that could be one."""
+    where = os.path.basename(manifest.table)
+    empty = [column for role, column in manifest.columns.roles.items() if role.partition(".")[0] == "label"]
+    if empty:
+        return DataError(f"{where}: no row has a label, the column {shown(empty[0])!r} is empty")
     others = {name: values for name, values in manifest.unused.items() if name not in manifest.columns.groups}
     counts = {name: len({*values} - {""}) for name, values in others.items()}
     likely = [name for name, count in counts.items() if 2 <= count <= max(2, len(manifest) // 2)]
-    where = os.path.basename(manifest.table)
     if not likely:
-        return DataError(f"{where}: no column is called label; name one with --label NAME (label=NAME in Python)")
+        advice = "name one with --label NAME (label=NAME in Python)"
+        return DataError(f"{where}: the data has no label, as no column is called so; {advice}")
     found = first_few([f"{shown(name)} ({counts[name]} values)" for name in likely], _SHOWN)
     one = shown(likely[0])
     return DataError(
-        f"{where}: no column is called label. Columns that could be one: {found}. Choose with --label {one} "
-        f"(label={one!r} in Python)"
+        f"{where}: the data has no label, as no column is called so. Columns that could be one: {found}. Choose with "
+        f"--label {one} (label={one!r} in Python)"
     )
 
 
@@ -102,8 +105,8 @@ def choose_group(manifest: Manifest, group: str | None = None) -> Manifest:
     straddling = straddling_groups(chosen)
     if straddling:
         _warn(
-            f"the column {one!r} looks like a group, and {first_few(straddling, _SHOWN)} of it are on both sides of the "
-            f"split: scores may be too good. {use} refuses such a split; without a split column, groups stay whole"
+            f"the column {one!r} looks like a group, and {first_few(straddling, _SHOWN)} of it are on both sides of "
+            f"the split: scores may be too good. {use} refuses such a split; without a split column, groups stay whole"
         )
         return manifest
     _log.info("group: %s, the only column that looks like one (--group NAME takes another)", one, extra={"notice": one})
@@ -121,6 +124,36 @@ def straddling_groups(manifest: Manifest) -> list[str]:
 
 def _warn(message: str) -> None:
     _log.warning(message, extra={"notice": message})
+
+
+def open_data(
+    source: Source,
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    split_column: str | None = None,
+    start_column: str | None = None,
+    end_column: str | None = None,
+) -> Manifest:
+    """What to learn from; columns as in ``Columns``. A column that looks like a group and is not used is a warning."""
+    columns = Columns(path_column, label_column, group_column, split_column, start_column, end_column)
+    return Manifest.open(source, columns=columns)
+
+
+def warn_of_groups(manifest: Manifest) -> None:
+    """Warn where a column looks like a group and is not used."""
+    looks = manifest.columns.groups
+    if not looks or manifest.group_names:
+        return
+    one = shown(looks[0])
+    chosen = Manifest.open(manifest, columns=Columns(group=looks[0]))
+    straddling = straddling_groups(chosen)
+    both = f", and {first_few(straddling, _SHOWN)} of it are on both sides of the split" if straddling else ""
+    _warn(
+        f"the column {one!r} looks like a group, and is not used{both}: nothing keeps one {one} in one part. Use it "
+        f"with --group {one} (group={one!r} in Python)"
+    )
 
 
 def choose_rows(manifest: Manifest, *, split: str = "auto", digest: str | None = None) -> Manifest:

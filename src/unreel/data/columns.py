@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias
 
 from unreel.core.errors import DataError, UsageError, nearest, unknown_name
@@ -18,8 +18,9 @@ from unreel.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 # Other people's names for ``path``; taken, with a notice, where exactly one of them is there and ``path`` is not.
 PATH_ALIASES = (
-    *("clip", "video", "file", "filename", "file_name", "filepath", "file_path", "video_path", "clip_path", "video_file"),
-    *("video_name", "clip_name", "image", "image_path", "image_file", "image_name", "img", "img_path"),
+    *("clip", "video", "file", "image", "img"),
+    *("filename", "file_name", "filepath", "file_path", "image_path", "image_file", "image_name", "img_path"),
+    *("video_path", "video_file", "video_name", "clip_path", "clip_name"),
 )
 # Pairs that are read as ``start_s`` and ``end_s``, with a notice, where both are there and hold seconds. Not among them
 # is Kinetics' time_start, time_end: those are places in videos that its clips were cut from.
@@ -75,6 +76,19 @@ class Columns:
     start: str | None = None
     end: str | None = None
 
+    @classmethod
+    def taken(cls, options: Mapping[str, Any]) -> tuple[Columns, dict[str, Any]]:
+        """The columns that a call's options name, and the other options."""
+        names = {f.name for f in fields(cls)}
+        own = {name: value for name, value in options.items() if name in names}
+        return cls(**own), {name: value for name, value in options.items() if name not in names}
+
+    def without(self, names: Iterable[str]) -> Columns:
+        """Those but the files, splits and spans that are read from columns of these names."""
+        left_out = {*names}
+        kept = {k: None if v in left_out and k not in ("label", "group") else v for k, v in vars(self).items()}
+        return Columns(**kept)
+
     @property
     def of_tables(self) -> dict[str, str]:
         """Those that only a table has: role → column."""
@@ -102,6 +116,10 @@ class Assigned:
     label: str = ""
     group: str = ""
 
+    def choosing(self, family: str, name: str) -> Assigned:
+        """The same with another label, or another group, that is meant."""
+        return replace(self, label=name) if family == "label" else replace(self, group=name)
+
 
 def assign_roles(
     file: str, header: Sequence[str], cells: Callable[[str], Sequence[Any]], columns: ColumnsLike, *, comma: bool
@@ -123,14 +141,14 @@ def assign_roles(
     roles = {name: name for name in header if is_role(name)}
     roles |= {role: name for role, name in found.items() if is_role(role) and role not in roles}
     asked = columns.of_tables if isinstance(columns, Columns) else dict(columns or {})
-    for role, column in asked.items():
-        _check_choice(file, header, role, column)
-        roles[role] = column
+    for role, own in asked.items():
+        _check_choice(file, header, role, own)
+        roles[role] = own
     chosen = {"label": "", "group": ""}
     if isinstance(columns, Columns):
-        for family, name in (("label", columns.label), ("group", columns.group)):
-            if name is not None:
-                chosen[family], column = _any_column(file, header, found, roles, family, name)
+        for family, wanted in (("label", columns.label), ("group", columns.group)):
+            if wanted is not None:
+                chosen[family], column = _any_column(file, header, found, roles, family, wanted)
                 asked[column_name(family, chosen[family])] = column
         roles |= asked
     if "path" not in roles and "frames" not in roles:
@@ -210,7 +228,9 @@ def _path_column(
     close = close or [name for name in header if _holds_files(cells(name))]
     what = f"could be {' or '.join(map(repr, close))}" if close else f"its columns are {shown(', '.join(header))[:400]}"
     one = (close or list(header) or ["?"])[0]
-    raise DataError(f"{file}: no column 'path'; {what}. Name the column of files: --path {one} (path={one!r} in Python)")
+    raise DataError(
+        f"{file}: no column 'path'; {what}. Name the column of files: --path {one} (path={one!r} in Python)"
+    )
 
 
 def _holds_files(values: Sequence[Any]) -> bool:

@@ -23,18 +23,19 @@ from unreel.core.errors import DataError, UsageError, unknown_name
 from unreel.core.keys import Key
 from unreel.core.text import first_few, is_utf8, shown
 from unreel.core.words import counted
-from unreel.data.columns import ANY_COLUMNS, PATH_ALIASES, Assigned, Columns, ColumnsLike
+from unreel.data.columns import PATH_ALIASES, Assigned, Columns, ColumnsLike
 from unreel.data.folders import Warned, list_folder
 from unreel.data.row import Row, column_name
 from unreel.data.split_names import SPLIT_NAMES, count_splits, splits_meant
 from unreel.data.tables import (
-    PARQUET_SUFFIXES,
     Table,
+    is_parquet,
     place_in_table,
     read_columns,
     read_csv,
     read_parquet,
     relative_path,
+    table_of,
     write_csv,
     write_parquet,
 )
@@ -103,17 +104,12 @@ class Manifest:
         if isinstance(source, Manifest):
             return source._choosing(columns)
         if isinstance(source, (str, os.PathLike)):
-            path = Path(source)
+            path, table = Path(source), table_of(source)
+            if table is not None:
+                read = cls.from_parquet if is_parquet(table) else cls.from_csv
+                return read(table, root=root, columns=columns)._told(table, tell)
             if path.is_dir():
-                for name in ("manifest.parquet", "manifest.csv"):
-                    if (path / name).is_file():
-                        return cls.open(path / name, root=root, columns=columns, tell=tell)
                 return cls.from_folder(path)._choosing(columns)._told(path, tell)
-            suffix = path.suffix.lower()
-            if suffix in PARQUET_SUFFIXES:
-                return cls.from_parquet(path, root=root, columns=columns)._told(path, tell)
-            if suffix in (".csv", ".tsv", ".txt"):
-                return cls.from_csv(path, root=root, columns=columns)._told(path, tell)
             if kind_of(path, by_name=True) or kind_by_content(path):
                 return cls.from_paths([path], root=root)._choosing(columns)
             if not path.exists():
@@ -154,17 +150,14 @@ class Manifest:
             values = self._texts([key]).get(key)
             if values is None:
                 raise DataError(f"{self.table}: the column {key!r} holds lists, which are no {family}s")
-            rows = tuple(
-                replace(row, **{f"{family}s": {**getattr(row, f"{family}s"), key: value}})
-                for row, value in zip(self.rows, values, strict=True)
-            )
+            rows = tuple(row.labelled(family, key, value) for row, value in zip(self.rows, values, strict=True))
             assigned = replace(
                 assigned,
                 roles={**assigned.roles, column_name(family, key): key},
                 unused=tuple(n for n in assigned.unused if n != key),
                 groups=() if family == "group" else tuple(n for n in assigned.groups if n != key),
             )
-        return replace(self, rows=rows, columns=replace(assigned, **{family: key}))
+        return replace(self, rows=rows, columns=assigned.choosing(family, key))
 
     def _texts(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Columns of the table as text, a value for each row; those that hold lists are left out."""
@@ -253,7 +246,7 @@ class Manifest:
         if not check:
             return manifest
         if root is None and manifest.missing_files():
-            found = [folder for folder in _subfolders(place) if not replace(manifest, root=folder).missing_files()]
+            found = [folder for folder in subfolders(place) if not replace(manifest, root=folder).missing_files()]
             if len(found) == 1:
                 notice = f"its files lie in {shown(os.path.basename(found[0]))}/"
                 return replace(manifest, root=found[0], notices=(*manifest.notices, notice))
@@ -505,7 +498,7 @@ class Manifest:
         if not self.table:
             return "Correct the names (in Python, root= names the folder that they are relative to)"
         some = names[:100]
-        beside = _subfolders(self.root)
+        beside = subfolders(self.root)
         places = [p for p in (*beside, os.getcwd(), *map(str, Path(self.root).parents)) if _holds(p, some) == len(some)]
         folder = shown(places[0]) if places else "FOLDER"
         looked = f"Looked in that folder and, for all files, in each of its {counted(len(beside), 'sub-folder')}. "
@@ -519,7 +512,7 @@ class Manifest:
         )
 
 
-def _subfolders(folder: str) -> list[str]:
+def subfolders(folder: str) -> list[str]:
     """The folders in a folder, but those that are hidden, sorted."""
     try:
         return sorted(e.path for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))

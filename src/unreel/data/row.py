@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from unreel.core.errors import DataError, UsageError
 from unreel.core.text import shown
@@ -56,6 +56,12 @@ class Row:
             if name != "files":
                 values = {k: _composed(v) for k, v in values.items()}
             object.__setattr__(self, name, values)
+
+    def labelled(self, family: str, name: str, value: str) -> Row:
+        """The row with one more label, or one more group."""
+        if family == "label":
+            return replace(self, labels={**self.labels, name: value})
+        return replace(self, groups={**self.groups, name: value})
 
     @property
     def seconds(self) -> float:

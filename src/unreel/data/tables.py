@@ -33,6 +33,7 @@ from unreel.data.row import FACTS, SIMPLE_ROLES, Row, column_name
 from unreel.media import VideoInfo
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", *PARQUET_SUFFIXES)
 
 _FACTS_NEEDED = frozenset(("width", "height", "num_frames", "duration_s", "fps", "codec"))
 _MAX_CELL = 1 << 24
@@ -66,10 +67,34 @@ def read_parquet(path: str | os.PathLike[str], columns: ColumnsLike = None) -> T
     return _read(_parquet(Path(path)), columns)
 
 
+def table_of(source: object) -> Path | None:
+    """The table that a source is read from: a file, or the manifest in a folder; ``None`` where it is none."""
+    if not isinstance(source, str | os.PathLike):
+        return None
+    path = Path(source)
+    if path.is_dir():
+        return next((path / name for name in ("manifest.parquet", "manifest.csv") if (path / name).is_file()), None)
+    return path if path.suffix.lower() in TABLE_SUFFIXES else None
+
+
+def header_of(source: object) -> list[str]:
+    """The names of the columns of the table that a source is read from; none where it is no table that can be read."""
+    table = table_of(source)
+    try:
+        return [] if table is None else (_parquet if is_parquet(table) else _csv)(table).header
+    except DataError:
+        return []
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a table is read as Parquet, by its name."""
+    return path.suffix.lower() in PARQUET_SUFFIXES
+
+
 def read_columns(path: str | os.PathLike[str], names: Iterable[str]) -> dict[str, dict[int, str]]:
     """Columns of a table as text: column → line → value, "" where it is missing. Lists and structs are left out."""
     file = Path(path)
-    table = _parquet(file) if file.suffix.lower() in PARQUET_SUFFIXES else _csv(file)
+    table = _parquet(file) if is_parquet(file) else _csv(file)
     found = {}
     for name in names:
         values = ("" if is_missing(cell) or is_missing_sign(cell) else cell for cell in table.cells(name))

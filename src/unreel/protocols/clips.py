@@ -16,9 +16,9 @@ from unreel.core.digests import mapping_digest
 from unreel.core.errors import UsageError
 from unreel.core.text import shown
 from unreel.data.batch import Fault
+from unreel.data.columns import Columns
 from unreel.data.dataset import EvaluationDataset
 from unreel.data.loader import iterate_evaluation
-from unreel.data.columns import Columns
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.media import Decoder

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,13 +16,16 @@ from unreel.core.distributed import rank, world_size
 from unreel.core.errors import DataError, UsageError
 from unreel.core.settings import Layer, Settings, describe
 from unreel.core.words import counted
-from unreel.data.choice import choose_rows, choose_validation, long_enough
+from unreel.data.choice import choose_rows, choose_validation, long_enough, open_data, warn_of_groups
+from unreel.data.columns import Columns
 from unreel.data.contracts import SupportsViews, min_frames
 from unreel.data.dataset import ClipDataset
 from unreel.data.loader import ClipLoader
 from unreel.data.manifest import Manifest, Source
 from unreel.data.objects import choose_tables, open_facts, table_name
 from unreel.data.record import DataRecord
+from unreel.data.split_names import split_role
+from unreel.data.tables import header_of
 from unreel.data.validation import ValidationLoader
 from unreel.methods import Method, create_method, method_builder
 from unreel.methods.method import DataFacts
@@ -31,7 +35,7 @@ from unreel.nn.foreign import is_foreign, name_factory
 from unreel.nn.initial import initial_weights
 from unreel.nn.registry import encoder_builder
 from unreel.recipes import list_recipes, load_recipe
-from unreel.recipes.schema import named_method, place_overrides, resolve
+from unreel.recipes.schema import named_method, place_overrides, resolve, settings_schema
 from unreel.train import build_optimizer
 from unreel.train.backend import start_processes
 from unreel.train.options import Training
@@ -149,7 +153,8 @@ def prepare(
         raise UsageError("a Method has its own encoder: leave out encoder=")
     own_encoder = own_method.encoder if own_method is not None else encoder if isinstance(encoder, Encoder) else None
     by_name = (own_method is None, own_encoder is None or bool(own_encoder.architecture))
-    found = _listed(data) if recipe is None and own_method is None else None
+    call, overrides = columns_as_settings(data, call or {}, overrides, method, origin)
+    found = list_data(data, overrides) if recipe is None and own_method is None else None
     if recipe is None:
         images = found is not None and found.only_images
         named = method if isinstance(method, str) else named_method(overrides) if own_method is None else None
@@ -158,7 +163,8 @@ def prepare(
     asked = (*overrides, Layer(origin, place_overrides(layers, call or {}, origin=origin, by_name=by_name)))
     settings = fit_warmup(resolve([*layers, asked[-1]], by_name), asked)  # before any file is looked at
 
-    found = Manifest.open(data) if found is None else found
+    found = open_data(data, **settings.arguments("data", open_data)) if found is None else found
+    warn_of_groups(found)
     rows = choose_rows(found, **settings.arguments("data", choose_rows))
     told = rows.notices[len(found.notices) :]
     rows.check_files()
@@ -225,13 +231,36 @@ def _allow_factories(
             name_factory(name)
 
 
-def _listed(data: Source) -> Manifest | None:
+def columns_as_settings(
+    data: Source, call: Mapping[str, object], overrides: Sequence[Layer], method: str | Method | None, origin: str
+) -> tuple[dict[str, object], list[Layer]]:
+    """A call's ``path``, ``label``, ``group``, ``split``, ``start`` and ``end`` as settings, which a run keeps.
+
+    ``split`` is the name of a column, or, as in ``data.split``, of the splits to learn from.
+    """
+    columns, others = Columns.taken(call)
+    split = str(columns.split or "")
+    if split and (split in ("auto", "all") or split_role(split) or split not in header_of(data)):
+        columns, others["data.split"] = replace(columns, split=None), columns.split
+    own = {f"{name}_column": value for name, value in vars(columns).items() if value is not None}
+    sections = {"data": own} if own else {}
+    name = method if isinstance(method, str) else named_method(overrides) if method is None else None
+    if columns.label is not None and name and "label" in settings_schema(name)["method"].names(name):
+        sections["method"] = {"label": columns.label}
+    return others, [*overrides, Layer(origin, sections)] if sections else [*overrides]
+
+
+def list_data(data: Source, overrides: Sequence[Layer]) -> Manifest | None:
     """The data as a list of names, without opening a file; None where that fails.
 
     The reason is said once the settings are known to be right.
     """
     try:
-        return Manifest.open(data)
+        known = {f"{f.name}_column" for f in fields(Columns)}
+        own: dict[str, Any] = {
+            k: v for layer in overrides for k, v in layer.sections.get("data", {}).items() if k in known
+        }
+        return open_data(data, **own)
     except DataError:
         return None
 

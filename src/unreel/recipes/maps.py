@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from unreel.core.files import check_apart, check_folder, claimed
 from unreel.core.progress import Progress
 from unreel.core.settings import validate
 from unreel.core.words import plural
+from unreel.data.columns import Columns
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sidecars import LEARNED, Annotation, Producer, SetProducer, create_producer
 from unreel.data.sidecars import annotate as compute
@@ -24,6 +25,7 @@ from unreel.explain.driver import MapMaker
 from unreel.explain.gallery import Gallery, choose_rows, write_gallery
 from unreel.explain.objects import ObjectSettings, map_plan
 from unreel.explain.producers import BOX_MAPS, MASK_MAPS, BoxProducer, MaskProducer
+from unreel.protocols.compute import sorted_options
 from unreel.recipes.trained import load_cam_nets
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,13 @@ log = logging.getLogger(__name__)
 _BATCH = {False: 256, True: 64}
 _CHUNK = {False: 64, True: 8}
 _SECTIONS = {"cam": CamSettings, "crf": CrfSettings, "objects": ObjectSettings}
+
+
+@dataclass(frozen=True)
+class _Where:
+    device: str | None = None
+    workers: int | None = None
+
 
 Chosen = Mapping[str, Mapping[str, object]]
 
@@ -52,8 +61,7 @@ def explain(
     batch_size: int | None = None,
     seed: int = 0,
     settings: Chosen | None = None,
-    device: str | None = None,
-    workers: int | None = None,
+    **options: Any,
 ) -> Gallery:
     """Show on a page where an encoder looks: maps over images and videos, found without labels (ContraCAM).
 
@@ -71,17 +79,18 @@ def explain(
         batch_size: images or clips compared with each other; None: 256 images or 64 clips.
         seed: for the choice of what to show, and of what is compared with what.
         settings: everything else, by section: ``{"cam": {"mask_colour": "blur"}, "objects": {"margin": 0.1}}``.
-        device, workers: as ``unreel.embed``.
+        options: device, workers, and the columns of a table: as ``unreel.embed``.
     Raises: UsageError for settings that cannot be; DataError where nothing can be read; WriteError before any work.
     """
     if limit < 0:
         raise UsageError(f"--limit {limit}: expected a number of images or videos, or 0 for all")
     chosen = _checked(settings)
-    count = _workers(device, workers)
+    columns, where = sorted_options(options, Columns, _Where)
+    device, count = where.device, _workers(where.device, where.workers)
     if isinstance(data, str | os.PathLike):
         check_apart(out, data)
     check_folder(out)
-    manifest = choose_rows(Manifest.open(data), limit, seed)
+    manifest = choose_rows(Manifest.open(data, columns=columns), limit, seed)
     manifest.check_files()
     base = {"iterations": iterations, "expand_resolution": expand_resolution, "variant": variant}
     maker = _maker(encoder, manifest, base, chosen["cam"], clips, batch_size, seed, device)
@@ -111,8 +120,7 @@ def annotate(
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     settings: Chosen | None = None,
-    device: str | None = None,
-    workers: int | None = None,
+    **options: Any,
 ) -> Annotation:
     """Compute a fact about every video or image, for methods that need it; the same call goes on after a stop.
 
@@ -121,15 +129,16 @@ def annotate(
         data: a folder of videos or images, a manifest, or a list of paths.
         encoder: for boxes and masks: a run's folder, or an encoder file.
         crf: for boxes: first snap the maps to the edges of the picture; None does it for images, as in the paper.
-        clips, batch_size, seed, settings, device: for boxes and masks, as in ``explain``.
+        clips, batch_size, seed, settings: for boxes and masks, as in ``explain``.
         out: the folder for the table; None is the cache.
-        workers: processes that read files; None: as many as suit the device.
+        options: device (for boxes and masks), workers, and the columns of a table: as ``unreel.embed``.
     Raises: UsageError for what does not go together; DataError where nothing can be read; WriteError before any work.
     """
-    count = _workers(device, workers)
+    columns, where = sorted_options(options, Columns, _Where)
+    device, count = where.device, _workers(where.device, where.workers)
     if out is not None:
         check_folder(out)
-    manifest = Manifest.open(data)
+    manifest = Manifest.open(data, columns=columns)
     producer: Producer | SetProducer
     if name in LEARNED and encoder is not None:
         manifest.check_files()

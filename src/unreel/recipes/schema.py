@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from unreel.core.errors import UsageError, nearest
 from unreel.core.settings import Layer, Section, Settings
 from unreel.core.strict_yaml import Sections
-from unreel.data.choice import choose_rows, choose_validation
+from unreel.data.choice import choose_rows, choose_validation, open_data
 from unreel.data.dataset import ClipDataset
 from unreel.data.loader import ClipLoader
 from unreel.data.objects import choose_tables
@@ -47,7 +47,9 @@ def settings_schema(method: str | None = USUAL_METHOD, *, encoder: bool = True) 
         encoder: False leaves out the encoder's, for one whose architecture has no name.
     Raises: UsageError for an unknown method, with the nearest.
     """
-    schema = {"data": Section((choose_rows, ClipDataset, choose_tables), omit=_DATA_WIRED | {"names"})}
+    schema = {
+        "data": Section((open_data, choose_rows, ClipDataset, choose_tables), omit=_DATA_WIRED | {"names", "source"})
+    }
     if method is not None:
         parts = method_builder(method).parts
         schema["method"] = Section(choose=method_builder, default_name=method, omit=frozenset({"encoder", *parts}))

@@ -41,7 +41,7 @@ class Labelled:
 
     @classmethod
     def of(cls, source: Source | ArrayClips, label: str | None, group: str | None) -> Labelled:
-        """Read the columns asked for, or the obvious ones. Errors as ``data.choice.choose_label`` and ``choose_group``."""
+        """Read the columns asked for, or the obvious ones. Errors as ``choose_label`` and ``choose_group``."""
         if isinstance(source, ArrayClips):
             if source.labels is None:
                 raise DataError("the arrays have no labels: give ArrayClips(labels=…)")

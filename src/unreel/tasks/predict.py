@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +18,10 @@ from unreel.core.files import replacing, write_whole
 from unreel.core.text import first_few, shown
 from unreel.core.words import counted
 from unreel.data.batch import Fault
+from unreel.data.choice import choose_group, choose_label
+from unreel.data.columns import ANY_COLUMNS, Columns
 from unreel.data.index import index
-from unreel.data.manifest import Manifest, Source
-from unreel.data.row import column_name
+from unreel.data.manifest import Manifest, Source, subfolders
 from unreel.data.sampling import ClipPlan
 from unreel.data.split_names import split_role
 from unreel.data.tables import PARQUET_SUFFIXES
@@ -36,7 +36,6 @@ from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.protocol import FeatureProtocol, fit_calibrated
 from unreel.protocols.samples import FeatureSet, check_unique
 from unreel.protocols.store import encoder_digest
-from unreel.tasks.labelled import choose_column
 from unreel.tasks.spans import Span, merge_spans, plain_spans, write_spans
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
@@ -132,30 +131,19 @@ def check_predictions_suffix(path: str | os.PathLike[str]) -> Path:
 # --- fitting ----------------------------------------------------------------------------------------------------
 
 
-def open_labels(
-    labels: Source, data: Manifest, *, label: str | None = None, group: str | None = None
-) -> tuple[Manifest, str]:
+def open_labels(labels: Source, data: Manifest, *, columns: Columns = ANY_COLUMNS) -> tuple[Manifest, str]:
     """The labelled rows but those of a test split, and the name of their label.
 
     The paths of a table are seen from the data's folder, or from the table's own.
 
     Args:
         labels: whatever makes a manifest. data: what will be predicted.
-        label, group: a label and a group, or columns of the table; ``None``: "label", or the only one there is.
+        columns: those of the labels that are meant; as a label "label", or the only one there is.
     Raises: DataError for files that are in neither place, no labels, or a single class; UsageError where several
         columns could be meant.
     """
-    found = _opened(labels, data, {}, tell=False)
-    asked = (("label", label, found.label_names), ("group", group, found.group_names))
-    columns = {column_name(family, name): name for family, name, known in asked if name and name not in known}
-    found = _opened(labels, data, columns, tell=True)
-    where = os.path.basename(found.table or found.root)
-    if not found.label_names:
-        raise DataError(
-            f"{where}: no row has a label. Call the column of labels 'label', or name it with --label NAME "
-            "(label=NAME in Python)"
-        )
-    name = choose_column("label", label, found.label_names, required=True)
+    found = choose_group(choose_label(_opened(labels, data, columns)))
+    name, where = found.label, os.path.basename(found.table or found.root)
     kept = [i for i, row in enumerate(found) if row.labels.get(name) and split_role(row.split) != "test"]
     tested = sum(bool(row.labels.get(name)) for row in found) - len(kept)
     if tested:
@@ -167,9 +155,9 @@ def open_labels(
     return found.subset(kept), name
 
 
-def _opened(labels: Source, data: Manifest, columns: Mapping[str, str], *, tell: bool) -> Manifest:
+def _opened(labels: Source, data: Manifest, columns: Columns) -> Manifest:
     if not isinstance(labels, str | os.PathLike) or not Path(labels).is_file():
-        return Manifest.open(labels, columns=columns, tell=tell)
+        return Manifest.open(labels, columns=columns)
     file = Path(labels)
     suffix = file.suffix.lower()
     if suffix not in (".csv", ".tsv", ".txt", *PARQUET_SUFFIXES):
@@ -178,9 +166,9 @@ def _opened(labels: Source, data: Manifest, columns: Mapping[str, str], *, tell:
     table = read(file, root=data.root, columns=columns, check=False)
     missing = table.missing_files()
     beside = replace(table, root=os.path.abspath(file.parent))
-    for place in (table, beside):
-        if not place.missing_files():
-            return Manifest.open(file, root=place.root, columns=columns, tell=tell)
+    for root in (data.root, beside.root, *subfolders(beside.root)):
+        if not replace(table, root=root).missing_files():
+            return Manifest.open(file, root=root, columns=columns)
     places = shown(data.root) + ("" if beside.root == data.root else f" or {shown(beside.root)}")
     names = first_few([repr(shown(name)) for name in missing], _SHOWN)
     advice = f"Write paths as seen from the folder of the data, such as {shown(data.relative(0))!r}"
@@ -210,10 +198,10 @@ def fit_head(
         clips: how files are cut; ``None``: as the encoder was trained. pooling: as ``embed``.
     Raises: DataError for files that cannot be read, are listed twice, or leave a single class.
     """
-    together = choose_column("group", group, labelled.group_names, required=False)
+    labelled = choose_group(labelled, group)
     plan = clips if clips is not None else default_plan(encoder.input_spec)
     pooled = Pooling.of(pooling)
-    source = ManifestClips(labelled, plan, label=label, group=together, decoder=compute.decoder)
+    source = ManifestClips(labelled, plan, label=label, decoder=compute.decoder)
     found = embed_all([encoder], source, pooling=pooled, compute=compute)[0]
     check_unique(found.ids)
     assert found.labels is not None

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from unreel.core.errors import DataError, UsageError
 from unreel.data.batch import Fault
+from unreel.data.choice import choose_group
 from unreel.data.dataset import EvaluationDataset
 from unreel.data.loader import iterate_evaluation
-from unreel.data.choice import choose_group
 from unreel.data.manifest import Manifest, Source
 from unreel.data.objects import read_classes
 from unreel.data.rows import AlignedSource

@@ -240,9 +240,7 @@ def _own_rows(manifest: Manifest, variant: str) -> list[Row]:
     return rows
 
 
-def _shifted_rows(
-    manifest: Manifest, kinds: Hypernyms | None, *, same: bool
-) -> tuple[list[Row], list[str]]:
+def _shifted_rows(manifest: Manifest, kinds: Hypernyms | None, *, same: bool) -> tuple[list[Row], list[str]]:
     """Rows of the nine classes as test rows, and notes on what was taken."""
     set_name = os.path.basename(manifest.root)
     names = [name for name in manifest.label_names if name not in ("variant", "corruption", "severity", "name")]

@@ -148,8 +148,7 @@ def source_name(data: object) -> str:
     if isinstance(data, str | os.PathLike):
         return os.path.abspath(data)
     if isinstance(data, Manifest):
-        beside = data.table and Path(data.table).stem == "manifest" and Path(data.table).parent == Path(data.root)
-        return os.path.abspath(data.table) if data.table and not beside else data.root
+        return os.path.abspath(data.table) if data.table else data.root
     if isinstance(data, Sequence) and data and all(isinstance(item, str | os.PathLike) for item in data):
         return str(os.path.commonpath([os.path.abspath(item) for item in data]))
     return "clips in memory"
