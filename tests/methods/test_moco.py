@@ -92,7 +92,7 @@ def test_the_queue_wraps_around_whatever_the_batch(size: int, rows: tuple[int, .
     ring, at, number = method.queue.clone(), 0, 0
     for count in rows:
         keys = torch.arange(number, number + count, dtype=torch.float32)[:, None].expand(-1, 8)
-        method.enqueue(keys)
+        method.enqueue(keys, torch.zeros(count, dtype=torch.int64))
         for key in keys:
             ring[at] = key
             at = (at + 1) % size

@@ -14,6 +14,7 @@ from unreel.core.errors import UsageError
 from unreel.core.modules import wide
 
 Reduction: TypeAlias = Literal["mean", "sum_of_views"]
+Negatives: TypeAlias = Literal["all", "other_groups"]
 
 # Under the squared norm, as TensorFlow's l2_normalize has it (docs/methods/cvrl.md, Head and loss).
 _NORM_EPS = 1e-12
@@ -31,6 +32,12 @@ class ContrastStatistics(NamedTuple):
 def l2_normalize(z: Tensor) -> Tensor:
     """Rows of unit length, (..., D); a zero row stays zero."""
     return z * z.square().sum(-1, keepdim=True).clamp(min=_NORM_EPS).rsqrt()
+
+
+def same_group(groups: Tensor, *, gather: bool = True) -> Tensor:
+    """Which rows of all processes share a group with each of this process's rows, (B, B·W) bool."""
+    columns = all_gather_with_grad(groups) if gather else groups
+    return groups[:, None] == columns
 
 
 def _views(z1: Tensor, z2: Tensor, normalize: bool, gather: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,6 +60,7 @@ def nt_xent(
     same_view_negatives: bool = True,
     normalize: bool = True,
     gather: bool = True,
+    groups: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE over two views (van den Oord 2018, eq. 4; CVRL, Qian 2021, eq. 1).
 
@@ -72,20 +80,23 @@ def nt_xent(
         same_view_negatives: False leaves only cross-view columns: N-way, the variant of some other code bases.
         normalize: False takes the rows as they are.
         gather: use the rows of all processes as negatives; every process must hold the same B. No effect in one.
-    Returns: scalar; chance level is log(2·B·W − 1) for "mean".
+        groups: (B,) int64; clips of an anchor's own group are no negatives. None: all are.
+    Returns: scalar; chance level is log(2·B·W − 1) for "mean" without groups.
     Raises: UsageError (a ValueError) if shapes differ, there are fewer than 2 samples, or temperature <= 0.
     """
     with torch.autocast(device_type=z1.device.type, enabled=False):  # it would take the products in half precision
         a, b, labels = _views(z1, z2, normalize, gather)
         all_a, all_b = (all_gather_with_grad(a), all_gather_with_grad(b)) if gather else (a, b)
-        rows = torch.arange(len(a), device=a.device)
+        itself = labels[:, None] == torch.arange(len(all_a), device=a.device)
+        kin = itself if groups is None else same_group(groups, gather=gather)
 
         def anchors(x: Tensor, other: Tensor, same: Tensor) -> Tensor:
             logits = x @ other.T / temperature  # (B, N); the positive is column labels[i]
+            if groups is not None:
+                logits = logits.masked_fill(kin & ~itself, float("-inf"))
             if same_view_negatives:
-                within = x @ same.T / temperature
                 # an anchor is not its own negative
-                within = within.index_put((rows, labels), within.new_tensor(float("-inf")))
+                within = (x @ same.T / temperature).masked_fill(kin, float("-inf"))
                 logits = torch.cat([logits, within], dim=1)
             return functional.cross_entropy(logits, labels)
 
@@ -96,18 +107,28 @@ def nt_xent(
 @checked
 @torch.no_grad()
 def contrast_statistics(
-    z1: Tensor, z2: Tensor, *, temperature: Positive = 0.1, normalize: bool = True, gather: bool = True
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    temperature: Positive = 0.1,
+    normalize: bool = True,
+    gather: bool = True,
+    groups: Tensor | None = None,
 ) -> ContrastStatistics:
     """Accuracy and entropy of the a→b block: N-way, without same-view logits (docs/methods/cvrl.md, Head and loss).
 
     Args: as ``nt_xent``.
-    Returns: means over the anchors of all processes when ``gather``, of this one otherwise; chance accuracy is 1/N.
+    Returns: means over the anchors of all processes when ``gather``, of this one otherwise; chance accuracy is 1/N
+        without groups.
     Raises: UsageError as ``nt_xent``.
     """
     with torch.autocast(device_type=z1.device.type, enabled=False):
         a, b, labels = _views(z1, z2, normalize, gather)
         columns = all_gather_with_grad(b) if gather else b
         logits = a @ columns.T / temperature
+        if groups is not None:
+            itself = labels[:, None] == torch.arange(len(columns), device=a.device)
+            logits = logits.masked_fill(same_group(groups, gather=gather) & ~itself, float("-inf"))
         probability = logits.softmax(1)
         accuracy = (logits.argmax(1) == labels).to(logits.dtype).mean()
         entropy = -(probability * (probability + _ENTROPY_EPS).log()).sum(1).mean()

@@ -32,7 +32,9 @@ def _check(q: Tensor, k: Tensor, queue: Tensor) -> None:
 
 
 @checked
-def queue_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: Positive = 0.2) -> Tensor:
+def queue_info_nce(
+    q: Tensor, k: Tensor, queue: Tensor, temperature: Positive = 0.2, *, exclude: Tensor | None = None
+) -> Tensor:
     """−log softmax of each query's own key among it and the queue's, mean over queries (He 2020, eq. 1).
 
     Args:
@@ -40,6 +42,7 @@ def queue_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: Positive = 
         k: (B, D) keys; row i is the positive of query i. No gradient flows into keys or queue.
         queue: (K, D) negatives.
         temperature: > 0; 0.2 in MoCo v2, 0.07 in v1.
+        exclude: (B, K) bool, rows of the queue that are no negatives of a query.
     Returns: scalar, in float32 at least; chance level is log(1 + K).
     Raises: UsageError for shapes that do not match, or a temperature that is not positive.
     """
@@ -47,7 +50,10 @@ def queue_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: Positive = 
     with torch.autocast(device_type=q.device.type, enabled=False):
         query, key, negatives = wide(q), wide(k.detach()), wide(queue.detach())
         own = (query * key).sum(1, keepdim=True)
-        logits = torch.cat([own, query @ negatives.T.to(query)], 1) / temperature
+        others = query @ negatives.T.to(query)
+        if exclude is not None:
+            others = others.masked_fill(exclude, float("-inf"))
+        logits = torch.cat([own, others], 1) / temperature
         return functional.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
 
 
@@ -61,6 +67,7 @@ def mixed_queue_info_nce(
     *,
     weighting: MixWeighting = "paper",
     gather: bool = True,
+    exclude: Tensor | None = None,
 ) -> Tensor:
     """The loss of queries from mixed images: each is of two images, by their shares.
 
@@ -75,6 +82,7 @@ def mixed_queue_info_nce(
         weighting: "paper" weighs each query's own cross-entropies; "official" averages them over the batch first, as
             the released code does by mistake.
         gather: keys of all processes; every process must hold the same B.
+        exclude: (B, B·W + K) bool, keys that are no negatives of a query; its own and its partner's count in any case.
     Returns: scalar, in float32 at least; chance level is log(B·W + K).
     Raises: UsageError as ``queue_info_nce``, and for an unknown weighting.
     """
@@ -85,8 +93,10 @@ def mixed_queue_info_nce(
         columns = torch.cat([keys, wide(queue.detach()).to(keys)])
         logits = query @ columns.T / temperature
         first = rank() * len(q) if gather else 0
-        own = functional.cross_entropy(logits, first + torch.arange(len(q), device=q.device), reduction="none")
-        other = functional.cross_entropy(logits, first + mixed.partner, reduction="none")
+        targets = torch.stack([first + torch.arange(len(q), device=q.device), first + mixed.partner], 1)
+        if exclude is not None:
+            logits = logits.masked_fill(exclude.scatter(1, targets, False), float("-inf"))
+        own, other = (functional.cross_entropy(logits, target, reduction="none") for target in targets.unbind(1))
         share = mixed.weight.to(own)
         if weighting == "official":
             return (share * own.mean() + (1 - share) * other.mean()).mean()
@@ -94,9 +104,15 @@ def mixed_queue_info_nce(
 
 
 @torch.no_grad()
-def queue_accuracy(q: Tensor, k: Tensor, queue: Tensor) -> Tensor:
-    """Share of queries that are nearer to their own key than to every key of the queue; a detached scalar."""
+def queue_accuracy(q: Tensor, k: Tensor, queue: Tensor, exclude: Tensor | None = None) -> Tensor:
+    """Share of queries that are nearer to their own key than to every key of the queue; a detached scalar.
+
+    ``exclude`` is as ``queue_info_nce`` has it.
+    """
     with torch.autocast(device_type=q.device.type, enabled=False):  # half precision would round one side only
         query = wide(q)
         own = (query * wide(k)).sum(1)
-        return (own > (query @ wide(queue).T.to(query)).max(1).values).float().mean()
+        others = query @ wide(queue).T.to(query)
+        if exclude is not None:
+            others = others.masked_fill(exclude, float("-inf"))
+        return (own > others.max(1).values).float().mean()

@@ -17,7 +17,7 @@ from torch import nn
 from unreel.core.checks import Positive
 from unreel.data.batch import Batch
 from unreel.data.sampling import PairSampler
-from unreel.losses.contrastive import Reduction, contrast_statistics, nt_xent
+from unreel.losses.contrastive import Negatives, Reduction, contrast_statistics, nt_xent
 from unreel.methods.debiasing import OBJECTS, HeadParts
 from unreel.methods.method import LossOutput, Method
 from unreel.methods.parts import Part
@@ -39,6 +39,7 @@ class CVRL(Method):
         head: the projection head: three hidden layers of 2048, 128 out.
         temperature: the loss divides similarities by it.
         reduction: "mean" (the paper), or "sum_of_views" (the release: twice the mean; the learning rate is tied to it).
+        negatives: "other_groups": what is of the anchor's own group (patient, scene) is not pushed away; "all": it is.
         same_view_negatives: False drops the other videos' clips of the anchor's own view.
         normalize: False compares projections as they are.
         gather: negatives from all processes ("global") or this one ("local").
@@ -62,6 +63,7 @@ class CVRL(Method):
         *,
         temperature: Positive = 0.1,
         reduction: Reduction = "mean",
+        negatives: Negatives = "all",
         same_view_negatives: bool = True,
         normalize: bool = True,
         gather: Literal["global", "local"] = "global",
@@ -70,13 +72,14 @@ class CVRL(Method):
     ) -> None:
         super().__init__(encoder, **parts)
         self.temperature, self.reduction, self.normalize = temperature, reduction, normalize
+        self.negatives = negatives
         self.same_view_negatives, self.gather, self.grad_scale = same_view_negatives, gather == "global", grad_scale
 
     @classmethod
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """Contrast accuracy 1/B, and the loss log(2B − 1) where it is the plain one; B the global batch."""
         own, batch = settings["method"], settings["train"]["batch_size"]
-        if own["gather"] != "global":
+        if own["gather"] != "global" or own["negatives"] != "all":
             return {}
         plain = own["reduction"] == "mean" and own["same_view_negatives"] and own["grad_scale"] == 1
         return {"contrast_accuracy": 1 / batch, **({"loss": math.log(2 * batch - 1)} if plain else {})}
@@ -89,6 +92,7 @@ class CVRL(Method):
         projections = self.head(self.encoder(self.encoder.prepare(clips)))
         a, b = projections.chunk(2)
         how: dict[str, Any] = {"temperature": self.temperature, "normalize": self.normalize, "gather": self.gather}
+        how["groups"] = batch.group if self.negatives == "other_groups" else None
         loss = nt_xent(a, b, reduction=self.reduction, same_view_negatives=self.same_view_negatives, **how)
         found = contrast_statistics(a, b, **how)
         logs = {"contrast_accuracy": found.accuracy, "contrast_entropy": found.entropy}

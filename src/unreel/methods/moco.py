@@ -20,6 +20,7 @@ from unreel.core.distributed import all_gather_with_grad
 from unreel.core.errors import UsageError
 from unreel.core.keys import Key
 from unreel.data.batch import Batch
+from unreel.losses.contrastive import Negatives, same_group
 from unreel.losses.queue import MixWeighting, mixed_queue_info_nce, queue_accuracy, queue_info_nce
 from unreel.methods.debiasing import HeadParts
 from unreel.methods.method import LossOutput, StepsDone
@@ -80,6 +81,8 @@ class MoCo(SiameseMethod):
         mix: "mixup" or "cutmix" of the first view with another sample's, which makes the batch's other keys negatives,
             too (docs/methods/object_views.md, Mixup and CutMix). mix_alpha: of the Beta distribution.
         mix_weighting: "official" averages before weighing, as the released code, see ``mixed_queue_info_nce``.
+        negatives: "other_groups": keys of the query's own group (patient, scene) are not pushed away; "all": they are.
+            The queue's groups are then part of the state, ``queue_groups`` (K,).
     Raises: UsageError for values that cannot be, such as mixing with ``symmetric``.
     """
 
@@ -87,6 +90,7 @@ class MoCo(SiameseMethod):
     head: nn.Module
     queue: Tensor
     queue_pointer: Tensor
+    queue_groups: Tensor | None
 
     def __init__(
         self,
@@ -100,6 +104,7 @@ class MoCo(SiameseMethod):
         mix: Mix = "none",
         mix_alpha: Positive = 1.0,
         mix_weighting: MixWeighting = "paper",
+        negatives: Negatives = "all",
         **parts: Unpack[HeadParts],
     ) -> None:
         super().__init__(encoder, **parts)
@@ -110,18 +115,23 @@ class MoCo(SiameseMethod):
         start = torch.randn(queue_size, out_width(self.head), generator=Key("moco", "queue").torch(), device="cpu")
         self.register_buffer("queue", nn.functional.normalize(start, dim=1))
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.int64))
+        # −1 is nobody's group: the random vectors are negatives of all.
+        groups = torch.full((queue_size,), -1) if negatives == "other_groups" else None
+        self.register_buffer("queue_groups", groups)
         # The same on every process by construction: DDP need not send 34 MB at each step.
-        self._ddp_params_and_buffers_to_ignore = ["queue"]
+        self._ddp_params_and_buffers_to_ignore = ["queue", "queue_groups"]
         self.momentum, self.momentum_schedule = momentum, momentum_schedule
         layers = sum(isinstance(module, nn.Linear) for module in self.head.modules())
         self.temperature = temperature or (_TEMPERATURE_V1 if layers == 1 else _TEMPERATURE)
         self.symmetric, self.mix_weighting = symmetric, mix_weighting
-        self._fresh: list[Tensor] = []  # keys of this step; gone before the next begins
+        self._fresh: list[tuple[Tensor, Tensor]] = []  # keys of this step and their groups; gone before the next begins
 
     @classmethod
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """A query's own key against the queue, whatever the batch (docs/methods/moco.md, Head and queue)."""
         keys, mixed = settings["method"]["queue_size"], settings["method"]["mix"] != "none"
+        if settings["method"]["negatives"] != "all":
+            return {}
         return {"contrast_accuracy": 1 / (1 + keys), **({} if mixed else {"loss": math.log(1 + keys)})}
 
     def on_step_begin(self, progress: StepsDone) -> None:
@@ -136,35 +146,49 @@ class MoCo(SiameseMethod):
         keys = {j: self.teacher(clips[j]) for j in sorted({j for _, j in pairs})}
         queries = {i: self.head(self.encoder(clips[i])) for i in sorted({i for i, _ in pairs})}
         if self.training:
-            self._fresh += [all_gather_with_grad(key) for key in keys.values()]
+            groups = all_gather_with_grad(batch.group)
+            self._fresh += [(all_gather_with_grad(key), groups) for key in keys.values()]
         mixed = mixed_of(batch)
         if mixed is not None and 0 in keys:
             raise UsageError("the first view is mixed, and a key as well: set symmetric to false, or mix nothing")
+        kin, batch_too = None, None  # keys of the query's own group: those of the queue; those of the batch as well
+        if self.queue_groups is not None:
+            kin = batch.group[:, None] == self.queue_groups
+            batch_too = torch.cat([same_group(batch.group), kin], 1)
         losses = [
-            queue_info_nce(queries[i], keys[j], self.queue, self.temperature)
+            queue_info_nce(queries[i], keys[j], self.queue, self.temperature, exclude=kin)
             if mixed is None or i != 0
             else mixed_queue_info_nce(
-                queries[i], keys[j], self.queue, mixed, self.temperature, weighting=self.mix_weighting
+                queries[i],
+                keys[j],
+                self.queue,
+                mixed,
+                self.temperature,
+                weighting=self.mix_weighting,
+                exclude=batch_too,
             )
             for i, j in pairs
         ]
         first = pairs[0]
-        accuracy = queue_accuracy(queries[first[0]], keys[first[1]], self.queue)
+        accuracy = queue_accuracy(queries[first[0]], keys[first[1]], self.queue, kin)
         return LossOutput(torch.stack(losses).mean(), {"contrast_accuracy": accuracy})
 
     @torch.no_grad()
     def on_step_end(self, progress: StepsDone, applied: bool) -> None:
         """The step's keys take the place of the oldest; nothing moves after a skipped step."""
         if applied and self._fresh:
-            self.enqueue(torch.cat(self._fresh))
+            self.enqueue(*(torch.cat(parts) for parts in zip(*self._fresh, strict=True)))
         self._fresh.clear()
 
     @torch.no_grad()
-    def enqueue(self, keys: Tensor) -> None:
-        """Write keys (n, D) at the pointer, wrapping around; of more than K the last K stay."""
+    def enqueue(self, keys: Tensor, groups: Tensor) -> None:
+        """Write keys (n, D) of groups (n,) at the pointer, wrapping around; of more than K the last K stay."""
         size = len(self.queue)
         first = self.queue_pointer + max(0, len(keys) - size)
         kept = keys[-size:].to(self.queue)
         # Indices on the device: nobody waits for the pointer.
-        self.queue[(first + torch.arange(len(kept), device=self.queue.device)) % size] = kept
+        places = (first + torch.arange(len(kept), device=self.queue.device)) % size
+        self.queue[places] = kept
+        if self.queue_groups is not None:
+            self.queue_groups[places] = groups[-size:]
         self.queue_pointer.copy_((self.queue_pointer + len(keys)) % size)

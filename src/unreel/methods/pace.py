@@ -20,7 +20,7 @@ from unreel.core.keys import Key
 from unreel.data.batch import Batch
 from unreel.data.contracts import Request, SamplerDraw, SourceInfo
 from unreel.data.sampling import clip_indices, num_starts
-from unreel.losses.contrastive import contrast_statistics, nt_xent
+from unreel.losses.contrastive import Negatives, contrast_statistics, nt_xent
 from unreel.methods.debiasing import HeadParts
 from unreel.methods.method import LossOutput
 from unreel.methods.parts import Part
@@ -97,6 +97,7 @@ class Pace(PretextTask):
             ``num_clips`` of 2. The paper's is 0.1, beside 1 for the pace; 0 has none.
         temperature, out_dim: temperature of the contrast, and width of its projection (with one hidden layer as wide
             as the encoder).
+        negatives: of the contrast: "other_groups" leaves out clips of the anchor's own group (patient, scene).
     Raises: UsageError for a contrast of one clip per video.
     """
 
@@ -115,6 +116,7 @@ class Pace(PretextTask):
         contrast_weight: Annotated[float, Range(ge=0)] = 0.0,
         temperature: Annotated[float, Range(gt=0)] = 0.1,
         out_dim: Annotated[int, Range(ge=1)] = 128,
+        negatives: Negatives = "all",
         **parts: Unpack[HeadParts],
     ) -> None:
         super().__init__(encoder, **parts, bn_grouping="joint")
@@ -124,7 +126,7 @@ class Pace(PretextTask):
                 f"{self.sampler.num_views}: set clips.num_clips to 2"
             )
         width = encoder.num_features
-        self.contrast_weight, self.temperature = contrast_weight, temperature
+        self.contrast_weight, self.temperature, self.negatives = contrast_weight, temperature, negatives
         self.projector = (
             projection_mlp(width, hidden_layers=1, hidden_dim=width, out_dim=out_dim, batch_norm=False)
             if contrast_weight
@@ -135,7 +137,8 @@ class Pace(PretextTask):
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """One of the rates; of the contrast between clips, one over the global batch."""
         rates, batch = settings["clips"]["rates"], settings["train"]["batch_size"]
-        return {"accuracy": 1 / len(rates), "contrast_accuracy": 1 / batch}
+        contrast = {"contrast_accuracy": 1 / batch} if settings["method"]["negatives"] == "all" else {}
+        return {"accuracy": 1 / len(rates), **contrast}
 
     def forward(self, batch: Batch) -> LossOutput:
         """The loss of B videos with one clip each, or two where they are contrasted."""
@@ -145,7 +148,9 @@ class Pace(PretextTask):
         if self.projector is None:
             return LossOutput(loss, logs)
         first, second = self.projector(embeddings).unbind(1)
-        contrast = nt_xent(first, second, self.temperature)
+        groups = batch.group if self.negatives == "other_groups" else None
+        contrast = nt_xent(first, second, self.temperature, groups=groups)
         logs["contrast_loss"] = contrast.detach()
-        logs["contrast_accuracy"] = contrast_statistics(first, second, temperature=self.temperature).accuracy
+        found = contrast_statistics(first, second, temperature=self.temperature, groups=groups)
+        logs["contrast_accuracy"] = found.accuracy
         return LossOutput(loss + self.contrast_weight * contrast, logs)

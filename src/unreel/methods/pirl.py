@@ -22,7 +22,9 @@ from unreel.core.errors import UsageError
 from unreel.core.keys import Key, uniforms
 from unreel.data.batch import Batch
 from unreel.data.sampling import ClipSetSampler
+from unreel.losses.contrastive import Negatives
 from unreel.losses.memory import MemoryLoss, memory_nce
+from unreel.losses.queue import queue_accuracy
 from unreel.methods.debiasing import OBJECTS, HeadParts
 from unreel.methods.method import DataFacts, LossOutput, Method, StepsDone
 from unreel.methods.parts import Part
@@ -145,6 +147,8 @@ class PIRL(Method):
         num_negatives: 32,000 (release) drawn at random; where the memory has no more, all of it.
         temperature: 0.07 (release).
         memory_momentum: share of an entry that stays, 0.5 (release).
+        negatives: "other_groups": entries of the query's own group (patient, scene) are not pushed away; "all": they
+            are. An entry's group is known once its source was seen, and part of the state, ``bank_groups``.
         loss: "nce" or "info_nce", see ``memory_nce``.
     Raises: UsageError for values that cannot be, and without ``num_sources``.
     """
@@ -161,6 +165,7 @@ class PIRL(Method):
     head: nn.Module
     jigsaw_head: nn.Module
     bank: Tensor
+    bank_groups: Tensor | None
 
     def __init__(
         self,
@@ -173,6 +178,7 @@ class PIRL(Method):
         num_negatives: Count = 32_000,
         temperature: Positive = 0.07,
         memory_momentum: Annotated[float, Range(ge=0, lt=1)] = 0.5,
+        negatives: Negatives = "all",
         loss: MemoryLoss = "nce",
         **parts: Unpack[HeadParts],
     ) -> None:
@@ -185,12 +191,14 @@ class PIRL(Method):
         width = out_width(self.head)
         start = torch.randn(num_sources, width, generator=Key("pirl", "bank").torch(), device="cpu")
         self.register_buffer("bank", functional.normalize(start, dim=1))
+        groups = torch.full((num_sources,), -1) if negatives == "other_groups" else None  # −1: not seen yet
+        self.register_buffer("bank_groups", groups)
         # The same on every process by construction: DDP need not send hundreds of megabytes at each step.
-        self._ddp_params_and_buffers_to_ignore = ["bank"]
+        self._ddp_params_and_buffers_to_ignore = ["bank", "bank_groups"]
         self.jigsaw_weight, self.num_negatives, self.temperature = jigsaw_weight, num_negatives, temperature
         self.memory_momentum, self.loss_kind = memory_momentum, loss
-        # Rows of the manifest and their new representations, of all processes; gone before the next step begins.
-        self._fresh: list[tuple[Tensor, Tensor]] = []
+        # Rows of the manifest, their groups and new vectors, of all processes; gone before the next step begins.
+        self._fresh: list[tuple[Tensor, ...]] = []
 
     def on_step_begin(self, progress: StepsDone) -> None:
         """Forget what a broken step left."""
@@ -229,17 +237,20 @@ class PIRL(Method):
                 )
             own = self.bank[batch.row]
             exclude = rows[None, :] == batch.row[:, None]
-            self._fresh.append((all_gather_with_grad(batch.row), all_gather_with_grad(f.detach())))
+            self._fresh.append(tuple(map(all_gather_with_grad, (batch.row, batch.group, f.detach()))))
         else:
             own, exclude = f.detach(), None
+        if self.bank_groups is not None:
+            kin = self.bank_groups[rows] == batch.group[:, None]
+            exclude = kin if exclude is None else exclude | kin
 
         def contrast(q: Tensor) -> Tensor:
             return memory_nce(q, own, negatives, self.temperature, exclude=exclude, kind=self.loss_kind)
 
         loss = self.jigsaw_weight * contrast(g) + (1 - self.jigsaw_weight) * contrast(f)
         logs = {
-            "jigsaw_accuracy": nearest_is_own(g, own, negatives, exclude),
-            "image_accuracy": nearest_is_own(f, own, negatives, exclude),
+            "jigsaw_accuracy": queue_accuracy(g, own, negatives, exclude),
+            "image_accuracy": queue_accuracy(f, own, negatives, exclude),
         }
         return LossOutput(loss, logs)
 
@@ -247,17 +258,9 @@ class PIRL(Method):
     def on_step_end(self, progress: StepsDone, applied: bool) -> None:
         """Each source's entry moves towards its image; nothing moves after a skipped step."""
         if applied:
-            for rows, vectors in self._fresh:  # within a global batch every row comes once
+            for rows, groups, vectors in self._fresh:  # within a global batch every row comes once
                 moved = self.memory_momentum * self.bank[rows] + (1 - self.memory_momentum) * vectors.to(self.bank)
                 self.bank[rows] = functional.normalize(moved, dim=1)
+                if self.bank_groups is not None:
+                    self.bank_groups[rows] = groups
         self._fresh.clear()
-
-
-@torch.no_grad()
-def nearest_is_own(q: Tensor, own: Tensor, negatives: Tensor, exclude: Tensor | None) -> Tensor:
-    """Share of queries (B, D) that are nearer to ``own`` (B, D) than to every negative (N, D); a detached scalar."""
-    with torch.autocast(device_type=q.device.type, enabled=False):  # half precision would round one side only
-        others = q.float() @ negatives.float().T
-        if exclude is not None:
-            others = others.masked_fill(exclude, float("-inf"))
-        return ((q.float() * own.float()).sum(1) > others.max(1).values).float().mean()
