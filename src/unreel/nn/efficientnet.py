@@ -6,9 +6,11 @@ does at every size; both are kept. Parameters carry the package's names, without
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
-from unreel.core.checks import Count, Frames
+from unreel.core.checks import Amount, Count, Frames
 from unreel.core.extras import import_extra
 from unreel.nn.encoder import InputSpec
 from unreel.nn.frames import FrameEncoder
@@ -40,10 +42,18 @@ class EfficientNetLite0(FrameEncoder):
         num_frames: frames of a clip; their features are averaged.
         stride_frames: from one of a clip's frames to the next.
         size_px: pixels of a side that the input spec asks for.
+        dct_highpass: lowest temporal frequencies taken away from every clip. With 1, its mean over time, the net sees
+            what moves; its batch norms then want ``norms`` "settled".
     """
 
     def __init__(
-        self, *, pretrained: bool = True, num_frames: Frames = 1, stride_frames: Frames = 1, size_px: Count = 224
+        self,
+        *,
+        pretrained: bool = True,
+        num_frames: Frames = 1,
+        stride_frames: Frames = 1,
+        size_px: Count = 224,
+        dct_highpass: Amount = 0,
     ) -> None:
         super().__init__()
         package = import_extra(_PACKAGES[0], *_PACKAGES, extra="efficientnet", what=_NAME)
@@ -51,7 +61,8 @@ class EfficientNetLite0(FrameEncoder):
         self._conv_stem, self._bn0, self._blocks = net._conv_stem, net._bn0, net._blocks
         self._conv_head, self._bn1, self._swish = net._conv_head, net._bn1, net._swish
         self.set_steps(_STEPS)
-        self.input_spec = InputSpec(num_frames, stride_frames, size_px, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+        pixels: dict[str, Any] = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+        self.input_spec = InputSpec(num_frames, stride_frames, size_px, dct_highpass=dct_highpass, **pixels)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # as the published net starts: He et al. 2015, by a filter's own inputs
                 fan_out = module.out_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]

@@ -6,10 +6,11 @@ import copy
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from unreel.core.checks import Amount, Positive, checked
 from unreel.core.errors import UsageError
@@ -101,6 +102,9 @@ def _plain(value: object) -> object:
     return value
 
 
+Norms: TypeAlias = Literal["trained", "kept", "settled"]
+
+
 class Encoder(nn.Module):
     """Base of every encoder. Subclasses set the four attributes and write ``forward_features``.
 
@@ -108,12 +112,16 @@ class Encoder(nn.Module):
         num_features: D, the width of an embedding.
         input_spec: what to feed it.
         stage_info: name → channels and strides, in forward order; the last is the one ``forward`` pools.
+        frozen, norms: stages that are not trained, and whose statistics batch norms use in training; see
+            ``unreel.nn.going_on``.
         architecture, arguments: the registered name and the keyword arguments that build it again.
     """
 
     num_features: int
     input_spec: InputSpec
     stage_info: dict[str, StageInfo]
+    frozen: tuple[str, ...] = ()
+    norms: Norms = "trained"
     architecture: str = ""
     arguments: dict[str, object]
 
@@ -125,6 +133,14 @@ class Encoder(nn.Module):
         """Keep what builds this net again, with fresh weights: ``pretrained`` is kept as False."""
         self.architecture = name
         self.arguments = {key: _plain(value) for key, value in without_weights(arguments).items()}
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, except for batch norms whose statistics stay (``norms``, ``frozen``)."""
+        super().train(mode)
+        kept = [self] if self.norms != "trained" else [self.stage(name) for name in self.frozen]
+        for module in (m for part in kept for m in part.modules() if isinstance(m, _BatchNorm)):
+            module.training = False
+        return self
 
     def prepare(self, clips: Tensor) -> Tensor:
         """Pixels to network input: the only place for value range, mean/std, grey, DC removal and repetition.

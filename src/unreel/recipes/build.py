@@ -32,6 +32,7 @@ from unreel.methods.method import DataFacts
 from unreel.nn import Encoder, create_encoder
 from unreel.nn.encoder import without_weights
 from unreel.nn.foreign import is_foreign, name_factory
+from unreel.nn.going_on import go_on
 from unreel.nn.initial import initial_weights
 from unreel.nn.registry import encoder_builder
 from unreel.recipes import list_recipes, load_recipe
@@ -313,6 +314,7 @@ def start_encoder(
     matched = None
     if "encoder" in settings:
         matched = initial_weights(encoder, **settings.arguments("encoder", initial_weights))
+        go_on(encoder, **settings.arguments("encoder", go_on))
     if matched is None:
         return settings, encoder, ()
     weights = os.path.abspath(str(settings["encoder"]["weights"]))

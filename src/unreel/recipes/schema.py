@@ -13,6 +13,7 @@ from unreel.data.dataset import ClipDataset
 from unreel.data.loader import ClipLoader
 from unreel.data.objects import choose_tables
 from unreel.methods import method_builder
+from unreel.nn.going_on import go_on
 from unreel.nn.initial import initial_weights
 from unreel.nn.registry import encoder_builder
 from unreel.train import build_optimizer
@@ -56,7 +57,7 @@ def settings_schema(method: str | None = USUAL_METHOD, *, encoder: bool = True) 
         sections = {name: part.section(parts) for name, part in parts.items()}
         schema |= {name: section for name, section in sections.items() if section.names()}
     if encoder:
-        schema["encoder"] = Section((initial_weights,), choose=encoder_builder)
+        schema["encoder"] = Section((initial_weights, go_on), choose=encoder_builder)
     schema["optimizer"] = Section(
         (build_optimizer,), omit=frozenset({"global_batch"}), exclusive=(frozenset({"lr", "lr_per_256"}),)
     )

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from os import PathLike
 from typing import Any, NamedTuple, cast
 
@@ -28,12 +29,16 @@ from unreel.core.keys import Key
 from unreel.core.signals import StopWish
 from unreel.data.batch import Batch, Fault
 from unreel.methods.method import LossOutput, Method, StepsDone
+from unreel.nn.encoder import Encoder
+from unreel.nn.going_on import settle_norms
 from unreel.train.backend import Backend, start_processes
 from unreel.train.checkpoint import Checkpoints
 from unreel.train.feed import Loader, batches_from, place, steps_per_epoch
 from unreel.train.monitor import Monitor
 from unreel.train.validation import Validation, eval_mode
 
+# Batches on which the statistics of norms are measured, where they are to be settled.
+_SETTLING = 8
 # Steps in a row whose gradients were not finite before the run is declared broken: a scaler that starts at 2^16 and
 # halves finds its scale well before.
 _MOST_SKIPPED = 25
@@ -171,6 +176,8 @@ class _Loop:
             stack.enter_context(torch.random.fork_rng(devices=self.backend.held))
             stack.callback(self.batches.close)
             stack.enter_context(room_for(TRAINING_READERS if hasattr(self.loader, "workers") else 0))
+            if self.step == 0:
+                settle_norms(self.method, self._show)
             while self.step < last and not self.agreement.stopping:
                 try:
                     batch = self._fetch()
@@ -193,6 +200,13 @@ class _Loop:
             self.validation.leave_selected(self.method)
         self._obey()
         return FitResult(self.step, self.total_steps, completed, self.skipped, self.first, self.record)
+
+    def _show(self, encoder: Encoder) -> None:
+        """Feed an encoder the first batches, as training will see them, without learning."""
+        with closing(batches_from(self.loader, 0, _SETTLING)) as batches, self.backend.autocast():
+            for batch in islice(batches, _SETTLING):
+                for view in self.backend.lay_out(place(self.method.views, batch, self.backend.target)).views:
+                    encoder(encoder.prepare(view.data))
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
