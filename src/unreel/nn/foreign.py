@@ -29,9 +29,11 @@ from unreel.nn.kernels import channels_last, has_depthwise, keep_clear
 
 Builder: TypeAlias = Callable[..., Encoder]
 
-# What every encoder has beside its own arguments (``create_encoder``, ``initial_weights``): a factory's keep their
-# defaults.
-_TAKEN = frozenset({"name", "seed", "resolution", "weights", "weights_source", "inflate", "weights_digest"})
+# What every encoder has beside its own arguments (``create_encoder``, ``initial_weights``, ``go_on``): a factory's keep
+# their defaults.
+_TAKEN = frozenset(
+    {"name", "seed", "resolution", "weights", "weights_source", "inflate", "weights_digest", "frozen_to", "norms"}
+)
 _VIDEO_FRAMES = 16
 _PIXELS = 224
 
