@@ -220,3 +220,14 @@ def test_two_processes_share_a_directory_and_write_the_faults_of_both(ddp: Any, 
 def test_every_option_is_a_setting() -> None:
     for part in (Training, Backend, Keeping):
         assert [setting.name for setting in describe(part)] == [field.name for field in fields(part)]
+
+
+def test_the_encoder_is_left_part_of_the_way_resumed_or_not(tmp_path: Path, finished: tuple[Run, CVRL]) -> None:
+    start, whole = tiny_cvrl().encoder, finished[1].encoder
+    _, method = train(tmp_path / "a", part_way=0.25)
+    for begun, reached, there in zip(start.parameters(), whole.parameters(), method.encoder.parameters(), strict=True):
+        torch.testing.assert_close(there, begun + 0.25 * (reached - begun))
+    train(tmp_path / "b", part_way=0.25, stop_after=3)
+    run, _ = train(tmp_path / "b", part_way=0.25)
+    for name, value in run.load_encoder().state_dict().items():
+        assert torch.equal(value, method.encoder.state_dict()[name]), name

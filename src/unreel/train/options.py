@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from unreel.core.checks import Count, Fraction, NotNegative, Positive, Range
+from unreel.core.checks import Count, Fraction, NotNegative, Positive, Range, Share
 from unreel.core.errors import UsageError, unknown_name
 from unreel.data.batch import Batch
 from unreel.train.feed import Loader, steps_per_epoch
@@ -31,6 +31,8 @@ class Training:
         validation_draws: "fixed" draws the same clips every time, "fresh" others.
         select: which weights the encoder is left with: "last", or the best of "val_loss", "val_accuracy", ….
             The last ones stay in the checkpoint.
+        part_way: where the encoder is left between the weights that the run began with (0) and those that training
+            reached (1). Half way often keeps more of what good weights know.
         seed, accumulate, max_grad_norm: as in ``fit``.
     """
 
@@ -50,6 +52,7 @@ class Training:
     validate_every: Annotated[float, Range(gt=0, unit="epochs")] = 1.0
     validation_draws: Literal["fixed", "fresh"] = "fixed"
     select: str = "last"
+    part_way: Share = 1.0
     seed: int = 0
     accumulate: Count = 1
     max_grad_norm: Positive | None = None

@@ -205,6 +205,7 @@ def pretrain(
         load_earlier(run.path, method)
         bar = stack.enter_context(Progress("pretrain", total, unit="steps")) if rank() == 0 else Progress("", total)
         echo = _both(bar_echo(bar, keeping.log_every), watch(chance_levels(plain), run.metrics()))
+        begun = [p.detach().clone() for p in method.encoder.parameters()] if training.part_way < 1 else []
         result = fit(
             method,
             loader,
@@ -228,6 +229,10 @@ def pretrain(
             settings=identity,
             stop_after=keeping.stop_after,
         )
+        if result.completed and begun:
+            with torch.no_grad():
+                for reached, start in zip(method.encoder.parameters(), begun, strict=True):
+                    reached.copy_(torch.lerp(start.to(reached), reached, training.part_way))
         if rank() == 0:
             selected: dict[str, object] = {"by": training.select}
             if validation is not None and validation.best_step >= 0:
