@@ -46,7 +46,7 @@ from unreel.train.trainer import fit
 
 log = logging.getLogger(__name__)
 
-GOING_ON = {False: "cvrl_go_on", True: "images_go_on"}
+GOING_ON = {False: "byol_go_on", True: "images_go_on"}
 """The recipes that go on from good weights: of videos, and of images."""
 
 # Steps that are timed before a training; the first, which starts the workers, does not count.
