@@ -198,15 +198,17 @@ def worth_study(
         protocol: for frozen features: "linear", "knn", "svm" or "retrieval".
         out: folder for ``worth_it.json``, ``worth_it.html`` and ``runs``. What is there is not done again.
         runs: where runs and features are, if elsewhere: several labels can share them.
-        options: device, workers, batch_size, store and others: see ``Compute``; level and num_resamples.
+        options: path, split, start, end: the columns of a table, see ``Columns``; device, workers, batch_size, store and
+            others: see ``Compute``; level and num_resamples.
     Raises: UsageError for a call that cannot be; DataError where the data cannot be used.
     """
     from unreel.recipes.worth import Study
     from unreel.tasks.records import Resampling
 
-    compute, resampling = sorted_options(options, Compute, Resampling)
+    columns, rest = Columns.taken({"label": label, "group": group, **options})
+    compute, resampling = sorted_options(rest, Compute, Resampling)
     return Study(
-        data,
+        Manifest.open(data, columns=columns) if columns.of_tables else data,
         run_prepared,
         label=label,
         group=group,

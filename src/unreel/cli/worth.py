@@ -7,15 +7,14 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from unreel.cli.common import BEST, NO_OPTIONS, Common, Computing
-from unreel.cli.use import THE_ONLY, Columns
+from unreel.cli.common import BEST, NO_OPTIONS, USUAL_COLUMNS, Columns, Common, Computing
 
 
 def worth_it(
     data: Path,
     /,
     *,
-    columns: Columns = THE_ONLY,
+    columns: Columns = USUAL_COLUMNS,
     encoder: str = "efficientnet_lite0",
     recipe: str | None = None,
     folds: int = 5,
@@ -58,8 +57,6 @@ def worth_it(
 
     study = api.worth_study(
         data,
-        label=columns.label,
-        group=columns.group,
         encoder=encoder,
         recipe=recipe,
         folds=folds,
@@ -69,9 +66,7 @@ def worth_it(
         protocol=protocol,
         out=out,
         runs=runs,
-        device=computing.device,
-        workers=computing.workers,
-        progress=not common.quiet,
+        **{**columns.named(), **computing.options(), "progress": not common.quiet},
     )
     if dry_run:
         plan = study.plan()
