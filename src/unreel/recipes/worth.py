@@ -176,7 +176,8 @@ class Study:
         """Row → the recipe that trains it."""
         small = str(self.scratch or default_recipe(images=self.images))
         usual = GOING_ON[self.images]
-        on = str(self.recipe or (usual if usual in list_recipes() else small))
+        fits = usual in list_recipes() and str(self.encoder) == "efficientnet_lite0"  # they name its stages
+        on = str(self.recipe or (usual if fits else small))
         return {TRAINED: on, SCRATCH: small} if self.goes_on else {TRAINED: str(self.recipe or small)}
 
     def prepared(self, name: str, seed: int, fold: int | None = None, steps: int | None = None) -> Prepared:
