@@ -198,8 +198,8 @@ def worth_study(
         protocol: for frozen features: "linear", "knn", "svm" or "retrieval".
         out: folder for ``worth_it.json``, ``worth_it.html`` and ``runs``. What is there is not done again.
         runs: where runs and features are, if elsewhere: several labels can share them.
-        options: path, split, start, end: the columns of a table, see ``Columns``; device, workers, batch_size, store and
-            others: see ``Compute``; level and num_resamples.
+        options: path, split, start, end: the columns of a table, see ``Columns``; device, workers, batch_size, store
+            and others: see ``Compute``; level and num_resamples.
     Raises: UsageError for a call that cannot be; DataError where the data cannot be used.
     """
     from unreel.recipes.worth import Study

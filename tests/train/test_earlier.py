@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from unreel.cli.main import main
+from unreel.core.digests import mapping_digest
 from unreel.data.manifest import Manifest
 from unreel.train import earlier
 from unreel.train.earlier import load_earlier, put_aside
@@ -135,3 +136,36 @@ def test_a_process_killed_while_it_puts_aside_leaves_a_run_that_goes_on(
     assert [part.name for part in (run / "earlier").iterdir()] == ["001"]
     assert open_run(run).checkpoints == []
     assert not open_run(run).completed
+
+
+def forget(run: Path, *names: str) -> None:
+    """Make a run one of an unreel that did not have these settings."""
+
+    def without(identity: dict[str, Any]) -> dict[str, Any]:
+        for name in names:
+            section, _, key = name.partition(".")
+            del identity[section][key]
+        return identity
+
+    record = json.loads((run / "environment.json").read_text())
+    record["identity"] = without(record["identity"])
+    (run / "environment.json").write_text(json.dumps(record))
+    for file in open_run(run).checkpoints:
+        state = torch.load(file, weights_only=True)
+        state["settings"] = {name: value for name, value in state["settings"].items() if not name.endswith(names)}
+        state["digest"] = mapping_digest(state["settings"])
+        torch.save(state, file)
+
+
+def test_a_run_of_an_unreel_without_a_setting_goes_on_while_the_setting_is_as_by_default(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert pretrain(data, whole, "--train.steps", "3") == 0
+    assert pretrain(data, run, "--train.steps", "3", "--train.stop_after", "1") == 0
+    forget(run, "encoder.norms", "train.part_way")
+    assert pretrain(data, run, "--train.steps", "3", "--train.part_way", "0.5") == 2
+    assert "train.part_way was unset, is 0.5" in capsys.readouterr().err
+    assert pretrain(data, run, "--train.steps", "3") == 0
+    assert same(weights(whole), weights(run))
+    assert pretrain(data, run, "--train.steps", "3") == 0

@@ -198,6 +198,8 @@ def pretrain(
     schedule = training.schedule
     shape = schedule if isinstance(schedule, str) else getattr(schedule, "__qualname__", type(schedule).__name__)
     identity = {**chosen, "schedule": shape, "warmup_steps": warmup, "steps": total}
+    if isinstance(settings, Settings):
+        identity = _as_known(identity, settings, run.environment.get("identity"))
     with ExitStack() as stack:
         begin = partial(_begin, run, settings, plain, identity, notes, record, stack, resume=resume, go_on=go_on)
         if not from_rank_0(begin):
@@ -240,6 +242,26 @@ def pretrain(
             _write_end(run, method, result, plain, {"selected": selected, **(card or {})})
         barrier()
     return run
+
+
+def _as_known(identity: Mapping[str, Any], settings: Settings, known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """An identity without settings that unreel did not have when the run began, where they are as by default.
+
+    So that a run of an older unreel goes on: a default of a new setting is what was done before there was one.
+    """
+    if known is None:
+        return dict(identity)
+
+    found: dict[str, Any] = {}
+    for section, values in identity.items():
+        if isinstance(values, Mapping) and section in settings.origins:
+            before, origins = known.get(section, {}), settings.origins[section]
+            kept = {name: v for name, v in values.items() if name in before or origins.get(name) != "default"}
+            if kept or section in known:
+                found[section] = kept
+        else:
+            found[section] = values
+    return found
 
 
 def _both(*echoes: Callable[[Mapping[str, float]], None]) -> Callable[[Mapping[str, float]], None]:
