@@ -240,3 +240,24 @@ def test_impossible_settings_of_an_svm_and_a_single_class_are_refused():
         LinearSVM().fit(FeatureSet(np.eye(3), np.zeros(3)))
     with pytest.raises(UsageError, match="same encoder"):
         LinearSVM().fit(blobs(1), validation=blobs(2, d=5))
+
+
+def test_balanced_classes_weigh_the_same_in_fitting_and_in_the_choice_of_c():
+    rng = np.random.default_rng(3)
+    labels = np.array(["many"] * 180 + ["few"] * 20)
+    vectors = (rng.normal(size=(200, 6)) + 0.8 * (labels == "few")[:, None]).astype(np.float32)
+    train, groups = FeatureSet(vectors, labels, np.arange(200).astype(str)), np.arange(200) % 2
+    fitted = LinearProbe(c=0.3, standardize=False, balanced=True).fit(train)
+    oracle = LogisticRegression(C=0.3, tol=1e-8, max_iter=5000, class_weight="balanced").fit(vectors, labels)
+    order = [list(oracle.classes_).index(c) for c in fitted.card.classes]
+    np.testing.assert_allclose(
+        fitted.predict(vectors).probabilities, oracle.predict_proba(vectors)[:, order], atol=2e-3
+    )
+    held, rest = train.select(groups == 0), train.select(groups == 1)
+    chosen = LinearProbe(balanced=True).fit(rest, validation=held)
+    recalls = []
+    for c in chosen.card.settings["path"]:
+        said = LinearProbe(c=c, balanced=True).fit(rest).predict(held.unlabelled).labels
+        recalls.append(np.mean([np.mean(said[held.labels == name] == name) for name in ("many", "few")]))
+    assert chosen.card.settings["validation_accuracy"] == pytest.approx(max(recalls), abs=0.03)
+    assert max(recalls) > 0.75

@@ -133,9 +133,17 @@ def _planes(model: Any, side: float = 1.0) -> tuple[NDArray[np.float64], NDArray
 class _Regression:
     """One L-BFGS problem solved for several C, each from the last solution."""
 
-    def __init__(self, x: NDArray[Any], y: NDArray[np.int64], num_views: int, max_iterations: int) -> None:
+    def __init__(
+        self, x: NDArray[Any], y: NDArray[np.int64], num_views: int, max_iterations: int, *, balanced: bool = False
+    ) -> None:
         self.x, self.y, self.num_views = x, y, num_views
-        self.model = LogisticRegression(solver="lbfgs", max_iter=max_iterations, tol=1e-4, warm_start=True)
+        self.model = LogisticRegression(
+            solver="lbfgs",
+            max_iter=max_iterations,
+            tol=1e-4,
+            warm_start=True,
+            class_weight="balanced" if balanced else None,
+        )
         self.converged = True
 
     def solve(self, c: float) -> None:
@@ -166,6 +174,7 @@ class LinearProbe:
         views: with (N, V, D) features: ``vectors`` averages them first; ``probabilities`` and ``logits`` train on
             every view and average behind the head.
         validation_fraction: share of each class kept for selection, cut by whole groups.
+        balanced: all classes weigh the same, however many samples they have, in fitting and in the choice of C.
         max_iterations: of L-BFGS; a fit that needs more is noted.
     """
 
@@ -177,6 +186,7 @@ class LinearProbe:
     validation_fraction: Fraction = 0.2
     max_iterations: Count = 1000
     name: str = "linear"
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         if not self.c_values or list(self.c_values) != sorted(self.c_values):
@@ -191,6 +201,7 @@ class LinearProbe:
             "standardize": self.standardize,
             "views": self.views,
             "n_train": len(parts.everything),
+            **({"balanced": True} if self.balanced else {}),
         }
         notes = parts.notes
         c = self.c if self.c is not None else 1.0
@@ -217,7 +228,7 @@ class LinearProbe:
         rows, labels, num_views = as_rows(samples, self.views)
         scaling = FeatureScaling.fit(rows, l2_normalize=self.l2_normalize, standardize=self.standardize)
         codes = encode(labels, classes)
-        return scaling, _Regression(scaling(rows), codes, num_views, self.max_iterations)
+        return scaling, _Regression(scaling(rows), codes, num_views, self.max_iterations, balanced=self.balanced)
 
     def _choose(
         self, train: FeatureSet, validation: FeatureSet, classes: NDArray[Any]
@@ -225,6 +236,11 @@ class LinearProbe:
         """The C of best validation accuracy; and C → (accuracy, log loss) of those tried."""
         scaling, regression = self._problem(train, classes)
         truth = encode(validation.labels, classes)
+        shares = 1 / np.bincount(truth, minlength=len(classes)).clip(1)[truth]
+
+        def mean(values: NDArray[Any]) -> float:  # rounded, so that equal sums are ties
+            return round(float(np.average(values, weights=shares)), 12) if self.balanced else float(values.mean())
+
         tried: dict[float, tuple[float, float]] = {}
         best, worse = (-1.0, np.inf), 0
         for c in self.c_values:
@@ -233,8 +249,8 @@ class LinearProbe:
             head = FittedLinear(HeadCard(self.name), weight, bias, self.views, **vars(scaling))
             probabilities = head.predict(validation).probabilities
             assert probabilities is not None
-            right = float(np.mean(probabilities.argmax(1) == truth))
-            loss = float(-np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-12)).mean())
+            right = mean(probabilities.argmax(1) == truth)
+            loss = mean(-np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-12)))
             tried[c] = (right, loss)
             worse = worse + 1 if right <= best[0] and loss > best[1] else 0
             if (-right, loss) < (-best[0], best[1]):

@@ -26,8 +26,8 @@ from unreel.nn.encoder import Encoder
 from unreel.nn.weights import named_encoder
 from unreel.protocols.clips import ArrayClips, default_plan
 from unreel.protocols.compute import USUAL, Compute
+from unreel.protocols.linear import LinearProbe
 from unreel.protocols.store import FeatureStore, encoder_digest
-from unreel.recipes import list_recipes
 from unreel.recipes.build import Prepared, default_recipe, prepare
 from unreel.report.pages import write_page
 from unreel.tasks.baselines import FrameStatistics, first_weights
@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 
 GOING_ON = {False: "byol_go_on", True: "images_go_on"}
 """The recipes that go on from good weights: of videos, and of images."""
+
+# Balanced accuracy is asked for, so classes weigh the same; few values of C, as few groups choose among them.
+_PROBE = LinearProbe(balanced=True, c_values=(1e-3, 1e-2, 1e-1))
 
 # Steps that are timed before a training; the first, which starts the workers, does not count.
 _TIMED = 4
@@ -144,7 +147,7 @@ class Study:
             raise UsageError(f"seeds: expected one or several different numbers, got {list(self.seeds)}")
         if self.minutes <= 0:
             raise UsageError(f"minutes: expected more than 0, got {self.minutes:g}")
-        self.how = frozen_protocol(self.protocol)
+        self.how = _PROBE if self.protocol == "linear" else frozen_protocol(self.protocol)
         opened = Manifest.open(self.data)
         self.tasks = {
             seed: LabelTask(opened, label=self.label, group=self.group, folds=self.folds, seed=seed)
@@ -175,9 +178,8 @@ class Study:
     def recipes(self) -> dict[str, str]:
         """Row → the recipe that trains it."""
         small = str(self.scratch or default_recipe(images=self.images))
-        usual = GOING_ON[self.images]
-        fits = usual in list_recipes() and str(self.encoder) == "efficientnet_lite0"  # they name its stages
-        on = str(self.recipe or (usual if fits else small))
+        fits = str(self.encoder) == "efficientnet_lite0"  # its stages are named in the recipes that go on
+        on = str(self.recipe or (GOING_ON[self.images] if fits else small))
         return {TRAINED: on, SCRATCH: small} if self.goes_on else {TRAINED: str(self.recipe or small)}
 
     def prepared(self, name: str, seed: int, fold: int | None = None, steps: int | None = None) -> Prepared:
