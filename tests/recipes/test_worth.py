@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,18 @@ def test_another_label_uses_the_same_runs(
     study = api.worth_study(tiny_world, **other)
     study.train = no_training
     assert study.run().label == "appearance"
+
+
+def test_the_net_on_plain_pixels_stands_beside_where_the_recipe_shows_it_something_else(
+    options: dict[str, Any], tiny_world: Path, tmp_path: Path
+) -> None:
+    study = api.worth_study(tiny_world, out=tmp_path, **options)
+    assert [*study.untrained()] == ["frozen"]
+    study.starts["trained"].method.encoder.input_spec = replace(study.frozen("trained").input_spec, dct_highpass=1)
+    nets = study.untrained()
+    assert [net.input_spec.dct_highpass for net in nets.values()] == [1, 0]
+    assert [*nets] == ["frozen", "frozen-plain"]
+    assert {net.input_spec.size_px for net in nets.values()} == {32}
 
 
 def test_a_plan_fits_the_minutes_and_writes_nothing(

@@ -57,6 +57,11 @@ def rows(trained: tuple[float, float] = (0.6, 0.8), **differences: tuple[float, 
             "[-0.010, +0.050]: about 51 more patients would decide a difference of this size (",
             "until then take the net as it is, which costs no training.",
         ),
+        (
+            rows(frozen=(0.1, 0.2), frozen_plain=(-0.01, 0.05)),
+            "Not decided: training net further on your 80 videos against the same net frozen on plain pixels is +0.020",
+            "until then take the net as it is, on plain pixels, which costs no training.",
+        ),
         (rows((0.2, 0.4), frozen=(0.01, 0.09)), "No: trained on your 80 videos, net is below chance", "anything else."),
         (rows((0.4, 0.6), frozen=(0.01, 0.09)), "Not decided: trained on your 80 videos, net is no different", ")."),
         (

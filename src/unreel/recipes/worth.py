@@ -38,7 +38,7 @@ from unreel.tasks.jobs import JobStore
 from unreel.tasks.profiles import frozen_protocol
 from unreel.tasks.records import Record, Resampling, record_of
 from unreel.tasks.task import Task
-from unreel.tasks.worth import FIRST, FROZEN, SCRATCH, STATISTICS, TRAINED, WorthIt, compare, worth_sentence
+from unreel.tasks.worth import FIRST, FROZEN, PLAIN, SCRATCH, STATISTICS, TRAINED, WorthIt, compare, worth_sentence
 from unreel.train.backend import Backend
 from unreel.train.monitor import Monitor
 from unreel.train.run import Run, describe_environment, open_encoder
@@ -208,6 +208,20 @@ class Study:
         """The net that a training begins with."""
         return copy.deepcopy(self.starts[name].method.encoder).eval()
 
+    def untrained(self) -> dict[str, Encoder]:
+        """The net that is trained further, as it was: on what the recipe shows it, and on plain pixels if they differ.
+
+        A recipe that changes what a net sees must not be praised for beating the net on that input alone.
+        """
+        if not self.goes_on:
+            return {}
+        frozen = self.frozen(TRAINED)
+        plain, spec = open_encoder(self.encoder), frozen.input_spec
+        if plain.input_spec.dct_highpass == spec.dct_highpass:
+            return {FROZEN: frozen}
+        plain.input_spec = replace(plain.input_spec, size_px=spec.size_px)
+        return {FROZEN: frozen, PLAIN: plain}
+
     def folder(self, name: str, seed: int, fold: int | None) -> Path:
         assert isinstance(self.runs, Path)
         if fold is None:
@@ -280,7 +294,7 @@ class Study:
         """What every net answers in all folds: what is kept, or asked now."""
         task, folds = self.tasks[seed], list(range(self.folds)) if self.held_out else [None]
         runs = {(n, f): Run(self.folder(n, seed, f)).load_encoder() for n in self.recipes for f in folds}
-        frozen = {FROZEN: self.frozen(TRAINED)} if self.goes_on else {}
+        frozen = self.untrained()
         digest = mapping_digest(
             {
                 "worth": 1,
@@ -371,7 +385,8 @@ class Study:
         small = names[SCRATCH if self.goes_on else TRAINED]
         on = "trained further" if self.goes_on else "trained from scratch"
         return {
-            FROZEN: f"{names[TRAINED]} as it was, frozen",
+            FROZEN: f"{names[TRAINED]} as it was, frozen, on the same input as trained",
+            PLAIN: f"{names[TRAINED]} as it was, frozen, on plain pixels",
             TRAINED: f"{names[TRAINED]} {on} on {seen}, by {Path(self.recipes[TRAINED]).stem}",
             SCRATCH: f"{small} trained from scratch on {seen}, by {Path(self.recipes.get(SCRATCH, '')).stem}",
             FIRST: f"{small} untrained, its batch statistics settled",

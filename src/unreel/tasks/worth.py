@@ -17,6 +17,8 @@ from unreel.tasks.scores import plain
 from unreel.tasks.task import Metric, Outcomes, Task
 
 FROZEN, TRAINED, SCRATCH, FIRST, STATISTICS = "frozen", "trained", "scratch", "first-weights", "frame-statistics"
+PLAIN = "frozen-plain"
+"""The frozen net on plain pixels, where the recipe takes something away from its input (what stands still)."""
 _FORMAT = 1
 
 
@@ -25,7 +27,7 @@ class Row:
     """What one way to describe the videos reaches.
 
     Attributes:
-        name: "frozen", "trained", "scratch", "first-weights" or "frame-statistics". what: the same in words.
+        name: "frozen", "frozen-plain", "trained", "scratch", "first-weights" or "frame-statistics". what: in words.
         value: the metric, all samples and seeds pooled; ``by_seed`` of each seed.
         chance: of looking at nothing. interval: over groups; None with fewer than two.
         differences: other row → this one minus that one, paired.
@@ -156,9 +158,12 @@ def worth_sentence(rows: Sequence[Row], *, metric: str, encoder: str, videos: st
     """
     by_name = {row.name: row for row in rows}
     trained, what = by_name[TRAINED], metric.replace("_", " ")
-    reference = FROZEN if FROZEN in by_name else FIRST
-    before = "the same net frozen" if reference == FROZEN else "the same net untrained"
-    net = f"{encoder} further" if reference == FROZEN else encoder
+    # What one could take instead is the better of both, on the recipe's input or on plain pixels.
+    reference = max((n for n in (FROZEN, PLAIN) if n in by_name), key=lambda n: by_name[n].value, default=FIRST)
+    before = {FROZEN: "the same net frozen", PLAIN: "the same net frozen on plain pixels"}.get(
+        reference, "the same net untrained"
+    )
+    net = encoder if reference == FIRST else f"{encoder} further"
     scores = f"{what} {trained.value:.3f} against {by_name[reference].value:.3f}"
     if trained.interval is None:
         return f"Not decided: there are too few {unit}s for an interval ({scores})."
@@ -195,6 +200,7 @@ def _use(rows: Mapping[str, Row], name: str) -> str:
     best = max((row for row in rows.values() if not row.steps or row.name == name), key=lambda row: row.value)
     return {
         FROZEN: "take the net as it is, which costs no training",
+        PLAIN: "take the net as it is, on plain pixels, which costs no training",
         SCRATCH: "take the small net trained from scratch",
         FIRST: "look for weights that were trained on much data before",
         STATISTICS: "plain statistics of the pixels do as well, and need no net",
