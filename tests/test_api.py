@@ -41,6 +41,7 @@ def test_public_names_are_there_and_lazy() -> None:
         "search",
         "predict",
         "load_head",
+        "outliers",
     ):
         assert callable(getattr(unreel, name))
         assert name in dir(unreel)

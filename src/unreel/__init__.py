@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "annotate",
+    "cluster",
+    "duplicates",
     "embed",
     "evaluate",
     "explain",
@@ -21,6 +23,7 @@ __all__ = [
     "list_recipes",
     "load_encoder",
     "load_head",
+    "outliers",
     "predict",
     "pretrain",
     "save_encoder",
@@ -32,6 +35,8 @@ __all__ = [
 if TYPE_CHECKING:
     from unreel.api import (
         annotate,
+        cluster,
+        duplicates,
         embed,
         evaluate,
         explain,
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
         list_recipes,
         load_encoder,
         load_head,
+        outliers,
         predict,
         pretrain,
         save_encoder,

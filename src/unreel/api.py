@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
 
@@ -29,13 +29,13 @@ from unreel.nn import Encoder, list_encoders
 from unreel.nn.export import DetectionSet
 from unreel.nn.external import wrap_encoder
 from unreel.nn.weights import FILE_NAME, named_encoder, save_encoder
-from unreel.protocols.compute import Compute, sorted_options
+from unreel.protocols.compute import USUAL, Compute, sorted_options
 from unreel.protocols.features import Embeddings
 from unreel.protocols.features import embed as embed_features
 from unreel.protocols.head import Head, is_head, save_head, with_card
 from unreel.protocols.head import load_head as load_head_file
-from unreel.protocols.retrieval import Hit
-from unreel.protocols.retrieval import search as search_features
+from unreel.protocols.retrieval import Example, Hit
+from unreel.protocols.retrieval import search_like as search_features
 from unreel.recipes import list_recipes
 from unreel.recipes.build import Prepared, prepare
 from unreel.recipes.export import Exported, Format
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from unreel.protocols.protocol import FeatureProtocol
     from unreel.recipes.worth import Study
     from unreel.tasks import Report, Task
+    from unreel.tasks.explore import Found
     from unreel.tasks.predict import PredictionTable
     from unreel.tasks.worth import WorthIt
 
@@ -60,6 +61,8 @@ __all__ = [
     "IndexSummary",
     "Run",
     "annotate",
+    "cluster",
+    "duplicates",
     "embed",
     "evaluate",
     "explain",
@@ -70,6 +73,7 @@ __all__ = [
     "list_recipes",
     "load_encoder",
     "load_head",
+    "outliers",
     "predict",
     "pretrain",
     "run_prepared",
@@ -242,20 +246,121 @@ def _by_name(places: Sequence[AnyEncoder]) -> dict[str, Encoder]:
 
 
 def search(
-    encoder: AnyEncoder, data: Source | Embeddings, query: str | os.PathLike[str], *, top: int = 5, **options: Any
+    encoder: AnyEncoder,
+    data: Source | Embeddings,
+    query: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    negatives: Sequence[str | os.PathLike[str]] = (),
+    *,
+    top: int = 5,
+    out: str | os.PathLike[str] | None = None,
+    **options: Any,
 ) -> list[Hit]:
-    """The ``top`` videos most like one video, best first; the query itself is left out.
+    """The ``top`` videos most like one video or several, and least like others, best first; these are left out.
 
     Args:
         encoder: an encoder, a run, the path of either, or the name of an encoder with weights.
         data: the videos to search, or their embeddings.
-        query: a video file.
+        query: a video file, or several; ``"a.mp4#12-16"`` is its seconds 12 to 16. A path that is not there is looked
+            for in the data's folder.
+        negatives: files that show what is not wanted.
         top: how many, ≥ 1; fewer come back when there are fewer.
-        options: path, split, start and others: the columns of a table, see ``Columns``; clips, device, store and
-            others: see ``unreel.protocols.search``.
+        out: also write a page (.html) with clips that play, or a table (.csv).
+        options: path, split, start and others: the columns of a table, see ``Columns``; clips, window, every, device,
+            store and others: see ``unreel.protocols.search``.
     """
+    from unreel.report import found as pages
+
+    wanted = [query] if isinstance(query, str | os.PathLike) else [*query]
+    if out is not None:
+        pages.check_found(out)
     found, rest = _meant(data, options)
-    return search_features(_encoder(encoder), [query], found, top, **rest)[0]
+    hits = search_features(_encoder(encoder), wanted, negatives, found, top, **rest)
+    if out is not None:
+        examples, others = ([Example.of(text, found) for text in texts] for texts in (wanted, negatives))
+        pages.write_search(hits, examples, others, out)
+    return hits
+
+
+def cluster(
+    encoder: AnyEncoder,
+    data: Source | Embeddings,
+    *,
+    clusters: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Found:
+    """Groups of alike videos or images, the largest first; the most typical file of each group comes first.
+
+    Args:
+        encoder: an encoder, a run, the path of either, or the name of an encoder with weights.
+        data: a folder, a manifest, a list of paths, or their embeddings.
+        clusters: how many; "auto" takes the number with the best silhouette.
+        seed: for the first centres.
+        out: also write a page (.html) with clips that play, or a table (.csv) of path and cluster.
+        options: columns, clips, pooling, window, device, store and others, see ``embed``.
+    """
+    from unreel.tasks import explore
+
+    return _found(explore.cluster, encoder, data, out, options, clusters=clusters, seed=seed)
+
+
+def duplicates(
+    encoder: AnyEncoder,
+    data: Source | Embeddings,
+    *,
+    above: float | None = None,
+    out: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Found:
+    """Groups of files that show the same pictures, if re-encoded, resized, cropped a little, or trimmed.
+
+    Args:
+        encoder: proposes the pairs whose pictures are compared. data, out, options: as ``cluster``.
+        above: how alike the pictures must be, in (0, 1]; ``None``: see ``unreel.tasks.explore.ABOVE``.
+    """
+    from unreel.tasks import explore
+
+    compute = Compute(**{name: options[name] for name in vars(USUAL) if name in options})
+    least = explore.ABOVE if above is None else above
+    return _found(explore.duplicates, encoder, data, out, options, above=least, compute=compute)
+
+
+def outliers(
+    encoder: AnyEncoder,
+    data: Source | Embeddings,
+    *,
+    top: int = 20,
+    out: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Found:
+    """The files that are unlike all others, the oddest first.
+
+    Args:
+        encoder, data, out, options: as ``cluster``. top: how many, ≥ 1.
+    """
+    from unreel.tasks import explore
+
+    return _found(explore.outliers, encoder, data, out, options, top=top)
+
+
+def _found(
+    look: Callable[..., Found],
+    encoder: AnyEncoder,
+    data: Source | Embeddings,
+    out: str | os.PathLike[str] | None,
+    options: Mapping[str, Any],
+    **asked: Any,
+) -> Found:
+    from unreel.report import found as pages
+
+    if out is not None:
+        pages.check_found(out)
+    table = data if isinstance(data, Embeddings) else embed(encoder, data, **options)
+    found = look(table, **asked)
+    if out is not None:
+        pages.write_found(found, out)
+    return found
 
 
 def load_head(path_or_run: str | os.PathLike[str] | Run) -> Head:

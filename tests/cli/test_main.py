@@ -60,7 +60,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         ),
         (["data", "synth", "--out", "w", "--camera", "1"], "Unknown option: --camera"),
         (["pretrain", "a", "b", "--out", "y"], "unreel pretrain takes DATA, and b is too much; for several folders"),
-        (["search", "a", "b", "c", "d", "e"], "unreel search takes ENCODER DATA QUERY, and d e is too much"),
+        (["cluster", "a", "b", "d", "e"], "unreel cluster takes ENCODER DATA, and d e is too much"),
         (["demo", "a"], "unreel demo takes options only, and a is too much\n"),
     ],
 )

@@ -11,11 +11,12 @@ from unreel import __version__
 from unreel.cli.data import data_app
 from unreel.cli.doctor import doctor
 from unreel.cli.explain import explain
+from unreel.cli.explore import cluster, duplicates, outliers, search
 from unreel.cli.export import export
 from unreel.cli.serve import serve
 from unreel.cli.show import demo, models, report
 from unreel.cli.train import pretrain
-from unreel.cli.use import embed, evaluate, predict, search
+from unreel.cli.use import embed, evaluate, predict
 from unreel.cli.worth import worth_it
 
 app = App(
@@ -44,6 +45,9 @@ for command, group in (
     (worth_it, _USE),
     (predict, _USE),
     (search, _USE),
+    (cluster, _USE),
+    (duplicates, _USE),
+    (outliers, _USE),
     (serve, _USE),
     (export, _USE),
     (explain, _USE),

@@ -1,4 +1,4 @@
-"""``unreel embed``, ``unreel evaluate``, ``unreel predict``, ``unreel search``."""
+"""``unreel embed``, ``unreel evaluate``, ``unreel predict``."""
 
 from __future__ import annotations
 
@@ -281,40 +281,6 @@ def _task(
     return builder(found, **{"seed": seed, **given})
 
 
-def search(
-    encoder: Path,
-    data: Path,
-    query: Path,
-    /,
-    *,
-    top: int = 5,
-    columns: Columns = USUAL_COLUMNS,
-    embedding: Embedding = BEST_EMBEDDING,
-    common: Common = NO_OPTIONS,
-) -> int:
-    """Find the videos or images that are most like the one you give.
-
-    Args:
-        encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
-            efficientnet_lite0 or timm:NAME.
-        data: What to search: a folder of videos or images, or a manifest (CSV or Parquet).
-        query: A video or an image.
-        top: How many to show.
-    """
-    from unreel import api
-
-    how = {**embedding.options_for(encoder), **columns.named()}
-    hits = api.search(encoder, data, query, top=top, progress=not common.quiet, **how)
-    rows = [
-        {"rank": i, "similarity": round(h.similarity, 4), "path": h.path, **({"span_s": h.span} if h.span else {})}
-        for i, h in enumerate(hits, 1)
-    ]
-    found = [(r["rank"], r["similarity"], f"{r['path']}{_seconds(h.span)}") for r, h in zip(rows, hits, strict=True)]
-    text = table(("rank", "similarity", "path"), found)
-    common.print({"query": str(query), "results": rows}, text)
-    return 0
-
-
 def predict(
     run: Path,
     data: Path,
@@ -394,8 +360,3 @@ def _predicted(found: PredictionTable, out: Path | None, written: Sequence[Path]
         lines.append(f"wrote {found.head_file}: the head, to predict again without labels")
     lines += [f"wrote {file}: {counted(len(found.spans), 'span')}" for file in written]
     return "\n".join([*lines, *([] if out is None else [f"wrote {out}"])])
-
-
-def _seconds(span: tuple[float, float | None] | None) -> str:
-    """A span of a file, for people; several of one file may be found."""
-    return "" if span is None else f", {span[0]:g} s to {'the end' if span[1] is None else f'{span[1]:g} s'}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from unreel.core.checks import Count, checked
 from unreel.core.errors import DataError, UsageError
-from unreel.data.manifest import Source
+from unreel.core.text import shown
+from unreel.data.manifest import Manifest, Source
 from unreel.metrics.retrieval import Similarity, nearest
 from unreel.nn.encoder import Encoder
 from unreel.protocols.features import Embeddings, embed
@@ -106,12 +108,90 @@ class Retrieval:
         )
 
 
+# Rocchio's weights for wanted and unwanted examples, 0.75 and 0.15 (Manning, Raghavan and Schütze 2008, §9.1.1).
+_UNWANTED = 0.2
+_WINDOW = re.compile(r"(.+)#(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)?")
+# Options of ``embed`` that say how the data are read, and nothing of a single file.
+_OF_THE_DATA = ("window", "every", "path", "label", "group", "split", "start", "end", "columns")
+
+
 class Hit(NamedTuple):
     """One search result: where it is and how alike (cosine, higher is nearer)."""
 
     path: str
     span: tuple[float, float | None] | None
     similarity: float
+
+
+class Example(NamedTuple):
+    """What to search with: a file, or ``span`` seconds of it."""
+
+    path: Path
+    span: tuple[float, float | None] | None = None
+
+    @classmethod
+    def of(cls, text: str | PathLike[str], data: object = None) -> Example:
+        """An example as people write it: ``dogs/a.mp4``, or ``dogs/a.mp4#12-16`` for seconds 12 to 16.
+
+        A path that is not there is looked for in ``data``, where that is a folder, a table or a manifest.
+        Raises: DataError for a file that is nowhere; UsageError for seconds that end before they start.
+        """
+        root = data.root if isinstance(data, Manifest) else data if isinstance(data, str | PathLike) else None
+        folders = [Path()] if root is None else [Path(), Path(root) if Path(root).is_dir() else Path(root).parent]
+        name, span = fspath(text), None
+        window = _WINDOW.fullmatch(name)
+        for folder in folders:
+            if (folder / name).exists():
+                return cls(folder / name)
+        if window is not None:
+            span = (float(window[2]), float(window[3]) if window[3] else None)
+            if span[1] is not None and span[1] <= span[0]:
+                raise UsageError(f"{shown(name)}: the seconds end before they start; give START-END: a.mp4#12-16")
+            for folder in folders:
+                if (folder / window[1]).exists():
+                    return cls(folder / window[1], span)
+        raise DataError(f"{shown(name)}: there is no such file")
+
+
+def as_rows(examples: Sequence[Example]) -> Manifest:
+    """Examples as data, one row each."""
+    files = Manifest.from_paths([e.path for e in examples])
+    spans = [(None, None) if e.span is None else e.span for e in examples]
+    rows = (replace(row, start_s=a, end_s=b) for row, (a, b) in zip(files, spans, strict=True))
+    return replace(files, rows=tuple(rows))
+
+
+def most_like(
+    vectors: NDArray[Any],
+    wanted: NDArray[Any],
+    unwanted: NDArray[Any] | None = None,
+    *,
+    k: int,
+    never: NDArray[np.bool_] | None = None,
+) -> list[tuple[int, float]]:
+    """Rows of ``vectors`` most like the wanted ones and least like the unwanted ones, best first, with their cosine.
+
+    The query is Rocchio's: the mean of the wanted, less a fifth of the mean of the unwanted (Manning, Raghavan and
+    Schütze 2008, §9.1.1); of one wanted alone, itself.
+
+    Args:
+        vectors: (N, D). wanted: (P, D), P ≥ 1. unwanted: (Q, D). k: at most this many.
+        never: (N,) rows that are not to be found.
+    """
+    query = wanted
+    if len(wanted) > 1 or (unwanted is not None and len(unwanted)):
+        query = _unit(wanted).mean(0, keepdims=True)
+        if unwanted is not None and len(unwanted):
+            query = query - _UNWANTED * _unit(unwanted).mean(0, keepdims=True)
+    ids = None if never is None else [True]
+    found = nearest(query, vectors, k=min(k, len(vectors)), query_ids=ids, gallery_ids=never)
+    pairs = zip(found.indices[0].tolist(), found.similarities[0].tolist(), strict=True)
+    return [(i, similarity) for i, similarity in pairs if i >= 0]
+
+
+def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
+    unit: NDArray[Any] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    return unit
 
 
 def search(
@@ -127,28 +207,16 @@ def search(
 
     Args:
         encoder: embeds the queries, and the gallery where it is not embedded yet.
-        query_paths: video files.
+        query_paths: video files, or seconds of them (``Example.of``).
         gallery: a folder, a manifest, a list of paths, or ``Embeddings`` made by the same encoder and clip plan.
         k: at most this many per query.
         include_same: also find the query itself where the gallery holds it: the same file, by whatever path or link,
             and the same span. A copy of it is always found.
-        options: clips, pooling, store, device and others, as ``embed``.
+        options: clips, pooling, store, window, device and others, as ``embed``; windows are of the gallery.
     Raises: DataError for a query that cannot be read or a gallery with nothing else; UsageError for k < 1 or a gallery
         cut by another clip plan or pooled otherwise.
     """
-    if k < 1:
-        raise UsageError(f"the number of videos to find must be ≥ 1, got {k}")
-    for path in query_paths:
-        if not Path(path).exists():
-            raise DataError(f"{fspath(path)}: there is no such file")
-    queries = embed(encoder, list(query_paths), **options)
-    if queries.faults:
-        raise DataError("a query cannot be read: " + "; ".join(f.message for f in queries.faults))
-    table = gallery if isinstance(gallery, Embeddings) else embed(encoder, gallery, **options)
-    if table.clips != queries.clips:
-        raise UsageError("the gallery was embedded with another clip plan than the queries; give the same `clips`")
-    if table.pooling != queries.pooling:
-        raise UsageError("the gallery was embedded with another pooling than the queries; give the same `pooling`")
+    queries, table = _embedded(encoder, query_paths, gallery, k, options)
     found = nearest(
         queries.vectors,
         table.vectors,
@@ -166,3 +234,51 @@ def search(
         ]
         for row, values in zip(found.indices, found.similarities, strict=True)
     ]
+
+
+def search_like(
+    encoder: Encoder,
+    wanted: Sequence[str | PathLike[str]],
+    unwanted: Sequence[str | PathLike[str]],
+    gallery: Source | Embeddings,
+    k: int = 5,
+    *,
+    include_same: bool = False,
+    **options: Any,
+) -> list[Hit]:
+    """The k gallery videos most like all wanted examples and least like the unwanted ones (``most_like``).
+
+    Arguments and errors as ``search``. No example is found.
+    """
+    if not wanted:
+        raise UsageError("give at least one example to search for")
+    queries, table = _embedded(encoder, [*wanted, *unwanted], gallery, k, options)
+    given = np.zeros(len(table), bool) if include_same else np.isin(table.sources, queries.sources)
+    vectors, many = queries.vectors, len(wanted)
+    found = most_like(table.vectors, vectors[:many], vectors[many:], k=k, never=given)
+    if not found:
+        raise DataError("there is no other video to search in")
+    return [Hit(table.paths[i], table.spans[i], similarity) for i, similarity in found]
+
+
+def _embedded(
+    encoder: Encoder,
+    examples: Sequence[str | PathLike[str]],
+    gallery: Source | Embeddings,
+    k: int,
+    options: dict[str, Any],
+) -> tuple[Embeddings, Embeddings]:
+    """Examples and gallery, made alike."""
+    if k < 1:
+        raise UsageError(f"the number of videos to find must be ≥ 1, got {k}")
+    rows = as_rows([Example.of(text, gallery) for text in examples])
+    own = {name: value for name, value in options.items() if name not in _OF_THE_DATA}
+    queries = embed(encoder, rows, **own)
+    if queries.faults:
+        raise DataError("a query cannot be read: " + "; ".join(f.message for f in queries.faults))
+    table = gallery if isinstance(gallery, Embeddings) else embed(encoder, gallery, **options)
+    for what in ("clips", "pooling"):
+        if getattr(table, what) != getattr(queries, what):
+            name = "clip plan" if what == "clips" else what
+            raise UsageError(f"the gallery was embedded with another {name} than the queries; give the same `{what}`")
+    return queries, table

@@ -27,6 +27,7 @@ from unreel.protocols.features import Embeddings, embed_all
 from unreel.protocols.head import Head, save_head, with_card
 from unreel.protocols.linear import LinearProbe
 from unreel.protocols.protocol import fit_calibrated
+from unreel.protocols.retrieval import most_like
 from unreel.protocols.samples import FeatureSet
 from unreel.protocols.store import encoder_digest
 
@@ -34,8 +35,6 @@ LABELS_FILE = "labels.csv"
 HEAD_FILE = "head.safetensors"
 _HEADER = ("path", "label", "start_s", "end_s")
 _LONGEST_LABEL = 200
-# Rocchio's weights for wanted and unwanted examples, 0.75 and 0.15 (Manning, Raghavan and Schütze 2008, §9.1.1).
-_UNWANTED = 0.2
 
 
 @dataclass(frozen=True)
@@ -117,14 +116,10 @@ class Project:
         """Rows most like the wanted ones and least like the unwanted ones, best first, with their cosine."""
         if not wanted:
             raise UsageError("choose at least one clip to search for")
-        unit = self.embeddings.vectors / np.linalg.norm(self.embeddings.vectors, axis=1, keepdims=True).clip(1e-12)
-        query = unit[[self._index(row) for row in wanted]].mean(0)
-        if unwanted:
-            query = query - _UNWANTED * unit[[self._index(row) for row in unwanted]].mean(0)
-        likeness = unit @ (query / max(float(np.linalg.norm(query)), 1e-12))
-        given = {*wanted, *unwanted}
-        order = [i for i in np.argsort(-likeness, kind="stable") if self.rows[i] not in given]
-        return [(self.rows[i], float(likeness[i])) for i in order[:top]]
+        vectors = self.embeddings.vectors
+        examples = [vectors[[self._index(row) for row in rows]] for rows in (wanted, unwanted)]
+        never = np.isin(self.embeddings.rows, [*wanted, *unwanted])
+        return [(self.rows[i], likeness) for i, likeness in most_like(vectors, *examples, k=top, never=never)]
 
     # -------------------------------------------------------------------------------------------------------- labelling
 

@@ -27,6 +27,7 @@ from unreel.protocols.pooling import Pooling, PoolingLike
 from unreel.protocols.store import encoder_digest
 from unreel.tasks.baselines import USUAL_BASELINES, controls
 from unreel.tasks.classification import LabelTask
+from unreel.tasks.explore import leaks
 from unreel.tasks.folds import folds_of, pooled
 from unreel.tasks.gallery import GalleryTask
 from unreel.tasks.profiles import AnyProtocol, get_profile, resolve_protocols
@@ -193,6 +194,8 @@ def ask(
         parts = [fold.parts(found) for fold in folds]
         if collapsed(found.vectors):
             notes.append(f"all embeddings of {name} are equal, or nearly so: it has collapsed")
+        if name == "encoder":
+            notes += leaks(found, parts, compute)
         for p in frozen:
             heads = [p.fit(part.train, validation=part.validation, seed=seed) for part in parts]
             outcomes[name][p.name] = pooled(
