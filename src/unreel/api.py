@@ -39,6 +39,7 @@ from unreel.protocols.retrieval import search_like as search_features
 from unreel.recipes import list_recipes
 from unreel.recipes.build import Prepared, prepare
 from unreel.recipes.export import Exported, Format
+from unreel.recipes.export import check as check_export
 from unreel.recipes.export import export as write_export
 from unreel.recipes.maps import annotate, explain
 from unreel.train import run as train_run
@@ -512,6 +513,7 @@ def export(
         a graph gives other numbers than its module; WriteError before any work.
     """
     head = encoder if isinstance(encoder, Head) else None
+    check_export(format, out, has_head=head is not None, settings_for=settings_for)
     if isinstance(encoder, str | os.PathLike) and Path(encoder).is_file() and is_head(Path(encoder)):
         head = load_head(encoder)
     source: str | Path | None = None if isinstance(encoder, Encoder | Head) else _path(encoder)

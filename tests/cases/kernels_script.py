@@ -12,8 +12,8 @@ from unreel.cli.doctor import _kernels as doctor_on_kernels
 from unreel.data.batch import Batch
 from unreel.methods import LossOutput
 from unreel.nn import Encoder, InputSpec, create_encoder, wrap_encoder
+from unreel.nn.frames import fold_frames
 from unreel.nn.kernels import channels_last
-from unreel.nn.resnet import fold_frames
 from unreel.train import fit
 from unreel.train.backend import Backend
 

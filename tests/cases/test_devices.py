@@ -55,7 +55,7 @@ def test_the_best_device_is_taken_unless_another_is_asked_for(
     call = [command, encoder, tiny_world, *last, *device, "--workers", "0", "--quiet"]
     assert main([*map(str, call)]) == 0
     if asked is None:
-        assert moves[0] == str(OTHER)
+        assert str(OTHER) in moves
         if command != "explain":  # which opens its nets for itself
             assert moves[-1] == "cpu"
     else:
@@ -114,9 +114,13 @@ def test_workers_do_not_change_the_number_of_threads(
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     inside = []
+    fresh = ["--store", "none"]
     for workers in ("0", "2"):
         asked.clear()
-        assert main([*map(str, ["embed", encoder, tiny_world, "--out", tmp_path / "v.npz", "--workers", workers])]) == 0
+        assert (
+            main([*map(str, ["embed", encoder, tiny_world, "--out", tmp_path / "v.npz", "--workers", workers, *fresh])])
+            == 0
+        )
         asked_by_embed = list(asked)
         asked.clear()
         run = ["pretrain", tiny_world, "--out", tmp_path / f"run-{workers}", "--encoder", "r3d_tiny", "--steps", "1"]

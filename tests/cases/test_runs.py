@@ -428,7 +428,7 @@ def test_scores_are_kept_by_data_set_and_label(
     assert main(["report", str(run), "--quiet"]) == 0
     page = (run / "report.html").read_text(encoding="utf-8")
     for data in ("bees.csv", "manifest.csv"):
-        assert f"{tiny_world.name}/{data}, motion</h3>" in page
+        assert f"{tiny_world.name}/{data}, label motion" in page
         assert f"data: {tiny_world / data}; split: " in page
         assert f"{tiny_world.name}/{data}, motion: knn" in page  # the verdict on top
     assert "split: own (train, test)" in page

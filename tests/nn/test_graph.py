@@ -245,7 +245,7 @@ def test_layers_start_glorot_uniform_with_zero_bias_and_count_as_the_paper_s() -
     layer = GraphConv(512, 512)
     assert sum(p.numel() for p in layer.parameters()) == 262_656
     bound = (6 / 1024) ** 0.5
-    assert 0.99 * bound < float(layer.weight.detach().abs().max()) <= bound
+    assert 0.99 * bound < float(layer.weight.detach().abs().max()) <= bound * (1 + 1e-6)
     assert float(layer.weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.01)
     assert not layer.bias.any()  # type: ignore[union-attr]
     assert GraphConv(3, 4, bias=False).bias is None

@@ -68,7 +68,7 @@ def test_a_method_without_a_recipe_for_a_cpu_names_the_others(
 ) -> None:
     monkeypatch.setattr("unreel.recipes.build.default_recipe", lambda *_, **__: None)
     assert main(["pretrain", "videos", "--out", "run", "--method", "byol"]) == 2
-    assert "choose one with --recipe, such as byol_coco, byol_images, byol_in9" in capsys.readouterr().err
+    assert "choose one with --recipe, such as byol_coco, byol_go_on, byol_images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("batch", [256, 512])

@@ -79,7 +79,7 @@ class CVRL(Method):
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """Contrast accuracy 1/B, and the loss log(2B − 1) where it is the plain one; B the global batch."""
         own, batch = settings["method"], settings["train"]["batch_size"]
-        if own["gather"] != "global" or own["negatives"] != "all":
+        if own["gather"] != "global" or own.get("negatives", "all") != "all":
             return {}
         plain = own["reduction"] == "mean" and own["same_view_negatives"] and own["grad_scale"] == 1
         return {"contrast_accuracy": 1 / batch, **({"loss": math.log(2 * batch - 1)} if plain else {})}

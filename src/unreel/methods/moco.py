@@ -130,7 +130,7 @@ class MoCo(SiameseMethod):
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """A query's own key against the queue, whatever the batch (docs/methods/moco.md, Head and queue)."""
         keys, mixed = settings["method"]["queue_size"], settings["method"]["mix"] != "none"
-        if settings["method"]["negatives"] != "all":
+        if settings["method"].get("negatives", "all") != "all":
             return {}
         return {"contrast_accuracy": 1 / (1 + keys), **({} if mixed else {"loss": math.log(1 + keys)})}
 

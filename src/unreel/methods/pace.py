@@ -137,7 +137,7 @@ class Pace(PretextTask):
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """One of the rates; of the contrast between clips, one over the global batch."""
         rates, batch = settings["clips"]["rates"], settings["train"]["batch_size"]
-        contrast = {"contrast_accuracy": 1 / batch} if settings["method"]["negatives"] == "all" else {}
+        contrast = {"contrast_accuracy": 1 / batch} if settings["method"].get("negatives", "all") == "all" else {}
         return {"accuracy": 1 / len(rates), **contrast}
 
     def forward(self, batch: Batch) -> LossOutput:

@@ -55,7 +55,7 @@ class SimCLR(SiameseMethod):
     def chance(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """Contrast accuracy 1/B and loss log(2B − 1); B the global batch."""
         batch = settings["train"]["batch_size"]
-        if settings["method"]["negatives"] != "all":
+        if settings["method"].get("negatives", "all") != "all":
             return {}
         return {"contrast_accuracy": 1 / batch, "loss": math.log(2 * batch - 1)}
 
