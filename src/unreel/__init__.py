@@ -28,6 +28,7 @@ __all__ = [
     "pretrain",
     "save_encoder",
     "search",
+    "suggest",
     "worth_it",
     "wrap_encoder",
 ]
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         pretrain,
         save_encoder,
         search,
+        suggest,
         worth_it,
         wrap_encoder,
     )

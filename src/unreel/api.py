@@ -32,7 +32,7 @@ from unreel.nn.weights import FILE_NAME, named_encoder, save_encoder
 from unreel.protocols.compute import USUAL, Compute, sorted_options
 from unreel.protocols.features import Embeddings
 from unreel.protocols.features import embed as embed_features
-from unreel.protocols.head import Head, is_head, save_head, with_card
+from unreel.protocols.head import Head, is_head
 from unreel.protocols.head import load_head as load_head_file
 from unreel.protocols.retrieval import Example, Hit
 from unreel.protocols.retrieval import search_like as search_features
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from unreel.tasks import Report, Task
     from unreel.tasks.explore import Found
     from unreel.tasks.predict import PredictionTable
+    from unreel.tasks.profiles import AnyProtocol
+    from unreel.tasks.suggest import Proposal
     from unreel.tasks.worth import WorthIt
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "run_prepared",
     "save_encoder",
     "search",
+    "suggest",
     "worth_it",
     "worth_study",
     "wrap_encoder",
@@ -377,7 +380,8 @@ def predict(
     data: Source,
     *,
     labels: Source | None = None,
-    protocol: str | FeatureProtocol = "linear",
+    protocol: str | AnyProtocol = "linear",
+    settings: Mapping[str, Mapping[str, object]] | None = None,
     label: str | None = None,
     group: str | None = None,
     window: float | None = None,
@@ -385,26 +389,33 @@ def predict(
     encoder: AnyEncoder | None = None,
     head: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
+    abstain_below: float | None = None,
     seed: int = 0,
     **options: Any,
 ) -> PredictionTable:
     """A label for every video or image, with its probability and the seconds that it speaks of.
 
-    With ``labels`` a head is fitted on the labelled files, with the encoder frozen, and kept. Without, a head that was
-    fitted before predicts.
+    With ``labels`` a head is fitted on the labelled files and kept; the encoder stays as it is, unless the protocol
+    trains it. Without, a head that was fitted before predicts. ``.card.expected`` is how often it will be right, with a
+    prediction interval.
 
     Args:
         head_or_run: with ``labels`` an encoder, a run, the path of either, or the name of an encoder with weights; else
             a head, its file, or the run (or any folder) that keeps it.
         data: what to predict: a folder, a manifest, or a list of paths.
         labels: a table with the columns path and label. Its paths start at the folder of the data, or at its own.
-        protocol: "linear", "knn", "svm", or a protocol (``unreel.protocols``).
+        protocol: "linear", "knn", "svm", "finetune" (trains the encoder further; it is kept beside the head), or a
+            protocol (``unreel.protocols``, ``unreel.tasks``).
+        settings: protocol → its settings: ``{"finetune": {"epochs": 10}}``.
         label, group: which columns of the labels: any of them.
         window, every: seconds; one prediction for each window of a video, which begin every so many seconds, instead of
             one for the whole.
         encoder: the head's encoder, if it is no longer where it was.
-        head: file (.safetensors) to keep the fitted head in. The default is in the folder ``heads`` of the run.
+        head: file (.safetensors) to keep the fitted head in. The default is in the folder ``heads`` of the run; of an
+            encoder that is no run, in a folder ``heads`` beside the labels.
         out: also write the table there: .csv, .parquet or .json.
+        abstain_below: a label that is less likely than this is marked as abstained. The default is one half: more
+            likely wrong than right.
         seed: seed for what is drawn in fitting.
         options: path, split, start, end: the columns of both tables, see ``Columns``; device, workers, batch_size,
             store, precision, decoder, progress: see ``Compute``.
@@ -413,7 +424,7 @@ def predict(
         a head or an encoder that is not there; WriteError, before any work, where a file cannot be written.
     """
     from unreel.tasks import predict as predictions
-    from unreel.tasks.profiles import frozen_protocol
+    from unreel.tasks.profiles import resolve_protocols
 
     columns, rest = Columns.taken({"label": label, "group": group, **options})
     (compute,) = sorted_options(rest, Compute)
@@ -439,21 +450,58 @@ def predict(
     else:
         labelled, name = predictions.open_labels(labels, manifest, columns=columns.without(own - known))
         net = _encoder(head_or_run)
-        how = frozen_protocol(protocol) if isinstance(protocol, str) else protocol
-        fitted = predictions.fit_head(net, labelled, protocol=how, label=name, group=group, seed=seed, compute=compute)
-        target = head
+        (how,) = resolve_protocols(protocol, settings=settings)
+        adapted = predictions.fit_head(
+            net,
+            labelled,
+            protocol=how,
+            label=name,
+            group=group,
+            others=predictions.num_others(manifest, labelled),
+            seed=seed,
+            compute=compute,
+        )
+        target, where = head, {}
         if not isinstance(head_or_run, Encoder):
             place = _path(head_or_run)
-            target = place if head is None and place.is_dir() else head
-            file = os.path.abspath(place / FILE_NAME if place.is_dir() else place)
-            named = named_encoder(place)
-            fitted = with_card(fitted, **({"encoder_file": file} if named is None else {"encoder_name": named}))
+            if head is None:
+                target = place if place.is_dir() else predictions.heads_beside(labels)
+            file, named = os.path.abspath(place / FILE_NAME if place.is_dir() else place), named_encoder(place)
+            where = {"encoder_file": file} if named is None else {"encoder_name": named}
         if target is not None:
-            kept = save_head(fitted, target)
-    table = predictions.predict_table(fitted, net, manifest, window=window, every=every, compute=compute)
+            adapted, kept = predictions.keep(adapted, target, source=net, where=where)
+        net, fitted = adapted
+    threshold = predictions.ABSTAIN_BELOW if abstain_below is None else abstain_below
+    table = predictions.predict_table(
+        fitted, net, manifest, window=window, every=every, abstain_below=threshold, compute=compute
+    )
     if out is not None:
         table.write(out)
     return replace(table, head_file=kept)
+
+
+def suggest(
+    encoder: AnyEncoder,
+    data: Source,
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    count: int = 10,
+    **options: Any,
+) -> list[Proposal]:
+    """The files whose labels would teach most, the most telling first: ``.path``, and a guess where there are labels.
+
+    Args:
+        encoder: an encoder, a run, the path of either, or the name of an encoder with weights.
+        data: a folder, a manifest, or a list of paths.
+        labels: a table of the labels so far. count: how many, ≥ 1; near-duplicates are left out.
+        options: path, label, start, end: the columns of the labels, see ``Columns``; device, workers, batch_size,
+            store, precision, decoder, progress: see ``Compute``.
+    """
+    from unreel.tasks.suggest import suggest as propose
+
+    columns, rest = Columns.taken(options)
+    (compute,) = sorted_options(rest, Compute)
+    return propose(_encoder(encoder), data, labels=labels, count=count, columns=columns, compute=compute)
 
 
 def _path(place: AnyEncoder | Head) -> Path:

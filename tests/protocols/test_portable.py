@@ -11,10 +11,10 @@ import torch
 from unreel.core.errors import DataError, UsageError
 from unreel.nn import create_encoder
 from unreel.protocols import portable
+from unreel.protocols.calibration import fit_calibrated
 from unreel.protocols.knn import KNN
 from unreel.protocols.linear import LinearProbe, LinearSVM
 from unreel.protocols.portable import ClipsToNumbers, export_graph
-from unreel.protocols.protocol import fit_calibrated
 from unreel.protocols.samples import FeatureSet
 
 

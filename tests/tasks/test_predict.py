@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import unreel
 from tests.contracts.test_task import blobs
@@ -21,8 +22,8 @@ from unreel.data.manifest import Manifest
 from unreel.media import write_video
 from unreel.nn import create_encoder
 from unreel.protocols import KNN, FeatureProtocol, FeatureSet, LinearProbe, LinearSVM
+from unreel.protocols.calibration import Held, fit_calibrated, fit_temperature
 from unreel.protocols.head import HeadCard, Predictions, with_card
-from unreel.protocols.protocol import fit_calibrated, fit_temperature
 from unreel.tasks.classification import score_head
 from unreel.tasks.predict import open_labels
 
@@ -75,6 +76,9 @@ def test_a_few_labels_tell_the_others_and_the_head_that_is_kept_tells_the_same(
         row = rows[f"{i:02d}.mp4"]
         assert (row["label"], float(row["start_s"]), float(row["end_s"])) == (("red", "blue")[i % 2], 0, 1)
         assert 0.5 < float(row["probability"]) < 1
+        assert row["abstained"] == "false"
+    assert text.startswith("expected accuracy 1.00: ")
+    assert "5 folds, over 8 files; a prediction interval for 6 other clips" in text
     assert "in all: " in text
     assert "left out: " in text
     assert "broken.mp4" in text
@@ -87,6 +91,7 @@ def test_a_few_labels_tell_the_others_and_the_head_that_is_kept_tells_the_same(
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [r["label"] for r in said["predictions"]] == [r["label"] for r in rows.values()]
     assert said["head"]["temperature"] > 0
+    assert said["head"]["expected"]["low"] < 0.9 < said["head"]["expected"]["high"] == 1
     assert said["unreadable"][0]["path"] == "broken.mp4"
 
 
@@ -177,6 +182,45 @@ def test_a_head_belongs_to_its_encoder(folder: Path, tmp_path: Path) -> None:
         unreel.predict(with_card(head, encoder_file="/nowhere"), films, **QUIET)
 
 
+def test_labels_that_are_less_likely_than_asked_for_are_marked(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["predict", str(folder / "run" / "encoder.safetensors"), str(folder / "films"), "--device", "cpu", "--quiet"]
+    labels = _table(folder, tmp_path)
+    plain = unreel.predict(folder / "run" / "encoder.safetensors", folder / "films", labels=labels, **QUIET)
+    assert plain.head_file == tmp_path / "heads" / "linear-label.safetensors"  # of no run: beside the labels
+    middle = float(np.mean(sorted(row.probability for row in plain.rows)[:2]))  # one is red and blue, the others sure
+    assert main([*call[:1], str(plain.head_file), *call[2:], "--abstain-below", str(middle)]) == 0
+    assert "abstained: 1 label," in capsys.readouterr().out
+    again = unreel.predict(plain.head_file, folder / "films", abstain_below=middle, **QUIET)
+    assert [row.path for row in again.rows if row.abstained] == ["both.mp4"]
+    assert [row.label for row in again.rows] == [row.label for row in plain.rows]
+    assert not any(row.abstained for row in plain.rows)
+    with pytest.raises(UsageError, match="abstain_below"):
+        unreel.predict(plain.head_file, folder / "films", abstain_below=1.5, **QUIET)
+
+
+def test_a_fine_tuned_encoder_is_kept_with_its_head(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It predicts the same when it is loaded, is not the encoder it began as, and gives its own numbers as a graph."""
+    out, again, head = tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "tuned.safetensors"
+    start = (folder / "run" / "encoder.safetensors").read_bytes()
+    call = ["predict", str(folder / "run"), str(folder / "films"), "--device", "cpu", "--quiet", "--out", str(out)]
+    few = ["--labels", str(_table(folder, tmp_path)), "--protocol", "finetune", "--head", str(head)]
+    assert main([*call, *few, "--finetune.epochs", "1"]) == 0
+    assert "over 8 files" in capsys.readouterr().out
+    assert main(["predict", str(head), str(folder / "films"), "--device", "cpu", "--quiet", "--out", str(again)]) == 0
+    assert again.read_bytes() == out.read_bytes()
+    assert (folder / "run" / "encoder.safetensors").read_bytes() == start
+    kept = unreel.load_head(head)
+    assert kept.card.encoder_file == str(tmp_path / "tuned-encoder.safetensors")
+    assert kept.card.temperature is not None
+    tuned = unreel.load_encoder(kept.card.encoder_file)
+    old = unreel.load_encoder(folder / "run").state_dict()
+    assert any(not torch.equal(old[name], tensor) for name, tensor in tuned.state_dict().items())
+
+
 def test_the_temperature_is_that_of_the_noise() -> None:
     """Labels drawn from softmax(logits / 3): the temperature found is 3, whatever the scale of the logits is."""
     rng = np.random.default_rng(0)
@@ -184,14 +228,19 @@ def test_the_temperature_is_that_of_the_noise() -> None:
     shares = np.exp(logits / 3) / np.exp(logits / 3).sum(1, keepdims=True)
     labels = np.array(["abc"[rng.choice(3, p=p)] for p in shares])
     card = HeadCard("any", classes=("a", "b", "c"))
-    assert fit_temperature(Predictions("classes", card, scores=logits), labels) == pytest.approx(3, rel=0.1)
-    assert fit_temperature(Predictions("classes", card, scores=10 * logits), labels) == pytest.approx(30, rel=0.1)
+    said = Predictions("classes", card, scores=logits)
+    assert fit_temperature([Held(said, labels)]) == pytest.approx(3, rel=0.1)
+    assert fit_temperature([Held(replace(said, scores=10 * logits), labels)]) == pytest.approx(30, rel=0.1)
+    # In two parts, one of a head that never met the class c.
+    two = Predictions("classes", replace(card, classes=("a", "b")), scores=logits[:2000, :2])
+    parts = [Held(two, labels[:2000]), Held(replace(said, scores=logits[2000:]), labels[2000:])]
+    assert fit_temperature(parts) == pytest.approx(3, rel=0.15)
 
 
 def test_few_samples_that_are_all_right_do_not_make_a_head_certain() -> None:
     card = HeadCard("any", classes=("a", "b"))
     few = Predictions("classes", card, scores=np.array([[4.0, -4.0], [-4.0, 4.0]]))
-    temperature = fit_temperature(few, np.array(["a", "b"]))
+    temperature = fit_temperature([Held(few, np.array(["a", "b"]))])
     sure = replace(few, card=replace(card, temperature=temperature))
     # Platt's target of two samples and two classes: 3 of 4.
     np.testing.assert_allclose(sure.calibrated().probabilities.max(1), 3 / 4, atol=1e-3)

@@ -13,6 +13,7 @@ from unreel.cli.doctor import doctor
 from unreel.cli.explain import explain
 from unreel.cli.explore import cluster, duplicates, outliers, search
 from unreel.cli.export import export
+from unreel.cli.label import label
 from unreel.cli.serve import serve
 from unreel.cli.show import demo, models, report
 from unreel.cli.train import pretrain
@@ -44,6 +45,7 @@ for command, group in (
     (evaluate, _USE),
     (worth_it, _USE),
     (predict, _USE),
+    (label, _USE),
     (search, _USE),
     (cluster, _USE),
     (duplicates, _USE),

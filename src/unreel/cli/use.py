@@ -287,21 +287,27 @@ def predict(
     /,
     *,
     labels: Path | None = None,
-    protocol: Literal["linear", "knn", "svm"] = "linear",
+    protocol: Literal["linear", "knn", "svm", "finetune"] = "linear",
     columns: Columns = USUAL_COLUMNS,
     windows: Spanned = UNCUT,
     out: Path | None = None,
     head: Path | None = None,
     encoder: Path | None = None,
+    abstain_below: float = 0.5,
     seed: int = 0,
+    settings: Overrides = (),
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
     """Label every video or image, after learning from a few that are labelled.
 
-    With --labels, the command fits a head (a small classifier) on the labelled files. The encoder stays as it is. The
-    run's folder keeps the head. Without --labels, the command predicts with a head that was kept. Each label comes with
-    a probability, which is calibrated on a part of the labelled files.
+    With --labels, the command fits a head (a small classifier) on the labelled files. The encoder stays as it is,
+    unless you ask for --protocol finetune. The run's folder keeps the head. Without --labels, the command predicts with
+    a head that was kept.
+
+    The first line says how many labels to expect to be right, and between which shares that number will lie. Both come
+    from cross-validation: each labelled file is predicted by a head that has not seen its group. The same answers
+    calibrate the probability of each label. You can change every setting of a protocol: --finetune.epochs 10.
 
     Args:
         run: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
@@ -310,11 +316,15 @@ def predict(
         data: What to predict: a folder of videos or images, or a manifest (CSV or Parquet).
         labels: A table (CSV or Parquet) with the columns path and label. Its paths are relative to the folder of
             the data, or to the table's own folder.
-        protocol: How the head is fitted: linear (logistic regression), knn (nearest neighbours), or svm (linear
-            support vector machine).
+        protocol: How the head is fitted: linear (logistic regression), knn (nearest neighbours), svm (linear support
+            vector machine), or finetune. finetune trains the encoder further, too, and keeps it beside the head. It
+            trains six times: five of them tell how accurate to expect it.
         out: Also write the table to this file: .csv, .parquet or .json.
-        head: The file (.safetensors) to keep the fitted head in, instead of the run's folder.
+        head: The file (.safetensors) to keep the fitted head in. The default is in the folder heads of the run. If the
+            encoder is no run, it is in a folder heads beside the labels.
         encoder: The encoder that the head needs, if the file was moved.
+        abstain_below: Mark a label as abstained if its probability is below this. The default marks what is more likely
+            wrong than right.
         seed: Seed that chooses the files for trying settings and for calibrating.
     """
     embedding.check()
@@ -326,9 +336,11 @@ def predict(
         data,
         labels=labels,
         protocol=protocol,
+        settings=to_sections(settings),
         encoder=encoder,
         head=head,
         out=out,
+        abstain_below=abstain_below,
         seed=seed,
         progress=not common.quiet,
         window=windows.window,
@@ -343,17 +355,28 @@ def predict(
 def _predicted(found: PredictionTable, out: Path | None, written: Sequence[Path]) -> str:
     """The first predictions, how many of each label, and what to know of them."""
     spans = any(row.start_s is not None for row in found.rows)
+    left = sum(row.abstained for row in found.rows)
 
     def cells(row: Predicted) -> tuple[object, ...]:
         span = (row.start_s, row.end_s) if spans else ()
-        return (row.path, row.label, round(row.probability, 3), *("" if s is None else round(s, 2) for s in span))
+        times = ("" if s is None else round(s, 2) for s in span)
+        return (
+            row.path,
+            row.label,
+            round(row.probability, 3),
+            *times,
+            *(["abstained" * row.abstained] if left else []),
+        )
 
-    header = ("path", "label", "probability", *(("start_s", "end_s") if spans else ()))
-    lines = [table(header, [cells(row) for row in found.rows[:_SHOWN]])]
+    header = ("path", "label", "probability", *(("start_s", "end_s") if spans else ()), *([""] if left else []))
+    lines = [str(found.card.expected), ""] if found.card.expected is not None else []
+    lines.append(table(header, [cells(row) for row in found.rows[:_SHOWN]]))
     if len(found.rows) > _SHOWN:
         lines.append(f"… and {len(found.rows) - _SHOWN} more" + ("; --out FILE writes them all" if out is None else ""))
     counts = Counter(row.label for row in found.rows).most_common()
     lines.append("in all: " + ", ".join(f"{label} {number}" for label, number in counts))
+    if left:
+        lines.append(f"abstained: {counted(left, 'label')}, less likely than asked for")
     lines += listed("left out: ", [fault.message for fault in found.faults])
     lines += [f"note: {note}" for note in found.card.notes]
     if found.head_file is not None:

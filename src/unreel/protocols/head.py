@@ -38,6 +38,30 @@ H = TypeVar("H", bound="Head")
 
 
 @dataclass(frozen=True)
+class Expected:
+    """How often a head will be right on other files, as far as its labels tell.
+
+    ``accuracy`` was measured on ``n`` labelled samples in ``groups`` groups. ``low`` to ``high`` is a prediction
+    interval: the share that is right among other files lies in it in ``level`` of all cases. ``how``: how it was
+    measured.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    level: float
+    n: int
+    groups: int
+    how: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"expected accuracy {self.accuracy:.2f}: in {self.level:.0%} of such cases, between {self.low:.0%} and "
+            f"{self.high:.0%} of the labels for other files are right ({self.how})"
+        )
+
+
+@dataclass(frozen=True)
 class HeadCard:
     """What a head is and what it was made from.
 
@@ -51,6 +75,7 @@ class HeadCard:
             keeps it as seen from its own folder), or ``encoder_name`` of one that has weights. ``None`` and empty where
             a head was fitted on plain arrays.
         temperature: what calibrated probabilities divide the logits by; ``None`` without calibration.
+        expected: the accuracy to expect on other files; ``None`` where it was not measured.
         settings: what was chosen and how (C, k, size of the validation part …), plain values.
         notes: what a reader should know (an optimiser that did not converge).
     """
@@ -66,6 +91,7 @@ class HeadCard:
     encoder_file: str = ""
     encoder_name: str = ""
     temperature: float | None = None
+    expected: Expected | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

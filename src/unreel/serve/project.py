@@ -21,15 +21,16 @@ from unreel.core.text import shown
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.nn.encoder import Encoder
+from unreel.protocols.calibration import fit_calibrated
 from unreel.protocols.clips import as_clip_source, default_plan
 from unreel.protocols.compute import USUAL, Compute
 from unreel.protocols.features import Embeddings, embed_all
 from unreel.protocols.head import Head, save_head, with_card
 from unreel.protocols.linear import LinearProbe
-from unreel.protocols.protocol import fit_calibrated
 from unreel.protocols.retrieval import most_like
 from unreel.protocols.samples import FeatureSet
 from unreel.protocols.store import encoder_digest
+from unreel.tasks.suggest import most_telling
 
 LABELS_FILE = "labels.csv"
 HEAD_FILE = "head.safetensors"
@@ -186,7 +187,7 @@ class Project:
                 np.array([known.label for known in given]),
                 np.array([f"file:{self.manifest.relative(known.row)}" for known in given]),
             )
-            head = fit_calibrated(LinearProbe(), samples)
+            head = fit_calibrated(LinearProbe(c=1.0), samples)
             head = with_card(head, clips=self.plan, encoder=encoder_digest(self.encoder), layer=self.encoder.last_stage)
             self.head = head
             save_head(head, self.out / HEAD_FILE)
@@ -212,9 +213,7 @@ class Project:
         return self._spans[key]
 
     def most_telling(self, count: int = 24) -> list[int]:
-        """Unlabelled rows that the head is least sure of; in the order of the data where there is no head."""
-        labelled = {known.row for known in self.labels}
-        if not self.guesses:
-            return [row for row in self.rows if row not in labelled][:count]
-        unsure = sorted(self.guesses, key=lambda guess: (guess.probability, guess.row))
-        return [guess.row for guess in unsure if guess.row not in labelled][:count]
+        """Unlabelled rows that stand for most of what no label covers, and what the head is unsure of more so."""
+        labelled = sorted({self._index(known.row) for known in self.labels})
+        unsure = np.array([1 - guess.probability for guess in self.guesses]) if self.guesses else None
+        return [self.rows[i] for i in most_telling(self.embeddings.vectors, labelled, count, unsure=unsure)]

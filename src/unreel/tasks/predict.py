@@ -6,13 +6,15 @@ import json
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unreel.core.checks import Share, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.files import replacing, write_whole
 from unreel.core.text import first_few, shown
@@ -28,18 +30,26 @@ from unreel.data.tables import PARQUET_SUFFIXES
 from unreel.data.windows import windowed
 from unreel.nn.encoder import Encoder
 from unreel.nn.foreign import check_named
+from unreel.nn.weights import save_encoder
+from unreel.protocols.calibration import FOLDS, fit_calibrated
 from unreel.protocols.clips import ManifestClips, default_plan
 from unreel.protocols.compute import USUAL, Compute
-from unreel.protocols.features import embed_all
-from unreel.protocols.head import Head, HeadCard, Predictions, with_card
+from unreel.protocols.features import Embeddings, embed_all
+from unreel.protocols.head import HEADS_FOLDER, Head, HeadCard, Predictions, head_path, save_head, with_card
+from unreel.protocols.linear import LinearProbe
 from unreel.protocols.pooling import Pooling, PoolingLike
-from unreel.protocols.protocol import FeatureProtocol, fit_calibrated
 from unreel.protocols.samples import FeatureSet, check_unique
 from unreel.protocols.store import encoder_digest
+from unreel.tasks.profiles import AnyProtocol
 from unreel.tasks.spans import Span, merge_spans, plain_spans, write_spans
+from unreel.tasks.trained import Adapted, Examples, TrainedProtocol, adapt_calibrated
+
+ABSTAIN_BELOW = 0.5
+"""A label that is less likely than this is more likely wrong than right."""
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 _SHOWN = 5
+_FEW = 100
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +57,8 @@ class Predicted(NamedTuple):
     """One file, or one window of it: its likeliest label, how likely that is, and the seconds it speaks of.
 
     ``probability`` is calibrated where the head is, and NaN where it has none. The span is that of the whole file where
-    no other is asked for; ``end_s`` is ``None`` where it is not known, and both are for an image.
+    no other is asked for; ``end_s`` is ``None`` where it is not known, and both are for an image. ``abstained``: the
+    probability is below what was asked for, and the label is better left open.
     """
 
     path: str
@@ -55,6 +66,7 @@ class Predicted(NamedTuple):
     probability: float
     start_s: float | None
     end_s: float | None
+    abstained: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,8 @@ class PredictionTable:
         """Plain values, as JSON takes them."""
         rows = [{**r._asdict(), "probability": None if np.isnan(r.probability) else r.probability} for r in self.rows]
         card = self.card
-        about = {"protocol": card.protocol, "label": card.label, "classes": list(card.classes)}
+        about: dict[str, object] = {"protocol": card.protocol, "label": card.label, "classes": list(card.classes)}
+        about["expected"] = None if card.expected is None else asdict(card.expected)
         return {
             "head": {**about, "temperature": card.temperature, "notes": list(card.notes)},
             "head_file": None if self.head_file is None else str(self.head_file),
@@ -104,7 +117,7 @@ class PredictionTable:
         import pyarrow as pa
         from pyarrow import csv, parquet
 
-        kinds = (pa.string(), pa.string(), pa.float64(), pa.float64(), pa.float64())
+        kinds = (pa.string(), pa.string(), pa.float64(), pa.float64(), pa.float64(), pa.bool_())
         arrays = [pa.array(values, kind) for values, kind in zip(columns.values(), kinds, strict=True)]
         table = pa.table(arrays, names=list(columns))
         with replacing(target) as partial:
@@ -131,7 +144,9 @@ def check_predictions_suffix(path: str | os.PathLike[str]) -> Path:
 # --- fitting ----------------------------------------------------------------------------------------------------
 
 
-def open_labels(labels: Source, data: Manifest, *, columns: Columns = ANY_COLUMNS) -> tuple[Manifest, str]:
+def open_labels(
+    labels: Source, data: Manifest, *, columns: Columns = ANY_COLUMNS, least: int = 2
+) -> tuple[Manifest, str]:
     """The labelled rows but those of a test split, and the name of their label.
 
     The paths of a table are seen from the data's folder, or from the table's own.
@@ -139,7 +154,8 @@ def open_labels(labels: Source, data: Manifest, *, columns: Columns = ANY_COLUMN
     Args:
         labels: whatever makes a manifest. data: what will be predicted.
         columns: those of the labels that are meant; as a label "label", or the only one there is.
-    Raises: DataError for files that are in neither place, no labels, or a single class; UsageError where several
+        least: how many classes there must be.
+    Raises: DataError for files that are in neither place, no labels, or too few classes; UsageError where several
         columns could be meant.
     """
     found = choose_group(choose_label(_opened(labels, data, columns)))
@@ -149,7 +165,7 @@ def open_labels(labels: Source, data: Manifest, *, columns: Columns = ANY_COLUMN
     if tested:
         _log.info("%s: %s of a test split left out", where, counted(tested, "labelled row"))
     classes = Counter(found[i].labels[name] for i in kept)
-    if len(classes) < 2:
+    if len(classes) < least:
         only = f"all {counted(len(kept), 'labelled row')} are {next(iter(classes))!r}" if classes else "no row is left"
         raise DataError(f"{where}: {only}; a head needs at least two classes to tell apart")
     return found.subset(kept), name
@@ -181,21 +197,25 @@ def fit_head(
     encoder: Encoder,
     labelled: Manifest,
     *,
-    protocol: FeatureProtocol,
+    protocol: AnyProtocol,
     label: str = "label",
     group: str | None = None,
     clips: ClipPlan | None = None,
     pooling: PoolingLike = None,
+    others: int | None = None,
     seed: int = 0,
     compute: Compute = USUAL,
-) -> Head:
-    """A calibrated head on the frozen encoder's embeddings of labelled files.
+) -> Adapted:
+    """A calibrated head fitted on labelled files, which says how accurate to expect it, with its encoder.
 
-    Rows of the split "val" are the validation part; without any, one is cut by whole groups.
+    The encoder stays as it is, or a copy is trained by a protocol that does so ("finetune"). Rows of the split "val"
+    are what settings are chosen on; without any, a part is cut by whole groups. Logistic regression on fewer than a
+    hundred files chooses nothing: a few files cannot tell its settings apart.
 
     Args:
         labelled: every row has the label. group: a group column; ``None``: "group", or the only one there is.
-        clips: how files are cut; ``None``: as the encoder was trained. pooling: as ``embed``.
+        clips: how files are cut; ``None``: as the encoder was trained. pooling: as ``embed``; of a frozen encoder.
+        others: how many files the head will be asked about.
     Raises: DataError for files that cannot be read, are listed twice, or leave a single class.
     """
     labelled = choose_group(labelled, group)
@@ -205,25 +225,77 @@ def fit_head(
     found = embed_all([encoder], source, pooling=pooled, compute=compute)[0]
     check_unique(found.ids)
     assert found.labels is not None
-    own, groups = np.char.add("file:", found.ids), found.groups
-    identities = None if groups is None else np.where(groups == "", own, groups)
-    samples = FeatureSet(found.views, found.labels, identities, found.ids)
+    groups, noun = _units(found, labelled)
     held = np.array([split_role(labelled[i].split) == "val" for i in found.rows])
-    validation = samples.select(held) if held.any() and not held.all() else None
-    train = samples if validation is None else samples.select(~held)
-    head = fit_calibrated(protocol, train, validation=validation, seed=seed)
-    notes = head.card.notes
+    held &= not held.all()
+    how: dict[str, Any] = {"noun": noun, "others": others, "seed": seed}
+    if isinstance(protocol, TrainedProtocol):
+        examples = Examples(labelled.subset(found.rows), label, found.ids if groups is None else groups)
+        given = examples.select(held) if held.any() else None
+        train = examples.select(~held)
+        tuned, head = adapt_calibrated(protocol, encoder, train, given, plan=plan, **how, compute=compute)
+    else:
+        samples = FeatureSet(found.views, found.labels, groups, found.ids)
+        if isinstance(protocol, LinearProbe) and protocol.c is None and len(samples) < _FEW:
+            protocol = replace(protocol, c=1.0)
+        chosen = samples.select(held) if held.any() else None
+        tuned, head = encoder, fit_calibrated(protocol, samples.select(~held), validation=chosen, **how)
+        digest = encoder_digest(encoder)
+        head = with_card(head, label=label, clips=plan, layer=encoder.last_stage, pooling=pooled.name, encoder=digest)
     if found.faults:
-        notes = (*notes, f"{counted(len(found.faults), 'labelled file')} could not be read: {found.faults[0].message}")
-    return with_card(
-        head,
-        label=label,
-        clips=plan,
-        layer=encoder.last_stage,
-        pooling=pooled.name,
-        encoder=encoder_digest(encoder),
-        notes=notes,
-    )
+        lost = f"{counted(len(found.faults), 'labelled file')} could not be read: {found.faults[0].message}"
+        head = with_card(head, notes=(*head.card.notes, lost))
+    return Adapted(tuned, head)
+
+
+def keep(
+    adapted: Adapted,
+    target: str | os.PathLike[str],
+    *,
+    source: Encoder,
+    where: Mapping[str, str],
+) -> tuple[Adapted, Path]:
+    """Write a head, with its encoder beside it where that was trained; returns both, and the head's file.
+
+    Args:
+        target: a file, or the folder of a run, or another that exists.
+        source: what the head was fitted on. Another encoder was trained for the head, and is written too.
+        where: what the card says of the source's place, ``encoder_file`` or ``encoder_name``; empty for neither.
+    """
+    tuned, head = adapted
+    file = head_path(head, target)
+    if tuned is not source:
+        card = {"trained_on": {"label": head.card.label, "protocol": head.card.protocol}}
+        beside = save_encoder(tuned, file.with_name(f"{file.stem}-encoder{file.suffix}"), card=card)
+        where = {"encoder_file": os.path.abspath(beside)}
+    head = with_card(head, **where)
+    return Adapted(tuned, head), save_head(head, target)
+
+
+def _units(found: Embeddings, labelled: Manifest) -> tuple[NDArray[Any] | None, str]:
+    """What must stay together, and what one is called: groups, else files, else spans where they are of few files."""
+    if found.groups is not None:
+        return np.where(found.groups == "", np.char.add("file:", found.ids), found.groups), "group"
+    files = np.array([labelled.relative(int(i)) for i in found.rows])
+    count = len(np.unique(files))
+    if count == len(files):
+        return None, "file"
+    return (files, "file") if count >= FOLDS else (None, "span")
+
+
+def num_others(data: Manifest, labelled: Manifest) -> int:
+    """How many rows of the data are no labelled files."""
+    known = {os.path.abspath(labelled.absolute(i)) for i in range(len(labelled))}
+    return sum(os.path.abspath(data.absolute(i)) not in known for i in range(len(data)))
+
+
+def heads_beside(labels: Source) -> Path | None:
+    """The folder for heads of encoders that are no run: beside a table of labels; ``None`` for labels in memory."""
+    if not isinstance(labels, str | os.PathLike) or not Path(labels).is_file():
+        return None
+    folder = Path(labels).parent / HEADS_FOLDER
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def encoder_file(head: Head) -> str:
@@ -241,6 +313,7 @@ def encoder_file(head: Head) -> str:
 # --- predicting -------------------------------------------------------------------------------------------------
 
 
+@checked
 def predict_table(
     head: Head,
     encoder: Encoder,
@@ -248,6 +321,7 @@ def predict_table(
     *,
     window: float | None = None,
     every: float | None = None,
+    abstain_below: Share = ABSTAIN_BELOW,
     compute: Compute = USUAL,
 ) -> PredictionTable:
     """What a head says of every file.
@@ -256,6 +330,7 @@ def predict_table(
         head: fitted on this encoder's embeddings; the card says of which clips.
         data: a folder, a manifest or a list of paths.
         window, every: seconds; one prediction for each window of a video, see ``windowed``; ``None``: for each row.
+        abstain_below: a label that is less likely than this is marked as ``abstained``.
     Raises: UsageError for windows that cannot be, a head of another encoder, or one that predicts no labels; DataError
         as ``embed``.
     """
@@ -282,7 +357,8 @@ def predict_table(
         whole = row.facts is not None and not manifest.only_images
         start = row.start_s if row.start_s is not None or not whole else 0.0
         end = row.end_s if row.end_s is not None or row.facts is None or not whole else row.facts.duration_s
-        rows.append(Predicted(shown(manifest.relative(i)), str(label), float(probability), start, end))
+        unsure = bool(probability < abstain_below)
+        rows.append(Predicted(shown(manifest.relative(i)), str(label), float(probability), start, end, unsure))
     spans: tuple[Span, ...] = ()
     if window is not None:
         spans = merge_spans([(row.path, row.start_s, row.end_s) for row in rows], card.classes, _weights(said))

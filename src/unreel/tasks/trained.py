@@ -14,10 +14,11 @@ from unreel.data.batch import Fault
 from unreel.data.manifest import Manifest
 from unreel.data.sampling import ClipPlan
 from unreel.nn.encoder import Encoder
+from unreel.protocols.calibration import Mask, cross_validate
 from unreel.protocols.clips import ManifestClips
 from unreel.protocols.compute import USUAL, Compute
 from unreel.protocols.features import Embeddings, embed_all, merge_faults
-from unreel.protocols.head import Head
+from unreel.protocols.head import Head, Predictions
 from unreel.protocols.samples import FeatureSet, Truth
 from unreel.tasks.task import Outcomes, Task
 
@@ -134,3 +135,34 @@ def run_trained(
     n_val = 0 if validation is None else len(validation.manifest)
     sizes = {"n_train": len(train.manifest), "n_val": n_val, "n_test": len(common)}
     return TrainedResult(outcomes, merge_faults(found.values()), sizes, classes)
+
+
+def adapt_calibrated(
+    protocol: TrainedProtocol,
+    encoder: Encoder,
+    train: Examples,
+    validation: Examples | None = None,
+    *,
+    plan: ClipPlan,
+    noun: str = "group",
+    others: int | None = None,
+    seed: int = 0,
+    compute: Compute = USUAL,
+) -> Adapted:
+    """``protocol.adapt``, with a temperature and the accuracy to expect on the head's card; see ``cross_validate``.
+
+    For them the encoder is trained once more for every fold.
+
+    Args:
+        train, validation: files that can be read. noun, others: see ``cross_validate``.
+    """
+    tuned, head = protocol.adapt(encoder, train, validation, plan=plan, seed=seed, compute=compute)
+    everything = (train if validation is None else train.joined(validation)).canonical()
+
+    def ask(training: Mask, test: Mask) -> Predictions:
+        net, own = protocol.adapt(encoder, everything.select(training), None, plan=plan, seed=seed, compute=compute)
+        clips = ManifestClips(everything.select(test).manifest, plan, label=train.label, decoder=compute.decoder)
+        return own.predict(embed_all([net], clips, compute=replace(compute, store=None, progress=False))[0].views)
+
+    found = cross_validate(ask, everything.labels, everything.groups, noun=noun, others=others, seed=seed)
+    return Adapted(tuned, found.on_card(head))
