@@ -95,7 +95,12 @@ def test_what_is_not_there_is_a_wrong_call(
 
 def test_batch_size_store_and_workers_reach_the_embedding(encoder: Path, tiny_world: Path, tmp_path: Path) -> None:
     vectors = []
-    for options in (["--batch-size", "1"], ["--batch-size", "5", "--store", tmp_path / "kept"], ["--workers", "2"]):
+    none = ["--store", "none"]
+    for options in (
+        ["--batch-size", "1", *none],
+        ["--batch-size", "5", "--store", tmp_path / "kept"],
+        ["--workers", "2", *none],
+    ):
         out = tmp_path / f"{len(vectors)}.npz"
         assert main([*map(str, ["embed", encoder, tiny_world, "--out", out, "--quiet", *options])]) == 0
         vectors.append(np.load(out)["vectors"])
