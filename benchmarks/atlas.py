@@ -51,6 +51,7 @@ from unreel.protocols import Compute, LinearProbe, Retrieval
 from unreel.protocols.protocol import FeatureProtocol
 from unreel.protocols.store import encoder_digest
 from unreel.recipes.build import Prepared, prepare
+from unreel.recipes.page import first_views
 from unreel.tasks import FrameStatistics, LabelTask, random_init
 from unreel.tasks.evaluate import Asked
 from unreel.tasks.evaluate import ask as question
@@ -260,7 +261,7 @@ def frames_per_video(prepared: Prepared) -> int:
     hook = prepared.method.encoder.register_forward_pre_hook(count)
     try:
         with torch.no_grad():
-            prepared.method.eval()(api.first_views(prepared, samples=2))
+            prepared.method.eval()(first_views(prepared, samples=2))
     finally:
         hook.remove()
     return seen // 2

@@ -9,15 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
-import torch
-
 from unreel.core.distributed import rank
 from unreel.core.errors import UsageError
 from unreel.core.files import check_apart, check_file, replacing, write_arrays
 from unreel.core.progress import Progress, format_seconds
 from unreel.core.text import listed
 from unreel.core.words import plural
-from unreel.data.batch import Batch
 from unreel.data.columns import ANY_COLUMNS, Columns
 from unreel.data.folders import Kind, Warned
 from unreel.data.index import IndexFault
@@ -44,7 +41,6 @@ from unreel.recipes.export import export as write_export
 from unreel.recipes.maps import annotate, explain
 from unreel.train import run as train_run
 from unreel.train.backend import Backend
-from unreel.train.health import collapsed
 from unreel.train.options import Keeping, Training
 from unreel.train.run import REPORT_FILE, Run, open_encoder
 
@@ -745,34 +741,7 @@ def run_prepared(prepared: Prepared, *, out: str | os.PathLike[str], resume: boo
         go_on=go_on,
     )
     if run.completed and rank() == 0 and not (run.path / REPORT_FILE).exists():
-        from unreel.report.html import save_views, write_report
+        from unreel.recipes.page import write_first_page
 
-        views = first_views(prepared, samples=min(_COMPARED, len(prepared.manifest)))
-        if collapsed(_embedded(prepared.method.encoder, views)):
-            train_run.add_note(run, COLLAPSED)
-        save_views(run.path, views)
-        write_report(run.path)
+        write_first_page(prepared, run)
     return run
-
-
-COLLAPSED = (
-    "the embeddings of different samples are all but equal: the encoder has collapsed and tells nothing apart. Try a "
-    "lower learning rate, a slower teacher (method.momentum) or another method"
-)
-_COMPARED = 16
-
-
-@torch.no_grad()
-def _embedded(encoder: Encoder, views: Batch) -> Any:
-    """The first views' embeddings (B, D), in evaluation mode."""
-    device, training = next(encoder.parameters()).device, encoder.training
-    try:
-        vectors = encoder.eval()(encoder.prepare(views.views[0].data.to(device)))
-    finally:
-        encoder.train(training)
-    return vectors.float().cpu().numpy()
-
-
-def first_views(prepared: Prepared, *, samples: int = 6) -> Batch:
-    """The first samples of the run's first batch as the method sees them: views applied, on the CPU."""
-    return prepared.method.views.apply(prepared.loader.first(samples))

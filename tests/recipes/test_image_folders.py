@@ -16,6 +16,7 @@ from unreel.media.image import encode_image
 from unreel.nn import create_encoder
 from unreel.recipes import list_recipes
 from unreel.recipes.build import default_recipe, prepare
+from unreel.recipes.page import first_views
 from unreel.recipes.plan import plan
 
 FAST: dict[str, Any] = {
@@ -77,7 +78,7 @@ def test_every_method_for_images_trains_on_a_folder(method: str, folder: Path, t
     assert prepared.method.encoder.input_spec.num_frames == 1
     assert prepared.settings["encoder"]["width"] == 4
     if method != "pirl":  # a step of the method, by itself
-        output = prepared.method(api.first_views(prepared, samples=4))
+        output = prepared.method(first_views(prepared, samples=4))
         output.loss.backward()
         assert np.isfinite(output.loss.item())
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unreel.cli.common import NO_OPTIONS, Common
+from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, Common, Embedding
 from unreel.core.errors import UsageError
 from unreel.core.text import table
 
@@ -84,7 +84,16 @@ def models(pattern: str = "*", /, *, common: Common = NO_OPTIONS) -> int:
     return 0
 
 
-def report(run: Path, /, *others: Path, out: Path | None = None, common: Common = NO_OPTIONS) -> int:
+def report(
+    run: Path,
+    /,
+    *others: Path,
+    out: Path | None = None,
+    data: Path | None = None,
+    most: int = 200,
+    embedding: Embedding = BEST_EMBEDDING,
+    common: Common = NO_OPTIONS,
+) -> int:
     """Write RUN/report.html: what the encoder is worth, how training went, views; or set several runs side by side.
 
     Several runs become one page: scores on the same data with their paired differences to the first run, settings that
@@ -94,14 +103,23 @@ def report(run: Path, /, *others: Path, out: Path | None = None, common: Common 
         run: A run's folder.
         others: More runs to set beside it. --out then names the page.
         out: The page to write (.html). The default is report.html in the run's folder.
+        data: Also show these videos or images as the encoder sees them, without labels: a map, clusters, neighbours and
+            near-duplicates.
+        most: With --data: look at no more files than this.
     """
     for folder in (run, *others):
         if not folder.is_dir():
             raise UsageError(f"{folder}: there is no such run folder")
     if others and out is None:
         raise UsageError("several runs become one page: name it with --out compare.html")
+    if others and data is not None:
+        raise UsageError("--data is looked at by one run: leave out the other runs, or --data")
     from unreel.report import write_comparison, write_report
 
-    path = write_report(run, out=out) if not others or out is None else write_comparison([run, *others], out)
+    if others and out is not None:
+        path = write_comparison([run, *others], out)
+    else:
+        options = {} if data is None else {**embedding.options_for(run), "progress": not common.quiet}
+        path = write_report(run, out=out, data=data, most=most, **options)
     common.print({"report": str(path)}, f"wrote {path}")
     return 0

@@ -9,7 +9,6 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,13 +21,17 @@ from unreel.core.strict_yaml import Sections
 from unreel.core.text import shown
 from unreel.core.words import counted, plural
 from unreel.data.batch import Batch
+from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import IntervalDistribution, IntervalKind
 from unreel.media import encode_image
 from unreel.methods.registry import chance_levels
 from unreel.nn.weights import read_card
+from unreel.protocols.compute import Compute, sorted_options
 from unreel.report.figures import Drawing, contact_sheet, curves, interval_figure, score_figure
-from unreel.report.pages import Clip, clip_of, render_page
+from unreel.report.overview import Overview, overview
+from unreel.report.pages import Clip, clip_of, date, render_page
 from unreel.tasks.scores import Mark, Report, Score, kept_reports
+from unreel.tasks.task import source_name
 from unreel.train.health import findings
 from unreel.train.run import REPORT_FILE, Run, open_run
 
@@ -45,21 +48,36 @@ def save_views(run_dir: str | os.PathLike[str], views: Batch | Sequence[Any]) ->
     return write_whole(Path(run_dir) / VIEWS_FILE, encode_image(contact_sheet(views)))
 
 
-def write_report(run_dir: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None) -> Path:
+def write_report(
+    run_dir: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    data: Source | None = None,
+    most: int = 200,
+    **options: Any,
+) -> Path:
     """Write ``report.html`` from what a run left in its directory; parts that are not there say how to get them.
 
     The page needs no network and no other file. It reads config.yaml, metrics.jsonl, faults.jsonl, environment.json,
-    the encoder's card, the evaluations in scores/ and views.png.
+    the encoder's card, the evaluations in scores/, views.png, and overview.json, which ``data`` makes.
 
     Args:
         run_dir: the run.
         out: another file to write.
+        data: videos or images to show as the encoder sees them, without labels: a map, clusters, near-duplicates.
+        most: at most so many of them.
+        options: device, workers, batch_size, store and others, see ``Compute``.
 
     Returns: the page's path. Raises: DataError when the directory holds no run.
     """
     run = open_run(run_dir)
     target = Path(out) if out is not None else run.path / REPORT_FILE
     check_file(target)
+    if data is not None:
+        (compute,) = sorted_options(options, Compute)
+        manifest = Manifest.open(data)
+        found = overview(run.load_encoder(), manifest, source=source_name(data), most=most, compute=compute)
+        found.keep(run.path)
     return write_whole(target, render(run))
 
 
@@ -97,7 +115,7 @@ class Evaluation:
     @property
     def when(self) -> str:
         """Which split was tested, and when."""
-        split, day = self.report.about.get("split"), _date(self.report.kept)
+        split, day = self.report.about.get("split"), date(self.report.kept)
         return "; ".join([*([f"split: {split}"] if split else []), *([f"evaluated on {day}"] if day else [])])
 
     @property
@@ -249,6 +267,11 @@ class _Page:
 
     # ------------------------------------------------------------------------------------------------------ pictures
 
+    @functools.cached_property
+    def overview(self) -> Overview | None:
+        """What the encoder sees without labels, where the run's folder keeps it."""
+        return Overview.read(self.run.path)
+
     @property
     def warnings(self) -> list[str]:
         """What a reader should know first: of the data, and of how training went."""
@@ -319,13 +342,13 @@ class _Page:
         return [
             ("Run it again, with the same settings and seed", again),
             ("Score the encoder", f"unreel evaluate {path} DATA --protocol linear knn retrieval"),
-            ("Write this page again", f"unreel report {path}"),
+            ("Look at files without labels, and write this page again", f"unreel report {path} --data {data}"),
         ]
 
     @property
     def written(self) -> str:
         """When the last session ended, or began."""
-        return _date(self.last_session.get("ended") or self.last_session.get("started"))
+        return date(self.last_session.get("ended") or self.last_session.get("started"))
 
 
 def _training_card(run: Run) -> Mapping[str, Any]:
@@ -336,10 +359,3 @@ def _training_card(run: Run) -> Mapping[str, Any]:
         return {}
     training = found.get("pretraining", {})
     return training if isinstance(training, Mapping) else {}
-
-
-def _date(stamp: object) -> str:
-    try:
-        return datetime.fromisoformat(str(stamp)).strftime("%-d %B %Y, %H:%M") if stamp else ""
-    except ValueError:
-        return str(stamp)

@@ -13,6 +13,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def clip_of(
     *,
     name: str | None = None,
     side_px: int = _SIDE_PX,
+    quality: int = _QUALITY,
     **said: str,
 ) -> Clip:
     """A file, or seconds of it, as a clip that plays: eight frames evenly spread, an image as one.
@@ -64,6 +66,7 @@ def clip_of(
     Args:
         path: a video, an image or a folder of frames. span: start and end in seconds; None: all of it.
         name: what stands below; the file's name by default. side_px: the longest side of a frame.
+        quality: of the pictures, at most 100.
         said: the other fields of ``Clip``.
     Returns: without a picture where the file cannot be read.
     """
@@ -90,7 +93,7 @@ def clip_of(
     for i, picture in enumerate(pictures):
         strip.paste(picture, (i * width, 0))
     stream = io.BytesIO()
-    strip.save(stream, "WEBP", quality=_QUALITY)
+    strip.save(stream, "WEBP", quality=quality)
     data = base64.b64encode(stream.getvalue()).decode()
     # Long spans play in a hurry, short ones as they are.
     return Clip(
@@ -111,6 +114,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 >= 60 else "")
 
 
+def date(stamp: object) -> str:
+    """A time of ISO 8601 as people write it; what is none stays as it is."""
+    try:
+        return datetime.fromisoformat(str(stamp)).strftime("%-d %B %Y, %H:%M") if stamp else ""
+    except ValueError:
+        return str(stamp)
+
+
 @functools.cache
 def templates(folder: Path = _HERE) -> Environment:
     """The environment of the pages' templates: those of a folder, and those that all share."""
@@ -124,6 +135,7 @@ def templates(folder: Path = _HERE) -> Environment:
     environment.filters |= {
         "counted": counted,
         "plural": plural,
+        "date": date,
         "duration": duration,
         "number": lambda value: f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}",
         "difference": lambda d: f"{d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}]".replace("-", "−"),
