@@ -160,8 +160,8 @@ def test_a_whole_run(whole: Path) -> None:
     assert path == whole / "report.html"
     page = _read(path)
     assert page.headings == [
-        "first run", "What the encoder is worth", "Nearest neighbours", "How training went", "What the network saw",
-        "Files that could not be read", "How to reproduce it",
+        "first run", "What the encoder is worth", "Nearest neighbours", "What it sees without labels",
+        "How training went", "What the network saw", "Files that could not be read", "How to reproduce it",
     ]  # fmt: skip
     for part in (
         "Trained r3d_small with cvrl on 1,234 videos for 100 steps in 50 s.",
@@ -292,7 +292,7 @@ def test_facts_of_the_page(whole: Path) -> None:
         *(("method", "name"), ("clips", "clip_frames"), ("encoder", "name"), ("train", "batch_size"))
     ]
     assert "Confusion matrices" in _read(write_report(whole)).text
-    assert f"unreel report '{whole}'" in [command for _, command in page.commands]
+    assert f"unreel report '{whole}' --data '/data/my videos'" in [command for _, command in page.commands]
 
 
 def test_verdict_marks(whole: Path) -> None:

@@ -24,7 +24,7 @@ from unreel.train.checkpoint import Checkpoints
 FOLDER = "earlier"
 _CHECKPOINT = "checkpoint.pt"
 # What is of the run as it was, and must not be taken for that of the run as it goes on.
-_REPLACED = ("metrics.jsonl", "faults.jsonl", RECORD_FILE, ENCODER_FILE, "report.html", "views.png")
+_REPLACED = ("metrics.jsonl", "faults.jsonl", RECORD_FILE, ENCODER_FILE, "report.html", "overview.json", "views.png")
 _COPIED = ("config.yaml", "origins.json", "environment.json")
 _SHOWN = 4
 
