@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, Common, Embedding
+from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, USUAL_COLUMNS, Columns, Common, Embedding
 from unreel.core.errors import UsageError
 from unreel.core.text import table
 
@@ -91,6 +91,7 @@ def report(
     out: Path | None = None,
     data: Path | None = None,
     most: int = 200,
+    columns: Columns = USUAL_COLUMNS,
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -119,7 +120,9 @@ def report(
     if others and out is not None:
         path = write_comparison([run, *others], out)
     else:
+        from unreel.data.columns import Columns as Chosen
+
         options = {} if data is None else {**embedding.options_for(run), "progress": not common.quiet}
-        path = write_report(run, out=out, data=data, most=most, **options)
+        path = write_report(run, out=out, data=data, columns=Chosen(**columns.named()), most=most, **options)
     common.print({"report": str(path)}, f"wrote {path}")
     return 0

@@ -21,6 +21,7 @@ from unreel.core.strict_yaml import Sections
 from unreel.core.text import shown
 from unreel.core.words import counted, plural
 from unreel.data.batch import Batch
+from unreel.data.columns import ColumnsLike
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import IntervalDistribution, IntervalKind
 from unreel.media import encode_image
@@ -53,6 +54,7 @@ def write_report(
     *,
     out: str | os.PathLike[str] | None = None,
     data: Source | None = None,
+    columns: ColumnsLike = None,
     most: int = 200,
     **options: Any,
 ) -> Path:
@@ -65,7 +67,7 @@ def write_report(
         run_dir: the run.
         out: another file to write.
         data: videos or images to show as the encoder sees them, without labels: a map, clusters, near-duplicates.
-        most: at most so many of them.
+        columns: which columns of their table are meant. most: at most so many of them.
         options: device, workers, batch_size, store and others, see ``Compute``.
 
     Returns: the page's path. Raises: DataError when the directory holds no run.
@@ -75,7 +77,7 @@ def write_report(
     check_file(target)
     if data is not None:
         (compute,) = sorted_options(options, Compute)
-        manifest = Manifest.open(data)
+        manifest = Manifest.open(data, columns=columns)
         found = overview(run.load_encoder(), manifest, source=source_name(data), most=most, compute=compute)
         found.keep(run.path)
     return write_whole(target, render(run))
