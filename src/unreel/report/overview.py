@@ -138,7 +138,7 @@ def _map(vectors: NDArray[np.float32], key: Key) -> tuple[tuple[tuple[float, flo
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
     draw = key.child("map").bits() % 2**32
     if len(vectors) < _FROM_TSNE or np.ptp(unit, axis=0).max() < 1e-6:  # of equal vectors t-SNE makes noise
-        flat, how = PCA(2, random_state=draw).fit_transform(unit), "its two principal components"
+        flat, how = PCA(2, random_state=draw).fit_transform(unit), "the two principal components of the embeddings"
     else:
         perplexity = min(30.0, (len(vectors) - 1) / 4)
         made = TSNE(2, perplexity=perplexity, init="pca", random_state=draw)
