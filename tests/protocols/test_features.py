@@ -9,6 +9,7 @@ import torch
 
 from unreel.core.errors import DataError, UsageError
 from unreel.data.manifest import Manifest
+from unreel.data.row import Row
 from unreel.data.sampling import ClipPlan
 from unreel.media.image import encode_image
 from unreel.media.write import write_video
@@ -16,6 +17,7 @@ from unreel.nn import InputSpec, create_encoder
 from unreel.protocols import ArrayClips, FeatureStore, ManifestClips, default_plan, embed, search
 from unreel.protocols.compute import Compute
 from unreel.protocols.features import embed_all, evaluation_mode
+from unreel.protocols.retrieval import search_like
 
 PLAN = ClipPlan(num_frames=4, stride=1, num_clips=2, num_crops=1, size_px=32, short_side_px=32)
 
@@ -343,3 +345,22 @@ def test_a_killed_command_over_windows_goes_on_where_it_was(encoder, folder, tmp
     np.testing.assert_array_equal(again.per_view, whole.per_view)
     with pytest.raises(UsageError, match="folder, a manifest"):
         embed(encoder, ArrayClips(clips()), window=1.0)
+
+
+def test_a_search_over_windows_finds_different_places(encoder, folder):
+    """No hit shares time with a better one or with the example, and none of what is left is better than a hit."""
+    options = {"clips": PLAN, "progress": False, "workers": 0}
+    example = f"{folder}/a/0.mp4#0-0.6"
+    hits = search_like(encoder, [example], [], folder, 8, window=0.6, every=0.2, **options)
+    table = embed(encoder, folder, window=0.6, every=0.2, **options)
+    query = embed(encoder, Manifest(str(folder), (Row("a/0.mp4", 0.0, 0.6),)), **options).vectors[0]
+    alike = table.vectors @ query / np.linalg.norm(table.vectors, axis=1) / np.linalg.norm(query)
+    taken = [(str(folder / "a/0.mp4"), 0.0, 0.6)]
+    expected = []
+    for i in np.argsort(-alike):
+        place = (table.paths[i], *table.spans[i])
+        if all(place[0] != path or place[2] <= start or end <= place[1] for path, start, end in taken):
+            taken.append(place)
+            expected.append(place)
+    assert [(hit.path, *hit.span) for hit in hits] == expected[:8]
+    assert len({hit.path for hit in hits}) < 8

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -17,6 +18,7 @@ from unreel.core.checks import Count, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.core.text import shown
 from unreel.data.manifest import Manifest, Source
+from unreel.data.windows import Span, apart
 from unreel.metrics.retrieval import Similarity, nearest
 from unreel.nn.encoder import Encoder
 from unreel.protocols.features import Embeddings, embed
@@ -248,17 +250,28 @@ def search_like(
 ) -> list[Hit]:
     """The k gallery videos most like all wanted examples and least like the unwanted ones (``most_like``).
 
-    Arguments and errors as ``search``. No example is found.
+    Arguments and errors as ``search``. No example is found. Of windows that share time, with each other or with an
+    example, the best one is.
     """
     if not wanted:
         raise UsageError("give at least one example to search for")
     queries, table = _embedded(encoder, [*wanted, *unwanted], gallery, k, options)
     given = np.zeros(len(table), bool) if include_same else np.isin(table.sources, queries.sources)
     vectors, many = queries.vectors, len(wanted)
-    found = most_like(table.vectors, vectors[:many], vectors[many:], k=k, never=given)
+    cut = any(table.spans)
+    found = most_like(table.vectors, vectors[:many], vectors[many:], k=len(table) if cut else k, never=given)
+    if cut:
+        taken = [] if include_same else _places(queries, range(len(queries)))
+        found = [found[i] for i in apart(_places(table, (i for i, _ in found)), k, taken=taken)]
     if not found:
         raise DataError("there is no other video to search in")
     return [Hit(table.paths[i], table.spans[i], similarity) for i, similarity in found]
+
+
+def _places(table: Embeddings, rows: Iterable[int]) -> list[tuple[str, Span]]:
+    """The files of rows, by whatever path, and their seconds."""
+    real = {path: os.path.realpath(path) for path in dict.fromkeys(table.paths)}
+    return [(real[table.paths[i]], table.spans[i]) for i in rows]
 
 
 def _embedded(
