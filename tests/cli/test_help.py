@@ -63,6 +63,7 @@ def test_every_command_and_option_is_explained_and_takes_json() -> None:
             "kept",
             "windows",
             "compared",
+            "maps",
         }:
             assert f"\n    {name}: " in inspect.cleandoc(function.__doc__), (path, name)
         assert "common" in inspect.signature(function).parameters, path

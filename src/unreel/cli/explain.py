@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from cyclopts import Parameter
 
 from unreel.cli.common import BEST, NO_OPTIONS, USUAL_COLUMNS, Columns, Common, Computing
 from unreel.cli.overrides import Overrides, to_sections
 from unreel.core.text import listed
 from unreel.core.words import counted
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Maps:
+    """How maps are found."""
+
+    iterations: int = 10
+    "How often to repeat the search. Each time, everything found so far is masked out."
+    expand_resolution: Literal[1, 2, 4] = 2
+    "How many times finer the last feature map gets, by smaller strides."
+    variant: Literal["paper", "official"] = "paper"
+    "paper is the paper's formula. official is what the released code computes."
+    crf: bool = False
+    "Snap the maps to the edges of the picture. This takes a few seconds per frame of 224 pixels."
+    boxes: bool = False
+    "Also find boxes, draw them, and write them to boxes.txt. In videos they are linked through time."
+
+
+USUAL_MAPS = Maps()
 
 
 def explain(
@@ -17,11 +40,7 @@ def explain(
     /,
     *,
     out: Path,
-    iterations: int = 10,
-    expand_resolution: Literal[1, 2, 4] = 2,
-    variant: Literal["paper", "official"] = "paper",
-    crf: bool = False,
-    boxes: bool = False,
+    maps: Maps = USUAL_MAPS,
     clips: int | None = None,
     limit: int = 64,
     batch_size: int | None = None,
@@ -40,11 +59,6 @@ def explain(
             efficientnet_lite0. Only a run has projections; of the others, the embeddings are compared instead.
         data: A folder of images or videos, or a manifest (CSV or Parquet).
         out: Folder for the page (index.html), overlays, maps and boxes.
-        iterations: How often to repeat the search. Each time, everything found so far is masked out.
-        expand_resolution: How many times finer the last feature map gets, by smaller strides.
-        variant: paper is the paper's formula. official is what the released code computes.
-        crf: Snap the maps to the edges of the picture. This takes a few seconds per frame of 224 pixels.
-        boxes: Also find boxes, draw them, and write them to boxes.txt. In videos they are linked through time.
         clips: How many clips per video. The default is enough to see most of it.
         limit: How many images or videos to show, drawn at random. 0 shows all.
         batch_size: How many images or clips are compared with each other. The default is 256 images or 64 clips.
@@ -56,11 +70,11 @@ def explain(
         encoder,
         data,
         out=out,
-        iterations=iterations,
-        expand_resolution=expand_resolution,
-        variant=variant,
-        crf=crf,
-        boxes=boxes,
+        iterations=maps.iterations,
+        expand_resolution=maps.expand_resolution,
+        variant=maps.variant,
+        crf=maps.crf,
+        boxes=maps.boxes,
         clips=clips,
         limit=limit,
         batch_size=batch_size,
@@ -75,7 +89,7 @@ def explain(
     lines = [f"{counted(len(found.items), what.removesuffix('s'))} explained; look at {found.page}"]
     lines += listed("left out: ", [fault.message for fault in found.faults])
     plain: dict[str, Any] = {"page": str(found.page), what: len(found.items), "unreadable": unreadable}
-    if boxes:
+    if maps.boxes:
         count = sum(len(item.tubelets if video else item.boxes) for item in found.items)
         lines.insert(1, f"{count} {'tubelets' if video else 'boxes'}: {out / 'boxes.txt'}")
         plain["boxes"] = count
