@@ -424,8 +424,8 @@ def predict(
         check_file(head)
     own = {*header_of(data)}
     known = {*header_of(labels)} if labels is not None else own
-    places = replace(columns, label=None, group=None)
-    manifest = Manifest.open(data, columns=places.without(known - own))
+    asked = {name: value if value in own else None for name, value in (("label", label), ("group", group))}
+    manifest = Manifest.open(data, columns=replace(columns, **asked).without(known - own))
     kept: Path | None = None
     if labels is None:
         if head is not None:

@@ -15,6 +15,8 @@ from unreel.data.manifest import Manifest
 from unreel.media import encode_image, write_video
 from unreel.nn import create_encoder
 from unreel.nn.weights import save_encoder
+from unreel.recipes.build import prepare
+from unreel.train.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +160,97 @@ def test_the_folder_that_paths_are_relative_to_is_named(
     monkeypatch.chdir(tmp_path / "lists")
     assert main(["data", "index", str(path)]) == 1
     assert f"--root {tmp_path} --out" in capsys.readouterr().err
+
+
+def test_every_command_takes_the_columns_of_a_table(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNREEL_CACHE", str(tmp_path / "cache"))
+    rows = [f"{i}.png,{'ab'[i % 2]} ,p{i},{('train', 'test')[i // 2]}" for i in range(4)]
+    path, encoder = str(table(folder, "still,kind,who,use", *rows)), str(folder / "e.safetensors")
+    columns = ("--path", "still", "--label", "kind", "--group", "who", "--split", "use")
+    small = ("--encoder", "resnet_18", "--encoder.width", "4", "--size", "32", "--train.batch_size", "2")
+    run, vectors = tmp_path / "run", tmp_path / "v.npz"
+    commands = [
+        ("embed", encoder, path, "--out", str(vectors)),
+        ("evaluate", encoder, path, "--protocol", "knn"),
+        ("search", encoder, path, str(folder / "0.png")),
+        ("predict", encoder, path, "--labels", path, "--protocol", "knn", "--head", str(tmp_path / "h.safetensors")),
+        ("explain", encoder, path, "--out", str(tmp_path / "looks"), "--iterations", "1", "--workers", "0"),
+        ("data", "annotate", "masks", path, "--encoder", encoder, "--workers", "0"),
+        ("data", "index", path, "--out", str(tmp_path / "m.csv")),
+        ("pretrain", path, *small, "--train.device", "cpu", "--train.workers", "0", "--steps", "1", "--out", str(run)),
+    ]
+    for command in commands:
+        assert main([*command]) == 1, command  # without the option nothing says where the files are
+        assert "--path still" in capsys.readouterr().err
+        assert main([*command, *columns]) == 0, command
+        assert "not used" not in capsys.readouterr().err
+    with np.load(vectors) as found:
+        assert (found["labels"].tolist(), found["groups"].tolist()) == (["a", "b"] * 2, ["p0", "p1", "p2", "p3"])
+    written = Manifest.open(tmp_path / "m.csv")
+    assert (written.label_names, written.group_names, written.splits) == (("kind",), ("who",), ("test", "train"))
+    config = Run(run).config["data"]
+    assert [config[f"{name}_column"] for name in ("path", "label", "group", "split", "start")] == [
+        *("still", "kind", "who", "use", None),
+    ]
+    again = (
+        "pretrain",
+        path,
+        *small,
+        "--train.device",
+        "cpu",
+        "--train.workers",
+        "0",
+        "--steps",
+        "1",
+        "--out",
+        str(run),
+    )
+    assert main([*again, *columns]) == 0  # finished: the same command finds the same run
+    assert main([*again, *columns[:4], "--group", "use", "--split", "use"]) == 2
+    assert "data.group_column was who, is use" in capsys.readouterr().err
+
+
+def test_the_splits_to_learn_from_are_named_as_before(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{i}.png,{('Train', 'fold1')[i // 2]}" for i in range(4)]
+    path = str(table(folder, "file,use", *rows))
+    for given, expected in (("use", ("auto", "use")), ("all", ("all", "none")), ("fold1", ("fold1", "none"))):
+        assert main(["pretrain", path, "--split", given, "--list-settings", "--json"]) == 0
+        values = {r["setting"]: r["value"] for r in json.loads(capsys.readouterr().out)["settings"]}
+        assert (values["data.split"], values["data.split_column"]) == expected
+
+
+def test_the_label_of_supervised_learning_is_any_column(folder: Path) -> None:
+    rows = [f"{i}.png,{'ab'[i % 2]}" for i in range(4)]
+    prepared = prepare(
+        "supervised",
+        table(folder, "file,kind", *rows),
+        recipe="supervised_images",
+        encoder="resnet_18",
+        call={"label": "kind", "width": 4, "steps": 1, "batch_size": 2, "device": "cpu"},
+    )
+    assert prepared.method.target_columns == {"kind": ("a", "b")}
+
+
+def test_a_column_that_looks_like_a_group_is_a_warning_in_pretrain(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{i}.png,p{i % 3}" for i in range(4)]
+    path = str(table(folder, "file,patient", *rows))
+    words = (
+        "pretrain",
+        path,
+        "--encoder",
+        "resnet_18",
+        "--encoder.width",
+        "4",
+        "--size",
+        "32",
+        "--train.batch_size",
+        "2",
+    )
+    assert main([*words, "--dry-run", "--train.device", "cpu"]) == 0
+    assert "warning: the column 'patient' looks like a group, and is not used" in capsys.readouterr().err
+    assert main([*words, "--dry-run", "--train.device", "cpu", "--group", "patient"]) == 0
+    assert "looks like a group" not in capsys.readouterr().err

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, Common, Embedding
+from unreel.cli.common import BEST_EMBEDDING, NO_OPTIONS, USUAL_COLUMNS, Columns, Common, Embedding
 from unreel.core.errors import DataError, UsageError
 from unreel.core.text import table
 from unreel.core.words import counted
 
 if TYPE_CHECKING:
+    from unreel.data.manifest import Manifest
     from unreel.tasks.suggest import Proposal
 
 
@@ -26,6 +27,7 @@ def label(
     labels: Path = Path("labels.csv"),
     count: int = 10,
     out: Path | None = None,
+    columns: Columns = USUAL_COLUMNS,
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -47,17 +49,20 @@ def label(
     embedding.check()
     from unreel import api
     from unreel.core.files import check_file
+    from unreel.data.columns import Columns as Chosen
+    from unreel.data.manifest import Manifest
 
     if out is not None and out.suffix.lower() != ".html":
         raise UsageError(f"--out {out}: the page is written as .html")
     check_file(labels if out is None else out)
     given = _read(labels)
     how = {**embedding.options(), "progress": not common.quiet}
-    found = api.suggest(encoder, data, labels=labels if given else None, count=count, **how)
+    files = Manifest.open(data, columns=Chosen(**columns.named()))
+    found = api.suggest(encoder, files, labels=labels if given else None, count=count, **how)
     rows = [(p.path, p.guess, round(p.probability, 3) if p.guess else "") for p in found]
     text = table(("path", "guess", "probability"), rows)
     if out is not None:
-        _write_page(found, data, out, given)
+        _write_page(found, files, out, given)
         text = f"{text}\nwrote {out}: open it, type the labels, and save labels.csv"
     elif sys.stdin.isatty() and not common.json:
         taken = _ask([p.path for p in found], given, labels)
@@ -76,12 +81,10 @@ def _read(file: Path) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in rows if len(row) > 1]
 
 
-def _write_page(proposals: Sequence[Proposal], data: Path, out: Path, given: list[tuple[str, str]]) -> None:
+def _write_page(proposals: Sequence[Proposal], manifest: Manifest, out: Path, given: list[tuple[str, str]]) -> None:
     """A page on which proposals play, and labels are typed and saved, after those that are ``given``."""
-    from unreel.data.manifest import Manifest
     from unreel.report.pages import clip_of, write_page
 
-    manifest = Manifest.open(data)
     items = [
         clip_of(manifest.absolute(p.row), name="", title=p.path, note=f"{p.guess}?" if p.guess else "")
         for p in proposals

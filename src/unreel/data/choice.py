@@ -81,11 +81,12 @@ def _no_label(manifest: Manifest) -> DataError:
     )
 
 
-def choose_group(manifest: Manifest, group: str | None = None) -> Manifest:
+def choose_group(manifest: Manifest, group: str | None = None, *, splits: bool = True) -> Manifest:
     """The manifest with the group that is meant, where there is one: ``manifest.group in manifest.group_names``.
 
-    It is the one asked for (any column), "group", the only one there is, or the only column that looks like one. Such
-    a column is not taken, with a warning, where its groups are on both sides of the data's own split.
+    It is the one asked for (any column), "group", the only one there is, or the only column that looks like one. Such a
+    column is not taken, with a warning, where its groups are on both sides of the data's own split. ``splits``: whether
+    that split counts.
 
     Raises: UsageError for an unknown name, or where several groups could be meant.
     """
@@ -102,7 +103,7 @@ def choose_group(manifest: Manifest, group: str | None = None) -> Manifest:
         _warn(f"the columns {', '.join(map(shown, looks))} look like groups, and none is used: choose one with {use}")
         return manifest
     chosen = Manifest.open(manifest, columns=Columns(group=looks[0]))
-    straddling = straddling_groups(chosen)
+    straddling = straddling_groups(chosen) if splits else []
     if straddling:
         _warn(
             f"the column {one!r} looks like a group, and {first_few(straddling, _SHOWN)} of it are on both sides of "

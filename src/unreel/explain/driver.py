@@ -268,6 +268,8 @@ class MapMaker:
 def _groups(manifest: Manifest) -> list[int]:
     """One id per row: its group where it has one, else its file, so that spans of one video are one group."""
     return [
-        manifest.group_id(i) if row.groups.get("group") or not row.path else Key("file", manifest.relative(i)).bits()
+        manifest.group_id(i)
+        if row.groups.get(manifest.group) or not row.path
+        else Key("file", manifest.relative(i)).bits()
         for i, row in enumerate(manifest)
     ]

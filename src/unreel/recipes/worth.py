@@ -21,6 +21,7 @@ from unreel.core.errors import UsageError
 from unreel.core.extras import MissingExtraError
 from unreel.core.files import check_apart, check_folder, write_whole
 from unreel.core.words import counted, plural
+from unreel.data.columns import Assigned
 from unreel.data.manifest import Manifest, Source
 from unreel.nn.encoder import Encoder
 from unreel.nn.weights import named_encoder
@@ -160,7 +161,7 @@ class Study:
             replace(row, split="", labels={}, groups={"group": g} if g else {})
             for row, g in zip(self.known.data, self.known.groups, strict=True)
         ]
-        self.rows = replace(self.known.data, rows=tuple(rows))
+        self.rows = replace(self.known.data, rows=tuple(rows), columns=Assigned())
         self.images = self.rows.only_images
         self.out = Path(self.out)
         self.runs = Path(self.runs) if self.runs is not None else self.out / "runs"

@@ -196,7 +196,7 @@ class LabelTask(ScoresLabels):
     ) -> None:
         rule = SplitRule(train, validation, test, test_fraction, seed)
         self.source = source_name(data)
-        self.sources = known = Labelled.of(data, label, group)
+        self.sources = known = Labelled.of(data, label, group, splits=splits is None and folds is None)
         self.data, self.label, self.group = known.data, known.label, known.group
         labels, own_splits, notes = known.labels, known.splits, []
         #: What must stay together, per source.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from unreel.core.checks import Fraction, Range, checked
 from unreel.core.errors import DataError, UsageError
 from unreel.data.choice import choose_group, choose_label
+from unreel.data.columns import Columns
 from unreel.data.manifest import Manifest, Source
 from unreel.data.sampling import ClipPlan
 from unreel.data.split_names import count_splits, split_role, splits_meant, unclear_splits
@@ -40,15 +41,19 @@ class Labelled:
     files: list[str]
 
     @classmethod
-    def of(cls, source: Source | ArrayClips, label: str | None, group: str | None) -> Labelled:
-        """Read the columns asked for, or the obvious ones. Errors as ``choose_label`` and ``choose_group``."""
+    def of(cls, source: Source | ArrayClips, label: str | None, group: str | None, *, splits: bool = True) -> Labelled:
+        """Read the columns asked for, or the obvious ones. Errors as ``choose_label`` and ``choose_group``.
+
+        ``splits``: whether the data's own splits count.
+        """
         if isinstance(source, ArrayClips):
             if source.labels is None:
                 raise DataError("the arrays have no labels: give ArrayClips(labels=…)")
             nothing = [""] * len(source.labels)
             groups = source.groups if source.groups is not None else nothing
             return cls(source, "label", "", list(source.labels), list(groups), nothing, list(source.ids))
-        data = choose_group(choose_label(Manifest.open(source), label), group)
+        found = Manifest.open(source, columns=Columns(label=label, group=group))
+        data = choose_group(choose_label(found), splits=splits)
         label, group = data.label, data.group if data.group in data.group_names else ""
         groups = data.groups(group) if group else [""] * len(data)
         files = [row.path or "|".join(row.frames) for row in data]

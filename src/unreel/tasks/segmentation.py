@@ -13,6 +13,7 @@ from torch import Tensor
 from unreel.core.errors import DataError, UsageError
 from unreel.data.batch import Fault
 from unreel.data.choice import choose_group
+from unreel.data.columns import Columns
 from unreel.data.dataset import EvaluationDataset
 from unreel.data.loader import iterate_evaluation
 from unreel.data.manifest import Manifest, Source
@@ -61,7 +62,7 @@ class MaskTask:
         group: str | None = None,
         split: SplitRule = SplitRule(),  # noqa: B008 - frozen
     ) -> None:
-        manifest = choose_group(Manifest.open(data), group)
+        manifest = choose_group(Manifest.open(data, columns=Columns(group=group)))
         if len(classes) < 2 or (binary and len(classes) != 2):
             raise UsageError(f"classes: expected two or more names, and two where masks are binary, got {classes}")
         if mask not in manifest.file_names:
