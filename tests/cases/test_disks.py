@@ -33,8 +33,8 @@ SMALL = [
 FILES: dict[str, tuple[list[str], str]] = {
     "embed npz": (["embed", "RUN", "DATA", "--out", "OUT/a.npz"], "unreel.api.embed"),
     "embed parquet": (["embed", "RUN", "DATA", "--out", "OUT/a.parquet"], "unreel.api.embed"),
-    "index csv": (["data", "index", "DATA", "--out", "OUT/a.csv"], "unreel.api.probe_all"),
-    "index parquet": (["data", "index", "DATA", "--out", "OUT/a.parquet"], "unreel.api.probe_all"),
+    "index csv": (["data", "index", "DATA", "--out", "OUT/a.csv"], "unreel.recipes.index.probe_all"),
+    "index parquet": (["data", "index", "DATA", "--out", "OUT/a.parquet"], "unreel.recipes.index.probe_all"),
     "evaluate": (["evaluate", "ENCODER", "DATA", "--label", "motion", "--out", "OUT/a.json"], "unreel.api.evaluate"),
     "prepare": (["data", "prepare", "ucf101", "DATA", "--out", "OUT/a.csv"], "unreel.data.layouts.read_layout"),
     "export": (["export", "ENCODER", "--format", "torchvision", "--out", "OUT/a.pth"], "unreel.api.load_encoder"),
