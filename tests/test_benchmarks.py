@@ -150,7 +150,7 @@ def test_pages_render_from_json(scripts, entry):
 
 PAGES = {
     "atlas": "atlas", "cvrl": "real_cvrl", "demo": "demo_seeds", "object_aware": "object_aware", "tcgl": "real_tcgl",
-    "tcgl_step": "tcgl_step", "exports": "exports",
+    "tcgl_step": "tcgl_step", "exports": "exports", "expected_accuracy": "expected_accuracy",
 }  # fmt: skip
 
 
