@@ -21,6 +21,7 @@ from unreel.metrics.retrieval import Neighbours
 from unreel.protocols import FeatureSet, HeadCard, Predictions, Truth
 from unreel.stats import bootstrap_ci, paired_bootstrap
 from unreel.tasks.classification import BALANCED_ACCURACY
+from unreel.tasks.spans import Span
 from unreel.tasks.task import Metric, Outcomes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,6 +152,7 @@ def test_pages_render_from_json(scripts, entry):
 PAGES = {
     "atlas": "atlas", "cvrl": "real_cvrl", "demo": "demo_seeds", "object_aware": "object_aware", "tcgl": "real_tcgl",
     "tcgl_step": "tcgl_step", "exports": "exports", "expected_accuracy": "expected_accuracy",
+    "long_video": "long_video",
 }  # fmt: skip
 
 
@@ -159,6 +161,24 @@ def test_every_page_is_what_its_template_makes_of_its_numbers(name: str):
     file = ROOT / "docs" / "results" / f"{name}.json"
     made = script(PAGES[name]).render(json.loads(file.read_text(encoding="utf-8")))
     assert made == file.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_the_rule_of_found_events_and_right_spans():
+    """Half of the event's seconds, and half of the span's; another kind's spans and unlikely ones count for nothing."""
+    score = script("long_video").score
+    events = [{"label": "ring", "start_s": 10.0, "end_s": 22.0}, {"label": "bar", "start_s": 40.0, "end_s": 52.0}]
+    spans = [
+        Span("v", 8.0, 13.0, "ring", 0.9),  # 3 of its 5 seconds are in the event
+        Span("v", 15.0, 18.0, "ring", 0.9),  # with the one before, half of the event
+        Span("v", 30.0, 46.0, "bar", 0.9),  # half of the event, 6 of its own 16 seconds
+        Span("v", 40.0, 52.0, "ring", 0.9),
+        Span("v", 46.0, 52.0, "bar", 0.4),
+        Span("v", 0.0, 9.0, "other", 0.9),
+    ]
+    found = score(events, spans, 0.5)
+    assert (found["found"], found["right"], found["spans"]) == (2, 2, 4)
+    assert (found["recall"], found["precision"]) == (1.0, 0.5)
+    assert score(events, [spans[0], spans[4]], 0.0)["found"] == 1
 
 
 def test_every_template_has_its_page():
