@@ -250,8 +250,8 @@ def search_like(
 ) -> list[Hit]:
     """The k gallery videos most like all wanted examples and least like the unwanted ones (``most_like``).
 
-    Arguments and errors as ``search``. No example is found. Of windows that share time, with each other or with an
-    example, the best one is.
+    Arguments and errors as ``search``. No example is found. Of windows that share time, with each other or with a
+    stretch that is an example, the best one is.
     """
     if not wanted:
         raise UsageError("give at least one example to search for")
@@ -261,7 +261,9 @@ def search_like(
     cut = any(table.spans)
     found = most_like(table.vectors, vectors[:many], vectors[many:], k=len(table) if cut else k, never=given)
     if cut:
-        taken = [] if include_same else _places(queries, range(len(queries)))
+        # A file that is named as a whole is another source than a stretch of it: only stretches take their time.
+        stretches = [i for i, span in enumerate(queries.spans) if span is not None]
+        taken = [] if include_same else _places(queries, stretches)
         found = [found[i] for i in apart(_places(table, (i for i, _ in found)), k, taken=taken)]
     if not found:
         raise DataError("there is no other video to search in")
