@@ -113,8 +113,8 @@ class Embedding(Computing):
     batch_size: int | None = None
     "How many clips to encode at a time. The default suits the memory. The last digits of vectors may depend on it."
     store: Path | None = None
-    """Folder that keeps the embeddings, so that the same ones are not computed twice. The default is the folder
-    features of the run, or of your cache for other encoders. none: keep nothing."""
+    "Folder that keeps the embeddings, so that the same ones are not computed twice. The default is the folder \
+features of the run or, for other encoders, of your cache. none: keep nothing."
 
     def check(self) -> None:
         """Raise UsageError for what cannot be, before any work."""
@@ -137,7 +137,7 @@ class Embedding(Computing):
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Windows:
-    """Options of commands that look at stretches of long videos."""
+    """Options of commands that cut long videos into windows."""
 
     window: float | None = None
     "Cut each video into windows of this many seconds. Each window then counts as a video of its own."
@@ -154,17 +154,18 @@ class Columns:
     """Which columns of the data's table are meant, of every command that takes data."""
 
     path: str | None = None
-    "The column of files. Usual names, such as path, file, clip or video, are found without it."
+    "The column with the files. Usual names, such as path, file, clip or video, are found without this option."
     label: str | None = None
-    "The label: any column, or a label's own name. The default is label, or the only label."
+    "The column with the label. Any column can be it. The default is the column label, or the only label.NAME."
     group: str | None = None
-    "The group: any column. A group (a patient, a scene) is never split. The default is group, or the only group."
+    "The column with the group, such as a patient or a scene. Any column can be it. Files of one group stay together. \
+The default is the column group, or the only group.NAME."
     split: str | None = None
-    "The column that says which part a row is in, such as train and test."
+    "The column that says which part a row is in, such as train or test."
     start: str | None = None
-    "The column of the second at which a row's part of the file starts."
+    "The column with the second at which a row's span of the file starts."
     end: str | None = None
-    "The column of the second at which a row's part of the file ends."
+    "The column with the second at which a row's span of the file ends."
 
     def named(self) -> dict[str, str]:
         """What was said, for a function of ``unreel.api``."""

@@ -24,7 +24,7 @@ def search(
     query: Annotated[tuple[str, ...], Parameter(negative="")],
     /,
     *,
-    unwanted: Annotated[tuple[str, ...], Parameter(name="--not", consume_multiple=True)] = (),
+    unwanted: Annotated[tuple[str, ...], Parameter(name="--not", consume_multiple=True, show_default=False)] = (),
     top: int = 5,
     out: Path | None = None,
     columns: Columns = USUAL_COLUMNS,
@@ -34,15 +34,16 @@ def search(
 ) -> int:
     """Find the videos or images that are most like the ones you give.
 
-    An example is a file of the data or any other. You can also give some seconds of a video: talk.mp4#12-16 is its
-    seconds 12 to 16. Embeddings are kept, so that the next search in the same data is quick.
+    An example can be any file, whether it belongs to the data or not. It can also be a few seconds of a video:
+    talk.mp4#12-16 is its seconds 12 to 16. The command keeps the embeddings, so that the next search in the same data
+    is quick.
 
     Args:
         encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
             efficientnet_lite0 or timm:NAME.
         data: What to search: a folder of videos or images, or a manifest (CSV or Parquet).
         query: One or more videos or images that show what you look for.
-        unwanted: Videos or images that show what you do not look for.
+        unwanted: Videos or images that show what you do not look for. You may name several.
         top: How many to show.
         out: Also write what was found to this file: a page (.html) where clips play, or a table (.csv).
     """
@@ -74,16 +75,16 @@ def cluster(
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Sort videos or images into groups of alike ones.
+    """Sort videos or images into clusters of files that are alike.
 
-    Clusters are numbered from 1, the largest first. The first file of each is the most typical.
+    Clusters are numbered from 1, the largest first. The first file of each cluster is the most typical one.
 
     Args:
         encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
             efficientnet_lite0 or timm:NAME.
         data: A folder of videos or images, or a manifest (CSV or Parquet).
-        clusters: How many. auto: the number with the best silhouette.
-        seed: Seed for the first centres.
+        clusters: How many clusters. auto: the number that tells the files apart best (the best silhouette).
+        seed: Seed for the centres that k-means starts from.
         out: Also write the clusters to this file: a page (.html) where clips play, or a table (.csv).
     """
     from unreel import api
@@ -111,16 +112,17 @@ def duplicates(
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Find copies: files that show the same pictures, even if they are re-encoded, resized, cropped a little or cut.
+    """Find near-duplicates: files that show the same pictures, even if re-encoded, resized, cropped a little or cut.
 
-    The encoder proposes pairs of files. Then their pictures are compared: of videos what moves, of images the details.
+    The encoder proposes pairs of files. Then the command compares their pictures: what moves in videos, and the details
+    in images.
 
     Args:
         encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
             efficientnet_lite0 or timm:NAME.
         data: A folder of videos or images, or a manifest (CSV or Parquet).
-        above: How well the pictures must agree: 1 is complete agreement. The default is 0.85. Of copies that were made
-            for a test, almost all agree by more, and no two different files do.
+        above: How well the pictures of two files must agree; 1 is complete agreement. The default is 0.85. In a test
+            with copies that were made on purpose, almost all agreed by more, and no two different files did.
         out: Also write the groups to this file: a page (.html) where clips play, or a table (.csv).
     """
     from unreel import api
@@ -146,14 +148,14 @@ def outliers(
 ) -> int:
     """Find the videos or images that are unlike all others.
 
-    The distance is to the fifth nearest file, in times of what is usual in these data.
+    The distance of a file is the distance to its fifth nearest file. 1 is what is usual in these data.
 
     Args:
         encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
             efficientnet_lite0 or timm:NAME.
         data: A folder of videos or images, or a manifest (CSV or Parquet).
         top: How many to show.
-        out: Also write them to this file: a page (.html) where clips play, or a table (.csv).
+        out: Also write the outliers to this file: a page (.html) where clips play, or a table (.csv).
     """
     from unreel import api
 

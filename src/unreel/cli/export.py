@@ -22,9 +22,9 @@ def export(
     """Write an encoder, or a head with its encoder, for other programs and other people.
 
     onnx and torch write a graph that takes clips as they come from the decoder, cut and resized. Before the file is
-    kept, ten clips go through it, and its numbers are compared with those of unreel. hub writes a folder to share:
+    kept, ten clips go through it, and its numbers must agree with those of unreel. hub writes a folder to share:
     weights, settings, and a model card with the scores that the run's folder keeps. torchvision and detectron2 write
-    the weights of a ResNet-18 or ResNet-50 under their names.
+    the weights of a ResNet-18 or ResNet-50 under the names that those libraries use.
 
     For Detectron2, --settings-for coco also writes the settings of R-CNN C4 beside the weights, as FILE.yaml. Then run
     train_net.py --config-file FILE.yaml MODEL.WEIGHTS FILE.pkl. This needs MoCo's detection code, which defines

@@ -33,18 +33,20 @@ def label(
 ) -> int:
     """Propose the videos or images whose labels would teach most, and take the labels.
 
-    Without labels, the proposals stand for as much of the data as they can. With labels, they also stand for what a
-    head on these labels is unsure of. Two that are nearly the same are never proposed. In a terminal, type a label
-    after each path. An empty line passes, and Ctrl-D ends. Each label is kept at once. "unreel serve" does the same in
-    a live page.
+    Without labels, the proposals represent as much of the data as they can. With labels, they also represent the files
+    whose label a head (a small classifier, fitted on these labels) is unsure of. The command never proposes two
+    near-duplicates. In a terminal, type a label after each path. An empty line skips the file, and Ctrl-D ends. Each
+    label is saved at once. "unreel serve" does the same on a live page.
 
     Args:
         encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
             efficientnet_lite0 or timm:NAME.
         data: A folder of videos or images, or a manifest (CSV or Parquet).
-        labels: The table of labels, path and label. It is read if it is there, and new labels are added to it.
+        labels: The table of labels, with the columns path and label. It is read if it exists, and new labels are added
+            to it.
         count: How many to propose.
-        out: Write a page (.html) instead, in which the proposals play, and labels are typed and saved as labels.csv.
+        out: Do not ask in the terminal. Write a page (.html) instead, on which the proposals play. There you type
+            labels and save them as labels.csv.
     """
     embedding.check()
     from unreel import api

@@ -21,9 +21,9 @@ def serve(
 ) -> int:
     """Open a local page over your own folder: search, label by keyboard, train a head, see its predictions.
 
-    The page answers only to this machine (127.0.0.1), and shows only the files of the data. Labels are kept at once in
-    labels.csv, which "unreel predict --labels" reads, too. Ctrl-C ends the page. Nothing is lost. Needs the extra:
-    pip install "unreel[serve]".
+    The page answers only to this machine (127.0.0.1), and shows only the files of the data. Each label is saved at once
+    in labels.csv, which "unreel predict --labels" reads, too. Press Ctrl-C to stop. Nothing is lost. The command needs
+    the extra: pip install "unreel[serve]".
 
     Args:
         encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as

@@ -95,16 +95,16 @@ def report(
     embedding: Embedding = BEST_EMBEDDING,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Write RUN/report.html: what the encoder is worth, how training went, views; or set several runs side by side.
+    """Write a page about a run: what the encoder is worth, and how training went. Or compare several runs on a page.
 
-    Several runs become one page: scores on the same data with their paired differences to the first run, settings that
+    The page that compares runs has scores on the same data with paired differences to the first run, the settings that
     differ, and the losses in one figure.
 
     Args:
         run: A run's folder.
-        others: More runs to set beside it. --out then names the page.
+        others: More runs to compare with the first. Name the page with --out.
         out: The page to write (.html). The default is report.html in the run's folder.
-        data: Also show these videos or images as the encoder sees them, without labels: a map, clusters, neighbours and
+        data: Also show what the encoder sees in these videos or images, without labels: a map, clusters, neighbours and
             near-duplicates.
         most: With --data: look at no more files than this.
     """

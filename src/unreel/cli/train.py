@@ -56,7 +56,7 @@ def pretrain(
         bg_mixup: Put objects in front of other backgrounds, with masks. cam takes the masks that "unreel data annotate
             masks" found. gt takes the data's own masks (file.mask). Short for --objects.bg_mixup.
         continue_: Go on from the weights of the run in --out, with a new schedule, on the data as they are now. Use it
-            if videos were added or removed, or for more epochs. What the run was is kept in its folder (earlier/001).
+            if videos were added or removed, or for more epochs. The run's folder keeps the run as it was (earlier/001).
         dry_run: Check everything and say what would happen: steps, parameters, memory, time.
         list_settings: Show every setting with its value, its origin and what it may be.
     """

@@ -53,7 +53,7 @@ class Compared:
 
     folds: int | None = None
     "Test every sample once, in this many folds of whole groups, instead of one training part and one test part."
-    against: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    against: Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=False)] = ()
     "Other encoders to compare with, such as another run or an encoder file. You may name several."
     frame_statistics: bool = False
     "Also score plain statistics of the pixels. This control needs no network."
@@ -106,7 +106,7 @@ def embed(
         data: A folder of videos or images, or a manifest (CSV or Parquet).
         out: The file to write: .npz or .parquet.
         pooling: How the last feature map becomes one vector. encoder: as the encoder itself does it. gap: the mean.
-            max-1x2x2: the largest value in each window of 1 × 2 × 2 cells.
+            max-1x2x2: the largest value in each block of 1 × 2 × 2 cells.
     """
     from unreel import api
     from unreel.core.files import check_file
@@ -148,8 +148,8 @@ def evaluate(
 
     Two untrained nets of the same kind are scored, too. random-init has fresh weights. first-weights is random-init
     with batch statistics that are measured on the training part. The difference to first-weights is what training
-    taught. n is the number of samples that were scored. The first sentence is the answer: worse than what, better than
-    what, or not decided.
+    taught. n is the number of samples that were scored. The first sentence is the answer: what the encoder is worse
+    than, what it is better than, or that this is not decided.
 
     The run's folder also keeps the scores of its encoder, and its report.html shows them. There is one file for each
     data set, label and split. You can change every setting of a protocol: --protocol finetune --finetune.epochs 50.
@@ -157,8 +157,7 @@ def evaluate(
 
     Args:
         encoder: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
-            efficientnet_lite0 or timm:NAME.
-            With --init, the name of any encoder.
+            efficientnet_lite0 or timm:NAME. With --init: the name of any encoder.
         data: A labelled manifest, or a folder with one sub-folder per class.
         protocol: What to do with the embeddings. finetune trains all layers. You may name several. The default is the
             profile's first protocol (linear in the standard profile), or retrieval if there is a gallery.
@@ -168,7 +167,7 @@ def evaluate(
         profile: A named set of protocols, with their test clips and pooling: standard, paper-cvrl, paper-tcgl,
             paper-occon.
         pooling: How the last feature map becomes one vector. encoder: as the encoder itself does it. gap: the mean.
-            max-1x2x2: the largest value in each window of 1 × 2 × 2 cells. The default is the profile's.
+            max-1x2x2: the largest value in each block of 1 × 2 × 2 cells. The default is the profile's.
         init: Evaluate weights from elsewhere, or train them further with finetune. Give a run, or a checkpoint (.pth,
             .safetensors) that names the layers as torchvision, timm, MoCo or VISSL do. ENCODER is then a name, such as
             resnet_18 (see: unreel models), and --encoder.SETTING changes a setting of this encoder. Weights of ImageNet
@@ -305,26 +304,25 @@ def predict(
     unless you ask for --protocol finetune. The run's folder keeps the head. Without --labels, the command predicts with
     a head that was kept.
 
-    The first line says how many labels to expect to be right, and between which shares that number will lie. Both come
-    from cross-validation: each labelled file is predicted by a head that has not seen its group. The same answers
-    calibrate the probability of each label. You can change every setting of a protocol: --finetune.epochs 10.
+    The first line says how accurate to expect the new labels to be, with an interval. Both come from cross-validation:
+    each labelled file is predicted by a head that has not seen its group. The same predictions calibrate the
+    probability of each label. You can change every setting of a protocol: --finetune.epochs 10.
 
     Args:
         run: A run's folder, an encoder file (.safetensors), or the name of an encoder with weights, such as
-            efficientnet_lite0 or timm:NAME. Without --labels: a head file, or a run that keeps a
-            head.
+            efficientnet_lite0 or timm:NAME. Without --labels: a head file, or a run that keeps a head.
         data: What to predict: a folder of videos or images, or a manifest (CSV or Parquet).
         labels: A table (CSV or Parquet) with the columns path and label. Its paths are relative to the folder of
             the data, or to the table's own folder.
         protocol: How the head is fitted: linear (logistic regression), knn (nearest neighbours), svm (linear support
-            vector machine), or finetune. finetune trains the encoder further, too, and keeps it beside the head. It
-            trains six times: five of them tell how accurate to expect it.
+            vector machine), or finetune. finetune also trains the encoder further, and keeps it beside the
+            head. It trains six times: once for the head, and five times to learn how accurate to expect it.
         out: Also write the table to this file: .csv, .parquet or .json.
         head: The file (.safetensors) to keep the fitted head in. The default is in the folder heads of the run. If the
-            encoder is no run, it is in a folder heads beside the labels.
+            encoder is not a run, the default is in a folder heads beside the labels.
         encoder: The encoder that the head needs, if the file was moved.
-        abstain_below: Mark a label as abstained if its probability is below this. The default marks what is more likely
-            wrong than right.
+        abstain_below: Mark a label as abstained if its probability is below this. The default marks labels that are
+            more likely wrong than right.
         seed: Seed that chooses the files for trying settings and for calibrating.
     """
     embedding.check()

@@ -18,7 +18,9 @@ def worth_it(
     encoder: str = "efficientnet_lite0",
     recipe: str | None = None,
     folds: int = 5,
-    seed: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0,),
+    seed: Annotated[
+        tuple[int, ...], Parameter(consume_multiple=True, show_default=lambda seeds: " ".join(map(str, seeds)))
+    ] = (0,),
     minutes: float = 8.0,
     held_out: bool = False,
     protocol: Literal["linear", "knn", "svm", "retrieval"] = "linear",
@@ -30,10 +32,11 @@ def worth_it(
 ) -> int:
     """Answer whether training on your videos is worth it.
 
-    Five ways to describe your videos or images are tested on your labels: an encoder as it is (frozen), the same
-    encoder trained further on your videos (trained), a small net trained on them from scratch, the small net
-    untrained, and plain statistics of the pixels. Training sees no labels. Each sample is tested once, in folds of
-    whole groups. The first sentence is the answer: better, worse, or not decided and what would decide it.
+    The command tests five ways to describe your videos or images on your labels: an encoder as it is (frozen), the same
+    encoder trained further on your videos (trained), a small net trained on them from scratch (scratch), the small net
+    untrained (first-weights), and plain statistics of the pixels (frame-statistics). Training sees no labels. Each
+    sample is tested once, in folds of whole groups. The first sentence is the answer: better, worse, or not decided and
+    what would decide it.
 
     The folder keeps all runs and embeddings. If the command was stopped, give it again, and it goes on.
 
@@ -43,10 +46,12 @@ def worth_it(
             (.safetensors).
         recipe: How to train the encoder further: a built-in recipe, or a YAML file. The default suits videos or images.
         folds: How many folds of whole groups.
-        seed: Seed for the training, the folds and the resampling. If you name several, each trains anew, and the answer
-            rests on all of them together.
-        minutes: The most minutes for each training. The first steps are timed. A recipe that takes longer is cut short.
-        held_out: Train once for every fold, without the groups that the fold tests. This takes as many times longer.
+        seed: Seed for the training, the folds and the resampling. If you name several, all trainings
+            are repeated with each, and the answer rests on all of them together.
+        minutes: The most minutes for each training. The command times the first steps. A recipe that would take longer
+            gets fewer steps.
+        held_out: Train once for every fold, without the groups that the fold tests. With 5 folds, training takes 5
+            times as long.
         protocol: What to do with the embeddings.
         out: Folder for the answer (worth_it.json, worth_it.html), and for the runs.
         runs: Another folder for the runs and the embeddings. Answers about several labels can share it.
